@@ -6,5 +6,7 @@ compile_error!(
 );
 
 pub mod config;
+pub mod follow;
 pub mod guard;
+pub mod proxies;
 pub mod run;

@@ -1,0 +1,316 @@
+//! What the result of a dispatch task, and of a chord's callback, tells about its job.
+//!
+//! Apps answer with a dict, or with a text that holds one as Python prints it or as JSON writes it. Nothing here decides
+//! what happens next (`machine` does).
+
+use serde_json::{Map, Value};
+
+use super::python_literal;
+use crate::run::{JobId, SiteCounts};
+
+/// A job as its dispatch task described it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Job {
+    /// Under which the app keeps its progress keys.
+    pub job_id: Option<JobId>,
+    /// Id of the chord's callback: its result is the end of the job.
+    pub chord_id: Option<String>,
+    /// `total_urls` and `total_chunks`, as far as told.
+    pub counts: SiteCounts,
+}
+
+/// What a dispatch task's result means.
+#[derive(Clone, Debug, PartialEq)]
+pub enum DispatchAnswer {
+    /// The job goes on in other tasks.
+    Job(Job),
+    /// There is nothing to do: `{job_id, total_urls: 0, status: "NO_URLS"}`, or no chunk at all.
+    Nothing(Job),
+    /// The task ended well and says that it failed: `{job_id, error}`.
+    Failed { job: Job, error: String },
+    /// Nothing that names a job: as far as the answer tells, the task itself was all there was to do.
+    Whole(Job),
+}
+
+impl DispatchAnswer {
+    /// Reads a result; every value has a meaning.
+    pub fn read(result: &Value) -> Self {
+        let Some(answer) = dict(result) else {
+            return Self::Whole(Job::default());
+        };
+        let job = Job {
+            job_id: answer.get("job_id").and_then(id).map(JobId::new),
+            chord_id: answer.get("chord_id").and_then(id),
+            counts: SiteCounts {
+                total_urls: answer.get("total_urls").and_then(count),
+                total_chunks: answer.get("total_chunks").and_then(count),
+                ..outcome_counts(&answer)
+            },
+        };
+        let status = answer
+            .get("status")
+            .and_then(Value::as_str)
+            .unwrap_or_default()
+            .to_ascii_uppercase();
+        if let Some(error) = answer.get("error").and_then(complaint) {
+            return Self::Failed { job, error };
+        }
+        if status == "FAILED" {
+            let message = ["message", "reason"]
+                .iter()
+                .find_map(|key| answer.get(*key).and_then(complaint));
+            return Self::Failed {
+                job,
+                error: message.unwrap_or_else(|| "its status is FAILED".to_owned()),
+            };
+        }
+        let empty = job.counts.total_urls == Some(0) || job.counts.total_chunks == Some(0);
+        match (&job.chord_id, &job.job_id) {
+            (Some(_), _) => Self::Job(job),
+            (None, _) if status == "NO_URLS" || empty => Self::Nothing(job),
+            (None, Some(_)) if status != "COMPLETE" => Self::Job(job),
+            (None, _) => Self::Whole(job),
+        }
+    }
+}
+
+/// Counts in the result of a callback: `{saved, errors, total_processed, ...}`.
+pub fn callback_counts(result: &Value) -> SiteCounts {
+    dict(result).map(|result| outcome_counts(&result)).unwrap_or_default()
+}
+
+fn outcome_counts(result: &Map<String, Value>) -> SiteCounts {
+    let first = |keys: &[&str]| keys.iter().find_map(|key| result.get(*key).and_then(count));
+    SiteCounts {
+        total_urls: first(&["total_urls", "total_processed"]),
+        total_chunks: first(&["total_chunks"]),
+        completed_chunks: None,
+        results: first(&["saved", "result_count"]),
+        errors: first(&["errors", "error_count"]),
+    }
+}
+
+/// The dict that a result is, or that the text it is holds.
+fn dict(result: &Value) -> Option<Map<String, Value>> {
+    match result {
+        Value::Object(entries) => Some(entries.clone()),
+        Value::String(text) => match read_text(text)? {
+            Value::Object(entries) => Some(entries),
+            // `json.dumps` of a text that holds a dict already.
+            Value::String(inner) => read_text(&inner)?.as_object().cloned(),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn read_text(text: &str) -> Option<Value> {
+    if text.len() > python_literal::MAX_LENGTH {
+        return None;
+    }
+    serde_json::from_str(text).ok().or_else(|| python_literal::parse(text))
+}
+
+fn id(value: &Value) -> Option<String> {
+    match value {
+        Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
+        Value::Number(number) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+/// A count, whichever way it was written; a list counts as its length (`errors: [...]`).
+fn count(value: &Value) -> Option<u64> {
+    match value {
+        Value::Number(number) => {
+            let real = || {
+                number
+                    .as_f64()
+                    .filter(|real| real.fract() == 0.0 && (0.0..9e15).contains(real))
+            };
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "whole and within 0..9e15"
+            )]
+            number.as_u64().or_else(|| real().map(|real| real as u64))
+        }
+        Value::String(text) => text.trim().parse().ok(),
+        Value::Array(items) => u64::try_from(items.len()).ok(),
+        _ => None,
+    }
+}
+
+/// An error that is not "no error": Python code writes `None`, `""`, `False` and `[]` for that.
+fn complaint(value: &Value) -> Option<String> {
+    match value {
+        Value::Null | Value::Bool(false) => None,
+        Value::String(text) if text.trim().is_empty() => None,
+        Value::String(text) => Some(text.clone()),
+        Value::Array(items) if items.is_empty() => None,
+        Value::Object(entries) if entries.is_empty() => None,
+        other => Some(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn job(job_id: Option<&str>, chord_id: Option<&str>, total_urls: Option<u64>, total_chunks: Option<u64>) -> Job {
+        Job {
+            job_id: job_id.map(JobId::from),
+            chord_id: chord_id.map(str::to_owned),
+            counts: SiteCounts {
+                total_urls,
+                total_chunks,
+                ..SiteCounts::default()
+            },
+        }
+    }
+
+    #[test]
+    fn answers_and_their_meaning() {
+        use DispatchAnswer::*;
+        let full = || job(Some("j"), Some("c"), Some(12), Some(3));
+        for (result, meaning) in [
+            (
+                json!({"job_id": "j", "chord_id": "c", "total_urls": 12, "total_chunks": 3}),
+                Job(full()),
+            ),
+            (
+                json!("{'job_id': 'j', 'chord_id': 'c', 'total_urls': 12, 'total_chunks': 3, 'error': None}"),
+                Job(full()),
+            ),
+            (
+                json!(r#"{"job_id": "j", "chord_id": "c", "total_urls": 12, "total_chunks": 3}"#),
+                Job(full()),
+            ),
+            (
+                json!(r#""{'job_id': 'j', 'chord_id': 'c', 'total_urls': 12, 'total_chunks': 3}""#),
+                Job(full()),
+            ),
+            (
+                json!({"job_id": 7, "chord_id": "c", "total_urls": "12", "total_chunks": 3.0, "status": "DISPATCHED"}),
+                Job(job(Some("7"), Some("c"), Some(12), Some(3))),
+            ),
+            (
+                json!({"job_id": "j", "total_urls": 0, "status": "NO_URLS"}),
+                Nothing(job(Some("j"), None, Some(0), None)),
+            ),
+            (
+                json!({"job_id": "j", "status": "no_urls"}),
+                Nothing(job(Some("j"), None, None, None)),
+            ),
+            (
+                json!("{'job_id': 'j', 'total_urls': 0, 'status': 'NO_URLS'}"),
+                Nothing(job(Some("j"), None, Some(0), None)),
+            ),
+            (
+                json!({"total_chunks": 0, "chord_id": null}),
+                Nothing(job(None, None, None, Some(0))),
+            ),
+            (
+                json!({"job_id": "j", "error": "no route"}),
+                Failed {
+                    job: job(Some("j"), None, None, None),
+                    error: "no route".into(),
+                },
+            ),
+            (
+                json!({"job_id": "j", "error": {"code": 4}}),
+                Failed {
+                    job: job(Some("j"), None, None, None),
+                    error: r#"{"code":4}"#.into(),
+                },
+            ),
+            (
+                json!({"status": "FAILED", "message": "no"}),
+                Failed {
+                    job: job(None, None, None, None),
+                    error: "no".into(),
+                },
+            ),
+            (
+                json!({"status": "failed"}),
+                Failed {
+                    job: job(None, None, None, None),
+                    error: "its status is FAILED".into(),
+                },
+            ),
+            (
+                json!({"job_id": "j", "chord_id": "c", "error": ""}),
+                Job(job(Some("j"), Some("c"), None, None)),
+            ),
+            (json!({"job_id": "j"}), Job(job(Some("j"), None, None, None))),
+            (
+                json!({"chord_id": "c", "total_urls": 0}),
+                Job(job(None, Some("c"), Some(0), None)),
+            ),
+            (
+                json!({"job_id": "j", "status": "COMPLETE"}),
+                Whole(job(Some("j"), None, None, None)),
+            ),
+            (
+                json!({"saved": 3, "errors": ["a", "b"]}),
+                Whole(super::Job {
+                    counts: SiteCounts {
+                        results: Some(3),
+                        errors: Some(2),
+                        ..SiteCounts::default()
+                    },
+                    ..super::Job::default()
+                }),
+            ),
+            (json!(null), Whole(super::Job::default())),
+            (json!(5), Whole(super::Job::default())),
+            (json!("done"), Whole(super::Job::default())),
+            (json!("['a']"), Whole(super::Job::default())),
+            (json!([{"job_id": "j"}]), Whole(super::Job::default())),
+            (
+                json!({"total_urls": -1, "total_chunks": 1.5}),
+                Whole(super::Job::default()),
+            ),
+        ] {
+            assert_eq!(DispatchAnswer::read(&result), meaning, "{result}");
+        }
+    }
+
+    #[test]
+    fn callback_results_fill_counts() {
+        for (result, results, errors, urls) in [
+            (
+                json!({"saved": 40, "errors": 2, "total_processed": 42}),
+                Some(40),
+                Some(2),
+                Some(42),
+            ),
+            (json!("{'saved': 40, 'errors': []}"), Some(40), Some(0), None),
+            (
+                json!({"result_count": 4, "error_count": 0, "total_urls": 9}),
+                Some(4),
+                Some(0),
+                Some(9),
+            ),
+            (json!(null), None, None, None),
+        ] {
+            let counts = SiteCounts {
+                results,
+                errors,
+                total_urls: urls,
+                ..SiteCounts::default()
+            };
+            assert_eq!(callback_counts(&result), counts, "{result}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_text_panics(text in "[{}'\"a-z_:, 0-9]{0,60}") {
+            DispatchAnswer::read(&Value::String(text));
+        }
+    }
+}

@@ -1,0 +1,10 @@
+//! What following a proxy refresh and following a site's job have in common: dispatch result, chord, progress keys.
+
+mod answer;
+mod pace;
+mod python_literal;
+mod template;
+
+pub use answer::{DispatchAnswer, Job, callback_counts};
+pub use pace::dynamic_timeout;
+pub use template::{TemplateError, fill, fill_text, placeholders};
