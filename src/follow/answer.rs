@@ -28,24 +28,22 @@ pub enum DispatchAnswer {
     Nothing(Job),
     /// The task ended well and says that it failed: `{job_id, error}`.
     Failed { job: Job, error: String },
-    /// Nothing that names a job: as far as the answer tells, the task itself was all there was to do.
-    Whole(Job),
+    /// The task says that all is done: `{status: "COMPLETE"}` without a chord.
+    Complete(Job),
+    /// Nothing that orch knows; the counts are those that it could make out.
+    Unknown(SiteCounts),
 }
 
 impl DispatchAnswer {
     /// Reads a result; every value has a meaning.
     pub fn read(result: &Value) -> Self {
         let Some(answer) = dict(result) else {
-            return Self::Whole(Job::default());
+            return Self::Unknown(SiteCounts::default());
         };
         let job = Job {
             job_id: answer.get("job_id").and_then(id).map(JobId::new),
             chord_id: answer.get("chord_id").and_then(id),
-            counts: SiteCounts {
-                total_urls: answer.get("total_urls").and_then(count),
-                total_chunks: answer.get("total_chunks").and_then(count),
-                ..outcome_counts(&answer)
-            },
+            counts: outcome_counts(&answer),
         };
         let status = answer
             .get("status")
@@ -68,8 +66,9 @@ impl DispatchAnswer {
         match (&job.chord_id, &job.job_id) {
             (Some(_), _) => Self::Job(job),
             (None, _) if status == "NO_URLS" || empty => Self::Nothing(job),
-            (None, Some(_)) if status != "COMPLETE" => Self::Job(job),
-            (None, _) => Self::Whole(job),
+            (None, _) if status == "COMPLETE" => Self::Complete(job),
+            (None, Some(_)) => Self::Job(job),
+            (None, None) => Self::Unknown(job.counts),
         }
     }
 }
@@ -252,27 +251,24 @@ mod tests {
             ),
             (
                 json!({"job_id": "j", "status": "COMPLETE"}),
-                Whole(job(Some("j"), None, None, None)),
+                Complete(job(Some("j"), None, None, None)),
             ),
             (
                 json!({"saved": 3, "errors": ["a", "b"]}),
-                Whole(super::Job {
-                    counts: SiteCounts {
-                        results: Some(3),
-                        errors: Some(2),
-                        ..SiteCounts::default()
-                    },
-                    ..super::Job::default()
+                Unknown(SiteCounts {
+                    results: Some(3),
+                    errors: Some(2),
+                    ..SiteCounts::default()
                 }),
             ),
-            (json!(null), Whole(super::Job::default())),
-            (json!(5), Whole(super::Job::default())),
-            (json!("done"), Whole(super::Job::default())),
-            (json!("['a']"), Whole(super::Job::default())),
-            (json!([{"job_id": "j"}]), Whole(super::Job::default())),
+            (json!(null), Unknown(SiteCounts::default())),
+            (json!(5), Unknown(SiteCounts::default())),
+            (json!("done"), Unknown(SiteCounts::default())),
+            (json!("['a']"), Unknown(SiteCounts::default())),
+            (json!([{"job_id": "j"}]), Unknown(SiteCounts::default())),
             (
                 json!({"total_urls": -1, "total_chunks": 1.5}),
-                Whole(super::Job::default()),
+                Unknown(SiteCounts::default()),
             ),
         ] {
             assert_eq!(DispatchAnswer::read(&result), meaning, "{result}");

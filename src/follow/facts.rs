@@ -1,0 +1,125 @@
+//! The words of following a job: what can be seen of it, and what is told about it.
+//!
+//! Not here: what follows from them (`machine`).
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::answer::Job;
+use crate::run::{FollowStage, SiteCounts};
+
+/// How a task ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum TaskEnd {
+    /// With this result.
+    Succeeded(Value),
+    /// With this exception.
+    Failed(String),
+    /// Revoked, with this message.
+    Revoked(String),
+}
+
+/// What an app writes into its `status` key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeysStatus {
+    /// COLLECTING, DISPATCHED, PROCESSING, AGGREGATING, or whatever else is no end.
+    Running(String),
+    Complete,
+    /// FAILED or CANCELLED, as written.
+    Failed(String),
+}
+
+/// The app's progress keys at one moment; keys that orch wrote itself do not count.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    pub status: Option<KeysStatus>,
+    pub counts: SiteCounts,
+}
+
+/// The tasks of the job besides its dispatch task, as far as their events were seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    pub succeeded: u64,
+    pub failed: u64,
+    /// Received by a worker, and no end was seen.
+    pub unfinished: u64,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// The dispatch task's result; `spawned` tasks were started by it.
+    DispatchEnded { end: TaskEnd, spawned: u64 },
+    /// An event tells the dispatch task's end, and no result is stored: it is ignored.
+    DispatchEndedUnrecorded(TaskEnd),
+    /// The result of the chord's callback.
+    CallbackEnded(TaskEnd),
+    /// As above, for the callback.
+    CallbackEndedUnrecorded(TaskEnd),
+    /// Results cannot be read at all, for this reason.
+    ResultsUnreadable(String),
+    /// The progress keys; none of them exists.
+    KeysRead(Option<Keys>),
+    /// The pool file was written since the job was published.
+    FileChanged,
+    /// Pool slots of all workers that answer.
+    SlotsCounted(u64),
+    /// No task of the job is queued, reserved, active, scheduled or unacknowledged; looked twice, everything else that
+    /// could be read was read before.
+    Gone { worker_died: bool, tally: Tally },
+    /// A deadline may have passed.
+    Tick,
+}
+
+/// What has become a fact and should be told.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Fact {
+    /// The dispatch task answered.
+    JobStarted {
+        job: Job,
+        timeout: Duration,
+    },
+    StageEntered {
+        stage: FollowStage,
+        reason: String,
+    },
+    ChordCompleted {
+        chord_id: String,
+    },
+}
+
+/// Why a job has failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// It said so: an exception, a revocation, an error in its answer, a status key.
+    Told(String),
+    /// Nothing of it is left that could ever end.
+    Lost(String),
+    /// The upper bound passed.
+    TimedOut(String),
+}
+
+impl Failure {
+    /// The reason as a person should read it.
+    pub fn reason(&self) -> &str {
+        match self {
+            Self::Told(reason) | Self::Lost(reason) | Self::TimedOut(reason) => reason,
+        }
+    }
+}
+
+impl Keys {
+    /// The app says that it is over.
+    pub fn ended(&self) -> bool {
+        matches!(self.status, Some(KeysStatus::Complete | KeysStatus::Failed(_)))
+    }
+
+    /// There is no status, but every chunk has been counted.
+    pub fn all_chunks_done(&self) -> bool {
+        match (self.counts.completed_chunks, self.counts.total_chunks) {
+            (Some(done), Some(total)) => self.status.is_none() && done >= total,
+            _ => false,
+        }
+    }
+}
