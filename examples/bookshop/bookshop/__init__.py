@@ -1,0 +1,1 @@
+"""Nightly scrape of three shops through forward proxies."""

@@ -1,0 +1,48 @@
+"""The pool of live proxies: `live_proxies.json`, an array of objects."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Iterable
+
+from bookshop import settings
+from bookshop.files import replace_text
+
+TRANSPARENT = "Transparent"
+ANONYMOUS = "Anonymous"
+ELITE = "Elite"
+
+
+@dataclass(frozen=True)
+class Proxy:
+    """A proxy that answered when it was last checked."""
+
+    host: str
+    port: int
+    protocol: str
+    anonymity: str
+    timeout: float  # seconds that the check took
+
+    @property
+    def url(self) -> str:
+        return f"{self.protocol}://{self.host}:{self.port}"
+
+
+def load_pool() -> list[Proxy]:
+    """All live proxies; none when there is no pool, or none that can be read."""
+    try:
+        return [Proxy(**entry) for entry in json.loads(settings.POOL_FILE.read_text(encoding="utf-8"))]
+    except (FileNotFoundError, ValueError, TypeError):
+        return []
+
+
+def usable(proxies: Iterable[Proxy]) -> list[Proxy]:
+    """Those that do not tell a site who is asking."""
+    return [proxy for proxy in proxies if proxy.anonymity != TRANSPARENT]
+
+
+def save_pool(proxies: Iterable[Proxy]) -> None:
+    """Replace the pool; the quickest come first."""
+    ranked = sorted(proxies, key=lambda proxy: proxy.timeout)
+    replace_text(settings.POOL_FILE, json.dumps([asdict(proxy) for proxy in ranked], indent=2) + "\n")

@@ -1,0 +1,104 @@
+"""A web site with pages of listings: `python -m shop.site books --port 8101`.
+
+As on the real internet some pages are slow, and some answer 500 when they are first asked for.
+`/truth.json` tells what the site really serves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import threading
+import time
+from http import HTTPStatus
+from zlib import crc32
+
+from shop.catalogue import SIZES, catalogue
+from shop.pages import PAGES, document
+from shop.server import Handler, serve
+
+PAGE_SIZE = 20
+
+
+class Site:
+    """The content of one site, and which of its pages have failed already."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.listings = catalogue(name)
+        self._pages = PAGES[name]
+        self._by_id = {listing.id: listing for listing in self.listings}
+        self._failed: set[str] = set()
+        self._lock = threading.Lock()
+
+    @property
+    def page_count(self) -> int:
+        return -(-len(self.listings) // PAGE_SIZE)
+
+    def html(self, path: str) -> str | None:
+        """The page at `path`; None when there is none."""
+        kind, _, name = path.strip("/").partition("/")
+        if kind == "listing" and name in self._by_id:
+            return self._pages.listing(self._by_id[name])
+        if path == "/":
+            return self._index(1)
+        if kind == "page" and name.isdecimal() and 1 <= int(name) <= self.page_count:
+            return self._index(int(name))
+        return None
+
+    def _index(self, number: int) -> str:
+        shown = self.listings[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
+        return self._pages.index(shown, f"/page/{number + 1}" if number < self.page_count else None)
+
+    def delay(self, path: str) -> float:
+        """Seconds that the page at `path` takes: 0.1 to 0.4 for every tenth page."""
+        dice = crc32(f"slow {self.name} {path}".encode())
+        return 0.0 if path == "/" or dice % 10 else 0.1 + dice // 10 % 300 / 1000
+
+    def fails(self, path: str) -> bool:
+        """Whether this request for `path` fails: the first one does, for every twelfth page."""
+        if path == "/" or crc32(f"fail {self.name} {path}".encode()) % 12:
+            return False
+        with self._lock:
+            first = path not in self._failed
+            self._failed.add(path)
+        return first
+
+    def truth(self) -> dict[str, object]:
+        """What a complete scrape must find, and how many requests have failed on purpose so far."""
+        return {
+            "site": self.name,
+            "listings": len(self.listings),
+            "pages": self.page_count,
+            "ids": [listing.id for listing in self.listings],
+            "failed": len(self._failed),
+        }
+
+
+def handler_of(site: Site) -> type[Handler]:
+    class SiteHandler(Handler):
+        def do_GET(self) -> None:
+            if self.path == "/truth.json":
+                self.answer_json(site.truth())
+                return
+            html = site.html(self.path)
+            if html is None:
+                self.answer(document("Not found", "Not found"), "text/html", HTTPStatus.NOT_FOUND)
+            elif site.fails(self.path):
+                self.answer(document("Error", "Try again"), "text/html", HTTPStatus.INTERNAL_SERVER_ERROR)
+            else:
+                time.sleep(site.delay(self.path))
+                self.answer(html, "text/html")
+
+    return SiteHandler
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Serve a site on loopback.")
+    parser.add_argument("site", choices=SIZES)
+    parser.add_argument("--port", type=int, required=True)
+    options = parser.parse_args()
+    serve(options.site, handler_of(Site(options.site)), options.port)
+
+
+if __name__ == "__main__":
+    main()
