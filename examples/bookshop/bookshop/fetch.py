@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections import deque
-from typing import Iterable
+from collections.abc import Iterable
 
 import requests
 from requests.exceptions import ConnectTimeout, ProxyError, RequestException

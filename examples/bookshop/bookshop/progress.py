@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import cache
 
 import redis
 
@@ -17,7 +17,7 @@ def now() -> str:
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
-@lru_cache(maxsize=None)
+@cache
 def _client() -> redis.Redis:
     return redis.Redis.from_url(settings.RESULT_BACKEND)
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Mapping
+from typing import Any
 from uuid import uuid4
 
 import requests
@@ -41,9 +42,7 @@ def dispatch_checks(candidates: list[str]) -> dict[str, Any]:
         raise ValueError(f"{settings.CANDIDATES_FILE} names no candidate")
     address = ask_judge()["address"]  # without a proxy: how the world sees us; and is the judge there?
     job_id = uuid4().hex[:12]
-    progress_of(job_id).set(
-        status="DISPATCHED", total_chunks=len(candidates), completed_chunks=0, started_at=now()
-    )
+    progress_of(job_id).set(status="DISPATCHED", total_chunks=len(candidates), completed_chunks=0, started_at=now())
     checks = (check.s(job_id, index, candidate, address) for index, candidate in enumerate(candidates))
     callback = chord(checks, save_live.s(job_id)).apply_async()
     return {"job_id": job_id, "chord_id": callback.id, "total_chunks": len(candidates)}

@@ -9,11 +9,12 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 # proxy.py makes directories below the home directory, which it looks up when it is imported.
 os.environ["HOME"] = str(Path(__file__).resolve().parent.parent / "var")
 
-from proxy import Proxy, sleep_loop  # noqa: E402
+from proxy import Proxy  # noqa: E402
 from proxy.http.parser import HttpParser  # noqa: E402
 from proxy.http.proxy import HttpProxyBasePlugin  # noqa: E402
 
@@ -24,11 +25,12 @@ class TellClient(HttpProxyBasePlugin):
     """Makes a proxy transparent."""
 
     def handle_client_request(self, request: HttpParser) -> HttpParser:
-        request.add_header(b"X-Forwarded-For", self.client.addr[0].encode())
+        address, _ = self.client.addr
+        request.add_header(b"X-Forwarded-For", address.encode())
         return request
 
 
-OPTIONS = {
+OPTIONS: dict[str, dict[str, Any]] = {
     "elite": {"disable_headers": [b"via"]},
     "anonymous": {},
     "transparent": {"plugins": [TellClient]},
@@ -41,6 +43,7 @@ def main() -> None:
     parser.add_argument("ports", type=int, nargs="+")
     options = parser.parse_args()
     first, *others = options.ports
+    where = f"{HOST}, ports {', '.join(map(str, options.ports))}"
     proxies = Proxy(
         ["--hostname", HOST, "--num-acceptors", "1", "--num-workers", "1", "--log-level", "WARNING"],
         port=first,
@@ -50,11 +53,12 @@ def main() -> None:
     try:
         proxies.setup()
     except OSError as error:
-        ports = ", ".join(map(str, options.ports))
-        sys.exit(f"{options.kind} proxies: cannot listen on {HOST}, ports {ports}: {error.strerror}")
+        sys.exit(f"{options.kind} proxies: cannot listen on {where}: {error.strerror}")
     try:
-        print(f"{options.kind} proxies: {HOST}, ports {', '.join(map(str, options.ports))}", flush=True)
-        sleep_loop()
+        print(f"{options.kind} proxies: {where}", flush=True)
+        (worker,) = proxies.acceptors.acceptors
+        worker.join()  # a signal ends this; should the worker die, whoever watches us must see it
+        sys.exit(f"{options.kind} proxies: the worker process has ended")
     finally:
         proxies.shutdown()
 

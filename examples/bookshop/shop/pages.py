@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from html import escape
-from typing import Callable, Mapping, NamedTuple, Sequence
+from typing import Callable, NamedTuple
 
 from shop.catalogue import Listing
 
@@ -11,7 +12,7 @@ from shop.catalogue import Listing
 class Pages(NamedTuple):
     """How a site shows a page of listings (with the address of the next page, if any), and one listing."""
 
-    index: Callable[[Sequence[Listing], "str | None"], str]
+    overview: Callable[[Sequence[Listing], str | None], str]
     listing: Callable[[Listing], str]
 
 
@@ -28,8 +29,10 @@ def _each(template: Callable[[Listing], str], listings: Sequence[Listing]) -> st
 
 def _books_index(listings: Sequence[Listing], next_page: str | None) -> str:
     books = _each(
-        lambda book: f'<article class="book"><h3><a href="/listing/{book.id}">{escape(book.facts["title"])}</a></h3>'
-        f'<p class="price">£{book.facts["price"]:,.2f}</p></article>',
+        lambda book: (
+            f'<article class="book"><h3><a href="/listing/{book.id}">{escape(book.facts["title"])}</a></h3>'
+            f'<p class="price">£{book.facts["price"]:,.2f}</p></article>'
+        ),
         listings,
     )
     pager = f'<ul class="pager"><li class="next"><a href="{next_page}">next</a></li></ul>' if next_page else ""
@@ -48,26 +51,31 @@ def _book(book: Listing) -> str:
 
 def _quotes_index(listings: Sequence[Listing], next_page: str | None) -> str:
     quotes = _each(
-        lambda quote: f'<div class="quote"><q>{escape(quote.facts["text"])}</q> '
-        f'<a class="permalink" href="/listing/{quote.id}">#</a></div>',
+        lambda quote: (
+            f'<div class="quote"><q>{escape(quote.facts["text"])}</q> '
+            f'<a class="permalink" href="/listing/{quote.id}">#</a></div>'
+        ),
         listings,
     )
-    return document("Quotes", quotes + (f'<nav><a class="older" href="{next_page}">older</a></nav>' if next_page else ""))
+    pager = f'<nav><a class="older" href="{next_page}">older</a></nav>' if next_page else ""
+    return document("Quotes", quotes + pager)
 
 
 def _quote(quote: Listing) -> str:
     tags = " ".join(f"<li>{tag}</li>" for tag in quote.facts["tags"])
     return document(
         "Quote",
-        f'<blockquote><p>{escape(quote.facts["text"])}</p><cite>{escape(quote.facts["author"])}</cite></blockquote>\n'
+        f"<blockquote><p>{escape(quote.facts['text'])}</p><cite>{escape(quote.facts['author'])}</cite></blockquote>\n"
         f'<ul class="tags">{tags}</ul>',
     )
 
 
 def _gadgets_index(listings: Sequence[Listing], next_page: str | None) -> str:
     rows = _each(
-        lambda gadget: f'<tr><td><a href="/listing/{gadget.id}">{escape(gadget.facts["name"])}</a></td>'
-        f'<td>{escape(gadget.facts["maker"])}</td></tr>',
+        lambda gadget: (
+            f'<tr><td><a href="/listing/{gadget.id}">{escape(gadget.facts["name"])}</a></td>'
+            f"<td>{escape(gadget.facts['maker'])}</td></tr>"
+        ),
         listings,
     )
     pager = f'<a rel="next" href="{next_page}">more</a>' if next_page else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
@@ -49,7 +50,5 @@ def serve(name: str, handler: type[Handler], port: int) -> None:
         sys.exit(f"{name}: cannot listen on {HOST}:{port}: {error.strerror}")
     with server:
         print(f"{name}: http://{HOST}:{server.server_address[1]}/", flush=True)
-        try:
+        with suppress(KeyboardInterrupt):
             server.serve_forever()
-        except KeyboardInterrupt:
-            pass

@@ -40,14 +40,14 @@ class Site:
         if kind == "listing" and name in self._by_id:
             return self._pages.listing(self._by_id[name])
         if path == "/":
-            return self._index(1)
+            return self._overview(1)
         if kind == "page" and name.isdecimal() and 1 <= int(name) <= self.page_count:
-            return self._index(int(name))
+            return self._overview(int(name))
         return None
 
-    def _index(self, number: int) -> str:
+    def _overview(self, number: int) -> str:
         shown = self.listings[(number - 1) * PAGE_SIZE : number * PAGE_SIZE]
-        return self._pages.index(shown, f"/page/{number + 1}" if number < self.page_count else None)
+        return self._pages.overview(shown, f"/page/{number + 1}" if number < self.page_count else None)
 
     def delay(self, path: str) -> float:
         """Seconds that the page at `path` takes: 0.1 to 0.4 for every tenth page."""
