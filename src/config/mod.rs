@@ -1,7 +1,33 @@
 //! What the user wrote (file, environment, flags) turned into one checked [`Config`]; errors point at the line.
 
+mod duration;
+mod env_file;
+mod item;
+mod json_tree;
+mod load;
 mod model;
+mod order;
+mod overrides;
+mod paths;
+mod ports;
+mod problem;
+mod programs;
+mod read;
 mod secret;
+mod section;
+mod select;
+mod sites_file;
+mod size;
+mod source;
+mod templates;
+mod toml_tree;
+mod tree;
+mod yaml_tree;
 
+pub use duration::{DurationError, format_duration, parse_duration};
+pub use load::LoadOptions;
 pub use model::*;
+pub use problem::ConfigErrors;
+pub use programs::{Tried, find_celery, find_redis_server};
 pub use secret::Secret;
+pub use select::UnknownSites;

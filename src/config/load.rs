@@ -1,0 +1,225 @@
+//! Finds the configuration, lays the overrides over it, reads it, and either returns a [`Config`] that needs no second
+//! look, or everything that is wrong with it.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+
+use super::model::{Config, RedisMode};
+use super::overrides::{self, Override};
+use super::problem::{ConfigErrors, Problem};
+use super::programs::Surroundings;
+use super::section::{Reading, Section};
+use super::source::Span;
+use super::tree::{Key, Node, Table, Value, mask_secrets};
+use super::{env_file, order, paths, ports, read, sites_file, toml_tree};
+
+/// Largest configuration or env_file that is read, bytes.
+const LARGEST: u64 = 4 << 20;
+
+/// Where a configuration comes from.
+#[derive(Clone, Debug, Default)]
+pub struct LoadOptions {
+    /// `--config`
+    pub file: Option<PathBuf>,
+    /// `--set section.key=value`, later ones win.
+    pub overrides: Vec<String>,
+    /// The caller's variables; later ones of a name win.
+    pub environment: Vec<(String, String)>,
+    /// The caller's working directory, absolute.
+    pub directory: PathBuf,
+    /// `[ports]` of an instance that is up, used instead of choosing free ones.
+    pub known_ports: BTreeMap<String, u16>,
+    /// Errors are coloured.
+    pub color: bool,
+}
+
+impl LoadOptions {
+    /// Those of this process: its variables (that are UTF-8) and its working directory, without colour.
+    pub fn of_this_process() -> Self {
+        let text = |text: std::ffi::OsString| text.into_string().ok();
+        Self {
+            environment: std::env::vars_os()
+                .filter_map(|(name, value)| Some((text(name)?, text(value)?)))
+                .collect(),
+            directory: std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/")),
+            ..Self::default()
+        }
+    }
+
+    fn variables(&self) -> BTreeMap<String, String> {
+        self.environment.iter().cloned().collect()
+    }
+}
+
+impl Config {
+    /// Finds the file (`--config`, `ORCH_CONFIG`, `./orch.toml`, `./config/orch.toml`), reads it under the overrides
+    /// (file < environment < `--set`) and checks it. Free ports of `[ports]` are chosen here; nothing is started.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its place and what would be right.
+    pub fn load(options: LoadOptions) -> Result<Self, ConfigErrors> {
+        let no_file = |problem: Problem| {
+            let reading = Reading::new(PathBuf::new());
+            reading.report(problem);
+            reading.problems.into_errors(&reading.sources, None, options.color)
+        };
+        let file = find(&options).map_err(no_file)?;
+        let text = read_text(&file, LARGEST).map_err(|why| {
+            let problem = Problem::new(format!("the configuration `{}` cannot be read: {why}", file.display()));
+            no_file(problem)
+        })?;
+        let base = file.parent().unwrap_or(Path::new("/")).to_path_buf();
+        let reading = Reading::new(base);
+        let config = read_all(&reading, &options, &file, &text);
+        if reading.problems.is_empty() {
+            return Ok(config);
+        }
+        let name = file.display().to_string();
+        Err(reading
+            .problems
+            .into_errors(&reading.sources, Some(&name), options.color))
+    }
+}
+
+/// The file to read, absolute.
+fn find(options: &LoadOptions) -> Result<PathBuf, Problem> {
+    let variables = options.variables();
+    let named = variables
+        .get("ORCH_CONFIG")
+        .filter(|path| !path.is_empty())
+        .map(PathBuf::from);
+    if let Some(file) = options.file.clone().or(named) {
+        return Ok(paths::join(&options.directory, file));
+    }
+    let usual = ["orch.toml", "config/orch.toml"].map(|name| paths::join(&options.directory, name));
+    if let Some(found) = usual.iter().find(|path| path.exists()) {
+        return Ok(found.clone());
+    }
+    let mut problem = Problem::new("there is no configuration")
+        .help("tried `--config` (not given)")
+        .help("tried the variable ORCH_CONFIG (not set)");
+    for path in &usual {
+        problem = problem.help(format!("tried {}", path.display()));
+    }
+    Err(problem)
+}
+
+/// A text file within a bound; the error is a fragment such as "no such file".
+pub(super) fn read_text(path: &Path, largest: u64) -> Result<String, String> {
+    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => format!("`{}` does not exist", path.display()),
+        _ => error.to_string(),
+    })?;
+    let mut bytes = Vec::new();
+    file.take(largest + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > largest {
+        return Err(format!("larger than {} MiB", largest >> 20));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+        format!("not UTF-8 text (line {line})")
+    })
+}
+
+fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -> Config {
+    let problems = &reading.problems;
+    let source = reading.sources.add(paths::shown(file, &options.directory), text);
+    let mut tree = toml_tree::document(source, text, problems);
+    mask_secrets(&tree, &reading.sources);
+    let overrides = overrides::read(&options.environment, &options.overrides, &reading.sources, problems);
+    let (of_sites, others): (Vec<_>, Vec<_>) = overrides.into_iter().partition(Override::is_of_sites);
+    for change in others {
+        change.apply(&mut tree, problems);
+    }
+    let ports = ports::ports(&Section::root(reading, &tree), &options.known_ports);
+    let substitute = |node: &mut Node| ports::substitute(node, &ports, reading);
+    tree.entries.iter_mut().for_each(|(_, node)| substitute(node));
+
+    let (mut orch, env_file_at, sites_file) = read::orch(&Section::root(reading, &tree));
+    let caller = options.variables();
+    let mut variables = BTreeMap::new();
+    if let (Some(path), Some(at)) = (&orch.env_file, env_file_at) {
+        orch.env_file_variables = read_env_file(reading, path, at, &caller);
+        variables.extend(orch.env_file_variables.iter().cloned());
+    }
+    variables.extend(caller);
+
+    let file_at = sites_file.as_ref().map(|(_, at)| *at);
+    add_sites(reading, &mut tree, sites_file, of_sites, substitute);
+    let root = Section::root(reading, &tree);
+    let surroundings = Surroundings::new(&reading.base, variables);
+    let celery = read::celery(&root, &orch.state_dir, &surroundings);
+    let no_sites = Table::default();
+    let sites = match tree.get("sites").map(|node| &node.value) {
+        Some(Value::Table(table)) => table,
+        _ => &no_sites,
+    };
+    let config = Config {
+        file: file.to_path_buf(),
+        orch,
+        redis: read::redis(&root, &surroundings),
+        celery,
+        proxies: read::proxies(&root),
+        sites: read::sites(reading, &read::Sites { table: sites, file_at }),
+        services: read::services(&root, &surroundings),
+        ports,
+    };
+    if config.redis.mode == RedisMode::Off && config.celery.enabled {
+        reading.report(read::celery_needs_redis(&root));
+    }
+    for section in ["orch", "ports", "sites"] {
+        root.section(section);
+    }
+    root.finish();
+    order::check(reading, &config);
+    config
+}
+
+fn read_env_file(reading: &Reading, path: &Path, at: Span, caller: &BTreeMap<String, String>) -> Vec<(String, String)> {
+    match read_text(path, LARGEST) {
+        Ok(text) => {
+            let source = reading.sources.add(paths::shown(path, &reading.base), text.as_str());
+            env_file::parse(reading, source, &text, caller)
+        }
+        Err(why) => {
+            reading.report(Problem::new("the env_file cannot be read").at(at, why));
+            Vec::new()
+        }
+    }
+}
+
+/// Completes `[sites]`: those of the sites file, then what the user overrides in any of them.
+fn add_sites(
+    reading: &Reading,
+    tree: &mut Table,
+    file: Option<(PathBuf, Span)>,
+    overrides: Vec<Override>,
+    substitute: impl Fn(&mut Node),
+) {
+    if let Some((path, at)) = file {
+        if tree.get("sites").is_none() {
+            let name = "sites".to_owned();
+            tree.entries
+                .push((Key { name, span: at }, Node::new(Value::Table(Table::default()), at)));
+        }
+        let sites = tree.entries.iter_mut().find(|(key, _)| key.name == "sites");
+        if let Some((
+            _,
+            Node {
+                value: Value::Table(sites),
+                ..
+            },
+        )) = sites
+        {
+            sites_file::join(reading, &path, at, sites, &substitute);
+        }
+    }
+    for mut change in overrides {
+        substitute(&mut change.node);
+        change.apply(tree, &reading.problems);
+    }
+}

@@ -1,0 +1,169 @@
+//! Does every name in `after` exist, and is there an order in which all services can start?
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::model::{BeatMode, CommandKind, Config, RedisMode};
+use super::problem::{Problem, nearest};
+use super::section::{After, Reading};
+use crate::run::ServiceName;
+
+/// Reports unknown names, cycles, and what a service lacks that no oneshot will make for it.
+pub(super) fn check(reading: &Reading, config: &Config) {
+    let names = names(config);
+    let mut needs: BTreeMap<ServiceName, Vec<After>> = BTreeMap::new();
+    for after in reading.after.take() {
+        if names.contains(&after.needs) {
+            needs.entry(after.service.clone()).or_default().push(after);
+        } else {
+            unknown(reading, config, &names, &after);
+        }
+    }
+    cycles(reading, config, &needs);
+    for (service, problem) in reading.unprepared.take() {
+        if !prepared(config, &needs, &service) {
+            reading.report(problem);
+        }
+    }
+}
+
+fn names(config: &Config) -> BTreeSet<ServiceName> {
+    let mut names: BTreeSet<ServiceName> = config.services.iter().map(|service| service.name.clone()).collect();
+    if config.redis.mode != RedisMode::Off {
+        names.insert("redis".into());
+    }
+    if config.celery.enabled {
+        names.insert("celery".into());
+        if config.celery.beat == BeatMode::Separate {
+            names.insert("beat".into());
+        }
+    }
+    names
+}
+
+fn unknown(reading: &Reading, config: &Config, names: &BTreeSet<ServiceName>, after: &After) {
+    let name = after.needs.as_str();
+    let known = || names.iter().map(ServiceName::as_str);
+    let label = match (name, nearest(name, known())) {
+        ("redis", _) if config.redis.mode == RedisMode::Off => "Redis is off".to_owned(),
+        ("celery", _) if !config.celery.enabled => "Celery is not enabled".to_owned(),
+        ("beat", _) if config.celery.beat != BeatMode::Separate => "beat is not a service of its own".to_owned(),
+        (_, Some(near)) => format!("did you mean `{near}`?"),
+        (_, None) => "no service has this name".to_owned(),
+    };
+    let problem = Problem::new(format!(
+        "`{}` is to start after `{name}`, which does not exist",
+        after.service
+    ));
+    let known: Vec<&str> = known().collect();
+    let problem = problem.at(after.span, label);
+    reading.report(match known.as_slice() {
+        [] => problem,
+        known => problem.help(format!("services: {}", known.join(", "))),
+    });
+}
+
+/// What starts before `service` as the user wrote it, and what orch itself adds: Celery and beat start after Redis.
+fn before(config: &Config, needs: &BTreeMap<ServiceName, Vec<After>>, service: &ServiceName) -> Vec<ServiceName> {
+    let written = needs
+        .get(service)
+        .into_iter()
+        .flatten()
+        .map(|after| after.needs.clone());
+    let mut before: Vec<ServiceName> = written.collect();
+    match service.as_str() {
+        "celery" if config.redis.mode != RedisMode::Off => before.push("redis".into()),
+        // Beat starts when the worker may: after the same services.
+        "beat" => {
+            before.extend(
+                needs
+                    .get(&"celery".into())
+                    .into_iter()
+                    .flatten()
+                    .map(|after| after.needs.clone()),
+            );
+            before.push("redis".into());
+        }
+        _ => {}
+    }
+    before
+}
+
+fn cycles(reading: &Reading, config: &Config, needs: &BTreeMap<ServiceName, Vec<After>>) {
+    let mut done = BTreeSet::new();
+    for start in names(config) {
+        let mut path = Vec::new();
+        visit(reading, config, needs, start, &mut path, &mut done);
+    }
+}
+
+fn visit(
+    reading: &Reading,
+    config: &Config,
+    needs: &BTreeMap<ServiceName, Vec<After>>,
+    service: ServiceName,
+    path: &mut Vec<ServiceName>,
+    done: &mut BTreeSet<ServiceName>,
+) {
+    if let Some(first) = path.iter().position(|earlier| *earlier == service) {
+        report_cycle(reading, needs, &path[first..]);
+        return;
+    }
+    if done.contains(&service) {
+        return;
+    }
+    path.push(service.clone());
+    for next in before(config, needs, &service) {
+        visit(reading, config, needs, next, path, done);
+    }
+    path.pop();
+    done.insert(service);
+}
+
+fn report_cycle(reading: &Reading, needs: &BTreeMap<ServiceName, Vec<After>>, cycle: &[ServiceName]) {
+    let next = |index: usize| &cycle[(index + 1) % cycle.len()];
+    let mut chain: Vec<&str> = cycle.iter().map(ServiceName::as_str).collect();
+    chain.extend(cycle.first().map(ServiceName::as_str));
+    let title = match cycle {
+        [only] => format!("`{only}` is to start after itself"),
+        _ => format!("no order is possible: {}", chain.join(" after ")),
+    };
+    let mut problem = Problem::new(title);
+    let mut primary = true;
+    for (index, service) in cycle.iter().enumerate() {
+        let written = needs
+            .get(service)
+            .into_iter()
+            .flatten()
+            .find(|after| after.needs == *next(index));
+        let Some(after) = written else {
+            problem = problem.help(format!("`{service}` always starts after `{}`", next(index)));
+            continue;
+        };
+        let label = format!("`{service}` after `{}`", after.needs);
+        problem = match primary {
+            true => problem.at(after.span, label),
+            false => problem.related(after.span, label),
+        };
+        primary = false;
+    }
+    reading.report(problem.help("take one of these out"));
+}
+
+/// Does a oneshot run before `service`?
+fn prepared(config: &Config, needs: &BTreeMap<ServiceName, Vec<After>>, service: &ServiceName) -> bool {
+    let oneshot = |name: &ServiceName| {
+        let mut services = config.services.iter();
+        services.any(|service| service.name == *name && matches!(service.kind, CommandKind::Oneshot { .. }))
+    };
+    let mut seen = BTreeSet::new();
+    let mut open = before(config, needs, service);
+    while let Some(name) = open.pop() {
+        if oneshot(&name) {
+            return true;
+        }
+        if seen.insert(name.clone()) {
+            open.extend(before(config, needs, &name));
+        }
+    }
+    false
+}

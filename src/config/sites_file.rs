@@ -1,0 +1,105 @@
+//! `sites_file`: further sites, as YAML, TOML or JSON of the form `site: [url, ...]` or
+//! `site: {urls: [...], config: {...}}`.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use super::load::read_text;
+use super::problem::{Problem, nearest};
+use super::section::Reading;
+use super::source::Span;
+use super::tree::{Key, Node, Table, Value};
+use super::{json_tree, paths, toml_tree, yaml_tree};
+
+/// Largest file that is read, bytes: a hundred thousand URLs.
+const LARGEST: u64 = 8 << 20;
+
+const KEYS: [(&str, &str); 2] = [("urls", "start_urls"), ("config", "config")];
+
+/// Reads the file and adds its sites to `sites`, in the form of the configuration. `at` is where the file is named.
+pub(super) fn join(reading: &Reading, path: &Path, at: Span, sites: &mut Table, change: impl Fn(&mut Node)) {
+    let text = match read_text(path, LARGEST) {
+        Ok(text) => text,
+        Err(why) => {
+            let title = format!("the sites file `{}` cannot be read", path.display());
+            return reading.report(Problem::new(title).at(at, why));
+        }
+    };
+    let extension = path
+        .extension()
+        .map(|extension| extension.to_string_lossy().to_lowercase());
+    let parse = match extension.as_deref() {
+        Some("yaml" | "yml") => yaml_tree::document,
+        Some("json") => json_tree::document,
+        Some("toml") => toml_tree::document,
+        _ => {
+            let problem = Problem::new("the kind of the sites file is not known");
+            return reading.report(problem.at(at, "name it `.yaml`, `.yml`, `.toml` or `.json`"));
+        }
+    };
+    let source = reading.sources.add(paths::shown(path, &reading.base), text.as_str());
+    let table = parse(source, &text, &reading.problems);
+    let known: HashMap<String, Span> = sites
+        .entries
+        .iter()
+        .map(|(key, _)| (key.name.clone(), key.span))
+        .collect();
+    for (key, node) in table.entries {
+        if let Some(earlier) = known.get(&key.name) {
+            let problem = match key.name.as_str() {
+                "defaults" => Problem::new("a site cannot be named `defaults`").at(key.span, "not a site"),
+                name => Problem::new(format!("the site `{name}` is there twice"))
+                    .at(key.span, "once in the sites file")
+                    .related(*earlier, "once in the configuration"),
+            };
+            reading.report(problem);
+            continue;
+        }
+        if let Some(mut node) = site(reading, &key, node) {
+            change(&mut node);
+            sites.entries.push((key, node));
+        }
+    }
+}
+
+/// One site in the words of the configuration.
+fn site(reading: &Reading, key: &Key, node: Node) -> Option<Node> {
+    let span = node.span;
+    let table = match node.value {
+        Value::List(_) => {
+            let urls = Key {
+                name: "start_urls".to_owned(),
+                span: key.span,
+            };
+            let entries = vec![(urls, node)];
+            return Some(Node::new(Value::Table(Table { entries }), span));
+        }
+        Value::Table(table) => table,
+        _ => {
+            let title = format!(
+                "the site `{}` must be a list of URLs, or have `urls` and `config`",
+                key.name
+            );
+            reading.report(Problem::new(title).at(span, format!("this is {}", node.kind())));
+            return None;
+        }
+    };
+    let mut entries = Vec::new();
+    for (mut key, node) in table.entries {
+        match KEYS.iter().find(|(name, _)| *name == key.name) {
+            Some((_, name)) => {
+                key.name = (*name).to_owned();
+                entries.push((key, node));
+            }
+            None => {
+                let label = match nearest(&key.name, KEYS.iter().map(|(name, _)| *name)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "a site of this file has `urls` and `config`".to_owned(),
+                };
+                let title = format!("unknown key `{}` in the sites file", key.name);
+                reading.report(Problem::new(title).at(key.span, label));
+            }
+        }
+    }
+    Some(Node::new(Value::Table(Table { entries }), span))
+}

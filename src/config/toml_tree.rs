@@ -1,0 +1,93 @@
+//! TOML text to the tree; all syntax errors that the parser can tell apart, not the first one alone.
+
+use serde_json::Number;
+use toml::Spanned;
+use toml::de::{DeArray, DeTable, DeValue};
+
+use super::problem::{Problem, Problems};
+use super::source::{SourceId, Span};
+use super::tree::{Key, Node, Table, Value};
+
+/// Parses a whole document. Syntax errors are reported; what could be read is returned all the same.
+pub(super) fn document(source: SourceId, text: &str, problems: &Problems) -> Table {
+    let (document, errors) = DeTable::parse_recoverable(text);
+    report(source, text, errors, problems);
+    Convert { source, offset: 0 }.table(document.into_inner(), problems)
+}
+
+/// Parses one value that stands at `offset` of its source; `None` when it is no TOML value.
+pub(super) fn value(source: SourceId, offset: usize, text: &str, problems: &Problems) -> Option<Node> {
+    let value = DeValue::parse(text).ok()?;
+    Some(Convert { source, offset }.node(value, problems))
+}
+
+fn report(source: SourceId, text: &str, errors: Vec<toml::de::Error>, problems: &Problems) {
+    for error in errors {
+        let range = error.span().unwrap_or(text.len()..text.len());
+        let span = Span {
+            source,
+            start: range.start.min(text.len()),
+            end: range.end.min(text.len()),
+        };
+        problems.push(Problem::new("this is not TOML").at(span, error.message()));
+    }
+}
+
+struct Convert {
+    source: SourceId,
+    offset: usize,
+}
+
+impl Convert {
+    fn span(&self, range: std::ops::Range<usize>) -> Span {
+        Span {
+            source: self.source,
+            start: range.start + self.offset,
+            end: range.end + self.offset,
+        }
+    }
+
+    fn table(&self, table: DeTable<'_>, problems: &Problems) -> Table {
+        let mut entries: Vec<_> = table
+            .into_iter()
+            .map(|(key, value)| {
+                let span = self.span(key.span());
+                let name = key.into_inner().into_owned();
+                (Key { name, span }, self.node(value, problems))
+            })
+            .collect();
+        // The parser sorts by name; people mean the order in which they wrote.
+        entries.sort_by_key(|(key, _)| key.span.start);
+        Table { entries }
+    }
+
+    fn list(&self, items: DeArray<'_>, problems: &Problems) -> Vec<Node> {
+        items.into_iter().map(|item| self.node(item, problems)).collect()
+    }
+
+    fn node(&self, value: Spanned<DeValue<'_>>, problems: &Problems) -> Node {
+        let span = self.span(value.span());
+        let value = match value.into_inner() {
+            DeValue::String(text) => Value::Text(text.into_owned()),
+            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
+                Ok(number) => Value::Integer(number),
+                Err(_) => {
+                    problems.push(Problem::new("this number is too large").at(span, "does not fit 64 bits"));
+                    Value::Integer(0)
+                }
+            },
+            DeValue::Float(number) => {
+                let number: f64 = number.as_str().parse().unwrap_or(f64::NAN);
+                if Number::from_f64(number).is_none() {
+                    problems.push(Problem::new("this number cannot be used").at(span, "not a finite number"));
+                }
+                Value::Float(number)
+            }
+            DeValue::Boolean(truth) => Value::Boolean(truth),
+            DeValue::Datetime(date) => Value::Date(date.to_string()),
+            DeValue::Array(items) => Value::List(self.list(items, problems)),
+            DeValue::Table(table) => Value::Table(self.table(table, problems)),
+        };
+        Node::new(value, span)
+    }
+}

@@ -1,0 +1,119 @@
+//! What was written, as a tree in which every key and value knows its place; the same for TOML, YAML and JSON.
+//!
+//! Not here: what keys mean (`read`) and how the formats are parsed (`toml_tree`, `yaml_tree`, `json_tree`).
+
+use super::source::{Sources, Span};
+
+/// A value and its place.
+#[derive(Clone, Debug)]
+pub(super) struct Node {
+    pub value: Value,
+    pub span: Span,
+    /// The value as written where it may be taken as text too: a number or boolean of an override (which has no
+    /// quotes to tell the two apart) or of a replaced `{ports.<name>}`.
+    pub text: Option<String>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) enum Value {
+    Null,
+    Text(String),
+    Integer(i64),
+    Float(f64),
+    Boolean(bool),
+    /// A TOML date, as written.
+    Date(String),
+    List(Vec<Node>),
+    Table(Table),
+}
+
+/// Entries in the order in which they were written.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Table {
+    pub entries: Vec<(Key, Node)>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Key {
+    pub name: String,
+    pub span: Span,
+}
+
+impl Node {
+    pub fn new(value: Value, span: Span) -> Self {
+        Self {
+            value,
+            span,
+            text: None,
+        }
+    }
+
+    /// The kind of value, as errors name it.
+    pub fn kind(&self) -> &'static str {
+        match self.value {
+            Value::Null => "nothing",
+            Value::Text(_) => "a string",
+            Value::Integer(_) => "a whole number",
+            Value::Float(_) => "a number with a fraction",
+            Value::Boolean(_) => "a boolean",
+            Value::Date(_) => "a date",
+            Value::List(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+
+    /// Lays `over` upon this: tables are merged key by key, anything else is replaced.
+    pub fn merge(&mut self, over: Node) {
+        match (&mut self.value, over.value) {
+            (Value::Table(table), Value::Table(above)) => table.merge(above),
+            (_, value) => *self = Node { value, ..over },
+        }
+    }
+
+    /// Calls `change` on this and on every node below it.
+    pub fn walk(&mut self, change: &mut impl FnMut(&mut Node)) {
+        change(self);
+        match &mut self.value {
+            Value::List(items) => items.iter_mut().for_each(|item| item.walk(change)),
+            Value::Table(table) => table.entries.iter_mut().for_each(|(_, node)| node.walk(change)),
+            _ => {}
+        }
+    }
+}
+
+impl Table {
+    pub fn get(&self, name: &str) -> Option<&Node> {
+        self.entry(name).map(|(_, node)| node)
+    }
+
+    pub fn entry(&self, name: &str) -> Option<&(Key, Node)> {
+        self.entries.iter().find(|(key, _)| key.name == name)
+    }
+
+    pub fn merge(&mut self, above: Table) {
+        for (key, node) in above.entries {
+            match self.entries.iter_mut().find(|(known, _)| known.name == key.name) {
+                // The place of the upper one: it is what the user has to change.
+                Some(entry) => {
+                    entry.1.merge(node);
+                    entry.0 = key;
+                }
+                None => self.entries.push((key, node)),
+            }
+        }
+    }
+}
+
+/// Keeps the values of keys that sound like secrets out of every error.
+pub(super) fn mask_secrets(table: &Table, sources: &Sources) {
+    const SECRET: [&str; 4] = ["pass", "secret", "token", "credential"];
+    for (key, node) in &table.entries {
+        let name = key.name.to_lowercase();
+        match &node.value {
+            Value::Table(table) => mask_secrets(table, sources),
+            Value::List(_) => {}
+            _ if SECRET.iter().any(|word| name.contains(word)) => sources.mask(node.span),
+            _ => {}
+        }
+    }
+}
