@@ -5,6 +5,7 @@ compile_error!(
     "orch runs on Linux only (kernel 5.4 or newer): its guard needs child subreapers, pidfds and parent-death signals"
 );
 
+pub mod celery;
 pub mod config;
 pub mod follow;
 pub mod guard;

@@ -1,0 +1,248 @@
+//! The client: one broker, one result backend, every call with a deadline.
+
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::chord::{self, ChordProgress};
+use super::connection::{Commands, Connector};
+use super::control::Control;
+use super::event_stream::EventStream;
+use super::keys::Keys;
+use super::mailbox::{Mailbox, Request};
+use super::results::Results;
+use super::server::{ServerInfo, info_fields};
+use super::task::{Link, Task};
+use super::{Endpoints, Error, GroupId, Result, TaskId};
+
+/// Used unless [`Client::with_deadline`] says otherwise.
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
+/// Connections for control replies that wait for their next use.
+const KEPT_MAILBOXES: usize = 4;
+
+/// Speaks to Celery through Redis. Cheap to clone; clones share their connections.
+///
+/// Connections are opened when needed and opened again when they break. Calls that may be repeated without harm are
+/// repeated until the deadline; publishing is not.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
+
+struct Shared {
+    endpoints: Endpoints,
+    broker: Commands,
+    broker_keys: Keys,
+    backend: Arc<Commands>,
+    backend_keys: Keys,
+    mailboxes: Mutex<Vec<Mailbox>>,
+    results: OnceLock<Results>,
+}
+
+impl Client {
+    /// Prepares a client; nothing is sent yet. Fails when a certificate file cannot be read.
+    pub fn connect(endpoints: Endpoints) -> Result<Self> {
+        let broker = Commands::new(Connector::new(endpoints.broker.clone())?);
+        let backend = Commands::new(Connector::new(endpoints.backend.clone())?);
+        let shared = Shared {
+            broker_keys: Keys::of(&endpoints.broker),
+            backend_keys: Keys::of(&endpoints.backend),
+            endpoints,
+            broker,
+            backend: Arc::new(backend),
+            mailboxes: Mutex::new(Vec::new()),
+            results: OnceLock::new(),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+            deadline: DEFAULT_DEADLINE,
+        })
+    }
+
+    /// The same client with another deadline for each call (default 5 s).
+    pub fn with_deadline(&self, deadline: Duration) -> Self {
+        Self {
+            shared: self.shared.clone(),
+            deadline,
+        }
+    }
+
+    /// Where it speaks to.
+    pub fn endpoints(&self) -> &Endpoints {
+        &self.shared.endpoints
+    }
+
+    /// Puts a task on its queue.
+    ///
+    /// Never sent twice: when the connection breaks while the task is on its way, the error is
+    /// [`Error::Unconfirmed`].
+    pub async fn publish(&self, task: &Task) -> Result<TaskId> {
+        self.push(task, task.encode(&[])?).await?;
+        Ok(task.id.clone())
+    }
+
+    /// Puts the first task of a chain on its queue; each further one is published by the worker when the one before
+    /// it succeeded. Gives the ids in order. When a link fails, all later ids get the same failure: waiting for the
+    /// last id is enough.
+    pub async fn publish_chain(&self, links: &[Link]) -> Result<Vec<TaskId>> {
+        let Some((first, then)) = links.split_first() else {
+            return Err(Error::Task {
+                task: "a chain".to_owned(),
+                reason: "it has no links".to_owned(),
+            });
+        };
+        self.push(&first.task, first.task.encode(then)?).await?;
+        Ok(links.iter().map(|link| link.task.id.clone()).collect())
+    }
+
+    async fn push(&self, task: &Task, message: Vec<u8>) -> Result<()> {
+        // Finds a connection that was closed unnoticed, while repeating is still harmless.
+        self.ping_broker("publish a task").await?;
+        let mut push = redis::pipe();
+        push.cmd("LPUSH")
+            .arg(self.shared.broker_keys.queue(task.destination(), task.priority))
+            .arg(message)
+            .ignore();
+        self.shared
+            .broker
+            .query_once("publish a task", &push, self.deadline)
+            .await
+            .map_err(|error| match error {
+                Error::Unreachable { reason, endpoint, .. } => Error::Unconfirmed {
+                    task: task.id.clone(),
+                    endpoint,
+                    reason,
+                },
+                Error::Deadline { endpoint, after, .. } => Error::Unconfirmed {
+                    task: task.id.clone(),
+                    endpoint,
+                    reason: format!("no answer within {after:?}"),
+                },
+                other => other,
+            })
+    }
+
+    async fn ping_broker(&self, action: &str) -> Result<()> {
+        self.shared
+            .broker
+            .query(action, redis::pipe().cmd("PING").ignore(), self.deadline)
+            .await
+    }
+
+    /// Results; all share one subscription connection. Call it inside a tokio runtime.
+    pub fn results(&self) -> Results {
+        let start = || {
+            Results::new(
+                self.shared.backend.clone(),
+                self.shared.backend_keys.clone(),
+                self.deadline,
+            )
+        };
+        self.shared.results.get_or_init(start).clone()
+    }
+
+    /// How far a chord's header is. `None` when there is no bookkeeping: not begun, complete, or expired. The group's
+    /// id is in the [`children`](super::TaskResult::children) of the task that started the chord.
+    pub async fn chord_progress(&self, group: &GroupId) -> Result<Option<ChordProgress>> {
+        chord::progress(&self.shared.backend, &self.shared.backend_keys, group, self.deadline).await
+    }
+
+    /// Subscribes to the workers' events: what is published after this returned arrives.
+    pub async fn events(&self) -> Result<EventStream> {
+        EventStream::open(self.broker_connector(), &self.shared.broker_keys).await
+    }
+
+    /// Remote control of the workers.
+    pub fn control(&self) -> Control {
+        Control::new(self.clone())
+    }
+
+    /// One PING to the broker, without repetition: how long the answer took.
+    pub async fn ping_redis(&self) -> Result<Duration> {
+        let started = Instant::now();
+        let ping: Result<()> = self
+            .shared
+            .broker
+            .query_once("ping Redis", redis::pipe().cmd("PING").ignore(), self.deadline)
+            .await;
+        ping.map(|()| started.elapsed())
+    }
+
+    /// What the broker's server says about itself, without repetition; answered while it is loading, too.
+    pub async fn server_info(&self) -> Result<ServerInfo> {
+        Ok(ServerInfo::read(&self.info("default").await?))
+    }
+
+    /// How often the server refused a command, by error code (`NOAUTH`, `WRONGTYPE`, ...), since its start.
+    pub async fn errorstats(&self) -> Result<std::collections::BTreeMap<String, u64>> {
+        let fields = self.info("errorstats").await?;
+        let counts = info_fields(&fields).filter_map(|(name, value)| {
+            let count = value.strip_prefix("count=")?.parse().ok()?;
+            Some((name.strip_prefix("errorstat_")?.to_owned(), count))
+        });
+        Ok(counts.collect())
+    }
+
+    async fn info(&self, section: &str) -> Result<String> {
+        let mut info = redis::pipe();
+        info.cmd("INFO").arg(section);
+        let (text,): (String,) = self.shared.broker.query_once("read INFO", &info, self.deadline).await?;
+        Ok(text)
+    }
+
+    /// Publishes a control request that has no reply; gives the number of listeners.
+    pub(super) async fn broadcast(&self, request: &Request<'_>) -> Result<u64> {
+        let mut publish = redis::pipe();
+        publish
+            .cmd("PUBLISH")
+            .arg(self.shared.broker_keys.control())
+            .arg(request.encode(None, self.deadline)?);
+        let (listeners,) = self
+            .shared
+            .broker
+            .query("publish a control request", &publish, self.deadline)
+            .await?;
+        Ok(listeners)
+    }
+
+    pub(super) fn broker_connector(&self) -> &Connector {
+        self.shared.broker.connector()
+    }
+
+    pub(super) fn deadline(&self) -> Duration {
+        self.deadline
+    }
+
+    pub(super) fn broker(&self) -> &Commands {
+        &self.shared.broker
+    }
+
+    pub(super) fn backend(&self) -> &Commands {
+        &self.shared.backend
+    }
+
+    pub(super) fn backend_keys(&self) -> &Keys {
+        &self.shared.backend_keys
+    }
+
+    pub(super) fn broker_keys(&self) -> &Keys {
+        &self.shared.broker_keys
+    }
+
+    /// A connection for control replies that an earlier call left.
+    pub(super) fn kept_mailbox(&self) -> Option<Mailbox> {
+        self.shared
+            .mailboxes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .pop()
+    }
+
+    /// Keeps a connection whose call ended well.
+    pub(super) fn keep_mailbox(&self, mailbox: Mailbox) {
+        let mut mailboxes = self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        if mailboxes.len() < KEPT_MAILBOXES {
+            mailboxes.push(mailbox);
+        }
+    }
+}

@@ -1,0 +1,177 @@
+//! Remote control of workers: ping, inspect, revoke, consumers, shutdown (Celery wire, observed on 5.2 to 5.7).
+
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::client::Client;
+use super::inspect::{ConsumedQueue, RunningTask, Scheduled, Stats, read};
+use super::mailbox::{Mailbox, Replies, Request, Target};
+use super::{Result, TaskId};
+
+/// Talks to the workers of a broker. Each call waits until all who can answer have, or until its deadline; a worker
+/// that does not answer in time is absent from the replies, which is no error.
+#[derive(Clone)]
+pub struct Control {
+    client: Client,
+}
+
+impl Control {
+    pub(super) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Any request, its replies as they are.
+    pub async fn call(
+        &self,
+        method: &str,
+        arguments: Value,
+        target: &Target,
+        within: Duration,
+    ) -> Result<Replies<Value>> {
+        let deadline = Instant::now() + within;
+        let request = Request {
+            method,
+            arguments: &arguments,
+            target,
+        };
+        let ticket = Uuid::new_v4().to_string();
+        let (mut mailbox, listeners) = self.publish(&request, &ticket, within, deadline).await?;
+        let replies = mailbox.collect(target, &ticket, listeners, deadline).await?;
+        self.client.keep_mailbox(mailbox);
+        Ok(replies)
+    }
+
+    /// A kept connection may have been closed long ago by the server; then the request goes over a new one.
+    async fn publish(
+        &self,
+        request: &Request<'_>,
+        ticket: &str,
+        within: Duration,
+        deadline: Instant,
+    ) -> Result<(Mailbox, u64)> {
+        let connector = self.client.broker_connector();
+        let attempt = async {
+            if let Some(mut mailbox) = self.client.kept_mailbox() {
+                match mailbox.publish(request, ticket, within).await {
+                    Ok(listeners) => return Ok((mailbox, listeners)),
+                    Err(error) if !error.breaks_connection() => return Err(error),
+                    Err(error) => tracing::debug!(%error, "a kept connection is gone"),
+                }
+            }
+            let mut mailbox = Mailbox::open(connector, self.client.broker_keys()).await?;
+            let listeners = mailbox.publish(request, ticket, within).await?;
+            Ok((mailbox, listeners))
+        };
+        let action = format!("publish the control request `{}`", request.method);
+        timeout_at(deadline, attempt)
+            .await
+            .map_err(|_| connector.deadline_error(&action, within))?
+    }
+
+    /// Which workers are there. With a prefork or threads pool the main process answers at once, however busy its
+    /// pool is; a solo worker answers only between two tasks.
+    pub async fn ping(&self, target: &Target, within: Duration) -> Result<Replies<()>> {
+        let replies = self.call("ping", json!({}), target, within).await?;
+        Ok(replies.read(|answer| match answer.get("ok").and_then(Value::as_str) {
+            Some("pong") => Ok(()),
+            _ => Err(format!("answered a ping with {answer}")),
+        }))
+    }
+
+    /// Pool, broker and counters.
+    pub async fn stats(&self, target: &Target, within: Duration) -> Result<Replies<Stats>> {
+        Ok(self
+            .call("stats", json!({}), target, within)
+            .await?
+            .read(|answer| Stats::read(&answer)))
+    }
+
+    /// Names of the tasks that a worker knows.
+    pub async fn registered(&self, target: &Target, within: Duration) -> Result<Replies<Vec<String>>> {
+        Ok(self
+            .call("registered", json!({ "taskinfoitems": [] }), target, within)
+            .await?
+            .read(read))
+    }
+
+    /// The queues that a worker consumes.
+    pub async fn active_queues(&self, target: &Target, within: Duration) -> Result<Replies<Vec<ConsumedQueue>>> {
+        Ok(self.call("active_queues", json!({}), target, within).await?.read(read))
+    }
+
+    /// Tasks being run.
+    pub async fn active(&self, target: &Target, within: Duration) -> Result<Replies<Vec<RunningTask>>> {
+        Ok(self.call("active", json!({}), target, within).await?.read(read))
+    }
+
+    /// Tasks taken from the queue and not yet running.
+    pub async fn reserved(&self, target: &Target, within: Duration) -> Result<Replies<Vec<RunningTask>>> {
+        Ok(self.call("reserved", json!({}), target, within).await?.read(read))
+    }
+
+    /// Tasks waiting for their time in a worker.
+    pub async fn scheduled(&self, target: &Target, within: Duration) -> Result<Replies<Vec<Scheduled>>> {
+        Ok(self.call("scheduled", json!({}), target, within).await?.read(read))
+    }
+
+    /// The app's configuration where it differs from the defaults; passwords are masked by the worker.
+    pub async fn conf(&self, target: &Target, within: Duration) -> Result<Replies<Map<String, Value>>> {
+        Ok(self
+            .call("conf", json!({ "with_defaults": false }), target, within)
+            .await?
+            .read(read))
+    }
+
+    /// Marks tasks as revoked: workers will not start them. With `terminate` the pool process of a running one is
+    /// sent SIGTERM (a threads pool cannot and answers with an error). Revocations live in the workers' memory.
+    pub async fn revoke(
+        &self,
+        tasks: &[TaskId],
+        terminate: bool,
+        target: &Target,
+        within: Duration,
+    ) -> Result<Replies<()>> {
+        let arguments = json!({ "task_id": tasks, "terminate": terminate, "signal": "SIGTERM" });
+        // The text of the answer differs by version.
+        Ok(self.call("revoke", arguments, target, within).await?.read(|_| Ok(())))
+    }
+
+    /// Makes workers consume a queue.
+    pub async fn add_consumer(&self, queue: &str, target: &Target, within: Duration) -> Result<Replies<()>> {
+        let arguments = json!({ "queue": queue, "exchange": null, "exchange_type": "direct", "routing_key": null });
+        Ok(self
+            .call("add_consumer", arguments, target, within)
+            .await?
+            .read(|_| Ok(())))
+    }
+
+    /// Makes workers stop consuming a queue.
+    pub async fn cancel_consumer(&self, queue: &str, target: &Target, within: Duration) -> Result<Replies<()>> {
+        Ok(self
+            .call("cancel_consumer", json!({ "queue": queue }), target, within)
+            .await?
+            .read(|_| Ok(())))
+    }
+
+    /// Switches task events on, for the life of the worker process.
+    pub async fn enable_events(&self, target: &Target, within: Duration) -> Result<Replies<()>> {
+        Ok(self
+            .call("enable_events", json!({}), target, within)
+            .await?
+            .read(|_| Ok(())))
+    }
+
+    /// Starts a warm shutdown: running tasks finish. Gives how many listeners were told; there is no reply.
+    pub async fn shutdown(&self, target: &Target) -> Result<u64> {
+        self.client
+            .broadcast(&Request {
+                method: "shutdown",
+                arguments: &json!({}),
+                target,
+            })
+            .await
+    }
+}

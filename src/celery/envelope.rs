@@ -1,0 +1,146 @@
+//! The envelope around every task, control message, reply and event (Celery wire, observed on 5.2 to 5.7).
+//!
+//! Writing is typed: some malformed messages take a whole fleet of workers down. Reading is tolerant.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use uuid::Uuid;
+
+use super::{Error, Result, json};
+
+/// Everything of an envelope that differs between kinds of messages.
+pub(super) struct Outgoing<'a, H, B> {
+    pub(super) headers: &'a H,
+    pub(super) body: &'a B,
+    pub(super) exchange: &'a str,
+    pub(super) routing_key: &'a str,
+    pub(super) priority: u8,
+    pub(super) correlation_id: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct OutgoingEnvelope<'a, H> {
+    body: String,
+    #[serde(rename = "content-encoding")]
+    content_encoding: &'static str,
+    #[serde(rename = "content-type")]
+    content_type: &'static str,
+    headers: &'a H,
+    properties: OutgoingProperties<'a>,
+}
+
+#[derive(Serialize)]
+struct OutgoingProperties<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    correlation_id: Option<&'a str>,
+    /// 2 is AMQP's "persistent".
+    delivery_mode: u8,
+    delivery_info: DeliveryInfo<'a>,
+    priority: u8,
+    body_encoding: &'static str,
+    delivery_tag: String,
+}
+
+#[derive(Serialize)]
+struct DeliveryInfo<'a> {
+    exchange: &'a str,
+    routing_key: &'a str,
+}
+
+impl<H: Serialize, B: Serialize> Outgoing<'_, H, B> {
+    /// The bytes to LPUSH or PUBLISH; `what` names the message in an error.
+    pub(super) fn encode(&self, what: &str) -> Result<Vec<u8>> {
+        let unwritable = |error: serde_json::Error| Error::Malformed {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        };
+        let body = serde_json::to_vec(self.body).map_err(unwritable)?;
+        let envelope = OutgoingEnvelope {
+            body: BASE64.encode(body),
+            content_encoding: "utf-8",
+            content_type: "application/json",
+            headers: self.headers,
+            properties: OutgoingProperties {
+                correlation_id: self.correlation_id,
+                delivery_mode: 2,
+                delivery_info: DeliveryInfo {
+                    exchange: self.exchange,
+                    routing_key: self.routing_key,
+                },
+                priority: self.priority,
+                body_encoding: "base64",
+                delivery_tag: Uuid::new_v4().to_string(),
+            },
+        };
+        let bytes = serde_json::to_vec(&envelope).map_err(unwritable)?;
+        json::check_size(bytes.len(), what)?;
+        Ok(bytes)
+    }
+}
+
+/// A message as it came; its body is still encoded.
+#[derive(Debug, Deserialize)]
+pub(super) struct Incoming {
+    body: String,
+    #[serde(rename = "content-type")]
+    content_type: Option<String>,
+    #[serde(rename = "content-encoding")]
+    content_encoding: Option<String>,
+    #[serde(default)]
+    pub(super) headers: Map<String, Value>,
+    #[serde(default)]
+    properties: Map<String, Value>,
+}
+
+impl Incoming {
+    /// Reads an envelope; `what` names the message in an error.
+    pub(super) fn decode(bytes: &[u8], what: &str) -> Result<Self> {
+        json::parse(bytes, what)
+    }
+
+    /// Decodes the body.
+    pub(super) fn body(&self, what: &str) -> Result<Value> {
+        let malformed = |reason: String| Error::Malformed {
+            what: what.to_owned(),
+            reason,
+        };
+        if let Some(kind) = self.content_type.as_deref().filter(|kind| *kind != "application/json") {
+            return Err(malformed(format!(
+                "its content type is `{kind}`, only JSON is supported"
+            )));
+        }
+        if let Some(encoding) = self
+            .content_encoding
+            .as_deref()
+            .filter(|encoding| !encoding.eq_ignore_ascii_case("utf-8"))
+        {
+            return Err(malformed(format!(
+                "its content encoding is `{encoding}`, only utf-8 is supported"
+            )));
+        }
+        if self
+            .headers
+            .get("compression")
+            .is_some_and(|compression| !compression.is_null())
+        {
+            return Err(malformed("it is compressed".to_owned()));
+        }
+        match self.properties.get("body_encoding").and_then(Value::as_str) {
+            Some("base64") => {
+                let body = BASE64
+                    .decode(&self.body)
+                    .map_err(|error| malformed(error.to_string()))?;
+                json::parse(&body, what)
+            }
+            None => json::parse(self.body.as_bytes(), what),
+            Some(other) => Err(malformed(format!("its body encoding is `{other}`"))),
+        }
+    }
+
+    /// A header that is a text.
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).and_then(Value::as_str)
+    }
+}

@@ -1,0 +1,140 @@
+//! What can go wrong between us, Redis and Celery, with what was being done and to which server.
+//!
+//! No variant holds a password: servers are named by [`Endpoint`](super::Endpoint)'s `Display`, which has none.
+
+use std::time::Duration;
+
+use super::TaskId;
+
+/// Shorthand of this part.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the Celery client.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A broker or result URL that cannot be used. `url` has its password replaced.
+    #[error("`{url}` is not a usable Redis URL: {reason}")]
+    Url { url: String, reason: String },
+
+    /// A task that must not reach a queue, because workers would choke on it.
+    #[error("task `{task}` cannot be published: {reason}")]
+    Task { task: String, reason: String },
+
+    /// No connection, or it broke, and it was not back before the deadline.
+    #[error("cannot {action} at {endpoint}: {reason}")]
+    Unreachable {
+        action: String,
+        endpoint: String,
+        reason: String,
+    },
+
+    /// The server is there but still reads its data from disk.
+    #[error("cannot {action} at {endpoint}: the server is still loading its data")]
+    Loading { action: String, endpoint: String },
+
+    /// The server wants other credentials, or any at all.
+    #[error("cannot {action} at {endpoint}: the server refuses our credentials ({reason})")]
+    Credentials {
+        action: String,
+        endpoint: String,
+        reason: String,
+    },
+
+    /// What listens there does not speak Redis.
+    #[error("cannot {action} at {endpoint}: what listens there does not speak the Redis protocol ({reason})")]
+    NotRedis {
+        action: String,
+        endpoint: String,
+        reason: String,
+    },
+
+    /// The server understood and refused.
+    #[error("cannot {action} at {endpoint}: {reason}")]
+    Refused {
+        action: String,
+        endpoint: String,
+        reason: String,
+    },
+
+    /// The server did not answer in time.
+    #[error("cannot {action} at {endpoint}: no answer within {after:?}")]
+    Deadline {
+        action: String,
+        endpoint: String,
+        after: Duration,
+    },
+
+    /// The connection broke while a task was on its way: it may be queued or not. [`Client::locate`] can tell.
+    ///
+    /// [`Client::locate`]: super::Client::locate
+    #[error("task {task} may or may not have been published to {endpoint}: {reason}")]
+    Unconfirmed {
+        task: TaskId,
+        endpoint: String,
+        reason: String,
+    },
+
+    /// Something on the wire that cannot be read.
+    #[error("cannot read {what}: {reason}")]
+    Malformed { what: String, reason: String },
+
+    /// Something on the wire that is too large to be taken in.
+    #[error("cannot read {what}: its size of {bytes} bytes is above the limit of {limit} bytes")]
+    TooLarge { what: String, bytes: usize, limit: usize },
+}
+
+impl Error {
+    /// Whether the same call may succeed later without anyone changing anything.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Loading { .. } | Self::Deadline { .. } | Self::Unconfirmed { .. } => true,
+            Self::Url { .. }
+            | Self::Task { .. }
+            | Self::Credentials { .. }
+            | Self::NotRedis { .. }
+            | Self::Refused { .. }
+            | Self::Malformed { .. }
+            | Self::TooLarge { .. } => false,
+        }
+    }
+
+    /// Sorts an error of the Redis library by what a caller would do about it.
+    pub(super) fn from_redis(error: &redis::RedisError, action: &str, endpoint: &impl ToString) -> Self {
+        let (action, endpoint) = (action.to_owned(), endpoint.to_string());
+        let reason = error.to_string();
+        match (error.kind(), error.code()) {
+            (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) | (redis::ErrorKind::AuthenticationFailed, _) => {
+                Self::Credentials {
+                    action,
+                    endpoint,
+                    reason,
+                }
+            }
+            (_, Some("LOADING")) => Self::Loading { action, endpoint },
+            (_, Some("MASTERDOWN")) | (redis::ErrorKind::Io, _) => Self::Unreachable {
+                action,
+                endpoint,
+                reason,
+            },
+            (redis::ErrorKind::Parse, _) => Self::NotRedis {
+                action,
+                endpoint,
+                reason,
+            },
+            _ => Self::Refused {
+                action,
+                endpoint,
+                reason,
+            },
+        }
+    }
+
+    /// Whether the connection that gave this error must not be used again.
+    pub(super) fn breaks_connection(&self) -> bool {
+        matches!(
+            self,
+            Self::Unreachable { .. } | Self::Deadline { .. } | Self::Credentials { .. } | Self::NotRedis { .. }
+        )
+    }
+}

@@ -1,0 +1,146 @@
+//! JSON as Python writes it, with a bound on its size.
+//!
+//! Python's `json` writes `NaN` and `Infinity`, and lone surrogates as escapes; neither is JSON. They are read as
+//! `null` and U+FFFD, so that one odd number in a result does not hide the result.
+
+use serde::de::DeserializeOwned;
+
+use super::{Error, Result};
+
+/// The largest message or result that is taken in, in bytes.
+pub const SIZE_LIMIT: usize = 64 * 1024 * 1024;
+
+/// Reads `bytes`; `what` names them in an error.
+pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    check_size(bytes.len(), what)?;
+    serde_json::from_slice(bytes)
+        .or_else(|error| {
+            let repaired = repaired(bytes).ok_or(error)?;
+            serde_json::from_slice(&repaired)
+        })
+        .map_err(|error| Error::Malformed {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        })
+}
+
+/// Fails when `bytes` is above [`SIZE_LIMIT`].
+pub(super) fn check_size(bytes: usize, what: &str) -> Result<()> {
+    if bytes > SIZE_LIMIT {
+        return Err(Error::TooLarge {
+            what: what.to_owned(),
+            bytes,
+            limit: SIZE_LIMIT,
+        });
+    }
+    Ok(())
+}
+
+/// The text with Python's peculiarities replaced, or `None` when it has none.
+fn repaired(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut changed = false;
+    let mut in_string = false;
+    let mut rest = bytes;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let number = ["NaN", "-Infinity", "Infinity"]
+            .into_iter()
+            .find(|name| rest.starts_with(name.as_bytes()));
+        match byte {
+            b'\\' if in_string => {
+                let (escape, remaining) = escape_sequence(rest);
+                changed |= escape.is_none();
+                out.extend_from_slice(escape.unwrap_or(b"\\ufffd"));
+                rest = remaining;
+                continue;
+            }
+            b'"' => in_string = !in_string,
+            _ if !in_string => {
+                if let Some(name) = number {
+                    changed = true;
+                    out.extend_from_slice(b"null");
+                    rest = &rest[name.len()..];
+                    continue;
+                }
+            }
+            _ => {}
+        }
+        out.push(byte);
+        rest = tail;
+    }
+    changed.then_some(out)
+}
+
+/// Splits one escape (or surrogate pair of escapes) off; `None` in place of a lone surrogate.
+fn escape_sequence(text: &[u8]) -> (Option<&[u8]>, &[u8]) {
+    match unicode_escape(text) {
+        Some(0xD800..=0xDBFF) => match unicode_escape(&text[6..]) {
+            Some(0xDC00..=0xDFFF) => (Some(&text[..12]), &text[12..]),
+            _ => (None, &text[6..]),
+        },
+        Some(0xDC00..=0xDFFF) => (None, &text[6..]),
+        Some(_) => (Some(&text[..6]), &text[6..]),
+        None => text
+            .split_at_checked(2)
+            .map_or((Some(text), &[][..]), |(escape, rest)| (Some(escape), rest)),
+    }
+}
+
+/// The code unit of a `\uXXXX` at the start of `text`.
+fn unicode_escape(text: &[u8]) -> Option<u32> {
+    let digits = text.strip_prefix(b"\\u")?.get(..4)?;
+    u32::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn what_python_writes_beyond_json_is_read() {
+        for (text, value) in [
+            (
+                r#"{"a": NaN, "b": [Infinity, -Infinity]}"#,
+                json!({"a": null, "b": [null, null]}),
+            ),
+            (r#"["NaN", "\"NaN", NaN]"#, json!(["NaN", "\"NaN", null])),
+            (
+                r#"["x\ud83dy", "\ud83d\ude00", "\udc00"]"#,
+                json!(["x\u{fffd}y", "\u{1f600}", "\u{fffd}"]),
+            ),
+            (
+                r#"["\ud83d\ud83d\ude00", "\\ud83d"]"#,
+                json!(["\u{fffd}\u{1f600}", "\\ud83d"]),
+            ),
+        ] {
+            assert_eq!(parse::<Value>(text.as_bytes(), "a test").expect(text), value);
+        }
+    }
+
+    #[test]
+    fn what_is_too_large_or_broken_is_named() {
+        let error = parse::<Value>(b"{", "the result of task 7")
+            .expect_err("half an object")
+            .to_string();
+        assert!(error.starts_with("cannot read the result of task 7: EOF"), "{error}");
+        let error = check_size(SIZE_LIMIT + 1, "a result")
+            .expect_err("one above")
+            .to_string();
+        assert!(error.contains("67108865 bytes"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _outcome: Result<Value> = parse(&bytes, "a test");
+        }
+
+        #[test]
+        fn escapes_never_split_wrongly(text in r#"["NaInfity\\ud8c0-9e "]{0,40}"#) {
+            let _outcome: Result<Value> = parse(text.as_bytes(), "a test");
+        }
+    }
+}

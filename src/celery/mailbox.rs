@@ -1,0 +1,301 @@
+//! One request to workers by broadcast, and the replies to it (Celery wire, observed on 5.2 to 5.7).
+//!
+//! Replies are sent to a list of our own, named by `reply_to` with exchange `""`: no binding is needed that a worker
+//! could sweep away. The list belongs to a connection and is used again; tickets tell whose reply it is. Where
+//! replies are still to come when the call ends, the list is given an expiry, so that nothing stays behind.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redis::aio::MultiplexedConnection;
+use serde::Serialize;
+use serde_json::Value;
+use tokio::time::{Instant, timeout_at};
+use uuid::Uuid;
+
+use super::connection::Connector;
+use super::envelope::{Incoming, Outgoing};
+use super::keys::Keys;
+use super::{Error, NodeName, Result};
+
+/// How long late replies are kept before Redis throws them away, in seconds.
+const LATE_REPLIES_EXPIRE: u64 = 60;
+/// How much longer than Redis we wait for its answer to a blocking read.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// Which workers are asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Every worker on the broker.
+    All,
+    /// These nodes and no others.
+    Nodes(Vec<NodeName>),
+    /// Every node whose name matches this glob.
+    Glob(String),
+}
+
+impl From<&NodeName> for Target {
+    fn from(node: &NodeName) -> Self {
+        Self::Nodes(vec![node.clone()])
+    }
+}
+
+/// What came back within the deadline.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Replies<T> {
+    /// By node; `Err` holds what the worker said went wrong, or why its reply cannot be read.
+    pub nodes: BTreeMap<NodeName, Result<T, String>>,
+    /// How many subscribers the request reached: workers, but also whoever else listens.
+    pub listeners: u64,
+    /// Replies received; more than `nodes` when two workers share a node name.
+    pub answers: u64,
+    /// Messages on our list that could not be read.
+    pub malformed: u64,
+}
+
+impl<T> Replies<T> {
+    /// The good answer of one node.
+    pub fn of(&self, node: &NodeName) -> Option<&T> {
+        self.nodes.get(node)?.as_ref().ok()
+    }
+
+    /// All good answers.
+    pub fn good(&self) -> impl Iterator<Item = (&NodeName, &T)> {
+        self.nodes
+            .iter()
+            .filter_map(|(node, answer)| Some((node, answer.as_ref().ok()?)))
+    }
+
+    /// Whether some listener has not answered; it may be no worker at all.
+    pub fn is_incomplete(&self) -> bool {
+        self.answers < self.listeners
+    }
+
+    /// The same replies with every good answer read further.
+    pub(super) fn read<U>(self, read: impl Fn(T) -> Result<U, String>) -> Replies<U> {
+        Replies {
+            nodes: self
+                .nodes
+                .into_iter()
+                .map(|(node, answer)| (node, answer.and_then(&read)))
+                .collect(),
+            listeners: self.listeners,
+            answers: self.answers,
+            malformed: self.malformed,
+        }
+    }
+}
+
+/// A request to be published.
+pub(super) struct Request<'a> {
+    pub(super) method: &'a str,
+    pub(super) arguments: &'a Value,
+    pub(super) target: &'a Target,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    method: &'a str,
+    arguments: &'a Value,
+    destination: Option<&'a [NodeName]>,
+    pattern: Option<&'a str>,
+    matcher: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ticket: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply_to: Option<ReplyTo<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReplyTo<'a> {
+    exchange: &'static str,
+    routing_key: &'a str,
+}
+
+#[derive(Serialize)]
+struct Headers {
+    clock: u64,
+    /// Unix seconds. Workers do not honour it.
+    expires: f64,
+}
+
+impl Request<'_> {
+    /// The message to publish; replies go to the list named `reply_to`, if any.
+    pub(super) fn encode(&self, reply: Option<(&str, &str)>, within: Duration) -> Result<Vec<u8>> {
+        let (destination, pattern) = match self.target {
+            Target::All => (None, None),
+            Target::Nodes(nodes) => (Some(nodes.as_slice()), None),
+            Target::Glob(pattern) => (None, Some(pattern.as_str())),
+        };
+        let body = Body {
+            method: self.method,
+            arguments: self.arguments,
+            destination,
+            pattern,
+            matcher: pattern.map(|_| "glob"),
+            ticket: reply.map(|(_, ticket)| ticket),
+            reply_to: reply.map(|(routing_key, _)| ReplyTo {
+                exchange: "",
+                routing_key,
+            }),
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        Outgoing {
+            headers: &Headers {
+                clock: 1,
+                expires: (now + within).as_secs_f64(),
+            },
+            body: &body,
+            exchange: "celery.pidbox",
+            routing_key: "",
+            priority: 0,
+            correlation_id: None,
+        }
+        .encode(&format!("the control request `{}`", self.method))
+    }
+}
+
+/// A connection with a reply list; used by one call at a time.
+pub(super) struct Mailbox {
+    connector: Connector,
+    connection: MultiplexedConnection,
+    keys: Keys,
+    /// As the worker is told it; the list's name has the key prefix before it.
+    queue: String,
+}
+
+impl Mailbox {
+    /// Connects. The caller bounds the time.
+    pub(super) async fn open(connector: &Connector, keys: &Keys) -> Result<Self> {
+        let connection = connector.open("open a connection for control replies").await?;
+        let queue = Keys::reply_queue(&Uuid::new_v4().to_string());
+        Ok(Self {
+            connector: connector.clone(),
+            connection,
+            keys: keys.clone(),
+            queue,
+        })
+    }
+
+    /// Publishes a request; gives the number of its listeners.
+    pub(super) async fn publish(&mut self, request: &Request<'_>, ticket: &str, within: Duration) -> Result<u64> {
+        let message = request.encode(Some((&self.queue, ticket)), within)?;
+        redis::cmd("PUBLISH")
+            .arg(self.keys.control())
+            .arg(message)
+            .query_async(&mut self.connection)
+            .await
+            .map_err(|error| self.connector.error(&error, "publish a control request"))
+    }
+
+    /// Takes in replies until all who can have answered, or the deadline.
+    pub(super) async fn collect(
+        &mut self,
+        target: &Target,
+        ticket: &str,
+        listeners: u64,
+        deadline: Instant,
+    ) -> Result<Replies<Value>> {
+        let mut replies = Replies {
+            nodes: BTreeMap::new(),
+            listeners,
+            answers: 0,
+            malformed: 0,
+        };
+        while !is_complete(&replies, target) {
+            let Some(message) = self.pop(deadline).await? else {
+                self.expire().await?;
+                break;
+            };
+            // The mark left by `expire`.
+            if message.is_empty() {
+                continue;
+            }
+            match read_reply(&message, ticket) {
+                Ok(None) => {}
+                Ok(Some(answers)) => {
+                    replies.answers += 1;
+                    replies.nodes.extend(answers);
+                }
+                Err(error) => {
+                    replies.malformed += 1;
+                    tracing::debug!(%error, "skipped a control reply");
+                }
+            }
+        }
+        Ok(replies)
+    }
+
+    async fn pop(&mut self, deadline: Instant) -> Result<Option<Vec<u8>>> {
+        let action = "read control replies";
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(None);
+        }
+        // Redis reads 0 as "for ever".
+        let seconds = left.as_secs_f64().max(0.001);
+        let mut pop = redis::cmd("BRPOP");
+        pop.arg(self.keys.reply_list(&self.queue)).arg(seconds);
+        let popped = timeout_at(deadline + SLACK, pop.query_async(&mut self.connection)).await;
+        let popped: Option<(Vec<u8>, Vec<u8>)> = popped
+            .map_err(|_| self.connector.deadline_error(action, left + SLACK))?
+            .map_err(|error| self.connector.error(&error, action))?;
+        Ok(popped.map(|(_, message)| message))
+    }
+
+    /// Late replies would make a list without expiry: make it first, with one, holding an empty mark.
+    async fn expire(&mut self) -> Result<()> {
+        let action = "set an expiry on the control replies";
+        let list = self.keys.reply_list(&self.queue);
+        let mut mark = redis::pipe();
+        mark.atomic().cmd("RPUSH").arg(&list).arg("").ignore();
+        mark.cmd("EXPIRE").arg(&list).arg(LATE_REPLIES_EXPIRE).ignore();
+        let marked = timeout_at(Instant::now() + SLACK, mark.query_async(&mut self.connection)).await;
+        marked
+            .map_err(|_| self.connector.deadline_error(action, SLACK))?
+            .map_err(|error| self.connector.error(&error, action))
+    }
+}
+
+fn is_complete(replies: &Replies<Value>, target: &Target) -> bool {
+    let all_named = match target {
+        Target::Nodes(nodes) => nodes.iter().all(|node| replies.nodes.contains_key(node)),
+        Target::All | Target::Glob(_) => false,
+    };
+    all_named || replies.answers >= replies.listeners
+}
+
+type Answers = BTreeMap<NodeName, Result<Value, String>>;
+
+/// The answers of a reply to this ticket, `None` for another ticket.
+fn read_reply(message: &[u8], ticket: &str) -> Result<Option<Answers>> {
+    let what = "a control reply";
+    let message = Incoming::decode(message, what)?;
+    if message.header("ticket") != Some(ticket) {
+        return Ok(None);
+    }
+    let Value::Object(nodes) = message.body(what)? else {
+        return Err(Error::Malformed {
+            what: what.to_owned(),
+            reason: "its body is not an object".to_owned(),
+        });
+    };
+    Ok(Some(
+        nodes
+            .into_iter()
+            .map(|(node, answer)| (NodeName::from(node), worker_error(answer)))
+            .collect(),
+    ))
+}
+
+/// A worker says `{"error": text}`, and nothing else beside it, when a request failed there.
+fn worker_error(answer: Value) -> Result<Value, String> {
+    match answer
+        .as_object()
+        .filter(|fields| fields.len() == 1)
+        .and_then(|fields| fields.get("error")?.as_str())
+    {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(answer),
+    }
+}

@@ -1,0 +1,72 @@
+//! A task's message as it lies in a queue or in `unacked`: enough of it to know whose it is.
+
+use serde::Deserialize;
+
+use super::{Result, TaskId, json};
+
+/// The identity of a queued task.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueuedTask {
+    pub id: TaskId,
+    pub name: Option<String>,
+    pub root_id: Option<TaskId>,
+    /// The queue that a redelivery goes to.
+    pub routing_key: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    #[serde(default)]
+    headers: Headers,
+    #[serde(default)]
+    properties: Properties,
+}
+
+#[derive(Default, Deserialize)]
+struct Headers {
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    task: Option<String>,
+    #[serde(default)]
+    root_id: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+struct Properties {
+    #[serde(default)]
+    correlation_id: Option<String>,
+    #[serde(default)]
+    delivery_info: DeliveryInfo,
+}
+
+#[derive(Default, Deserialize)]
+struct DeliveryInfo {
+    #[serde(default)]
+    routing_key: Option<String>,
+}
+
+impl QueuedTask {
+    /// Reads an item of a queue's list; `None` when it names no task. The body is not looked at.
+    pub(super) fn decode(item: &[u8]) -> Result<Option<Self>> {
+        Ok(Self::from_message(json::parse(item, "a queued message")?))
+    }
+
+    /// Reads a value of the hash `unacked`: `[message, exchange, routing_key]`.
+    pub(super) fn decode_unacked(value: &[u8]) -> Result<Option<Self>> {
+        let (message, _exchange, _routing_key): (Message, serde_json::Value, serde_json::Value) =
+            json::parse(value, "an unacknowledged message")?;
+        Ok(Self::from_message(message))
+    }
+
+    fn from_message(message: Message) -> Option<Self> {
+        // A protocol 1 message has its id in the body and, from Python, as correlation id.
+        let id = message.headers.id.or(message.properties.correlation_id)?;
+        Some(Self {
+            id: TaskId::from(id),
+            name: message.headers.task,
+            root_id: message.headers.root_id.map(TaskId::from),
+            routing_key: message.properties.delivery_info.routing_key,
+        })
+    }
+}

@@ -1,0 +1,46 @@
+//! Celery over Redis, spoken natively: publish, results, chord progress, remote control, events.
+//!
+//! Knows nothing of the rest of orch and could be a crate of its own. JSON serialisation only. Protocol facts are
+//! from the wire, observed on Celery 5.2 to 5.7.
+
+mod chord;
+mod client;
+mod connection;
+mod control;
+mod endpoint;
+mod envelope;
+mod error;
+mod event;
+mod event_stream;
+mod ids;
+mod inspect;
+mod json;
+mod keys;
+mod leftovers;
+mod mailbox;
+mod message;
+mod queues;
+mod results;
+mod server;
+mod subscription;
+mod task;
+mod task_result;
+
+pub use chord::ChordProgress;
+pub use client::Client;
+pub use control::Control;
+pub use endpoint::{Address, Endpoint, Endpoints, Password, Tls};
+pub use error::{Error, Result};
+pub use event::{Event, EventKind, TaskEvent, TaskOrigin, WorkerEvent, WorkerLoad};
+pub use event_stream::{EventStream, Notice};
+pub use ids::{GroupId, NodeName, TaskId};
+pub use inspect::{BrokerAddress, ConsumedQueue, DeliveryInfo, RunningTask, Scheduled, Stats};
+pub use json::SIZE_LIMIT;
+pub use leftovers::Leftovers;
+pub use mailbox::{Replies, Target};
+pub use message::QueuedTask;
+pub use queues::Whereabouts;
+pub use results::{ResultWatch, Results};
+pub use server::ServerInfo;
+pub use task::{DEFAULT_QUEUE, Link, Task};
+pub use task_result::{ChildGroup, Children, TaskFailure, TaskResult, TaskState};

@@ -1,0 +1,215 @@
+//! Queues as lists: how deep they are, and where a task's message is.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
+
+use super::client::Client;
+use super::inspect::{RunningTask, Scheduled};
+use super::keys::PRIORITY_STEPS;
+use super::mailbox::{Replies, Target};
+use super::message::QueuedTask;
+use super::{NodeName, Result, TaskId};
+
+/// Items per read: a queue may hold large messages.
+const PAGE: usize = 50;
+/// Messages looked at in one place; beyond, the answer is [`Whereabouts::Unknown`].
+const SCAN_LIMIT: usize = 200_000;
+/// How long workers have to say what they hold.
+const WORKER_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Where a task is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Whereabouts {
+    /// Waiting in this queue.
+    Queued(String),
+    /// Being run by this node.
+    Active(NodeName),
+    /// Taken by this node, not yet running.
+    Reserved(NodeName),
+    /// Waiting for its time in this node.
+    Scheduled(NodeName),
+    /// Taken and not acknowledged, but no worker that answered has it: its worker is busy, or dead.
+    Unacked,
+    /// Its result is final.
+    Finished,
+    /// In none of these places, looked at twice.
+    Nowhere,
+    /// In none of the places that could be looked at; says which could not.
+    Unknown(String),
+}
+
+/// What was found of the tasks being looked for, and what could not be looked at.
+#[derive(Default)]
+struct Search {
+    wanted: HashSet<TaskId>,
+    found: HashMap<TaskId, Whereabouts>,
+    unseen: Option<String>,
+}
+
+impl Search {
+    /// A later sighting counts more: tasks move from queues to workers.
+    fn sighted(&mut self, id: &TaskId, place: Whereabouts) {
+        if self.wanted.contains(id) {
+            self.found.insert(id.clone(), place);
+        }
+    }
+}
+
+impl Client {
+    /// Messages that wait in a queue, by priority step (0, 3, 6, 9).
+    pub async fn queue_depth(&self, queue: &str) -> Result<BTreeMap<u8, u64>> {
+        let mut lengths = redis::pipe();
+        for step in PRIORITY_STEPS {
+            lengths.cmd("LLEN").arg(self.broker_keys().queue(queue, step));
+        }
+        let lengths: Vec<u64> = self
+            .broker()
+            .query("read a queue's depth", &lengths, self.deadline())
+            .await?;
+        Ok(PRIORITY_STEPS.into_iter().zip(lengths).collect())
+    }
+
+    /// Where a task is, see [`Client::locate_all`].
+    pub async fn locate(&self, id: &TaskId, queues: &[&str]) -> Result<Whereabouts> {
+        let mut places = self.locate_all(std::slice::from_ref(id), queues).await?;
+        Ok(places.remove(id).unwrap_or(Whereabouts::Nowhere))
+    }
+
+    /// Where each of these tasks is: these queues at all priorities, the unacknowledged messages, the workers, the
+    /// results, in the order in which a task moves. What is found in none is looked for once more.
+    pub async fn locate_all(&self, ids: &[TaskId], queues: &[&str]) -> Result<HashMap<TaskId, Whereabouts>> {
+        let mut places = HashMap::new();
+        for look in 1..=2 {
+            let wanted: HashSet<TaskId> = ids.iter().filter(|id| !places.contains_key(*id)).cloned().collect();
+            if wanted.is_empty() {
+                break;
+            }
+            let search = self.look_everywhere(wanted, queues).await?;
+            places.extend(search.found);
+            if look == 2 {
+                for id in ids
+                    .iter()
+                    .filter(|id| !places.contains_key(*id))
+                    .cloned()
+                    .collect::<Vec<_>>()
+                {
+                    let place = search.unseen.clone().map_or(Whereabouts::Nowhere, Whereabouts::Unknown);
+                    places.insert(id, place);
+                }
+            }
+        }
+        Ok(places)
+    }
+
+    async fn look_everywhere(&self, wanted: HashSet<TaskId>, queues: &[&str]) -> Result<Search> {
+        let mut search = Search {
+            wanted,
+            ..Search::default()
+        };
+        for queue in queues {
+            for step in PRIORITY_STEPS {
+                self.look_in_queue(queue, step, &mut search).await?;
+            }
+        }
+        self.look_in_unacked(&mut search).await?;
+        self.look_in_workers(&mut search).await?;
+        let missing: Vec<TaskId> = search
+            .wanted
+            .iter()
+            .filter(|id| !search.found.contains_key(*id))
+            .cloned()
+            .collect();
+        for id in self.results().finished_among(&missing).await? {
+            search.sighted(&id, Whereabouts::Finished);
+        }
+        Ok(search)
+    }
+
+    async fn look_in_queue(&self, queue: &str, step: u8, search: &mut Search) -> Result<()> {
+        let list = self.broker_keys().queue(queue, step);
+        // From the end that is pushed to: what comes in meanwhile makes us read an item twice, never miss one, and what
+        // goes out at the other end shifts nothing.
+        for start in (0..SCAN_LIMIT).step_by(PAGE) {
+            let mut page = redis::pipe();
+            page.cmd("LRANGE").arg(&list).arg(start).arg(start + PAGE - 1);
+            let (items,): (Vec<Vec<u8>>,) = self.broker().query("read a queue", &page, self.deadline()).await?;
+            for item in &items {
+                // An unreadable item is no task that we are looking for.
+                if let Ok(Some(task)) = QueuedTask::decode(item) {
+                    search.sighted(&task.id, Whereabouts::Queued(queue.to_owned()));
+                }
+            }
+            if items.len() < PAGE {
+                return Ok(());
+            }
+        }
+        search.unseen = Some(format!("queue `{queue}` holds more than {SCAN_LIMIT} messages"));
+        Ok(())
+    }
+
+    async fn look_in_unacked(&self, search: &mut Search) -> Result<()> {
+        let key = self.broker_keys().unacked();
+        let mut cursor = 0u64;
+        let mut seen = 0;
+        loop {
+            let mut page = redis::pipe();
+            page.cmd("HSCAN").arg(&key).arg(cursor).arg("COUNT").arg(PAGE);
+            type Page = (u64, Vec<(Vec<u8>, Vec<u8>)>);
+            let ((next, entries),): (Page,) = self
+                .broker()
+                .query("read unacknowledged messages", &page, self.deadline())
+                .await?;
+            seen += entries.len();
+            for (_tag, value) in &entries {
+                if let Ok(Some(task)) = QueuedTask::decode_unacked(value) {
+                    search.sighted(&task.id, Whereabouts::Unacked);
+                }
+            }
+            cursor = next;
+            if cursor == 0 {
+                return Ok(());
+            }
+            if seen >= SCAN_LIMIT {
+                search.unseen = Some(format!("more than {SCAN_LIMIT} messages are unacknowledged"));
+                return Ok(());
+            }
+        }
+    }
+
+    async fn look_in_workers(&self, search: &mut Search) -> Result<()> {
+        let control = self.control();
+        let (scheduled, reserved, active) = tokio::join!(
+            control.scheduled(&Target::All, WORKER_DEADLINE),
+            control.reserved(&Target::All, WORKER_DEADLINE),
+            control.active(&Target::All, WORKER_DEADLINE),
+        );
+        let (scheduled, reserved, active) = (scheduled?, reserved?, active?);
+        let ids = |Scheduled { request, .. }: &Scheduled| request.id.clone();
+        sight(&scheduled, search, ids, Whereabouts::Scheduled);
+        let ids = |request: &RunningTask| request.id.clone();
+        sight(&reserved, search, ids, Whereabouts::Reserved);
+        sight(&active, search, ids, Whereabouts::Active);
+        Ok(())
+    }
+}
+
+/// Notes what the workers hold, and who did not say.
+fn sight<T>(
+    replies: &Replies<Vec<T>>,
+    search: &mut Search,
+    id: impl Fn(&T) -> TaskId,
+    place: impl Fn(NodeName) -> Whereabouts,
+) {
+    for (node, answer) in &replies.nodes {
+        match answer {
+            Ok(tasks) => tasks
+                .iter()
+                .for_each(|task| search.sighted(&id(task), place(node.clone()))),
+            Err(error) => search.unseen = Some(format!("worker {node} could not say what it holds: {error}")),
+        }
+    }
+    if replies.is_incomplete() {
+        let (answers, listeners) = (replies.answers, replies.listeners);
+        search.unseen = Some(format!("{answers} of {listeners} workers said what they hold"));
+    }
+}

@@ -1,0 +1,365 @@
+//! Waiting for results: one subscription connection for all waits, no polling, no lost wake-up.
+//!
+//! For each task: SUBSCRIBE, the server's confirmation, then a read of what is already there, then messages. After a
+//! lost connection all of that is repeated for all tasks still waited for.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::connection::{Commands, pause_before};
+use super::keys::Keys;
+use super::subscription::Subscription;
+use super::{Error, Result, TaskId, TaskResult, json};
+
+/// How many tasks one SUBSCRIBE or one pipeline of reads names at most.
+const BATCH: usize = 200;
+
+/// A state of a task, or why it cannot be told.
+type Report = Option<Result<TaskResult>>;
+
+/// Reads results and waits for them. Cheap to clone; all clones share one connection.
+#[derive(Clone)]
+pub struct Results {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    backend: Arc<Commands>,
+    keys: Keys,
+    within: Duration,
+    orders: mpsc::UnboundedSender<Order>,
+    next_number: AtomicU64,
+    hub: JoinHandle<()>,
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        self.hub.abort();
+    }
+}
+
+impl Results {
+    /// Starts the hub on the current runtime; it connects with the first watch.
+    pub(super) fn new(backend: Arc<Commands>, keys: Keys, within: Duration) -> Self {
+        // Bounded by the number of watches: each sends two orders in its life.
+        let (orders, receiver) = mpsc::unbounded_channel();
+        let hub = Hub {
+            backend: backend.clone(),
+            within,
+            orders: receiver,
+            watched: HashMap::new(),
+        };
+        let hub = tokio::spawn(hub.run());
+        Self {
+            shared: Arc::new(Shared {
+                backend,
+                keys,
+                within,
+                orders,
+                next_number: AtomicU64::new(0),
+                hub,
+            }),
+        }
+    }
+
+    /// What is known about a task now; `None` when nothing is (waiting, running, ignored, expired or never heard of).
+    pub async fn get(&self, id: &TaskId) -> Result<Option<TaskResult>> {
+        let key = self.shared.keys.result(id);
+        let values = read(&self.shared.backend, std::slice::from_ref(&key), self.shared.within).await?;
+        let value = values.into_iter().next().unwrap_or_default();
+        if value.is_empty() {
+            return Ok(None);
+        }
+        TaskResult::decode(&value, id, std::time::Instant::now()).map(Some)
+    }
+
+    /// Which of these tasks have a final result, readable or not.
+    pub(super) async fn finished_among(&self, ids: &[TaskId]) -> Result<Vec<TaskId>> {
+        let mut finished = Vec::new();
+        for ids in ids.chunks(BATCH) {
+            let keys: Vec<String> = ids.iter().map(|id| self.shared.keys.result(id)).collect();
+            let values = read(&self.shared.backend, &keys, self.shared.within).await?;
+            let now = std::time::Instant::now();
+            for (id, value) in ids.iter().zip(values).filter(|(_, value)| !value.is_empty()) {
+                if TaskResult::decode(&value, id, now).map_or(true, |result| result.state.is_final()) {
+                    finished.push(id.clone());
+                }
+            }
+        }
+        Ok(finished)
+    }
+
+    /// Follows a task from now on, whether it is already finished, running or not yet published.
+    ///
+    /// While Redis is away the watch goes on; how long to wait is the caller's to bound.
+    pub fn watch(&self, id: &TaskId) -> ResultWatch {
+        let number = self.shared.next_number.fetch_add(1, Ordering::Relaxed);
+        let (sender, reports) = watch::channel(None);
+        let channel = self.shared.keys.result(id);
+        let order = Order::Watch {
+            channel: channel.clone(),
+            id: id.clone(),
+            number,
+            reports: sender,
+        };
+        // Fails only when the runtime is going down; the dropped sender then ends the watch with an error.
+        let _sent = self.shared.orders.send(order);
+        ResultWatch {
+            id: id.clone(),
+            channel,
+            number,
+            reports,
+            shared: self.shared.clone(),
+        }
+    }
+}
+
+/// One task being followed; dropping it ends that.
+pub struct ResultWatch {
+    id: TaskId,
+    channel: String,
+    number: u64,
+    reports: watch::Receiver<Report>,
+    shared: Arc<Shared>,
+}
+
+impl ResultWatch {
+    /// The task being followed.
+    pub fn id(&self) -> &TaskId {
+        &self.id
+    }
+
+    /// The next state. A slow caller sees the latest, not each; a final state is given again and again.
+    /// Safe to cancel.
+    ///
+    /// Fails when the result cannot be read (too large, not JSON) or the server refuses us for good.
+    pub async fn next(&mut self) -> Result<TaskResult> {
+        let hub_is_alive = self.reports.changed().await.is_ok();
+        match self.reports.borrow_and_update().as_ref() {
+            Some(Ok(result)) if hub_is_alive || result.state.is_final() => Ok(result.clone()),
+            Some(Err(error)) => Err(error.clone()),
+            Some(Ok(_)) | None => Err(Error::Unreachable {
+                action: format!("wait for task {}", self.id),
+                endpoint: self.shared.backend.connector().endpoint().to_string(),
+                reason: "the runtime that held the subscription has ended".to_owned(),
+            }),
+        }
+    }
+
+    /// The final state. Safe to cancel.
+    pub async fn finished(&mut self) -> Result<TaskResult> {
+        loop {
+            let result = self.next().await?;
+            if result.state.is_final() {
+                return Ok(result);
+            }
+        }
+    }
+}
+
+impl Drop for ResultWatch {
+    fn drop(&mut self) {
+        let order = Order::Unwatch {
+            channel: std::mem::take(&mut self.channel),
+            number: self.number,
+        };
+        // A hub that is gone holds no subscription.
+        let _sent = self.shared.orders.send(order);
+    }
+}
+
+enum Order {
+    Watch {
+        channel: String,
+        id: TaskId,
+        number: u64,
+        reports: watch::Sender<Report>,
+    },
+    Unwatch {
+        channel: String,
+        number: u64,
+    },
+}
+
+/// All watches of one task.
+struct Watched {
+    id: TaskId,
+    watchers: Vec<(u64, watch::Sender<Report>)>,
+    last: Option<TaskResult>,
+}
+
+/// The task behind [`Results`], which owns it.
+struct Hub {
+    backend: Arc<Commands>,
+    within: Duration,
+    orders: mpsc::UnboundedReceiver<Order>,
+    /// By channel, which is also the key.
+    watched: HashMap<String, Watched>,
+}
+
+impl Hub {
+    async fn run(mut self) {
+        let mut attempts = 0;
+        loop {
+            if self.watched.is_empty() {
+                attempts = 0;
+                let Some(order) = self.orders.recv().await else { return };
+                self.take(order, None);
+                continue;
+            }
+            if attempts > 0 {
+                tokio::time::sleep(pause_before(attempts)).await;
+            }
+            attempts += 1;
+            match self.connected().await {
+                Ok(subscription) => {
+                    attempts = 1;
+                    self.serve(subscription).await;
+                    let endpoint = self.backend.connector().endpoint();
+                    tracing::warn!(%endpoint, waits = self.watched.len(), "lost the subscription for results");
+                }
+                Err(error) if error.is_transient() => tracing::debug!(%error, attempts, "no subscription for results"),
+                Err(error) => self.fail_all(&error),
+            }
+        }
+    }
+
+    /// A subscription to all that is watched, with everything read that happened before.
+    async fn connected(&mut self) -> Result<Subscription> {
+        let mut subscription = Subscription::open(self.backend.connector()).await?;
+        while let Ok(order) = self.orders.try_recv() {
+            self.take(order, None);
+        }
+        let channels: Vec<String> = self.watched.keys().cloned().collect();
+        self.follow(&mut subscription, channels).await?;
+        Ok(subscription)
+    }
+
+    /// Runs until the connection is lost or there is nobody left to serve.
+    async fn serve(&mut self, mut subscription: Subscription) {
+        loop {
+            tokio::select! {
+                message = subscription.next() => {
+                    let Some(message) = message else { return };
+                    self.report(message.get_channel_name(), message.get_payload_bytes(), &mut subscription);
+                }
+                order = self.orders.recv() => {
+                    let Some(order) = order else { return };
+                    let mut fresh: Vec<String> = self.take(order, Some(&mut subscription)).into_iter().collect();
+                    while fresh.len() < BATCH && let Ok(order) = self.orders.try_recv() {
+                        fresh.extend(self.take(order, Some(&mut subscription)));
+                    }
+                    match self.follow(&mut subscription, fresh).await {
+                        Ok(()) => {}
+                        Err(error) if error.is_transient() => return,
+                        Err(error) => return self.fail_all(&error),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Carries out an order; gives the channel that must now be subscribed to.
+    fn take(&mut self, order: Order, subscription: Option<&mut Subscription>) -> Option<String> {
+        match order {
+            Order::Watch {
+                channel,
+                id,
+                number,
+                reports,
+            } => {
+                if let Some(watched) = self.watched.get_mut(&channel) {
+                    if let Some(last) = &watched.last {
+                        reports.send_replace(Some(Ok(last.clone())));
+                    }
+                    watched.watchers.push((number, reports));
+                    return None;
+                }
+                self.watched.insert(
+                    channel.clone(),
+                    Watched {
+                        id,
+                        watchers: vec![(number, reports)],
+                        last: None,
+                    },
+                );
+                Some(channel)
+            }
+            Order::Unwatch { channel, number } => {
+                let watched = self.watched.get_mut(&channel)?;
+                watched.watchers.retain(|(of, _)| *of != number);
+                if watched.watchers.is_empty() {
+                    self.watched.remove(&channel);
+                    if let Some(subscription) = subscription {
+                        subscription.unsubscribe(&channel);
+                    }
+                }
+                None
+            }
+        }
+    }
+
+    /// Subscribes, waits for the confirmation, reads what was there before.
+    async fn follow(&mut self, subscription: &mut Subscription, mut channels: Vec<String>) -> Result<()> {
+        // An order taken in the same batch may have ended a watch again.
+        channels.retain(|channel| self.watched.contains_key(channel));
+        for channels in channels.chunks(BATCH) {
+            subscription
+                .subscribe(&channels.iter().map(String::as_str).collect::<Vec<_>>())
+                .await?;
+            let values = read(&self.backend, channels, self.within).await?;
+            for (channel, value) in channels.iter().zip(values) {
+                if !value.is_empty() {
+                    self.report(channel, &value, subscription);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the watchers of a channel what was read there.
+    fn report(&mut self, channel: &str, value: &[u8], subscription: &mut Subscription) {
+        let received_at = std::time::Instant::now();
+        let Some(watched) = self.watched.get_mut(channel) else {
+            return;
+        };
+        let report = TaskResult::decode(value, &watched.id, received_at);
+        if let (Ok(result), Some(last)) = (&report, &watched.last)
+            && result.says_the_same_as(last)
+        {
+            return;
+        }
+        for (_, watcher) in &watched.watchers {
+            watcher.send_replace(Some(report.clone()));
+        }
+        match report {
+            Ok(result) if !result.state.is_final() => watched.last = Some(result),
+            Ok(_) | Err(_) => {
+                self.watched.remove(channel);
+                subscription.unsubscribe(channel);
+            }
+        }
+    }
+
+    fn fail_all(&mut self, error: &Error) {
+        for (_, watched) in self.watched.drain() {
+            for (_, watcher) in &watched.watchers {
+                watcher.send_replace(Some(Err(error.clone())));
+            }
+        }
+    }
+}
+
+/// The values of keys, empty where there is none; one byte above the limit at most, so that the limit is noticed.
+async fn read(backend: &Commands, keys: &[String], within: Duration) -> Result<Vec<Vec<u8>>> {
+    let mut reads = redis::pipe();
+    for key in keys {
+        reads.cmd("GETRANGE").arg(key).arg(0).arg(json::SIZE_LIMIT);
+    }
+    backend.query("read task results", &reads, within).await
+}

@@ -1,0 +1,58 @@
+//! What most of these tests need: a Redis, perhaps a worker, a client, and a runtime with a deadline over all.
+
+use std::time::Duration;
+
+use orch::celery::{Client, Endpoints, NodeName};
+
+use crate::support::celery::{Worker, WorkerOptions};
+use crate::support::redis::RedisServer;
+
+/// The longest that a test's own waits take together.
+const LIMIT: Duration = Duration::from_secs(60);
+
+pub struct Scene {
+    pub client: Client,
+    pub worker: Option<Worker>,
+    pub redis: RedisServer,
+}
+
+impl Scene {
+    pub fn without_worker() -> Self {
+        let redis = RedisServer::start();
+        let client = client(&redis);
+        Self {
+            client,
+            worker: None,
+            redis,
+        }
+    }
+
+    pub fn new() -> Self {
+        Self::with(WorkerOptions::default())
+    }
+
+    pub fn with(options: WorkerOptions) -> Self {
+        let mut scene = Self::without_worker();
+        scene.worker = Some(Worker::start(&scene.redis, options));
+        scene
+    }
+}
+
+pub fn client(redis: &RedisServer) -> Client {
+    let endpoints = Endpoints::from_urls(&redis.url(0), &redis.url(1)).expect("our own URLs");
+    Client::connect(endpoints).expect("no certificates are read")
+}
+
+pub fn node() -> NodeName {
+    NodeName::from(WorkerOptions::default().node)
+}
+
+/// Runs a test on one thread, as orch does.
+pub fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, test).await });
+    outcome.unwrap_or_else(|_| panic!("the test has not ended after {LIMIT:?}"))
+}

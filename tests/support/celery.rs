@@ -1,0 +1,102 @@
+//! A real Celery worker for a test app of `tests/fixtures/apps`.
+
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::process::Process;
+use super::python;
+use super::redis::RedisServer;
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// The pinned version that tests run against unless they say otherwise.
+pub const REQUIREMENTS: &str = "celery-5.4";
+
+/// What a worker is started with; the app reads its broker and backend from `BROKER` and `BACKEND`.
+pub struct WorkerOptions {
+    pub app: &'static str,
+    pub node: &'static str,
+    pub concurrency: u32,
+    /// Further arguments, before `--`.
+    pub arguments: Vec<String>,
+    /// Settings of the app, as JSON: `CONF_<NAME>`.
+    pub settings: Vec<(&'static str, &'static str)>,
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            app: "wire_app",
+            node: "w1@test",
+            concurrency: 2,
+            arguments: Vec::new(),
+            settings: Vec::new(),
+        }
+    }
+}
+
+pub struct Worker {
+    pub process: Process,
+    _directory: TempDir,
+}
+
+impl Worker {
+    /// Starts a worker whose broker is database 0 and whose backend is database 1, and waits until it consumes and
+    /// listens for control requests.
+    pub fn start(redis: &RedisServer, options: WorkerOptions) -> Self {
+        let environment = python::environment(REQUIREMENTS);
+        let directory = tempfile::Builder::new()
+            .prefix("orch-worker-")
+            .tempdir()
+            .expect("a temporary directory");
+        let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps");
+        let mut command = Command::new(environment.join("bin/celery"));
+        command
+            .current_dir(directory.path())
+            .env("PYTHONPATH", apps)
+            .env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("BROKER", redis.url(0)).env("BACKEND", redis.url(1));
+        command.args([
+            "-A",
+            options.app,
+            "worker",
+            "--events",
+            "--loglevel",
+            "INFO",
+            "--hostname",
+            options.node,
+        ]);
+        command.args([
+            "--concurrency",
+            &options.concurrency.to_string(),
+            "--without-mingle",
+            "--without-gossip",
+        ]);
+        command.args(&options.arguments);
+        for (name, value) in &options.settings {
+            command.env(format!("CONF_{}", name.to_uppercase()), value);
+        }
+        let listeners = listeners(redis);
+        let mut process = Process::start(options.node, &mut command, &directory.path().join("celery.log"));
+        let ready = format!("{} ready.", options.node);
+        process.wait_until("become ready", READY_LIMIT, |process| {
+            // The subscription to control requests comes a moment after the log line.
+            process.log().contains(&ready) && self::listeners(redis) > listeners
+        });
+        Self {
+            process,
+            _directory: directory,
+        }
+    }
+}
+
+/// Pattern subscriptions of the server: each worker has one for control requests.
+fn listeners(redis: &RedisServer) -> u64 {
+    redis::cmd("PUBSUB")
+        .arg("NUMPAT")
+        .query(&mut redis.connection(0))
+        .expect("the server answers")
+}

@@ -1,0 +1,64 @@
+//! Python virtual environments for tests: made on demand, kept under cargo's target directory, shared by all tests.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Made last, so that a half-made environment is never used.
+const COMPLETE: &str = ".complete";
+
+/// A virtual environment with the packages of `tests/fixtures/requirements/<name>.txt`.
+///
+/// The first call takes a while; others, of other processes too, wait for it.
+pub fn environment(name: &str) -> PathBuf {
+    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/requirements/{name}.txt"));
+    let text = fs::read_to_string(&requirements).unwrap_or_else(|error| panic!("{}: {error}", requirements.display()));
+    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("venv");
+    fs::create_dir_all(&root).expect("cargo's target directory is writable");
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    let directory = root.join(format!("{name}-{:016x}", hasher.finish()));
+
+    let lock = File::create(root.join(format!("{name}.lock"))).expect("cargo's target directory is writable");
+    lock.lock().expect("a lock on a file of ours");
+    if !directory.join(COMPLETE).exists() {
+        make(&directory, &requirements);
+    }
+    directory
+}
+
+fn make(directory: &Path, requirements: &Path) {
+    if directory.exists() {
+        fs::remove_dir_all(directory).expect("a directory of ours");
+    }
+    run(
+        Command::new("python3").args(["-m", "venv"]).arg(directory),
+        "is python3-venv installed?",
+    );
+    let mut install = Command::new(directory.join("bin/python"));
+    install
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--requirement",
+        ])
+        .arg(requirements);
+    run(&mut install, "is the network up?");
+    File::create(directory.join(COMPLETE)).expect("a directory of ours");
+}
+
+fn run(command: &mut Command, hint: &str) {
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("cannot run {command:?}: {error}; {hint}"));
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{command:?} failed with {}: {text}\n{hint}",
+        output.status
+    );
+}
