@@ -152,6 +152,12 @@ impl Client {
         EventStream::open(self.broker_connector(), &self.shared.broker_keys).await
     }
 
+    /// Commands of the caller's own in the result backend's database, such as reading an app's keys; names are used as
+    /// they are. Repeated until the deadline when the connection breaks, so they must do no harm when done twice.
+    pub async fn backend_query<T: redis::FromRedisValue>(&self, action: &str, commands: &redis::Pipeline) -> Result<T> {
+        self.shared.backend.query(action, commands, self.deadline).await
+    }
+
     /// Remote control of the workers.
     pub fn control(&self) -> Control {
         Control::new(self.clone())

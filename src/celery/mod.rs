@@ -39,7 +39,7 @@ pub use json::SIZE_LIMIT;
 pub use leftovers::Leftovers;
 pub use mailbox::{Replies, Target};
 pub use message::QueuedTask;
-pub use queues::Whereabouts;
+pub use queues::{Census, Whereabouts};
 pub use results::{ResultWatch, Results};
 pub use server::ServerInfo;
 pub use task::{DEFAULT_QUEUE, Link, Task};

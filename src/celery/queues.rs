@@ -38,11 +38,25 @@ pub enum Whereabouts {
     Unknown(String),
 }
 
+/// What is under way of some jobs, a job being all tasks with one `root_id`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// Those of the jobs that have a message in a queue or among the unacknowledged.
+    pub with_messages: HashSet<TaskId>,
+    /// Every task that a worker runs, has reserved or has scheduled, of whatever job: a worker does not tell the root.
+    pub held: HashSet<TaskId>,
+    /// What could not be looked at.
+    pub unseen: Option<String>,
+}
+
 /// What was found of the tasks being looked for, and what could not be looked at.
 #[derive(Default)]
 struct Search {
     wanted: HashSet<TaskId>,
     found: HashMap<TaskId, Whereabouts>,
+    /// Jobs being looked for, and what was found of them.
+    roots: HashSet<TaskId>,
+    census: Census,
     unseen: Option<String>,
 }
 
@@ -52,6 +66,26 @@ impl Search {
         if self.wanted.contains(id) {
             self.found.insert(id.clone(), place);
         }
+    }
+
+    fn message(&mut self, task: &QueuedTask, place: Whereabouts) {
+        self.sighted(&task.id, place);
+        let root = task.root_id.as_ref().unwrap_or(&task.id);
+        if self.roots.contains(root) {
+            self.census.with_messages.insert(root.clone());
+        }
+    }
+
+    fn held(&mut self, id: &TaskId, place: Whereabouts) {
+        self.sighted(id, place);
+        if !self.roots.is_empty() {
+            self.census.held.insert(id.clone());
+        }
+    }
+
+    /// Reading further messages could tell nothing new.
+    fn knows_all_messages(&self) -> bool {
+        self.wanted.is_empty() && self.census.with_messages.len() == self.roots.len()
     }
 }
 
@@ -101,6 +135,26 @@ impl Client {
         Ok(places)
     }
 
+    /// What is under way of these jobs: in these queues, among the unacknowledged messages, in the workers, looked at
+    /// once and in the order in which tasks move. A task that moves on while we look may be missed: look twice.
+    pub async fn census(&self, roots: &HashSet<TaskId>, queues: &[&str]) -> Result<Census> {
+        let mut search = Search {
+            roots: roots.clone(),
+            ..Search::default()
+        };
+        for queue in queues {
+            for step in PRIORITY_STEPS {
+                self.look_in_queue(queue, step, &mut search).await?;
+            }
+        }
+        self.look_in_unacked(&mut search).await?;
+        self.look_in_workers(&mut search).await?;
+        Ok(Census {
+            unseen: search.unseen,
+            ..search.census
+        })
+    }
+
     async fn look_everywhere(&self, wanted: HashSet<TaskId>, queues: &[&str]) -> Result<Search> {
         let mut search = Search {
             wanted,
@@ -136,10 +190,10 @@ impl Client {
             for item in &items {
                 // An unreadable item is no task that we are looking for.
                 if let Ok(Some(task)) = QueuedTask::decode(item) {
-                    search.sighted(&task.id, Whereabouts::Queued(queue.to_owned()));
+                    search.message(&task, Whereabouts::Queued(queue.to_owned()));
                 }
             }
-            if items.len() < PAGE {
+            if items.len() < PAGE || search.knows_all_messages() {
                 return Ok(());
             }
         }
@@ -162,11 +216,11 @@ impl Client {
             seen += entries.len();
             for (_tag, value) in &entries {
                 if let Ok(Some(task)) = QueuedTask::decode_unacked(value) {
-                    search.sighted(&task.id, Whereabouts::Unacked);
+                    search.message(&task, Whereabouts::Unacked);
                 }
             }
             cursor = next;
-            if cursor == 0 {
+            if cursor == 0 || search.knows_all_messages() {
                 return Ok(());
             }
             if seen >= SCAN_LIMIT {
@@ -204,7 +258,7 @@ fn sight<T>(
         match answer {
             Ok(tasks) => tasks
                 .iter()
-                .for_each(|task| search.sighted(&id(task), place(node.clone()))),
+                .for_each(|task| search.held(&id(task), place(node.clone()))),
             Err(error) => search.unseen = Some(format!("worker {node} could not say what it holds: {error}")),
         }
     }
