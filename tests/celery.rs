@@ -4,7 +4,13 @@ mod support;
 
 #[path = "celery/control.rs"]
 mod control;
+#[path = "celery/outage.rs"]
+mod outage;
 #[path = "celery/publish.rs"]
 mod publish;
+#[path = "celery/queues.rs"]
+mod queues;
 #[path = "celery/scene.rs"]
 mod scene;
+#[path = "celery/server.rs"]
+mod server;

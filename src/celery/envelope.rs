@@ -144,3 +144,67 @@ impl Incoming {
         self.headers.get(name).and_then(Value::as_str)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::frames;
+    use super::*;
+
+    fn body(envelope: Value) -> Result<Value> {
+        Incoming::decode(envelope.to_string().as_bytes(), "a test")?.body("a test")
+    }
+
+    #[test]
+    fn a_body_may_be_base64_or_plain_text() {
+        let encoded = json!({"body": BASE64.encode("[1]"), "properties": {"body_encoding": "base64"}});
+        assert_eq!(body(encoded).expect("readable"), json!([1]));
+        assert_eq!(body(json!({"body": "[1]"})).expect("readable"), json!([1]));
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_why() {
+        for (envelope, why) in [
+            (
+                json!({"body": "gASV", "content-type": "application/x-python-serialize"}),
+                "x-python-serialize",
+            ),
+            (
+                json!({"body": "gASV", "content-encoding": "binary"}),
+                "content encoding is `binary`",
+            ),
+            (
+                json!({"body": "x", "headers": {"compression": "application/x-gzip"}}),
+                "compressed",
+            ),
+            (
+                json!({"body": "%%", "properties": {"body_encoding": "base64"}}),
+                "Invalid symbol",
+            ),
+            (json!({"body": "x", "properties": {"body_encoding": "rot13"}}), "rot13"),
+            (json!({"body": "[1"}), "EOF"),
+            (json!({"body": {"an": "object"}}), "expected a string"),
+            (json!([]), "invalid length"),
+        ] {
+            let error = body(envelope.clone()).expect_err(why).to_string();
+            assert!(error.contains(why), "{envelope}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_message_is_read_or_refused(version in 0..6usize, at in any::<usize>(), byte in any::<u8>()) {
+            let events = frames::load(frames::VERSIONS[version], "events");
+            for envelope in events.as_object().expect("frames by name").values() {
+                let mut bytes = frames::wire(envelope);
+                let at = at % bytes.len();
+                bytes[at] = byte;
+                if let Ok(message) = Incoming::decode(&bytes, "a test") {
+                    let _outcome = message.body("a test");
+                }
+            }
+        }
+    }
+}

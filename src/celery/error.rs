@@ -79,8 +79,8 @@ pub enum Error {
     #[error("cannot read {what}: {reason}")]
     Malformed { what: String, reason: String },
 
-    /// Something on the wire that is too large to be taken in.
-    #[error("cannot read {what}: its size of {bytes} bytes is above the limit of {limit} bytes")]
+    /// Something that is too large for the wire.
+    #[error("{what} is too large: {bytes} bytes, above the limit of {limit} bytes")]
     TooLarge { what: String, bytes: usize, limit: usize },
 }
 
@@ -102,22 +102,47 @@ impl Error {
     /// Sorts an error of the Redis library by what a caller would do about it.
     pub(super) fn from_redis(error: &redis::RedisError, action: &str, endpoint: &impl ToString) -> Self {
         let (action, endpoint) = (action.to_owned(), endpoint.to_string());
-        let reason = error.to_string();
-        match (error.kind(), error.code()) {
-            (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) | (redis::ErrorKind::AuthenticationFailed, _) => {
-                Self::Credentials {
+        // Commands go in pipelines; what the server said to the first that failed is what matters.
+        if let Some(said) = error
+            .clone()
+            .into_server_errors()
+            .as_deref()
+            .and_then(<[_]>::first)
+            .map(|(_, said)| said)
+        {
+            let reason = format!("{} {}", said.code(), said.details().unwrap_or_default());
+            return match said.code() {
+                "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Credentials {
                     action,
                     endpoint,
                     reason,
-                }
-            }
-            (_, Some("LOADING")) => Self::Loading { action, endpoint },
-            (_, Some("MASTERDOWN")) | (redis::ErrorKind::Io, _) => Self::Unreachable {
+                },
+                "LOADING" => Self::Loading { action, endpoint },
+                "MASTERDOWN" => Self::Unreachable {
+                    action,
+                    endpoint,
+                    reason,
+                },
+                _ => Self::Refused {
+                    action,
+                    endpoint,
+                    reason,
+                },
+            };
+        }
+        let reason = error.to_string();
+        match error.kind() {
+            redis::ErrorKind::AuthenticationFailed => Self::Credentials {
                 action,
                 endpoint,
                 reason,
             },
-            (redis::ErrorKind::Parse, _) => Self::NotRedis {
+            redis::ErrorKind::Io => Self::Unreachable {
+                action,
+                endpoint,
+                reason,
+            },
+            redis::ErrorKind::Parse => Self::NotRedis {
                 action,
                 endpoint,
                 reason,

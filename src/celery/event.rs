@@ -239,3 +239,116 @@ impl Fields {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::frames;
+    use super::*;
+
+    fn decode(body: Value) -> Result<(Vec<Event>, u64)> {
+        let envelope = json!({"body": body, "content-type": "application/json", "content-encoding": "utf-8",
+                              "headers": {}, "properties": {"body_encoding": "base64"}});
+        Event::decode(&frames::wire(&envelope), Instant::now())
+    }
+
+    #[test]
+    fn every_event_of_every_version_is_known() {
+        for version in frames::VERSIONS {
+            for (name, envelope) in frames::load(version, "events").as_object().expect("frames by name") {
+                let (events, malformed) = Event::decode(&frames::wire(envelope), Instant::now()).expect(name);
+                assert_eq!(malformed, 0, "{version} {name}");
+                for event in &events {
+                    assert!(
+                        !matches!(event.kind, EventKind::Other { .. }),
+                        "{version} {name}: {event:?}"
+                    );
+                    assert!(
+                        event.timestamp > 1.0e9 && event.clock > 0 && event.pid.is_some(),
+                        "{version} {name}"
+                    );
+                }
+                if let EventKind::Task {
+                    event: TaskEvent::Received(task),
+                    ..
+                } = &events[0].kind
+                {
+                    assert!(task.name.is_some() && task.root_id.is_some(), "{version} {name}");
+                }
+            }
+            let batch = frames::load(version, "events")["multi_batch"].clone();
+            let (events, _) = Event::decode(&frames::wire(&batch), Instant::now()).expect("a batch");
+            assert_eq!(
+                events.len(),
+                batch["body"].as_array().expect("a list").len(),
+                "{version}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_passes_through() {
+        let body = json!({"type": "page-scraped", "hostname": "w1@node", "url": "http://x", "timestamp": 2.5e11});
+        let (events, _) = decode(body).expect("an event");
+        assert_eq!(
+            events[0].kind,
+            EventKind::Other {
+                name: "page-scraped".to_owned()
+            }
+        );
+        assert_eq!(Value::Object(events[0].extra.clone()), json!({"url": "http://x"}));
+
+        let body = json!({"type": "task-started", "hostname": "w1@node", "uuid": "t", "lane": 3});
+        let (events, _) = decode(body).expect("an event");
+        assert_eq!(
+            events[0].kind,
+            EventKind::Task {
+                id: TaskId::from("t"),
+                event: TaskEvent::Started
+            }
+        );
+        assert_eq!(Value::Object(events[0].extra.clone()), json!({"lane": 3}));
+    }
+
+    #[test]
+    fn broken_items_of_a_list_are_counted_and_the_rest_is_kept() {
+        let good = json!({"type": "task-started", "hostname": "w1@node", "uuid": "t"});
+        let without_id = json!({"type": "task-started", "hostname": "w1@node"});
+        let (events, malformed) = decode(json!([good, 7, without_id, {}, good])).expect("a list");
+        assert_eq!((events.len(), malformed), (2, 3));
+        assert!(decode(json!({"type": "task-started"})).is_err());
+    }
+
+    fn any_json() -> impl Strategy<Value = Value> {
+        let name = prop_oneof![
+            "[a-z-]{1,8}",
+            Just("type".to_owned()),
+            Just("uuid".to_owned()),
+            Just("hostname".to_owned()),
+            Just("clock".to_owned()),
+        ];
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            prop_oneof![Just("task-failed".to_owned()), ".{0,8}"].prop_map(Value::from),
+        ];
+        leaf.prop_recursive(3, 24, 6, move |inner| {
+            prop_oneof![
+                proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
+                proptest::collection::hash_map(name.clone(), inner, 0..6)
+                    .prop_map(|fields| Value::Object(fields.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn any_body_is_read_or_refused(body in any_json()) {
+            let _outcome = decode(body);
+        }
+    }
+}

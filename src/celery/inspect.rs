@@ -62,13 +62,7 @@ impl Stats {
             .collect();
         let pool_slots = number(pool.get("max-concurrency"))
             .or_else(|| (!processes.is_empty()).then_some(processes.len() as u64))
-            .or_else(|| number(pool.get("threads")))
-            .or_else(|| {
-                pool.get("threads")
-                    .and_then(Value::as_array)
-                    .map(|threads| threads.len() as u64)
-            })
-            // A solo pool tells none of these.
+            // Gevent and eventlet pools of old versions tell neither.
             .unwrap_or(1);
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
         Ok(Self {
@@ -152,4 +146,61 @@ pub struct Scheduled {
     #[serde(default)]
     pub eta: Option<String>,
     pub request: RunningTask,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::frames;
+    use super::*;
+
+    fn answer(version: &str, request: &str) -> Value {
+        frames::load(version, "control")[request]["reply"]["body"]["w1@node"].clone()
+    }
+
+    #[test]
+    fn every_version_tells_its_pool_and_its_broker() {
+        for version in frames::VERSIONS {
+            let stats = Stats::read(&answer(version, "inspect_stats")).expect(version);
+            assert_eq!(stats.pool_slots, 2, "{version}");
+            assert_eq!(stats.pool_processes.len(), 2, "{version}");
+            assert_eq!(stats.broker.host, "127.0.0.1", "{version}");
+            assert!(stats.broker.port.is_some(), "{version}");
+            assert_eq!(stats.broker.database, Some(0), "{version}");
+            assert_eq!(stats.prefetch_count, Some(8), "{version}");
+        }
+    }
+
+    #[test]
+    fn pools_of_all_kinds_have_slots() {
+        let broker = json!({"hostname": "h", "port": 1, "virtual_host": "/3", "transport": "redis"});
+        for (pool, slots) in [
+            (json!({"max-concurrency": 3, "threads": 0}), 3),
+            (json!({"max-concurrency": 1, "processes": [7]}), 1),
+            (json!({"processes": [7, 8, 9]}), 3),
+            (json!({}), 1),
+        ] {
+            let stats = Stats::read(&json!({"pid": 5, "pool": pool, "broker": broker})).expect("complete");
+            assert_eq!(stats.pool_slots, slots, "{pool}");
+            assert_eq!(stats.broker.database, Some(3));
+        }
+    }
+
+    #[test]
+    fn every_version_tells_its_tasks_and_queues() {
+        for version in frames::VERSIONS {
+            let names: Vec<String> = read(answer(version, "inspect_registered")).expect(version);
+            assert!(names.iter().any(|name| name == "wapp.dispatch"), "{version}");
+            let queues: Vec<ConsumedQueue> = read(answer(version, "inspect_active_queues")).expect(version);
+            assert_eq!(queues[0].name, "celery", "{version}");
+        }
+    }
+
+    #[test]
+    fn an_answer_of_another_shape_is_said_to_be_one() {
+        let error = read::<Vec<String>>(json!({"no": "list"})).expect_err("an object");
+        assert!(error.starts_with("its answer cannot be read"), "{error}");
+        assert!(Stats::read(&json!([])).is_err());
+    }
 }

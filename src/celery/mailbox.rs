@@ -299,3 +299,106 @@ fn worker_error(answer: Value) -> Result<Value, String> {
         None => Ok(answer),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::frames;
+    use super::*;
+
+    #[test]
+    fn a_request_is_what_python_sends_but_for_the_reply_exchange() {
+        let node = NodeName::from("w1@node");
+        for version in frames::VERSIONS {
+            let mut theirs = frames::load(version, "control")["ping_dest"]["request"].clone();
+            let target = Target::from(&node);
+            let request = Request {
+                method: "ping",
+                arguments: &json!({}),
+                target: &target,
+            };
+            let message = request
+                .encode(Some(("list", "ticket")), Duration::from_secs(1))
+                .expect("encodable");
+            let mut ours = frames::decoded(&message);
+            assert_eq!(ours["body"]["ticket"], "ticket");
+            assert_eq!(ours["body"]["reply_to"], json!({"exchange": "", "routing_key": "list"}));
+            for message in [&mut theirs, &mut ours] {
+                message["body"]["ticket"].take();
+                message["body"]["reply_to"].take();
+                message["headers"]["clock"].take();
+                message["headers"]["expires"].take();
+                message["properties"]["delivery_tag"].take();
+            }
+            assert_eq!(ours, theirs, "{version}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_reply_says_nothing_of_one() {
+        let target = Target::Glob("w*".to_owned());
+        let request = Request {
+            method: "shutdown",
+            arguments: &json!({}),
+            target: &target,
+        };
+        let body = frames::decoded(&request.encode(None, Duration::from_secs(1)).expect("encodable"))["body"].clone();
+        assert_eq!(
+            body,
+            json!({"method": "shutdown", "arguments": {}, "destination": null, "pattern": "w*", "matcher": "glob"})
+        );
+    }
+
+    #[test]
+    fn replies_of_every_version_are_read() {
+        let node = NodeName::from("w1@node");
+        for version in frames::VERSIONS {
+            let control = frames::load(version, "control");
+            let reply = |request: &str| {
+                let reply = &control[request]["reply"];
+                let ticket = reply["headers"]["ticket"].as_str().expect("a ticket");
+                read_reply(&frames::wire(reply), ticket)
+                    .expect(version)
+                    .expect("our ticket")[&node]
+                    .clone()
+            };
+            assert_eq!(reply("ping_dest"), Ok(json!({"ok": "pong"})), "{version}");
+            assert_eq!(reply("heartbeat"), Ok(Value::Null), "{version}");
+            assert_eq!(
+                reply("unknown_cmd"),
+                Err("KeyError('no_such_cmd')".to_owned()),
+                "{version}"
+            );
+            let other = read_reply(&frames::wire(&control["ping_dest"]["reply"]), "another ticket");
+            assert_eq!(other.expect(version), None, "{version}");
+        }
+    }
+
+    #[test]
+    fn who_can_still_answer_decides_when_a_call_is_complete() {
+        let node = |name: &str| NodeName::from(name);
+        let both = Target::Nodes(vec![node("a"), node("b")]);
+        for (answered, listeners, target, complete) in [
+            (vec![], 0, Target::All, true),
+            (vec!["a"], 2, Target::All, false),
+            (vec!["a", "b"], 2, Target::All, true),
+            (vec!["a", "b"], 5, both.clone(), true),
+            (vec!["a"], 5, both.clone(), false),
+            (vec!["a"], 1, both, true),
+        ] {
+            let nodes = answered.iter().map(|name| (node(name), Ok(Value::Null))).collect();
+            let replies = Replies {
+                nodes,
+                listeners,
+                answers: answered.len() as u64,
+                malformed: 0,
+            };
+            assert_eq!(
+                is_complete(&replies, &target),
+                complete,
+                "{answered:?} of {listeners} for {target:?}"
+            );
+        }
+    }
+}

@@ -70,3 +70,37 @@ impl QueuedTask {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::frames;
+    use super::*;
+
+    #[test]
+    fn an_unacknowledged_message_of_every_version_is_known() {
+        for version in frames::VERSIONS {
+            // In this frame the body is still encoded.
+            let value = frames::load(version, "unacked").to_string();
+            let task = QueuedTask::decode_unacked(value.as_bytes())
+                .expect(version)
+                .expect("a task");
+            assert_eq!(task.name.as_deref(), Some("wapp.add"), "{version}");
+            assert_eq!(task.root_id.as_ref(), Some(&task.id), "{version}");
+            assert_eq!(task.routing_key.as_deref(), Some("celery"), "{version}");
+        }
+    }
+
+    #[test]
+    fn a_message_without_identity_is_no_task() {
+        assert_eq!(QueuedTask::decode(b"{}").expect("JSON"), None);
+        assert!(QueuedTask::decode(b"poison").is_err());
+        assert!(QueuedTask::decode_unacked(b"{}").is_err());
+        let old = json!({"properties": {"correlation_id": "t1"}}).to_string();
+        assert_eq!(
+            QueuedTask::decode(old.as_bytes()).expect("JSON").expect("a task").id,
+            TaskId::from("t1")
+        );
+    }
+}

@@ -12,6 +12,8 @@ mod envelope;
 mod error;
 mod event;
 mod event_stream;
+#[cfg(test)]
+mod frames;
 mod ids;
 mod inspect;
 mod json;

@@ -219,3 +219,136 @@ struct Options<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     ignore_result: Option<bool>,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::frames;
+    use super::super::message::QueuedTask;
+    use super::*;
+
+    #[test]
+    fn a_chain_is_what_python_sends() {
+        for version in frames::VERSIONS {
+            let theirs = frames::load(version, "chain")[0].clone();
+            let mut first = Task::new("wapp.first").args([json!("J1")]);
+            first.id = TaskId::from(theirs["headers"]["id"].as_str().expect("an id"));
+            let mut second = Task::new("wapp.dispatch").args([json!(3), json!(0.05)]);
+            let options = &theirs["body"][2]["chain"][0]["options"];
+            second.id = TaskId::from(options["task_id"].as_str().expect("an id"));
+            let ours = frames::decoded(&first.encode(&[Link::new(second)]).expect("encodable"));
+
+            let mut body = theirs["body"].clone();
+            // We do not use Celery's own result queues.
+            body[2]["chain"][0]["options"]
+                .as_object_mut()
+                .expect("options")
+                .remove("reply_to");
+            assert_eq!(ours["body"], body, "{version}");
+            for header in [
+                "lang",
+                "task",
+                "id",
+                "eta",
+                "expires",
+                "retries",
+                "root_id",
+                "parent_id",
+            ] {
+                assert_eq!(ours["headers"][header], theirs["headers"][header], "{version} {header}");
+            }
+            for property in [
+                "correlation_id",
+                "delivery_mode",
+                "delivery_info",
+                "priority",
+                "body_encoding",
+            ] {
+                assert_eq!(
+                    ours["properties"][property], theirs["properties"][property],
+                    "{version} {property}"
+                );
+            }
+            assert!(ours["properties"]["delivery_tag"].is_string());
+        }
+    }
+
+    #[test]
+    fn later_links_are_reversed_and_keep_their_options() {
+        let mut last = Task::new("third").queue("slow");
+        last.priority = 6;
+        last.ignore_result = Some(true);
+        last.expires = Some("2030-01-02T03:04:05Z".parse().expect("an instant"));
+        let links = [Link::new(Task::new("second")), Link::immutable(last.clone())];
+        let message = frames::decoded(&Task::new("first").encode(&links).expect("encodable"));
+        let chain = &message["body"][2]["chain"];
+        assert_eq!(
+            (&chain[0]["task"], &chain[1]["task"]),
+            (&json!("third"), &json!("second"))
+        );
+        assert_eq!(
+            (&chain[0]["immutable"], &chain[1]["immutable"]),
+            (&json!(true), &json!(false))
+        );
+        assert_eq!(
+            chain[0]["options"],
+            json!({"task_id": last.id, "queue": "slow", "priority": 6, "ignore_result": true,
+                   "expires": "2030-01-02T03:04:05Z"})
+        );
+    }
+
+    #[test]
+    fn what_would_harm_a_worker_is_refused() {
+        let without_id = Task {
+            id: TaskId::from(""),
+            ..Task::new("pkg.add")
+        };
+        for (task, why) in [
+            (Task::new(" "), "its name"),
+            (Task::new("a\nb"), "its name"),
+            (without_id, "its id"),
+            (Task::new("pkg.add").queue(""), "its queue"),
+            (Task::new("pkg.add").queue("celery\u{6}\u{16}3"), "its queue"),
+        ] {
+            let error = task.encode(&[]).expect_err(why).to_string();
+            assert!(error.contains(why), "{error}");
+            assert!(Task::new("first").encode(&[Link::new(task)]).is_err(), "{why}");
+        }
+        let huge = "x".repeat(super::super::SIZE_LIMIT);
+        let error = Task::new("pkg.add")
+            .args([json!(huge)])
+            .encode(&[])
+            .expect_err("too large")
+            .to_string();
+        assert!(
+            error.starts_with("cannot read the message") || error.contains("above the limit"),
+            "{error}"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_is_read_back(
+            name in "[a-z_.]{1,30}",
+            queue in proptest::option::of("[a-zA-Z0-9._:-]{1,20}"),
+            text in ".{0,40}",
+            number in any::<i64>(),
+            priority in any::<u8>(),
+        ) {
+            let mut task = Task::new(name).args([json!(text), json!(number)]).kwarg(text.clone(), number);
+            task.queue = queue;
+            task.priority = priority;
+            let bytes = task.encode(&[]).expect("encodable");
+            let read = QueuedTask::decode(&bytes).expect("JSON").expect("a task");
+            prop_assert_eq!(&read.id, &task.id);
+            prop_assert_eq!(read.name.as_deref(), Some(task.name.as_str()));
+            prop_assert_eq!(read.root_id.as_ref(), Some(&task.id));
+            prop_assert_eq!(read.routing_key.as_deref(), Some(task.destination()));
+            let body = frames::decoded(&bytes)["body"].clone();
+            prop_assert_eq!(&body[0], &json!(task.args));
+            prop_assert_eq!(&body[1], &json!(task.kwargs));
+        }
+    }
+}

@@ -208,3 +208,110 @@ fn collect(node: &Value, children: &mut Children) {
         None => children.tasks.push(TaskId::from(id)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::super::frames;
+    use super::*;
+
+    fn decode(meta: &Value) -> TaskResult {
+        let id = TaskId::from(meta["task_id"].as_str().unwrap_or("an id"));
+        TaskResult::decode(meta.to_string().as_bytes(), &id, Instant::now()).expect("a readable result")
+    }
+
+    #[test]
+    fn every_state_of_every_version_is_read() {
+        for version in frames::VERSIONS {
+            let frames = frames::load(version, "results");
+            for (name, meta) in frames.as_object().expect("frames by name") {
+                let result = decode(meta);
+                let (state, detail) = name.split_once('.').unwrap_or((name, ""));
+                match (state, &result.state) {
+                    ("STARTED", TaskState::Started { pid, node }) => assert!(pid.is_some() && node.is_some()),
+                    ("SUCCESS", TaskState::Success(value)) => assert_eq!(value, &meta["result"]),
+                    ("FAILURE", TaskState::Failure(failure)) => {
+                        assert_eq!(failure.exc_type, detail, "{version}");
+                        assert!(failure.traceback.is_some() || detail == "Reject", "{version} {name}");
+                        assert_eq!(failure.is_chord_error(), detail == "ChordError");
+                    }
+                    ("RETRY", TaskState::Retry(failure)) => assert_eq!(failure.to_string(), "KeyError: first"),
+                    ("REVOKED", TaskState::Revoked(failure)) => {
+                        assert_eq!(failure.exc_type, "TaskRevokedError");
+                        assert!(
+                            ["terminated", "revoked"].contains(&failure.exc_message.as_str()),
+                            "{version}"
+                        );
+                    }
+                    ("PROGRESS", TaskState::Custom { name, meta }) => {
+                        assert_eq!((name.as_str(), meta), ("PROGRESS", &json!({"done": 0, "total": 2})));
+                    }
+                    (_, state) => panic!("{version} {name} was read as {state:?}"),
+                }
+                assert_eq!(
+                    result.state.is_final(),
+                    ["SUCCESS", "FAILURE", "REVOKED"].contains(&state),
+                    "{name}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn an_exception_reads_as_python_prints_it() {
+        for (result, text) in [
+            (
+                json!({"exc_type": "OddError", "exc_message": ["a", {"n": 1}]}),
+                r#"OddError: a, {"n":1}"#,
+            ),
+            (json!({"exc_type": "KeyError", "exc_message": "old"}), "KeyError: old"),
+            (json!({"exc_type": "Timeout", "exc_message": []}), "Timeout"),
+            (json!("not an exception"), "not an exception"),
+            (json!(null), ""),
+        ] {
+            assert_eq!(failure(result, Value::Null).to_string(), text);
+        }
+    }
+
+    #[test]
+    fn groups_are_told_from_tasks_among_the_children() {
+        let result = decode(&json!({"status": "SUCCESS", "result": null, "children": [
+            [["child", null], null],
+            [["group", ["parent", null]], [[["first", null], null], [["second", null], null], [["nested", null], []]]],
+            "nonsense", [], [[7, null], null],
+        ]}));
+        assert_eq!(result.children.tasks, [TaskId::from("child")]);
+        let group = &result.children.groups[0];
+        assert_eq!(group.id, GroupId::from("group"));
+        assert_eq!(group.tasks, [TaskId::from("first"), TaskId::from("second")]);
+        assert_eq!(result.children.groups[1].id, GroupId::from("nested"));
+    }
+
+    #[test]
+    fn a_result_that_is_not_json_is_an_error_that_names_the_task() {
+        let pickled = b"\x80\x04\x95\x1e\x00";
+        let error = TaskResult::decode(pickled, &TaskId::from("t7"), Instant::now())
+            .expect_err("a pickle")
+            .to_string();
+        assert!(error.starts_with("cannot read the result of task t7:"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_frame_is_read_or_refused(
+            version in 0..6usize,
+            at in 0..6000usize,
+            byte in any::<u8>(),
+        ) {
+            let frames = frames::load(frames::VERSIONS[version], "results");
+            for meta in frames.as_object().expect("frames by name").values() {
+                let mut bytes = meta.to_string().into_bytes();
+                let at = at % bytes.len();
+                bytes[at] = byte;
+                let _outcome = TaskResult::decode(&bytes, &TaskId::from("t"), Instant::now());
+            }
+        }
+    }
+}

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use orch::celery::{Client, Endpoints, NodeName};
+use orch::celery::{Client, Endpoints, EventKind, EventStream, NodeName, Notice, TaskEvent, TaskId};
 
-use crate::support::celery::{Worker, WorkerOptions};
+use crate::support::celery::{self, Worker, WorkerOptions};
 use crate::support::redis::RedisServer;
 
 /// The longest that a test's own waits take together.
@@ -36,6 +36,11 @@ impl Scene {
         scene.worker = Some(Worker::start(&scene.redis, options));
         scene
     }
+
+    /// Runs a line of Python in which the app is imported; gives what it printed.
+    pub fn python(&self, line: &str) -> String {
+        celery::python(&self.redis, "wire_app", line)
+    }
 }
 
 pub fn client(redis: &RedisServer) -> Client {
@@ -55,4 +60,27 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
         .expect("a runtime");
     let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, test).await });
     outcome.unwrap_or_else(|_| panic!("the test has not ended after {LIMIT:?}"))
+}
+
+/// Waits until a worker says that it began to run the task.
+pub async fn until_started(events: &mut EventStream, task: &TaskId) {
+    until(events, task, |event| matches!(event, TaskEvent::Started)).await;
+}
+
+/// Waits until a worker says that it took the task.
+pub async fn until_received(events: &mut EventStream, task: &TaskId) {
+    until(events, task, |event| matches!(event, TaskEvent::Received(_))).await;
+}
+
+async fn until(events: &mut EventStream, task: &TaskId, wanted: impl Fn(&TaskEvent) -> bool) {
+    loop {
+        let notice = events.next().await.expect("Redis is up");
+        if let Notice::Event(event) = notice
+            && let EventKind::Task { id, event } = event.kind
+            && id == *task
+            && wanted(&event)
+        {
+            return;
+        }
+    }
 }

@@ -93,6 +93,30 @@ impl Worker {
     }
 }
 
+/// Runs a line of Python in which the app is imported; gives what it printed.
+pub fn python(redis: &RedisServer, app: &str, line: &str) -> String {
+    let output = program("python", redis)
+        .args(["-c", &format!("import {app}; {line}")])
+        .output();
+    let output = output.expect("the environment has a Python");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "`{line}` failed with {}:\n{errors}",
+        output.status
+    );
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+/// A program of the environment, with all that the test apps read.
+fn program(name: &str, redis: &RedisServer) -> Command {
+    let mut command = Command::new(python::environment(REQUIREMENTS).join("bin").join(name));
+    let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps");
+    command.env("PYTHONPATH", apps).env("PYTHONDONTWRITEBYTECODE", "1");
+    command.env("BROKER", redis.url(0)).env("BACKEND", redis.url(1));
+    command
+}
+
 /// Pattern subscriptions of the server: each worker has one for control requests.
 fn listeners(redis: &RedisServer) -> u64 {
     redis::cmd("PUBSUB")

@@ -1,0 +1,189 @@
+//! Where tasks are, and what is left of them.
+
+use std::collections::BTreeMap;
+
+use orch::celery::{Leftovers, Task, TaskId, Whereabouts};
+use serde_json::json;
+
+use crate::scene::{Scene, node, run, until_started};
+use crate::support::celery::{Worker, WorkerOptions};
+
+fn sleeper(seconds: u32) -> Task {
+    Task::new("wire_app.sleep").args([json!(seconds)])
+}
+
+#[test]
+fn a_task_is_found_wherever_it_is() {
+    let mut scene = Scene::without_worker();
+    run(async {
+        let client = scene.client.clone();
+        let queues = ["other", "celery"];
+        let locate = async |id: &TaskId| client.locate(id, &queues).await.expect("Redis is up");
+
+        assert_eq!(locate(&TaskId::random()).await, Whereabouts::Nowhere);
+        let mut waiting = sleeper(60);
+        waiting.priority = 6;
+        client.publish(&waiting).await.expect("Redis is up");
+        // Deep in the queue, beyond the first page of a read.
+        for _ in 0..120 {
+            let other = Task {
+                priority: 6,
+                ..sleeper(60)
+            };
+            client.publish(&other).await.expect("Redis is up");
+        }
+        assert_eq!(locate(&waiting.id).await, Whereabouts::Queued("celery".to_owned()));
+        assert_eq!(
+            client.queue_depth("celery").await.expect("up"),
+            BTreeMap::from([(0, 0), (3, 0), (6, 121), (9, 0)])
+        );
+        redis::cmd("FLUSHALL")
+            .exec(&mut scene.redis.connection(0))
+            .expect("Redis is up");
+
+        scene.worker = Some(Worker::start(
+            &scene.redis,
+            WorkerOptions {
+                concurrency: 1,
+                ..WorkerOptions::default()
+            },
+        ));
+        let mut events = client.events().await.expect("Redis is up");
+        let [running, reserved] = [Task::new("wire_app.sleep_late").args([json!(60)]), sleeper(60)];
+        client.publish(&running).await.expect("Redis is up");
+        until_started(&mut events, &running.id).await;
+        client.publish(&reserved).await.expect("Redis is up");
+        let scheduled = TaskId::from(scene.python("print(wire_app.add.apply_async((1, 2), countdown=600).id)"));
+        crate::scene::until_received(&mut events, &scheduled).await;
+        assert_eq!(locate(&running.id).await, Whereabouts::Active(node()));
+        assert_eq!(locate(&reserved.id).await, Whereabouts::Reserved(node()));
+        assert_eq!(locate(&scheduled).await, Whereabouts::Scheduled(node()));
+
+        scene.worker.as_mut().expect("started").process.kill();
+        let places = client
+            .locate_all(&[running.id.clone(), reserved.id.clone()], &queues)
+            .await
+            .expect("Redis is up");
+        assert_eq!(
+            places,
+            [running.id, reserved.id].map(|id| (id, Whereabouts::Unacked)).into()
+        );
+
+        redis::cmd("FLUSHALL")
+            .exec(&mut scene.redis.connection(0))
+            .expect("Redis is up");
+        scene.worker = Some(Worker::start(&scene.redis, WorkerOptions::default()));
+        let finished = Task::new("wire_app.add").args([json!(1), json!(2)]);
+        client.publish(&finished).await.expect("Redis is up");
+        client
+            .results()
+            .watch(&finished.id)
+            .finished()
+            .await
+            .expect("a readable result");
+        assert_eq!(locate(&finished.id).await, Whereabouts::Finished);
+    });
+}
+
+#[test]
+fn a_worker_that_does_not_answer_makes_the_answer_unknown() {
+    let scene = Scene::new();
+    run(async {
+        let worker = &scene.worker.as_ref().expect("started").process;
+        worker.signal(nix::sys::signal::Signal::SIGSTOP);
+        let place = scene
+            .client
+            .locate(&TaskId::random(), &["celery"])
+            .await
+            .expect("Redis is up");
+        worker.signal(nix::sys::signal::Signal::SIGCONT);
+        assert!(
+            matches!(&place, Whereabouts::Unknown(why) if why.starts_with("0 of 1 workers")),
+            "{place:?}"
+        );
+    });
+}
+
+#[test]
+fn leftovers_are_counted_and_removed_and_nothing_else() {
+    let mut scene = Scene::new();
+    run(async {
+        let client = scene.client.clone();
+        let mut events = client.events().await.expect("Redis is up");
+        let late = Task::new("wire_app.sleep_late").args([json!(60)]);
+        client.publish(&late).await.expect("Redis is up");
+        until_started(&mut events, &late.id).await;
+        scene.worker.take().expect("started").process.kill();
+        for priority in [0, 3, 9] {
+            client
+                .publish(&Task { priority, ..sleeper(1) })
+                .await
+                .expect("Redis is up");
+        }
+        client
+            .publish(&sleeper(1).queue("not ours"))
+            .await
+            .expect("Redis is up");
+
+        // What a crash in the middle of a chord and of a control call leaves, and keys of the app.
+        let mut broker = scene.redis.connection(0);
+        let mut backend = scene.redis.connection(1);
+        let set = |key: &str, redis: &mut redis::Connection| {
+            redis::cmd("SET").arg(key).arg("x").exec(redis).expect("Redis is up");
+        };
+        redis::cmd("LPUSH")
+            .arg("0ab9.reply.celery.pidbox")
+            .arg("x")
+            .exec(&mut broker)
+            .expect("Redis is up");
+        redis::cmd("SADD")
+            .arg("_kombu.binding.reply.celery.pidbox")
+            .arg("x")
+            .exec(&mut broker)
+            .expect("Redis is up");
+        for suffix in [".s", ".j"] {
+            set(&format!("celery-taskset-meta-7f{suffix}"), &mut backend);
+        }
+        let kept_broker = [
+            "scraping:j1:status",
+            "a.reply.celery.pidbox",
+            "celeryish",
+            "unacked_mine",
+        ];
+        let kept_backend = [
+            "celery-task-meta-7f",
+            "scrape_books:j1:status",
+            "my-celery-taskset-meta-1",
+        ];
+        kept_broker.iter().for_each(|key| set(key, &mut broker));
+        kept_backend.iter().for_each(|key| set(key, &mut backend));
+
+        let there = Leftovers {
+            queued: BTreeMap::from([("celery".to_owned(), 3)]),
+            unacked: 1,
+            chord_keys: 2,
+            reply_lists: 1,
+        };
+        let queues = ["celery", "empty"];
+        assert_eq!(client.leftovers(&queues).await.expect("Redis is up"), there);
+        assert_eq!(client.remove_leftovers(&queues).await.expect("Redis is up"), there);
+        assert!(client.leftovers(&queues).await.expect("Redis is up").is_empty());
+
+        let keys = |redis: &mut redis::Connection| -> Vec<String> {
+            redis::cmd("KEYS").arg("*").query(redis).expect("Redis is up")
+        };
+        let (broker, backend) = (keys(&mut broker), keys(&mut backend));
+        for key in kept_broker
+            .into_iter()
+            .chain(["not ours", "_kombu.binding.reply.celery.pidbox"])
+        {
+            assert!(broker.iter().any(|kept| kept == key), "{key} is gone: {broker:?}");
+        }
+        for key in kept_backend {
+            assert!(backend.iter().any(|kept| kept == key), "{key} is gone: {backend:?}");
+        }
+        for key in ["unacked", "unacked_index", "celery", "celery\u{6}\u{16}9"] {
+            assert!(!broker.iter().any(|kept| kept == key), "{key} is still there");
+        }
+    });
+}
