@@ -1,7 +1,7 @@
 //! Finds the configuration, lays the overrides over it, reads it, and either returns a [`Config`] that needs no second
 //! look, or everything that is wrong with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
@@ -59,27 +59,32 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, each with its place and what would be right.
     pub fn load(options: LoadOptions) -> Result<Self, ConfigErrors> {
-        let no_file = |problem: Problem| {
-            let reading = Reading::new(PathBuf::new());
-            reading.report(problem);
-            reading.problems.into_errors(&reading.sources, None, options.color)
-        };
-        let file = find(&options).map_err(no_file)?;
-        let text = read_text(&file, LARGEST).map_err(|why| {
-            let problem = Problem::new(format!("the configuration `{}` cannot be read: {why}", file.display()));
-            no_file(problem)
-        })?;
-        let base = file.parent().unwrap_or(Path::new("/")).to_path_buf();
-        let reading = Reading::new(base);
-        let config = read_all(&reading, &options, &file, &text);
-        if reading.problems.is_empty() {
-            return Ok(config);
-        }
-        let name = file.display().to_string();
-        Err(reading
-            .problems
-            .into_errors(&reading.sources, Some(&name), options.color))
+        load_with_keys(options).map(|(config, _)| config)
     }
+}
+
+/// The configuration, and every key that was looked for in it.
+pub(super) fn load_with_keys(options: LoadOptions) -> Result<(Config, BTreeSet<String>), ConfigErrors> {
+    let no_file = |problem: Problem| {
+        let reading = Reading::new(PathBuf::new());
+        reading.report(problem);
+        reading.problems.into_errors(&reading.sources, None, options.color)
+    };
+    let file = find(&options).map_err(no_file)?;
+    let text = read_text(&file, LARGEST).map_err(|why| {
+        let problem = Problem::new(format!("the configuration `{}` cannot be read: {why}", file.display()));
+        no_file(problem)
+    })?;
+    let base = file.parent().unwrap_or(Path::new("/")).to_path_buf();
+    let reading = Reading::new(base);
+    let config = read_all(&reading, &options, &file, &text);
+    if reading.problems.is_empty() {
+        return Ok((config, reading.known.into_inner()));
+    }
+    let name = file.display().to_string();
+    Err(reading
+        .problems
+        .into_errors(&reading.sources, Some(&name), options.color))
 }
 
 /// The file to read, absolute.

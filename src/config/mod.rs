@@ -13,6 +13,8 @@ mod ports;
 mod problem;
 mod programs;
 mod read;
+#[cfg(test)]
+mod reference;
 mod secret;
 mod section;
 mod select;
