@@ -34,15 +34,19 @@ impl<'a> Item<'a> {
 
     /// Reports that this is not the kind of value that is wanted.
     pub fn wrong(&self, wanted: &str) {
-        let title = format!("`{}` must be {wanted}", self.path);
-        let label = format!("this is {}", self.node.kind());
-        self.reading.report(self.problem(title, label));
+        self.wrong_with_help::<()>(wanted, None);
     }
 
-    fn wrong_with_help<T>(&self, wanted: &str, help: String) -> Option<T> {
+    fn wrong_with_help<T>(&self, wanted: &str, help: impl Into<Option<String>>) -> Option<T> {
+        if let Value::Broken = self.node.value {
+            return None;
+        }
         let title = format!("`{}` must be {wanted}", self.path);
-        let label = format!("this is {}", self.node.kind());
-        self.report(self.problem(title, label).help(help))
+        let problem = self.problem(title, format!("this is {}", self.node.kind()));
+        self.report(match help.into() {
+            Some(help) => problem.help(help),
+            None => problem,
+        })
     }
 
     pub fn span(&self) -> Span {
@@ -237,16 +241,11 @@ impl<'a> Item<'a> {
     /// The elements of a list.
     pub fn items(&self) -> Option<Vec<Item<'a>>> {
         let Value::List(items) = &self.node.value else {
-            let example = self
-                .as_text()
-                .map(|text| format!("a list, even of one: `{} = [{text:?}]`", self.key()));
-            return match example {
-                Some(help) => self.wrong_with_help("a list", help),
-                None => {
-                    self.wrong("a list");
-                    None
-                }
-            };
+            let example = self.as_text().map(|text| {
+                let words: Vec<String> = text.split(',').map(|word| format!("{:?}", word.trim())).collect();
+                format!("a list, even of one: `{} = [{}]`", self.key(), words.join(", "))
+            });
+            return self.wrong_with_help("a list", example);
         };
         let item = |(index, node)| Item {
             reading: self.reading,
@@ -286,7 +285,7 @@ impl<'a> Item<'a> {
 /// A tree as JSON; a date becomes its text. Numbers that JSON does not have were reported when they were parsed.
 pub(super) fn json(node: &Node) -> Json {
     match &node.value {
-        Value::Null => Json::Null,
+        Value::Null | Value::Broken => Json::Null,
         Value::Text(text) | Value::Date(text) => Json::from(text.as_str()),
         Value::Integer(number) => Json::from(*number),
         Value::Float(number) => Json::from(*number),

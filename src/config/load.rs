@@ -10,7 +10,7 @@ use super::overrides::{self, Override};
 use super::problem::{ConfigErrors, Problem};
 use super::programs::Surroundings;
 use super::section::{Reading, Section};
-use super::source::Span;
+use super::source::{SourceId, Span};
 use super::tree::{Key, Node, Table, Value, mask_secrets};
 use super::{env_file, order, paths, ports, read, sites_file, toml_tree};
 
@@ -89,13 +89,24 @@ pub(super) fn load_with_keys(options: LoadOptions) -> Result<(Config, BTreeSet<S
 
 /// The file to read, absolute.
 fn find(options: &LoadOptions) -> Result<PathBuf, Problem> {
-    let variables = options.variables();
-    let named = variables
-        .get("ORCH_CONFIG")
-        .filter(|path| !path.is_empty())
-        .map(PathBuf::from);
-    if let Some(file) = options.file.clone().or(named) {
-        return Ok(paths::join(&options.directory, file));
+    let by_variable = options
+        .variables()
+        .remove("ORCH_CONFIG")
+        .filter(|path| !path.is_empty());
+    let named = match (&options.file, by_variable) {
+        (Some(file), _) => Some(("--config", file.clone())),
+        (None, Some(file)) => Some(("the variable ORCH_CONFIG", PathBuf::from(file))),
+        (None, None) => None,
+    };
+    if let Some((by, file)) = named {
+        let path = paths::join(&options.directory, file);
+        return match path.exists() {
+            true => Ok(path),
+            false => {
+                let problem = Problem::new(format!("there is no configuration `{}`", path.display()));
+                Err(problem.help(format!("named by {by}")))
+            }
+        };
     }
     let usual = ["orch.toml", "config/orch.toml"].map(|name| paths::join(&options.directory, name));
     if let Some(found) = usual.iter().find(|path| path.exists()) {
@@ -113,7 +124,7 @@ fn find(options: &LoadOptions) -> Result<PathBuf, Problem> {
 /// A text file within a bound; the error is a fragment such as "no such file".
 pub(super) fn read_text(path: &Path, largest: u64) -> Result<String, String> {
     let file = std::fs::File::open(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => format!("`{}` does not exist", path.display()),
+        std::io::ErrorKind::NotFound => "does not exist".to_owned(),
         _ => error.to_string(),
     })?;
     let mut bytes = Vec::new();
@@ -153,8 +164,7 @@ fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -
     }
     variables.extend(caller);
 
-    let file_at = sites_file.as_ref().map(|(_, at)| *at);
-    add_sites(reading, &mut tree, sites_file, of_sites, substitute);
+    let sites_file = add_sites(reading, &mut tree, sites_file, of_sites, substitute);
     let root = Section::root(reading, &tree);
     let surroundings = Surroundings::new(&reading.base, variables);
     let celery = read::celery(&root, &orch.state_dir, &surroundings);
@@ -169,7 +179,7 @@ fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -
         redis: read::redis(&root, &surroundings),
         celery,
         proxies: read::proxies(&root),
-        sites: read::sites(reading, &read::Sites { table: sites, file_at }),
+        sites: read::sites(reading, sites, sites_file),
         services: read::services(&root, &surroundings),
         ports,
     };
@@ -191,7 +201,8 @@ fn read_env_file(reading: &Reading, path: &Path, at: Span, caller: &BTreeMap<Str
             env_file::parse(reading, source, &text, caller)
         }
         Err(why) => {
-            reading.report(Problem::new("the env_file cannot be read").at(at, why));
+            let title = format!("the env_file `{}` cannot be read", path.display());
+            reading.report(Problem::new(title).at(at, why));
             Vec::new()
         }
     }
@@ -204,27 +215,22 @@ fn add_sites(
     file: Option<(PathBuf, Span)>,
     overrides: Vec<Override>,
     substitute: impl Fn(&mut Node),
-) {
+) -> Option<(SourceId, Span)> {
+    let mut joined = None;
     if let Some((path, at)) = file {
         if tree.get("sites").is_none() {
             let name = "sites".to_owned();
-            tree.entries
-                .push((Key { name, span: at }, Node::new(Value::Table(Table::default()), at)));
+            let none = Node::new(Value::Table(Table::default()), at);
+            tree.entries.push((Key { name, span: at }, none));
         }
         let sites = tree.entries.iter_mut().find(|(key, _)| key.name == "sites");
-        if let Some((
-            _,
-            Node {
-                value: Value::Table(sites),
-                ..
-            },
-        )) = sites
-        {
-            sites_file::join(reading, &path, at, sites, &substitute);
+        if let Some(Value::Table(sites)) = sites.map(|(_, node)| &mut node.value) {
+            joined = sites_file::join(reading, &path, at, sites, &substitute).map(|source| (source, at));
         }
     }
     for mut change in overrides {
         substitute(&mut change.node);
         change.apply(tree, &reading.problems);
     }
+    joined
 }

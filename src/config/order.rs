@@ -55,7 +55,7 @@ fn unknown(reading: &Reading, config: &Config, names: &BTreeSet<ServiceName>, af
         after.service
     ));
     let known: Vec<&str> = known().collect();
-    let problem = problem.at(after.span, label);
+    let problem = problem.at(after.span, label).absence();
     reading.report(match known.as_slice() {
         [] => problem,
         known => problem.help(format!("services: {}", known.join(", "))),
@@ -146,7 +146,10 @@ fn report_cycle(reading: &Reading, needs: &BTreeMap<ServiceName, Vec<After>>, cy
         };
         primary = false;
     }
-    reading.report(problem.help("take one of these out"));
+    reading.report(match cycle {
+        [_] => problem,
+        _ => problem.help("take one of these out"),
+    });
 }
 
 /// Does a oneshot run before `service`?

@@ -4,7 +4,7 @@
 use super::problem::{Problem, Problems, nearest};
 use super::source::{SourceId, Sources, Span};
 use super::toml_tree;
-use super::tree::{Key, Node, Table, Value};
+use super::tree::{Key, Node, Table, Value, is_secret};
 
 /// Sections whose entries are named by the user: an override may change one, but not make one up, or a misspelt
 /// `ORCH_SITES__BOKS__TIMEOUT` would be a new site.
@@ -32,7 +32,14 @@ pub(super) fn read(
         .into_iter()
         .map(|(name, value)| variable(name, value, sources, problems));
     let arguments = arguments.iter().map(|text| argument(text, sources, problems));
-    variables.chain(arguments).flatten().collect()
+    let overrides: Vec<Override> = variables.chain(arguments).flatten().collect();
+    for secret in overrides
+        .iter()
+        .filter(|change| change.keys.iter().any(|key| is_secret(&key.name)))
+    {
+        sources.mask(secret.node.span);
+    }
+    overrides
 }
 
 /// `ORCH_CONFIG` and other single words are orch's own; two words with two underscores between are a key.
@@ -146,10 +153,11 @@ fn value_node(source: SourceId, offset: usize, text: &str, problems: &Problems) 
         start: offset,
         end: offset + text.len(),
     };
-    match toml_tree::value(source, offset, text, problems) {
+    let spaces = text.len() - text.trim_start().len();
+    match toml_tree::value(source, offset + spaces, text.trim(), problems) {
         Some(mut node) => {
             if !matches!(node.value, Value::Text(_) | Value::List(_) | Value::Table(_)) {
-                node.text = Some(text.to_owned());
+                node.text = Some(text.trim().to_owned());
             }
             node
         }
@@ -224,6 +232,7 @@ impl Override {
                 None => "not in the configuration".to_owned(),
             },
         );
+        let problem = problem.absence();
         problems.push(match known.as_slice() {
             [] => problem,
             known => problem.help(format!("known: {}", known.join(", "))),

@@ -78,7 +78,7 @@ pub(super) fn substitute(node: &mut Node, ports: &BTreeMap<String, u16>, reading
             };
             let problem = Problem::new(format!("there is no port `{name}`"));
             let problem = problem.at(part(node.span, &source, &format!("ports.{name}")), label);
-            reading.report(problem.help(help));
+            reading.report(problem.help(help).absence());
         }
         let whole = text.starts_with('{') && text.find('}') == Some(text.len() - 1);
         if let (true, Ok(number)) = (whole, replaced.parse()) {

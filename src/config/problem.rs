@@ -1,36 +1,68 @@
 //! What is wrong with a configuration: collected, then shown all at once, each with its line and what would be right.
 
 use std::cell::RefCell;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
-use super::source::{Sources, Span};
+use super::source::{SourceId, Sources, Span};
+
+/// Problems that are drawn; what has more is not a configuration.
+const MOST_SHOWN: usize = 100;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Problem {
     /// Where, with what is said beside the caret.
-    at: Option<(Span, String)>,
-    title: String,
-    related: Vec<(Span, String)>,
+    at: Option<(Span, Box<str>)>,
+    title: Box<str>,
+    related: Vec<(Span, Box<str>)>,
     help: Vec<String>,
+    kind: Kind,
+}
+
+/// How sure a problem is when a text could not be parsed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Something written is wrong.
+    Written,
+    /// Something is not there: perhaps it is, where the text cannot be read.
+    Absence,
+    /// The text cannot be read at this place; the rest of it can.
+    Syntax,
+    /// The text cannot be read at this place, and where this ends is a guess: what follows may be misread.
+    OpenSyntax,
 }
 
 impl Problem {
     pub fn new(title: impl Into<String>) -> Self {
         Self {
             at: None,
-            title: title.into(),
+            title: title.into().into(),
             related: Vec::new(),
             help: Vec::new(),
+            kind: Kind::Written,
         }
+    }
+
+    /// Something is not there. Not said of a text that cannot be read whole.
+    pub fn absence(self) -> Self {
+        Self {
+            kind: Kind::Absence,
+            ..self
+        }
+    }
+
+    /// The text cannot be parsed; `open`: what follows may be misread, as after a quote that is never closed.
+    pub fn syntax(self, open: bool) -> Self {
+        let kind = if open { Kind::OpenSyntax } else { Kind::Syntax };
+        Self { kind, ..self }
     }
 
     /// Where it is, and the words beside the caret.
     pub fn at(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.at = Some((span, label.into()));
+        self.at = Some((span, label.into().into()));
         self
     }
 
@@ -44,7 +76,7 @@ impl Problem {
 
     /// Another place that takes part in it.
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.related.push((span, label.into()));
+        self.related.push((span, label.into().into()));
         self
     }
 
@@ -62,8 +94,12 @@ impl Problem {
         self
     }
 
+    fn is_syntax(&self) -> bool {
+        matches!(self.kind, Kind::Syntax | Kind::OpenSyntax)
+    }
+
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
-        let mut group = Group::with_title(Level::ERROR.primary_title(self.title.clone()));
+        let mut group = Group::with_title(Level::ERROR.primary_title(&*self.title));
         if let Some((span, label)) = &self.at {
             let places =
                 || std::iter::once((span, label)).chain(self.related.iter().map(|(span, label)| (span, label)));
@@ -79,7 +115,7 @@ impl Problem {
                         true => AnnotationKind::Primary,
                         false => AnnotationKind::Context,
                     };
-                    let label = (!label.is_empty()).then(|| label.clone());
+                    let label = (!label.is_empty()).then_some(&**label);
                     snippet = snippet.annotation(kind.span(place.start..place.end).label(label));
                 }
                 group = group.element(snippet);
@@ -111,23 +147,70 @@ impl Problems {
         // By place and no further: of two that say the same of one place, the one that was found first stays.
         problems.sort_by(|one, other| one.at.cmp(&other.at));
         problems.dedup_by(|one, other| one == other || (one.at.is_some() && one.at == other.at));
+        let unread = problems.iter().any(Problem::is_syntax);
+        let problems = without_consequences(problems, sources);
         let renderer = match color {
             true => Renderer::styled(),
             false => Renderer::plain(),
         };
         let mut text = String::new();
-        for problem in &problems {
+        for problem in problems.iter().take(MOST_SHOWN) {
             text.push_str(&problem.render(sources, &renderer));
             text.push_str("\n\n");
         }
         let count = problems.len();
+        if count > MOST_SHOWN {
+            text.push_str(&format!("and {} more\n\n", count - MOST_SHOWN));
+        }
         let errors = if count == 1 { "error" } else { "errors" };
         let place = file.map(|file| format!(" of {file}")).unwrap_or_default();
+        let more = if unread {
+            "; the rest is checked when all of it can be read"
+        } else {
+            ""
+        };
         text.push_str(&format!(
-            "{count} {errors} in the configuration{place}; nothing was started"
+            "{count} {errors} in the configuration{place}; nothing was started{more}"
         ));
         ConfigErrors { text, count }
     }
+}
+
+/// Leaves out what may be nothing but a consequence of text that cannot be parsed: further problems of the same line,
+/// all others of a text with an open end, and everything that only seems to be absent.
+fn without_consequences(problems: Vec<Problem>, sources: &Sources) -> Vec<Problem> {
+    if !problems.iter().any(Problem::is_syntax) {
+        return problems;
+    }
+    let mut lines: BTreeMap<(SourceId, usize), Problem> = BTreeMap::new();
+    for problem in problems.iter().filter(|problem| problem.is_syntax()) {
+        let Some((span, _)) = &problem.at else { continue };
+        let line = lines
+            .entry((span.source, sources.line(*span)))
+            .or_insert_with(|| problem.clone());
+        // What is open explains the rest of its line.
+        if problem.kind == Kind::OpenSyntax && line.kind != Kind::OpenSyntax {
+            *line = problem.clone();
+        }
+    }
+    let open: BTreeSet<SourceId> = lines
+        .iter()
+        .filter(|(_, problem)| problem.kind == Kind::OpenSyntax)
+        .map(|((source, _), _)| *source)
+        .collect();
+    let sure = |problem: &Problem| {
+        let Some((span, _)) = &problem.at else { return false };
+        problem.kind == Kind::Written
+            && !open.contains(&span.source)
+            && !lines.contains_key(&(span.source, sources.line(*span)))
+    };
+    let mut kept: Vec<Problem> = problems
+        .into_iter()
+        .filter(sure)
+        .chain(lines.values().cloned())
+        .collect();
+    kept.sort_by(|one, other| one.at.cmp(&other.at));
+    kept
 }
 
 /// All that is wrong with a configuration, as the user sees it: file, line, column, caret, and what would be right.

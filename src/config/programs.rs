@@ -53,7 +53,7 @@ impl<'c> Surroundings<'c> {
                 true => format!("`{}` is not a directory", path.display()),
                 false => format!("`{}` does not exist", path.display()),
             };
-            let problem = item.problem(format!("the directory of `{}` is missing", item.path), label);
+            let problem = item.problem(format!("`{}` is not a directory that can be used", item.path), label);
             item.reading.report_unless_prepared(self.service.as_ref(), problem);
         }
         Some(path)

@@ -158,8 +158,9 @@ impl<'a> Section<'a> {
             Some(item) => read(&item).unwrap_or_default(),
             None => {
                 let problem = Problem::new(format!("`{}` is missing", Self::join(&self.path, key)))
-                    .at_if(self.at, format!("needs a `{key}`"))
-                    .help(format!("such as `{key} = {example}`"));
+                    .at_if(self.at, format!("has no `{key}`"))
+                    .help(format!("such as `{key} = {example}`"))
+                    .absence();
                 self.reading.report(problem);
                 T::default()
             }
@@ -200,14 +201,20 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// The entries that nobody has asked for so far.
+    pub fn unknown(&self) -> impl Iterator<Item = &'a (Key, Node)> {
+        let asked = self.asked.borrow().clone();
+        let entries = self.table.map(|table| table.entries.as_slice()).unwrap_or_default();
+        entries
+            .iter()
+            .filter(move |(key, _)| !asked.contains(&key.name.as_str()))
+    }
+
     /// Reports the keys that nobody asked for.
     pub fn finish(self) {
+        let unknown: Vec<&(Key, Node)> = self.unknown().collect();
         let asked = self.asked.into_inner();
-        let Some(table) = self.table else { return };
-        for (key, node) in &table.entries {
-            if asked.contains(&key.name.as_str()) {
-                continue;
-            }
+        for (key, node) in unknown {
             let place = match self.path.as_str() {
                 "" => "at the top level".to_owned(),
                 path => format!("in `[{path}]`"),

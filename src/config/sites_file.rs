@@ -7,8 +7,8 @@ use std::path::Path;
 use super::load::read_text;
 use super::problem::{Problem, nearest};
 use super::section::Reading;
-use super::source::Span;
-use super::tree::{Key, Node, Table, Value};
+use super::source::{SourceId, Span};
+use super::tree::{Key, Node, Table, Value, mask_secrets};
 use super::{json_tree, paths, toml_tree, yaml_tree};
 
 /// Largest file that is read, bytes: a hundred thousand URLs.
@@ -16,13 +16,20 @@ const LARGEST: u64 = 8 << 20;
 
 const KEYS: [(&str, &str); 2] = [("urls", "start_urls"), ("config", "config")];
 
-/// Reads the file and adds its sites to `sites`, in the form of the configuration. `at` is where the file is named.
-pub(super) fn join(reading: &Reading, path: &Path, at: Span, sites: &mut Table, change: impl Fn(&mut Node)) {
+/// Reads the file and adds its sites to `sites`, in the words of the configuration. `at` is where the file is named.
+pub(super) fn join(
+    reading: &Reading,
+    path: &Path,
+    at: Span,
+    sites: &mut Table,
+    change: impl Fn(&mut Node),
+) -> Option<SourceId> {
     let text = match read_text(path, LARGEST) {
         Ok(text) => text,
         Err(why) => {
             let title = format!("the sites file `{}` cannot be read", path.display());
-            return reading.report(Problem::new(title).at(at, why));
+            reading.report(Problem::new(title).at(at, why));
+            return None;
         }
     };
     let extension = path
@@ -34,11 +41,13 @@ pub(super) fn join(reading: &Reading, path: &Path, at: Span, sites: &mut Table, 
         Some("toml") => toml_tree::document,
         _ => {
             let problem = Problem::new("the kind of the sites file is not known");
-            return reading.report(problem.at(at, "name it `.yaml`, `.yml`, `.toml` or `.json`"));
+            reading.report(problem.at(at, "name it `.yaml`, `.yml`, `.toml` or `.json`"));
+            return None;
         }
     };
     let source = reading.sources.add(paths::shown(path, &reading.base), text.as_str());
     let table = parse(source, &text, &reading.problems);
+    mask_secrets(&table, &reading.sources);
     let known: HashMap<String, Span> = sites
         .entries
         .iter()
@@ -60,6 +69,7 @@ pub(super) fn join(reading: &Reading, path: &Path, at: Span, sites: &mut Table, 
             sites.entries.push((key, node));
         }
     }
+    Some(source)
 }
 
 /// One site in the words of the configuration.

@@ -78,6 +78,13 @@ impl Sources {
         text.unwrap_or_default().to_owned()
     }
 
+    /// Line of the start of `span`, from 1.
+    pub fn line(&self, span: Span) -> usize {
+        let text = self.0.borrow()[span.source.0].text.clone();
+        let before = text.as_bytes().iter().take(span.start);
+        before.filter(|byte| **byte == b'\n').count() + 1
+    }
+
     /// Never show what stands at `span`.
     pub fn mask(&self, span: Span) {
         self.0.borrow_mut()[span.source.0].masked.push(span);

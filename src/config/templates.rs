@@ -1,6 +1,6 @@
 //! Are the placeholders of a template known? What is put in their place is the business of `follow::template`.
 
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use super::item::Item;
 use super::problem::nearest;
@@ -8,12 +8,35 @@ use super::source::Span;
 use super::tree::{Node, Value};
 use crate::follow::{TemplateError, placeholders};
 
+/// What a template may name.
+pub(super) struct Known<'k> {
+    /// Filled in by orch when it publishes.
+    pub ours: &'k [&'k str],
+    /// The site's values, by name or by path as in `config.pages`.
+    pub values: &'k Map<String, Json>,
+}
+
+impl Known<'_> {
+    fn has(&self, name: &str) -> bool {
+        let by_path = || {
+            let mut steps = name.split('.');
+            let first = self.values.get(steps.next()?)?;
+            steps.try_fold(first, |value, step| value.as_object()?.get(step))
+        };
+        self.ours.contains(&name) || self.values.contains_key(name) || by_path().is_some()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.ours.iter().copied().chain(self.values.keys().map(String::as_str))
+    }
+}
+
 /// Reports unknown placeholders and stray braces in every string of a value.
-pub(super) fn check(item: &Item<'_>, known: &[&str], help: &str) {
+pub(super) fn check(item: &Item<'_>, known: &Known<'_>) {
     let mut nodes = vec![item.node];
     while let Some(node) = nodes.pop() {
         match &node.value {
-            Value::Text(text) => check_text(item, node, text, known, help),
+            Value::Text(text) => check_text(item, node, text, known),
             Value::List(items) => nodes.extend(items.iter().rev()),
             Value::Table(table) => nodes.extend(table.entries.iter().rev().map(|(_, node)| node)),
             _ => {}
@@ -21,7 +44,7 @@ pub(super) fn check(item: &Item<'_>, known: &[&str], help: &str) {
     }
 }
 
-fn check_text(item: &Item<'_>, node: &Node, text: &str, known: &[&str], help: &str) {
+fn check_text(item: &Item<'_>, node: &Node, text: &str, known: &Known<'_>) {
     let names = match placeholders(&Json::from(text)) {
         Ok(names) => names,
         Err(error) => {
@@ -38,11 +61,10 @@ fn check_text(item: &Item<'_>, node: &Node, text: &str, known: &[&str], help: &s
         }
     };
     for name in names {
-        let first = name.split('.').next().unwrap_or_default();
-        if known.contains(&name.as_str()) || known.contains(&first) {
+        if known.has(&name) {
             continue;
         }
-        let label = match nearest(&name, known.iter().copied()) {
+        let label = match nearest(&name, known.names()) {
             Some(near) => format!("did you mean `{{{near}}}`?"),
             None => "not a known placeholder".to_owned(),
         };
@@ -51,8 +73,8 @@ fn check_text(item: &Item<'_>, node: &Node, text: &str, known: &[&str], help: &s
             "",
         );
         let problem = problem.at(find(item, node.span, &name), label);
-        let names: Vec<String> = known.iter().map(|name| format!("{{{name}}}")).collect();
-        let problem = problem.help(format!("known: {}; {help}", names.join(", ")));
+        let names: Vec<String> = known.names().map(|name| format!("{{{name}}}")).collect();
+        let problem = problem.help(format!("known here: {}", names.join(", ")));
         item.reading
             .report(problem.help("a brace that is meant as text is doubled: `{{`, `}}`"));
     }

@@ -1,6 +1,5 @@
 //! TOML text to the tree; all syntax errors that the parser can tell apart, not the first one alone.
 
-use serde_json::Number;
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
@@ -24,13 +23,36 @@ pub(super) fn value(source: SourceId, offset: usize, text: &str, problems: &Prob
 fn report(source: SourceId, text: &str, errors: Vec<toml::de::Error>, problems: &Problems) {
     for error in errors {
         let range = error.span().unwrap_or(text.len()..text.len());
+        let (mut start, end) = (range.start.min(text.len()), range.end.min(text.len()));
+        let message = error.message();
+        // The parser tells the end of an open line; at the end of the text the place is the last line that says something.
+        if start == end && start == text.len() {
+            start = text.trim_end().len();
+        }
         let span = Span {
             source,
-            start: range.start.min(text.len()),
-            end: range.end.min(text.len()),
+            start,
+            end: end.max(start).min(text.len()),
         };
-        problems.push(Problem::new("this is not TOML").at(span, error.message()));
+        if message == "duplicate key" {
+            let title = format!("`{}` is there twice", &text[start..span.end]);
+            problems.push(Problem::new(title).at(span, "the second time"));
+            continue;
+        }
+        let line = text[..start].rsplit('\n').next().unwrap_or_default();
+        let open = line.trim_start().starts_with('[') || message.contains("unclosed") || message.contains("multi-line");
+        problems.push(Problem::new("this is not TOML").at(span, explain(message)).syntax(open));
     }
+}
+
+/// The parser's words where they would mislead: it recovers from many mistakes by taking what it finds for a string.
+fn explain(message: &str) -> String {
+    match message {
+        "string values must be quoted, expected literal string" => "a value is missing, or a string without quotes",
+        "invalid literal string, expected `'`" => "a value is missing",
+        other => other,
+    }
+    .to_owned()
 }
 
 struct Convert {
@@ -73,15 +95,17 @@ impl Convert {
                 Ok(number) => Value::Integer(number),
                 Err(_) => {
                     problems.push(Problem::new("this number is too large").at(span, "does not fit 64 bits"));
-                    Value::Integer(0)
+                    Value::Broken
                 }
             },
             DeValue::Float(number) => {
                 let number: f64 = number.as_str().parse().unwrap_or(f64::NAN);
-                if Number::from_f64(number).is_none() {
+                if number.is_finite() {
+                    Value::Float(number)
+                } else {
                     problems.push(Problem::new("this number cannot be used").at(span, "not a finite number"));
+                    Value::Broken
                 }
-                Value::Float(number)
             }
             DeValue::Boolean(truth) => Value::Boolean(truth),
             DeValue::Datetime(date) => Value::Date(date.to_string()),

@@ -17,6 +17,8 @@ pub(super) struct Node {
 #[derive(Clone, Debug)]
 pub(super) enum Value {
     Null,
+    /// Could not be read, which is reported; nothing more is said about it.
+    Broken,
     Text(String),
     Integer(i64),
     Float(f64),
@@ -51,7 +53,7 @@ impl Node {
     /// The kind of value, as errors name it.
     pub fn kind(&self) -> &'static str {
         match self.value {
-            Value::Null => "nothing",
+            Value::Null | Value::Broken => "nothing",
             Value::Text(_) => "a string",
             Value::Integer(_) => "a whole number",
             Value::Float(_) => "a number with a fraction",
@@ -106,14 +108,27 @@ impl Table {
 
 /// Keeps the values of keys that sound like secrets out of every error.
 pub(super) fn mask_secrets(table: &Table, sources: &Sources) {
-    const SECRET: [&str; 4] = ["pass", "secret", "token", "credential"];
     for (key, node) in &table.entries {
-        let name = key.name.to_lowercase();
         match &node.value {
+            _ if is_secret(&key.name) => mask(node, sources),
             Value::Table(table) => mask_secrets(table, sources),
-            Value::List(_) => {}
-            _ if SECRET.iter().any(|word| name.contains(word)) => sources.mask(node.span),
             _ => {}
         }
+    }
+}
+
+/// Does the name sound like a secret?
+pub(super) fn is_secret(name: &str) -> bool {
+    let name = name.to_lowercase();
+    ["pass", "secret", "token", "credential"]
+        .iter()
+        .any(|word| name.contains(word))
+}
+
+/// Everything but the keys of tables, whose spans are headers elsewhere in the text.
+fn mask(node: &Node, sources: &Sources) {
+    match &node.value {
+        Value::Table(table) => table.entries.iter().for_each(|(_, node)| mask(node, sources)),
+        _ => sources.mask(node.span),
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn document(source: SourceId, text: &str, problems: &Problems) -> Tab
             Ok((event, marks)) => build.event(event, marks),
             Err(error) => {
                 let span = build.places.at(*error.marker());
-                Err(Problem::new("this is not YAML").at(span, error.info()))
+                Err(Problem::new("this is not YAML").at(span, error.info()).syntax(true))
             }
         };
         if let Err(problem) = built {

@@ -15,4 +15,4 @@ pub(super) use orch::orch;
 pub(super) use proxies::proxies;
 pub(super) use redis::redis;
 pub(super) use services::services;
-pub(super) use sites::{Sites, sites};
+pub(super) use sites::sites;

@@ -31,6 +31,8 @@ pub(super) fn probe(section: &Section<'_>, commands: &Commands<'_>) -> Option<Pr
     .collect();
     match probes.len() {
         1 => probes.into_iter().next().flatten(),
+        // One that is misspelt is reported as such.
+        0 if section.unknown().next().is_some() => None,
         0 => {
             let problem = Problem::new(format!("`{}` says nothing to look at", section.path))
                 .at_if(section.at, "needs one probe")

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use serde_json::Map;
+
 use crate::config::item::Item;
 use crate::config::model::ProxiesConfig;
 use crate::config::paths;
 use crate::config::section::Section;
-use crate::config::templates;
+use crate::config::templates::{self, Known};
 use crate::config::tree::Value;
 
 use super::task;
@@ -20,7 +22,11 @@ pub(in crate::config) fn proxies(root: &Section<'_>) -> ProxiesConfig {
         _ => task::task(item).map(|call| vec![call]),
     };
     let keys = |item: &Item<'_>| {
-        templates::check(item, &["job_id"], "only `{job_id}` is known here");
+        let known = Known {
+            ours: &["job_id"],
+            values: &Map::new(),
+        };
+        templates::check(item, &known);
         item.line()
     };
     let config = ProxiesConfig {

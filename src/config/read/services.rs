@@ -98,12 +98,12 @@ fn daemon(section: &Section<'_>, commands: &Commands<'_>) -> CommandKind {
     let liveness = section.section("liveness");
     let alive = liveness
         .is_written()
-        .then(|| (probe::probe(&liveness, commands), policy::liveness_pace(&liveness)));
+        .then(|| (policy::liveness_pace(&liveness), probe::probe(&liveness, commands)));
     liveness.finish();
     CommandKind::Daemon {
         readiness: ready,
         start_timeout: section.or("start_timeout", Duration::from_secs(30), Item::positive_duration),
-        liveness: alive.and_then(|(probe, pace)| Some((probe?, pace))),
+        liveness: alive.and_then(|(pace, probe)| Some((probe?, pace))),
         restart: policy::restart(section),
     }
 }
@@ -153,14 +153,15 @@ impl Commands<'_> {
     /// Program and arguments; the program is looked for and made absolute.
     pub fn argv(&self, item: &Item<'_>) -> Option<Vec<String>> {
         if let Value::Text(line) = &item.node.value {
-            let words: Vec<String> = line.split_whitespace().map(|word| format!("{word:?}")).collect();
+            let for_shell = line.contains(['|', '>', '<', '&', ';', '$', '*', '`', '"', '\'', '\\', '~']);
+            let words: Vec<&str> = match for_shell {
+                true => vec!["sh", "-c", line],
+                false => line.split_whitespace().collect(),
+            };
+            let words: Vec<String> = words.iter().map(|word| format!("{word:?}")).collect();
             let key = item.path.rsplit('.').next().unwrap_or_default();
             let problem = item.problem(format!("`{}` must be a list", item.path), "a string; no shell reads it");
             let problem = problem.help(format!("write `{key} = [{}]`", words.join(", ")));
-            let problem = match line.contains(['|', '>', '<', '&', ';', '$', '*', '`', '"', '\'']) {
-                true => problem.help(format!("or, for a shell: `{key} = [\"sh\", \"-c\", \"...\"]`")),
-                false => problem,
-            };
             return item.report(problem);
         }
         let words = item.items()?;

@@ -8,8 +8,8 @@ use crate::config::item::{Item, bad_name, json};
 use crate::config::model::{SiteConfig, TaskCall};
 use crate::config::problem::Problem;
 use crate::config::section::{Reading, Section};
-use crate::config::source::Span;
-use crate::config::templates;
+use crate::config::source::{SourceId, Span};
+use crate::config::templates::{self, Known};
 use crate::config::tree::{Node, Table, Value};
 use crate::run::SiteName;
 
@@ -18,23 +18,16 @@ use super::task;
 /// Names that orch fills in itself.
 const OURS: [&str; 3] = ["site", "start_urls", "job_id"];
 
-/// The sites of all files.
-pub(in crate::config) struct Sites<'t> {
-    /// `[sites]` of the configuration, those of the sites file behind them.
-    pub table: &'t Table,
-    /// Where the configuration names the sites file.
-    pub file_at: Option<Span>,
-}
-
-pub(in crate::config) fn sites(reading: &Reading, sites: &Sites<'_>) -> Vec<SiteConfig> {
-    let defaults = sites.table.entry("defaults");
-    let in_configuration = defaults.map(|(key, _)| key.span.source);
+/// Reads `[sites]`, in which those of the sites file already stand behind the others; `file` is the text of that file
+/// and the place where the configuration names it.
+pub(in crate::config) fn sites(reading: &Reading, sites: &Table, file: Option<(SourceId, Span)>) -> Vec<SiteConfig> {
+    let defaults = sites.entry("defaults");
     if let Some((key, node)) = defaults {
         // Read by themselves too: what is wrong in them is said once, and also when there is no site.
         read(reading, &key.name, node, key.span, false);
     }
     let mut found = Vec::new();
-    for (key, node) in &sites.table.entries {
+    for (key, node) in &sites.entries {
         if key.name == "defaults" {
             continue;
         }
@@ -51,8 +44,10 @@ pub(in crate::config) fn sites(reading: &Reading, sites: &Sites<'_>) -> Vec<Site
         }
         merged.merge(node.clone());
         // What a whole file of sites lacks is said once, where the configuration names the file.
-        let elsewhere = in_configuration.is_some_and(|source| source != key.span.source);
-        let at = sites.file_at.filter(|_| elsewhere).unwrap_or(key.span);
+        let at = match file {
+            Some((source, at)) if source == key.span.source => at,
+            _ => key.span,
+        };
         found.extend(read(reading, &key.name, &merged, at, true));
     }
     found
@@ -84,7 +79,7 @@ fn read(reading: &Reading, name: &str, node: &Node, at: Span, is_site: bool) -> 
     });
     let timeout = section.or("timeout", Duration::from_secs(2 * 60 * 60), Item::positive_duration);
     let retries = section.or("retries", 0, |item| item.integer(0..=1000));
-    let mut site = SiteConfig {
+    let site = SiteConfig {
         name: SiteName::new(name),
         dispatch,
         start_urls: section.or("start_urls", Vec::new(), |item| item.list(Item::line)),
@@ -96,7 +91,7 @@ fn read(reading: &Reading, name: &str, node: &Node, at: Span, is_site: bool) -> 
         retry_backoff: section.or("retry_backoff", Duration::from_secs(10), Item::duration),
     };
     if is_site {
-        check_templates(&section, &mut site);
+        check_templates(&section, &site);
     }
     section.finish();
     Some(site)
@@ -122,19 +117,17 @@ fn values(config: Map<String, Json>, timeout: Duration, retries: u32) -> Map<Str
     values
 }
 
-fn check_templates(section: &Section<'_>, site: &mut SiteConfig) {
-    let mut known: Vec<&str> = OURS.to_vec();
-    known.extend(site.values.keys().map(String::as_str));
+fn check_templates(section: &Section<'_>, site: &SiteConfig) {
+    let known = Known {
+        ours: &OURS,
+        values: &site.values,
+    };
     let dispatch = section.item("dispatch");
     let dispatch = dispatch.as_ref().and_then(|item| Section::of(item, item.span()));
-    let templates = dispatch
+    let arguments = dispatch
         .iter()
-        .flat_map(|call| [call.item("args"), call.item("kwargs")])
-        .flatten();
-    for item in templates {
-        templates::check(&item, &known, "a key of the site's `config` may be named too");
-    }
-    if let Some(item) = section.item("keys") {
-        templates::check(&item, &known, "a key of the site's `config` may be named too");
+        .flat_map(|call| [call.item("args"), call.item("kwargs")]);
+    for item in arguments.chain([section.item("keys")]).flatten() {
+        templates::check(&item, &known);
     }
 }
