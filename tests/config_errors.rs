@@ -3,6 +3,7 @@
 //! `ORCH_BLESS=1 cargo test --test config_errors` writes the file anew; read its diff.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use orch::config::{Config, LoadOptions};
@@ -10,7 +11,7 @@ use orch::config::{Config, LoadOptions};
 /// One block of the file: `=== name`, then parts that begin with `--- `.
 struct Case {
     name: String,
-    /// Name and text: files of the project, `--set`, `environment`, and at the end `errors`.
+    /// Name and text: files of the project (one that says `executable` is), `--set`, `environment`, and at the end `errors`.
     parts: Vec<(String, String)>,
 }
 
@@ -57,7 +58,11 @@ fn errors(case: &Case) -> String {
             file => {
                 let path = directory.path().join(file);
                 fs::create_dir_all(path.parent().expect("a file has a parent")).expect("directories are made");
-                fs::write(path, text).expect("files are written");
+                let executable = text == "executable\n";
+                fs::write(&path, text).expect("files are written");
+                if executable {
+                    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("permissions are set");
+                }
             }
         }
     }

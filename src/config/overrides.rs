@@ -179,17 +179,16 @@ impl Override {
         if !self.names_what_exists(root, problems) {
             return;
         }
-        let mut node = self.node;
-        let mut above = Table::default();
-        let mut keys = self.keys;
-        while let Some(key) = keys.pop() {
+        let mut keys = self.keys.into_iter();
+        let Some(first) = keys.next() else { return };
+        let node = keys.rev().fold(self.node, |node, key| {
             let span = key.span;
-            above = Table {
-                entries: vec![(key, node)],
-            };
-            node = Node::new(Value::Table(above.clone()), span);
-        }
-        root.merge(above);
+            let entries = vec![(key, node)];
+            Node::new(Value::Table(Table { entries }), span)
+        });
+        root.merge(Table {
+            entries: vec![(first, node)],
+        });
     }
 
     /// Takes the spelling of the file where it differs by case alone.

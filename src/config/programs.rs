@@ -71,15 +71,19 @@ impl<'c> Surroundings<'c> {
             {
                 let title = format!("the program `{text}` of `{}` cannot be run", item.path);
                 let problem = item.problem(title, format!("`{}` {why}", path.display()));
-                let problem = match self.search(&text).filter(|_| !text.starts_with(['.', '/'])) {
-                    Some(found) => problem.help(format!("there is `{}`", found.display())),
-                    None => problem,
+                let beside = paths::join(self.base, &text);
+                let problem = match executable(&beside) {
+                    Ok(()) => problem.help(format!(
+                        "relative to the service's directory; there is `{}`",
+                        beside.display()
+                    )),
+                    Err(_) => problem,
                 };
                 item.reading.report_unless_prepared(self.service.as_ref(), problem);
             }
             return Some(path);
         }
-        self.search(&text).or_else(|| {
+        search(&text, self.path(), directory).or_else(|| {
             let title = format!("the program `{text}` is not installed");
             let path = self.path();
             let problem = item
@@ -104,10 +108,6 @@ impl<'c> Surroundings<'c> {
 
     fn path(&self) -> &str {
         self.variables.get("PATH").map_or(DEFAULT_PATH, String::as_str)
-    }
-
-    fn search(&self, name: &str) -> Option<PathBuf> {
-        search(name, self.path(), self.base)
     }
 }
 

@@ -40,7 +40,9 @@ pub(in crate::config) fn redis(root: &Section<'_>, surroundings: &Surroundings<'
     let may_start = matches!(mode, RedisMode::Auto | RedisMode::Own);
     // An external one is somewhere: a port to choose makes no sense there.
     let lowest_port = if mode == RedisMode::External { 1 } else { 0 };
-    let database = |item: &Item<'_>| item.integer(0..=65_535);
+    // Redis has 16 databases unless it is configured otherwise, and one that orch starts is not.
+    let last_database = if mode == RedisMode::Own { 15 } else { 65_535 };
+    let database = |item: &Item<'_>| item.integer(0..=last_database);
     let name = ServiceName::from("redis");
     let surroundings = surroundings.clone().of(&name);
     let mut settings = policy::settings(&section);
