@@ -26,7 +26,7 @@ pub struct LoadOptions {
     pub overrides: Vec<String>,
     /// The caller's variables; later ones of a name win.
     pub environment: Vec<(String, String)>,
-    /// The caller's working directory, absolute.
+    /// The caller's working directory; a relative or empty one is seen from that of this process.
     pub directory: PathBuf,
     /// `[ports]` of an instance that is up, used instead of choosing free ones.
     pub known_ports: BTreeMap<String, u16>,
@@ -64,7 +64,11 @@ impl Config {
 }
 
 /// The configuration, and every key that was looked for in it.
-pub(super) fn load_with_keys(options: LoadOptions) -> Result<(Config, BTreeSet<String>), ConfigErrors> {
+pub(super) fn load_with_keys(mut options: LoadOptions) -> Result<(Config, BTreeSet<String>), ConfigErrors> {
+    if options.directory.is_relative() {
+        let here = std::env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+        options.directory = paths::join(&here, &options.directory);
+    }
     let no_file = |problem: Problem| {
         let reading = Reading::new(PathBuf::new());
         reading.report(problem);
