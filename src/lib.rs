@@ -1,4 +1,7 @@
 //! `orch` takes a machine from nothing to a finished nightly scrape and back to nothing.
+//!
+//! The parts, from the top: [`cli`] -> [`orchestrator`] -> [`services`], [`proxies`] -> [`guard`],
+//! [`celery`] -> [`run`] (facts); [`ui`] depends on `run` alone.
 
 #[cfg(not(target_os = "linux"))]
 compile_error!(
@@ -6,8 +9,15 @@ compile_error!(
 );
 
 pub mod celery;
+pub mod cli;
 pub mod config;
+mod file_watch;
 pub mod follow;
 pub mod guard;
+mod instance;
+pub mod orchestrator;
+mod plan;
 pub mod proxies;
 pub mod run;
+pub mod services;
+pub mod ui;

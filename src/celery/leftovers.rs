@@ -68,6 +68,26 @@ impl Client {
         Ok(leftovers)
     }
 
+    /// Counts the result backend's keys that match any of these glob patterns: an app's progress keys of dead jobs.
+    pub async fn count_keys(&self, patterns: &[String]) -> Result<u64> {
+        Ok(self.keys_like(patterns).await?.len() as u64)
+    }
+
+    /// Removes what [`Client::count_keys`] counts, and gives the count.
+    pub async fn remove_keys(&self, patterns: &[String]) -> Result<u64> {
+        let keys = self.keys_like(patterns).await?;
+        self.unlink(self.backend(), &keys).await?;
+        Ok(keys.len() as u64)
+    }
+
+    async fn keys_like(&self, patterns: &[String]) -> Result<Vec<String>> {
+        let mut keys = std::collections::BTreeSet::new();
+        for pattern in patterns {
+            keys.extend(self.scan(self.backend(), pattern, None).await?);
+        }
+        Ok(keys.into_iter().collect())
+    }
+
     async fn chord_keys(&self) -> Result<Vec<String>> {
         self.scan(self.backend(), &self.backend_keys().chords(), None).await
     }

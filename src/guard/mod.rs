@@ -1,7 +1,22 @@
 //! The small process that is the parent of every service: mechanism only, synchronous, no async runtime.
 //!
-//! It knows pids, signals and grace periods; it does not know Redis or Celery.
+//! It knows pids, signals and grace periods; it does not know Redis or Celery. `client` is orch's side, `server` the
+//! guard's, `protocol` what they say to each other.
 
+mod client;
+mod init;
+mod leftovers;
+mod lock;
+mod process_table;
 mod protocol;
+mod records;
+mod server;
+mod sys;
 
+pub use client::{Error, Guard, GuardEvent, GuardHandle, GuardOptions, HurrySwitch, StopSummary};
+pub use init::init;
+use init::{GUARD_ARGUMENT, Hello, INITIALISED, RUN_ID_VARIABLE, SERVICE_VARIABLE};
+pub use leftovers::{Leftovers, end_leftovers};
+pub use lock::{Holder, InstanceLock, LockError};
+pub use process_table::is_alive;
 pub use protocol::*;

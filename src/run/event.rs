@@ -35,6 +35,8 @@ pub enum Command {
     Run,
     /// `orch up`: ends when it is told to.
     Up,
+    /// Ends when its services are ready (its oneshots have completed): the preparation of the example.
+    Prepare,
 }
 
 /// How a process ended, as data.

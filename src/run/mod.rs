@@ -1,7 +1,19 @@
 //! One run's facts: typed events, the reducer that folds them into a snapshot, the journal, the outcome.
 
+mod directory;
 mod event;
+mod exit;
 mod ids;
+mod journal;
+mod recorder;
+mod state;
 
+pub use directory::RunDirectory;
 pub use event::*;
+pub use exit::describe_exit;
 pub use ids::{JobId, RunId, ServiceName, SiteName};
+pub use journal::{JOURNAL_FORMAT, Journal, JournalError, read_journal};
+pub use recorder::Recorder;
+pub use state::{
+    Header, LeftoversView, ProxiesView, ProxyCount, RunState, ServicePhase, ServiceView, SitePhase, SiteView, StopView,
+};

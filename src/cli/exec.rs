@@ -1,0 +1,59 @@
+//! `orch exec -- CMD`: a command with the environment of the instance that is up.
+
+use std::os::unix::process::CommandExt;
+
+use clap::Args;
+
+use super::{ConfigArgs, Refusal, caller_environment};
+use crate::run::Outcome;
+use crate::services::{base_environment, merge_environment};
+use crate::{guard, instance};
+
+/// Runs a command with the environment of the running instance (Redis address and password included)
+#[derive(Args, Debug)]
+pub struct ExecArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// The command and its arguments
+    #[arg(last = true, required = true, value_name = "CMD")]
+    command: Vec<String>,
+}
+
+/// Becomes the command; returns only when that fails.
+pub fn main(args: &ExecArgs) -> anyhow::Result<u8> {
+    let config = args.config.load(&[])?;
+    let state_dir = &config.orch.state_dir;
+    let running = match instance::read(state_dir) {
+        Ok(Some(file)) if guard::is_alive(file.pid) => file,
+        Ok(_) => {
+            let text = format!(
+                "no instance is up in {}\n  hint:  start it with `orch up`, in another terminal",
+                state_dir.display()
+            );
+            return Err(Refusal::because(Outcome::InfrastructureFailed, text));
+        }
+        Err(error) => {
+            let text = format!("read the instance's file in {}: {error}", state_dir.display());
+            return Err(Refusal::because(Outcome::InfrastructureFailed, text));
+        }
+    };
+    let base = base_environment(&config.orch.env_file_variables, &caller_environment());
+    let must = running.redis.map(|redis| redis.environment()).unwrap_or_default();
+    let environment = merge_environment(&base, &config.celery.env, &must);
+    let Some((program, arguments)) = args.command.split_first() else {
+        return Err(Refusal::because(Outcome::ConfigurationError, "no command"));
+    };
+    // Replaces this process: terminal, signals and exit code are the command's own.
+    let error = std::process::Command::new(program)
+        .args(arguments)
+        .env_clear()
+        .envs(environment)
+        .exec();
+    let code = if error.kind() == std::io::ErrorKind::NotFound {
+        127
+    } else {
+        126
+    };
+    super::say(&format!("error: execute `{program}`: {error}"));
+    Ok(code)
+}

@@ -1,0 +1,73 @@
+//! orch's own log: into the run's `orch.log`, and to standard error as far as `-v` and `ORCH_LOG` ask for.
+//!
+//! Logs are for whoever mends orch; what a user must know is an event.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::OnceLock;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+static LOG: OnceLock<File> = OnceLock::new();
+
+/// Starts logging; lines before [`to_file`] go to standard error only.
+pub fn start(verbose: u8) {
+    let to_stderr = verbose > 1 || std::env::var_os("ORCH_LOG").is_some();
+    let default = if verbose > 1 { "orch=debug" } else { "orch=info" };
+    let filter = EnvFilter::try_from_env("ORCH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let subscriber = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(false)
+        .with_writer(Writers { to_stderr })
+        .finish();
+    // Fails only when a library user has set one, which then is the right one.
+    drop(tracing::subscriber::set_global_default(subscriber));
+}
+
+/// From now on the log is also kept in this file.
+pub fn to_file(path: &Path) {
+    match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
+        Ok(file) => {
+            drop(LOG.set(file));
+        }
+        Err(error) => tracing::warn!(%error, path = %path.display(), "open the log"),
+    }
+}
+
+struct Writers {
+    to_stderr: bool,
+}
+
+struct Tee {
+    to_stderr: bool,
+}
+
+impl<'a> MakeWriter<'a> for Writers {
+    type Writer = Tee;
+
+    fn make_writer(&'a self) -> Tee {
+        Tee {
+            to_stderr: self.to_stderr,
+        }
+    }
+}
+
+impl Write for Tee {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // A log that cannot be written must not stop what it tells of.
+        if let Some(mut file) = LOG.get() {
+            drop(file.write_all(line));
+        }
+        if self.to_stderr {
+            drop(io::stderr().write_all(line));
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

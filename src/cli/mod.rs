@@ -1,0 +1,181 @@
+//! One file per subcommand: it parses, calls the library, and maps the outcome to an exit code.
+
+mod demo;
+mod exec;
+mod init;
+mod logging;
+mod run;
+mod session;
+mod signals;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigErrors, LoadOptions};
+use crate::run::Outcome;
+
+/// Brings up what a nightly scrape needs, runs it, and leaves nothing behind.
+#[derive(Parser, Debug)]
+#[command(name = "orch", version, about, disable_help_subcommand = true)]
+#[command(
+    after_help = "Exit codes: 0 all sites finished; 1 a site failed; 2 usage or configuration error; 3 infrastructure \
+failed; 4 not enough proxies; 75 another run holds the instance; 130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Run(run::RunArgs),
+    Up(up::UpArgs),
+    Exec(exec::ExecArgs),
+    Init(init::InitArgs),
+    Demo(demo::DemoArgs),
+}
+
+/// Where the configuration is and what overrides it.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ConfigArgs {
+    /// Configuration file [default: $ORCH_CONFIG, ./orch.toml, ./config/orch.toml]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<std::path::PathBuf>,
+    /// Override a key, such as `celery.concurrency=4`; may be given again
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// How a run is shown.
+#[derive(Args, Clone, Debug, Default)]
+pub struct ViewArgs {
+    /// How to print: for people, or one JSON object a line
+    #[arg(long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+    /// Print failures and the outcome only
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print more; twice: debug logs
+    #[arg(short, long, action = clap::ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// `--output`
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutputFormat {
+    /// For people: live in a terminal, plain lines elsewhere
+    #[default]
+    Human,
+    /// One JSON object a line on standard output, nothing else there
+    Json,
+}
+
+/// Parses the command line and runs the subcommand.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version go to standard output and are no error; a closed pipe is nobody's fault.
+            drop(error.print());
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let result = match cli.command {
+        Command::Run(args) => run::main(&args),
+        Command::Up(args) => up::main(&args),
+        Command::Exec(args) => exec::main(&args),
+        Command::Init(args) => init::main(&args),
+        Command::Demo(args) => demo::main(&args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            say(&format!("error: {error:#}"));
+            let outcome = error
+                .downcast_ref::<Refusal>()
+                .map_or(Outcome::InfrastructureFailed, |refusal| refusal.outcome);
+            ExitCode::from(outcome.exit_code())
+        }
+    }
+}
+
+/// An end before a run began, with the exit code that it means.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    outcome: Outcome,
+    text: String,
+}
+
+impl Refusal {
+    /// As the error that a subcommand returns.
+    fn because(outcome: Outcome, text: impl std::fmt::Display) -> anyhow::Error {
+        anyhow::Error::new(Self {
+            outcome,
+            text: text.to_string(),
+        })
+    }
+}
+
+/// Talk goes to standard error; if that is closed there is nobody to tell.
+fn say(text: &str) {
+    use std::io::Write;
+    drop(writeln!(std::io::stderr(), "{text}"));
+}
+
+impl ConfigArgs {
+    /// Loads the configuration, with further overrides of the command's own flags.
+    pub fn load(&self, further: &[String]) -> anyhow::Result<Config> {
+        let mut overrides = self.set.clone();
+        overrides.extend_from_slice(further);
+        let options = LoadOptions {
+            file: self.config.clone(),
+            overrides,
+            environment: caller_environment(),
+            directory: std::env::current_dir()?,
+            color: color(std::io::IsTerminal::is_terminal(&std::io::stderr())),
+            ..LoadOptions::default()
+        };
+        let config = load(options.clone())?;
+        if config.ports.is_empty() {
+            return Ok(config);
+        }
+        // An instance that is up has chosen its ports; a run beside it must mean the same.
+        match crate::instance::read(&config.orch.state_dir) {
+            Ok(Some(instance)) if crate::guard::is_alive(instance.pid) => load(LoadOptions {
+                known_ports: instance.ports,
+                ..options
+            }),
+            _ => Ok(config),
+        }
+    }
+}
+
+fn load(options: LoadOptions) -> anyhow::Result<Config> {
+    Config::load(options).map_err(|errors: ConfigErrors| {
+        // Each error is a block of its own, with its own headline.
+        say(&errors.to_string());
+        let count = errors.count();
+        let noun = if count == 1 { "error" } else { "errors" };
+        Refusal::because(
+            Outcome::ConfigurationError,
+            format!("the configuration has {count} {noun}; nothing was started"),
+        )
+    })
+}
+
+/// The caller's variables; what is not text cannot be handed on in the guard's orders.
+fn caller_environment() -> Vec<(String, String)> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// Colour only for a terminal, and never against the user's wish (`NO_COLOR`).
+fn color(terminal: bool) -> bool {
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    terminal && !no_color && !dumb
+}

@@ -1,0 +1,66 @@
+//! `orch run`: from nothing to a finished scrape and back to nothing.
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::session::Session;
+use super::{ConfigArgs, Refusal, ViewArgs, logging};
+use crate::config::parse_duration;
+use crate::run::{Command, Outcome};
+
+/// Brings up Redis and Celery, makes sure of proxies, runs the sites, and ends all of it
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// Sites to run, separated by commas [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
+    pub sites: Vec<String>,
+    /// Go on with fewer usable proxies than `min_usable`
+    #[arg(long)]
+    pub allow_few_proxies: bool,
+    /// Upper bound of the proxy refresh, such as `10m`
+    #[arg(long, value_name = "DURATION")]
+    pub proxy_timeout: Option<String>,
+    /// Wait this long for another run of the instance to end
+    #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
+    pub wait: Duration,
+    #[command(flatten)]
+    pub config: ConfigArgs,
+    #[command(flatten)]
+    pub view: ViewArgs,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).map_err(|error| error.to_string())
+}
+
+/// Runs the subcommand; the exit code.
+pub fn main(args: &RunArgs) -> anyhow::Result<u8> {
+    logging::start(args.view.verbose);
+    let mut further = Vec::new();
+    if args.allow_few_proxies {
+        further.push("proxies.allow_few=true".to_owned());
+    }
+    if let Some(timeout) = &args.proxy_timeout {
+        further.push(format!("proxies.timeout={timeout}"));
+    }
+    let config = args.config.load(&further)?;
+    let selected = config
+        .sites_selected(&args.sites)
+        .map_err(|error| Refusal::because(Outcome::ConfigurationError, error))?;
+    if selected.is_empty() {
+        let text = format!(
+            "{} configures no site\n  hint:  add a section `[sites.\"<name>\"]`",
+            config.file.display()
+        );
+        return Err(Refusal::because(Outcome::ConfigurationError, text));
+    }
+    let sites = selected.into_iter().map(|site| site.name.clone()).collect();
+    Session {
+        command: Command::Run,
+        sites,
+        wait: args.wait,
+        view: &args.view,
+    }
+    .run(config)
+}

@@ -1,0 +1,67 @@
+//! What `orch run`, `orch up` and `orch demo` share: signals, view, orchestrator, stop, exit code.
+
+use std::io::IsTerminal;
+use std::time::Duration;
+
+use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, say, signals};
+use crate::config::Config;
+use crate::orchestrator::{Options, Orchestrator};
+use crate::run::{Command, SiteName};
+use crate::ui::{self, Format, ViewOptions};
+
+/// How long a view may take to print what is left: a blocked pipe must not hold up the end.
+const VIEW_PATIENCE: Duration = Duration::from_secs(2);
+
+/// One run, shown.
+pub struct Session<'a> {
+    pub command: Command,
+    pub sites: Vec<SiteName>,
+    pub wait: Duration,
+    pub view: &'a ViewArgs,
+}
+
+impl Session<'_> {
+    /// Runs it to its end; the exit code.
+    ///
+    /// # Errors
+    /// It could not begin.
+    pub fn run(self, config: Config) -> anyhow::Result<u8> {
+        // Before the first child and the first lock: a signal from here on ends in a clean stop.
+        let (stop, armed) = signals::listen()?;
+        let options = Options {
+            command: self.command,
+            sites: self.sites,
+            wait: self.wait,
+            environment: caller_environment(),
+        };
+        let mut orchestrator =
+            Orchestrator::start(config, options).map_err(|error| Refusal::because(error.outcome(), error))?;
+        logging::to_file(&orchestrator.directory().orch_log());
+        armed.arm(orchestrator.hurry_switch()?, orchestrator.recorder().clone());
+        let terminal = std::io::stdout().is_terminal();
+        let view = ui::start(
+            ViewOptions {
+                format: match self.view.output {
+                    OutputFormat::Human => Format::Human,
+                    OutputFormat::Json => Format::Json,
+                },
+                terminal,
+                color: color(terminal),
+                quiet: self.view.quiet,
+                verbose: self.view.verbose > 0,
+            },
+            orchestrator.recorder().subscribe(),
+        );
+        let recorder = orchestrator.recorder().clone();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let ending = runtime.block_on(orchestrator.run(stop));
+        // Probes and connections end with the runtime, before the services that they talk to.
+        drop(runtime);
+        let outcome = orchestrator.finish(&ending);
+        view.finish(VIEW_PATIENCE);
+        if let Some(error) = recorder.journal_error() {
+            say(&format!("warning: the journal is incomplete: {error}"));
+        }
+        Ok(outcome.exit_code())
+    }
+}

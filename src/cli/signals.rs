@@ -1,0 +1,70 @@
+//! Signals as facts: the first asks for a stop, the second skips the grace periods, the third leaves at once.
+//!
+//! A plain thread with its own copy of the guard's socket: the runtime may be blocked in the stop itself.
+
+use std::sync::{Arc, OnceLock};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tokio::sync::watch;
+
+use crate::guard::HurrySwitch;
+use crate::run::{EventKind, Recorder, StopReason};
+
+/// What the second signal needs, known only once the guard runs.
+#[derive(Default)]
+pub struct Armed {
+    hurry: OnceLock<(HurrySwitch, Recorder)>,
+}
+
+impl Armed {
+    /// From now on the second signal skips the grace periods.
+    pub fn arm(&self, switch: HurrySwitch, recorder: Recorder) {
+        // Armed once a process; a second run in it would keep the first's, which is harmless.
+        drop(self.hurry.set((switch, recorder)));
+    }
+}
+
+/// Registers the handlers and starts the thread; call before the first child exists.
+///
+/// # Errors
+/// The signals cannot be registered.
+pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Armed>)> {
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let (sender, receiver) = watch::channel(None);
+    let armed = Arc::new(Armed::default());
+    let theirs = Arc::clone(&armed);
+    std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
+        let mut count = 0_u32;
+        for signal in signals.forever() {
+            count += 1;
+            let reason = match signal {
+                SIGINT => StopReason::Interrupt,
+                SIGHUP => StopReason::Hangup,
+                _ => StopReason::Terminate,
+            };
+            match count {
+                1 => {
+                    sender.send_replace(Some(reason));
+                }
+                2 => {
+                    if let Some((switch, recorder)) = theirs.hurry.get() {
+                        switch.hurry();
+                        recorder.emit(EventKind::StopHurried);
+                    }
+                }
+                // The guard sees the socket close and finishes the work.
+                _ => leave(signal),
+            }
+        }
+    })?;
+    Ok((receiver, armed))
+}
+
+#[expect(
+    clippy::exit,
+    reason = "the third signal: the runtime may be wedged, and the guard ends what is left"
+)]
+fn leave(signal: i32) -> ! {
+    std::process::exit(128 + signal)
+}

@@ -1,0 +1,103 @@
+//! Waiting for a file to appear or change, by inotify on its directory.
+//!
+//! The directory and not the file is watched: files are replaced by renaming, and may not exist yet.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::path::Path;
+
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use tokio::io::unix::AsyncFd;
+
+/// A watch on one file name in one directory.
+pub struct FileWatch {
+    inotify: AsyncFd<Descriptor>,
+    name: OsString,
+}
+
+/// `AsyncFd` wants `AsRawFd`, which nix's type leaves out.
+struct Descriptor(Inotify);
+
+impl AsRawFd for Descriptor {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+impl FileWatch {
+    /// Begins to watch; look at the file **after** this, or a change in between is lost.
+    ///
+    /// # Errors
+    /// The directory does not exist or cannot be watched (limits of the user). Needs a tokio runtime.
+    pub fn new(path: &Path) -> io::Result<Self> {
+        let name = path
+            .file_name()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a file name"))?
+            .to_owned();
+        let directory = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let changes = AddWatchFlags::IN_CREATE
+            | AddWatchFlags::IN_MODIFY
+            | AddWatchFlags::IN_MOVED_TO
+            | AddWatchFlags::IN_ATTRIB
+            | AddWatchFlags::IN_CLOSE_WRITE;
+        inotify.add_watch(directory, changes)?;
+        #[expect(
+            deprecated,
+            reason = "the successor is `unsafe` for types that lie about their descriptor; nix's owns it"
+        )]
+        let inotify = AsyncFd::new(Descriptor(inotify))?;
+        Ok(Self { inotify, name })
+    }
+
+    /// Waits until something has happened to the file since the watch began or since the last call.
+    ///
+    /// # Errors
+    /// The descriptor cannot be read.
+    pub async fn changed(&mut self) -> io::Result<()> {
+        loop {
+            let mut ready = self.inotify.readable().await?;
+            match ready.get_inner().0.read_events() {
+                Ok(events) => {
+                    // An event without a name, or a lost one, may concern the file: look again.
+                    if events
+                        .iter()
+                        .any(|event| event.name.as_ref().is_none_or(|name| *name == self.name))
+                    {
+                        return Ok(());
+                    }
+                }
+                Err(nix::errno::Errno::EAGAIN) => ready.clear_ready(),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn sees_creation_and_replacement_of_its_file_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("pool.json");
+        let mut watch = FileWatch::new(&path).unwrap();
+        std::fs::write(directory.path().join("other"), "x").unwrap();
+        let nothing = tokio::time::timeout(Duration::from_millis(20), watch.changed()).await;
+        assert!(nothing.is_err(), "another file's change was reported");
+        std::fs::write(directory.path().join("temporary"), "x").unwrap();
+        std::fs::rename(directory.path().join("temporary"), &path).unwrap();
+        tokio::time::timeout(Duration::from_secs(5), watch.changed())
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}

@@ -1,0 +1,456 @@
+//! orch's side: starts the guard, sends orders, hears reports, and does the guard's last work if that is killed.
+
+use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::{self, BufRead, BufReader, IoSlice, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use super::protocol::{Order, Report, SpawnOrder, StopPlan};
+use super::{GUARD_ARGUMENT, Hello, INITIALISED, RUN_ID_VARIABLE, leftovers, process_table, sys};
+
+/// The guard says `Started` a few milliseconds after its exec.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// A fork and an exec take a millisecond, on a thrashing machine seconds.
+const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
+/// Beyond the plans' own bound, for SIGKILL to take effect.
+const STOP_SLACK: Duration = Duration::from_secs(2);
+
+/// What the guard is started with.
+pub struct GuardOptions {
+    /// `ORCH_RUN_ID` of every descendant.
+    pub run_id: String,
+    pub state_dir: PathBuf,
+    /// The guard's own log.
+    pub log: PathBuf,
+    /// Lock descriptors that it holds until its end; services do not get them.
+    pub lock: Vec<OwnedFd>,
+}
+
+/// What orch hears.
+#[derive(Debug)]
+pub enum GuardEvent {
+    Report(Report),
+    /// The guard died; what it owned has been ended by us.
+    Lost,
+}
+
+/// Why the guard cannot do what is asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(
+        "`orch::guard::init()` has not run: it must be the first line of `main`, since the guard is this program started again"
+    )]
+    NotInitialised,
+    #[error("start the guard")]
+    Start(#[source] io::Error),
+    #[error("{0}")]
+    Spawn(String),
+    #[error("the guard is gone")]
+    Gone,
+    #[error("the guard has not answered within {0:?}")]
+    Silent(Duration),
+    #[error("the stop has not ended within {bound:?}; the guard and what was left were killed")]
+    StopTooSlow { bound: Duration },
+}
+
+/// How a stop went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StopSummary {
+    pub elapsed: Duration,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Stop plans of living services.
+    plans: BTreeMap<String, StopPlan>,
+    /// Pids of all main processes so far: sessions of what they leave.
+    mains: Vec<i32>,
+    all_gone: bool,
+    /// The socket is closed.
+    closed: bool,
+}
+
+struct Shared {
+    socket: Mutex<UnixStream>,
+    known: Mutex<Known>,
+    changed: Condvar,
+    /// One spawn at a time; its answer comes here.
+    answers: Mutex<Receiver<Result<i32, String>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    fn send(&self, order: &Order) -> Result<(), Error> {
+        send(&lock(&self.socket), order)
+    }
+}
+
+fn send(mut socket: &UnixStream, order: &Order) -> Result<(), Error> {
+    let mut line = serde_json::to_vec(order).map_err(|error| Error::Spawn(error.to_string()))?;
+    line.push(b'\n');
+    socket.write_all(&line).map_err(|_| Error::Gone)
+}
+
+/// The owner of the guard; dropping it stops everything.
+pub struct Guard {
+    handle: GuardHandle,
+    pid: i32,
+    run_id: String,
+    reader: Option<JoinHandle<()>>,
+    child: Arc<Mutex<Child>>,
+    stopped: Mutex<bool>,
+}
+
+/// A handle for orders; many may exist.
+#[derive(Clone)]
+pub struct GuardHandle(Arc<Shared>);
+
+/// Skips all grace periods, by a descriptor of its own: usable while everything else is wedged.
+pub struct HurrySwitch(UnixStream);
+
+impl Guard {
+    /// Starts the guard: this program again, in a session of its own. `on_event` runs on a thread of its own.
+    ///
+    /// # Errors
+    /// [`super::init`] has not run, or the kernel refuses.
+    pub fn start(options: GuardOptions, on_event: impl Fn(GuardEvent) + Send + 'static) -> Result<Self, Error> {
+        if !INITIALISED.load(std::sync::atomic::Ordering::SeqCst) {
+            return Err(Error::NotInitialised);
+        }
+        // If the guard is killed, what it owned is re-parented to us.
+        sys::become_subreaper().map_err(Error::Start)?;
+        let (ours, theirs) = UnixStream::pair().map_err(Error::Start)?;
+        ours.set_write_timeout(Some(Duration::from_secs(10)))
+            .map_err(Error::Start)?;
+        let child = launch(&options, theirs).map_err(Error::Start)?;
+        let pid = child.id().cast_signed();
+        let child = Arc::new(Mutex::new(child));
+        greet(&ours, &options).map_err(Error::Start)?;
+
+        let (answer, answers) = channel();
+        let (started, begun) = channel();
+        let reading = ours.try_clone().map_err(Error::Start)?;
+        let shared = Arc::new(Shared {
+            socket: Mutex::new(ours),
+            known: Mutex::default(),
+            changed: Condvar::new(),
+            answers: Mutex::new(answers),
+        });
+        let reader = Reader {
+            shared: Arc::clone(&shared),
+            answer,
+            started,
+            run_id: options.run_id.clone(),
+            child: Arc::clone(&child),
+        };
+        let thread = std::thread::Builder::new()
+            .name("guard reports".to_owned())
+            .spawn(move || reader.run(reading, on_event))
+            .map_err(Error::Start)?;
+        let guard = Self {
+            handle: GuardHandle(shared),
+            pid,
+            run_id: options.run_id,
+            reader: Some(thread),
+            child,
+            stopped: Mutex::new(false),
+        };
+        match begun.recv_timeout(START_PATIENCE) {
+            Ok(()) => Ok(guard),
+            Err(_) => Err(Error::Start(io::Error::other(format!(
+                "it did not begin; see its log, {}",
+                options.log.display()
+            )))),
+        }
+    }
+
+    /// Its pid.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// For orders.
+    pub fn handle(&self) -> GuardHandle {
+        self.handle.clone()
+    }
+
+    /// Stops everything in order and waits for the end of it. Idempotent, synchronous, bounded.
+    ///
+    /// # Errors
+    /// The guard was lost, or something did not end within the bound and was killed.
+    pub fn stop_all(&self) -> Result<StopSummary, Error> {
+        let mut stopped = lock(&self.stopped);
+        let began = Instant::now();
+        if *stopped {
+            return Ok(StopSummary {
+                elapsed: Duration::ZERO,
+            });
+        }
+        *stopped = true;
+        let bound = self.handle.stop_bound() + STOP_SLACK;
+        let shared = &self.handle.0;
+        let sent = shared.send(&Order::StopAll);
+        let waited = shared
+            .changed
+            .wait_timeout_while(lock(&shared.known), bound, |known| !known.all_gone && !known.closed);
+        let all_gone = waited.unwrap_or_else(PoisonError::into_inner).0.all_gone;
+        let result = match (all_gone, sent) {
+            (true, _) => {
+                shared.send(&Order::Goodbye).ok();
+                Ok(StopSummary {
+                    elapsed: began.elapsed(),
+                })
+            }
+            // The reader has ended what was left by now, or is about to.
+            (false, Err(_)) => Err(Error::Gone),
+            (false, Ok(())) if lock(&shared.known).closed => Err(Error::Gone),
+            (false, Ok(())) => {
+                // A guard that is stopped or wedged: its death makes its descendants ours.
+                lock(&self.child).kill().ok();
+                Err(Error::StopTooSlow { bound })
+            }
+        };
+        lock(&shared.socket).shutdown(std::net::Shutdown::Write).ok();
+        result
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // What fails here is in the guard's log, and its reader ends what is left.
+        self.stop_all().ok();
+        if let Some(reader) = self.reader.take() {
+            reader.join().ok();
+        }
+        tracing::debug!(run_id = self.run_id, "guard gone");
+    }
+}
+
+/// Starts `/proc/self/exe guard`, its end of the socket as standard input.
+#[expect(clippy::disallowed_methods, reason = "the one process that orch spawns: its guard")]
+fn launch(options: &GuardOptions, socket: UnixStream) -> io::Result<Child> {
+    let log = OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(&options.log)?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg(GUARD_ARGUMENT)
+        // None of the caller's variables is the guard's business, and its services are told theirs.
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::from(OwnedFd::from(socket)))
+        .stdout(Stdio::null())
+        .stderr(log);
+    sys::in_own_session(&mut command);
+    command.spawn()
+}
+
+/// The first line, with the lock's descriptors beside it.
+fn greet(socket: &UnixStream, options: &GuardOptions) -> io::Result<()> {
+    let hello = Hello {
+        run_id: options.run_id.clone(),
+        state_dir: options.state_dir.clone(),
+    };
+    let mut line = serde_json::to_vec(&hello)?;
+    line.push(b'\n');
+    let descriptors: Vec<RawFd> = options.lock.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&descriptors)];
+    let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
+    let sent = sendmsg::<()>(
+        socket.as_fd().as_raw_fd(),
+        &[IoSlice::new(&line)],
+        control,
+        MsgFlags::empty(),
+        None,
+    )?;
+    let mut socket = socket;
+    socket.write_all(line.get(sent..).unwrap_or_default())
+}
+
+impl GuardHandle {
+    /// Starts a service; its pid.
+    ///
+    /// # Errors
+    /// The program cannot be executed (the text says why), or the guard is gone.
+    pub fn spawn(&self, order: SpawnOrder) -> Result<i32, Error> {
+        let (service, plan) = (order.service.clone(), order.stop.clone());
+        let answers = lock(&self.0.answers);
+        // An answer that came too late for the one who asked is not for us.
+        while answers.try_recv().is_ok() {}
+        // Known before it runs: a stop that begins now must wait long enough for it.
+        lock(&self.0.known).plans.insert(service.clone(), plan);
+        let forget = || lock(&self.0.known).plans.remove(&service);
+        if let Err(error) = self.0.send(&Order::Spawn(Box::new(order))) {
+            forget();
+            return Err(error);
+        }
+        match answers.recv_timeout(SPAWN_PATIENCE) {
+            Ok(Ok(pid)) => Ok(pid),
+            Ok(Err(why)) => {
+                forget();
+                Err(Error::Spawn(why))
+            }
+            Err(RecvTimeoutError::Timeout) => Err(Error::Silent(SPAWN_PATIENCE)),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Gone),
+        }
+    }
+
+    /// Sends a signal to a service's main process.
+    ///
+    /// # Errors
+    /// The guard is gone.
+    pub fn signal(&self, service: &str, signal: i32) -> Result<(), Error> {
+        self.0.send(&Order::Signal {
+            service: service.to_owned(),
+            signal,
+        })
+    }
+
+    /// Runs one service's stop plan; `Gone` follows as an event.
+    ///
+    /// # Errors
+    /// The guard is gone.
+    pub fn stop(&self, service: &str) -> Result<(), Error> {
+        self.0.send(&Order::Stop {
+            service: service.to_owned(),
+        })
+    }
+
+    /// The longest that a stop of the living services takes before SIGKILL: the sum over ranks.
+    pub fn stop_bound(&self) -> Duration {
+        let mut ranks: BTreeMap<u32, Duration> = BTreeMap::new();
+        for plan in lock(&self.0.known).plans.values() {
+            let rank = ranks.entry(plan.rank).or_default();
+            *rank = (*rank).max(plan.bound());
+        }
+        ranks.values().sum()
+    }
+
+    /// A switch for a signal's thread.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn hurry_switch(&self) -> Result<HurrySwitch, Error> {
+        lock(&self.0.socket).try_clone().map(HurrySwitch).map_err(Error::Start)
+    }
+}
+
+impl HurrySwitch {
+    /// Skips all grace periods from now on. One short line in one write: it is not torn by another order.
+    pub fn hurry(&self) {
+        send(&self.0, &Order::Hurry).ok();
+    }
+}
+
+/// The thread that hears the guard.
+struct Reader {
+    shared: Arc<Shared>,
+    answer: Sender<Result<i32, String>>,
+    started: Sender<()>,
+    run_id: String,
+    child: Arc<Mutex<Child>>,
+}
+
+impl Reader {
+    fn run(self, socket: UnixStream, on_event: impl Fn(GuardEvent)) {
+        let mut lines = BufReader::new(socket);
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            match lines.read_until(b'\n', &mut line) {
+                Ok(0) | Err(_) => break,
+                Ok(_) => match serde_json::from_slice::<Report>(&line) {
+                    Ok(report) => self.take(report, &on_event),
+                    Err(error) => tracing::warn!(%error, "a report of the guard that cannot be read"),
+                },
+            }
+        }
+        let wanted = lock(&self.shared.known).all_gone;
+        if !wanted {
+            // It may still be alive, with a broken socket; it must not be, before its descendants are ours.
+            lock(&self.child).kill().ok();
+        }
+        lock(&self.child).wait().ok();
+        if !wanted {
+            end_descendants(&self.run_id, &lock(&self.shared.known).mains);
+        }
+        lock(&self.shared.known).closed = true;
+        self.shared.changed.notify_all();
+        if !wanted {
+            on_event(GuardEvent::Lost);
+        }
+    }
+
+    fn take(&self, report: Report, on_event: &impl Fn(GuardEvent)) {
+        match &report {
+            Report::Started { .. } => {
+                self.started.send(()).ok();
+            }
+            Report::Spawned { pid, .. } => {
+                lock(&self.shared.known).mains.push(*pid);
+                self.answer.send(Ok(*pid)).ok();
+            }
+            Report::SpawnFailed { error, .. } => {
+                self.answer.send(Err(error.clone())).ok();
+            }
+            Report::Gone { service } => {
+                lock(&self.shared.known).plans.remove(service);
+            }
+            Report::AllGone => {
+                lock(&self.shared.known).all_gone = true;
+                self.shared.changed.notify_all();
+            }
+            Report::Exited { .. } | Report::Refused { .. } => {}
+        }
+        on_event(GuardEvent::Report(report));
+    }
+}
+
+/// Ends what a dead guard has left to us: our descendants that carry the run's id or are in a session of its services.
+/// The host program may have children of its own, and as PID 1 strangers' orphans: those are not touched.
+fn end_descendants(run_id: &str, mains: &[i32]) {
+    let me = std::process::id().cast_signed();
+    let deadline = Instant::now() + STOP_SLACK;
+    loop {
+        let mut left = false;
+        for (process, top) in process_table::descendants(me) {
+            let ours = mains.contains(&process.session)
+                || mains.contains(&top)
+                || process_table::variable(process.pid, RUN_ID_VARIABLE).as_deref() == Some(run_id);
+            if !ours {
+                continue;
+            }
+            left = true;
+            if process.zombie {
+                if process.parent == me {
+                    nix::sys::wait::waitpid(
+                        nix::unistd::Pid::from_raw(process.pid),
+                        Some(nix::sys::wait::WaitPidFlag::WNOHANG),
+                    )
+                    .ok();
+                }
+            } else {
+                leftovers::kill_exactly(process.pid, process.start_time);
+            }
+        }
+        if !left || Instant::now() >= deadline {
+            return;
+        }
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}

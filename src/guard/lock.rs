@@ -1,0 +1,234 @@
+//! One at a time: a lock file whose open description orch and its guard share, so that it is free when both are gone.
+//!
+//! The file says who holds it. A holder whose orch is dead is a guard at its last work: a newcomer waits for that, up to
+//! the stop bound which the holder had written down.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{FlockOperation, flock};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use serde::{Deserialize, Serialize};
+
+use super::process_table;
+
+/// Beyond the recorded stop bound, for the guard's own end.
+const SLACK: Duration = Duration::from_secs(1);
+/// Between tries while nothing can be waited for.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Who holds a lock, as the lock's file tells.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    pub pid: i32,
+    pub start_time: u64,
+    /// Known once the guard has started.
+    pub guard_pid: Option<i32>,
+    pub run_id: String,
+    /// `run`, `up`.
+    pub command: String,
+    /// Unix seconds.
+    pub started_at: u64,
+    pub stop_bound_ms: u64,
+}
+
+impl Holder {
+    /// This process as a holder.
+    pub fn of_this_process(run_id: &str, command: &str, guard_pid: Option<i32>, stop_bound: Duration) -> Self {
+        let pid = std::process::id().cast_signed();
+        Self {
+            pid,
+            start_time: process_table::look_up(pid).map_or(0, |process| process.start_time),
+            guard_pid,
+            run_id: run_id.to_owned(),
+            command: command.to_owned(),
+            started_at: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .map_or(0, |since| since.as_secs()),
+            stop_bound_ms: u64::try_from(stop_bound.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Whether its orch (not only its guard) is alive.
+    pub fn lives(&self) -> bool {
+        process_table::look_up(self.pid)
+            .is_some_and(|process| !process.zombie && (self.start_time == 0 || process.start_time == self.start_time))
+    }
+}
+
+/// Why a lock was not taken.
+#[derive(Debug, thiserror::Error)]
+pub enum LockError {
+    /// A living orch holds it.
+    #[error("held by `orch {}` (pid {}, run {})", .0.command, .0.pid, .0.run_id)]
+    Held(Holder),
+    /// The guard of a dead orch holds it beyond its stop bound.
+    #[error("the guard (pid {guard:?}) of a dead run ({run_id}) has not ended within its stop bound of {bound:?}")]
+    GuardStuck {
+        guard: Option<i32>,
+        run_id: String,
+        bound: Duration,
+    },
+    #[error("lock {path}")]
+    Io { path: String, source: io::Error },
+}
+
+/// A taken lock; given back when it and the guard's copy are closed.
+#[derive(Debug)]
+pub struct InstanceLock {
+    file: File,
+}
+
+impl InstanceLock {
+    /// Takes the lock of this file; waits for a dying guard in any case, for a living holder up to `wait`.
+    ///
+    /// # Errors
+    /// It is held, or the file cannot be used.
+    pub fn acquire(path: &Path, wait: Duration, me: &Holder) -> Result<Self, LockError> {
+        let failed = |source: io::Error| LockError::Io {
+            path: path.display().to_string(),
+            source,
+        };
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map_err(failed)?;
+        let started = Instant::now();
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(rustix::io::Errno::WOULDBLOCK | rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(failed(error.into())),
+            }
+            let Some(holder) = read(&mut file).map_err(failed)? else {
+                // Taken, and not written yet: in a moment it is.
+                if started.elapsed() > SLACK + wait {
+                    let source = io::Error::other("it is held, and does not say by whom");
+                    return Err(failed(source));
+                }
+                std::thread::park_timeout(PAUSE);
+                continue;
+            };
+            if holder.lives() {
+                if started.elapsed() >= wait {
+                    return Err(LockError::Held(holder));
+                }
+                wait_for_end(holder.pid, wait.saturating_sub(started.elapsed()));
+            } else {
+                let bound = Duration::from_millis(holder.stop_bound_ms);
+                if started.elapsed() >= wait.max(bound + SLACK) {
+                    return Err(LockError::GuardStuck {
+                        guard: holder.guard_pid,
+                        run_id: holder.run_id,
+                        bound,
+                    });
+                }
+                match holder.guard_pid {
+                    Some(guard) => wait_for_end(guard, bound + SLACK),
+                    None => std::thread::park_timeout(PAUSE),
+                }
+            }
+        }
+        let mut lock = Self { file };
+        lock.update(me).map_err(failed)?;
+        Ok(lock)
+    }
+
+    /// Another descriptor of the same lock, for the guard.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn duplicate_for_guard(&self) -> io::Result<OwnedFd> {
+        Ok(self.file.try_clone()?.into())
+    }
+
+    /// Writes who holds it.
+    ///
+    /// # Errors
+    /// The disk is full or failing.
+    pub fn update(&mut self, holder: &Holder) -> io::Result<()> {
+        let mut text = serde_json::to_vec(holder)?;
+        text.push(b'\n');
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(&text)?;
+        // Shortened after the write: at any moment the first line is a whole one.
+        self.file.set_len(text.len() as u64)
+    }
+}
+
+/// The holder that the file names, if it names one.
+fn read(file: &mut File) -> io::Result<Option<Holder>> {
+    let mut text = String::new();
+    file.seek(SeekFrom::Start(0))?;
+    file.take(64 * 1024).read_to_string(&mut text)?;
+    Ok(text.lines().next().and_then(|line| serde_json::from_str(line).ok()))
+}
+
+/// Waits for a process to end, by its pidfd, in steps: another may take the lock's place meanwhile.
+fn wait_for_end(pid: i32, patience: Duration) {
+    let step = patience.min(Duration::from_secs(1)).max(Duration::from_millis(1));
+    match Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) {
+        Some(process) => {
+            let timeout = Timespec {
+                tv_sec: step.as_secs().cast_signed(),
+                tv_nsec: i64::from(step.subsec_nanos()),
+            };
+            poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&timeout)).ok();
+            // Its descriptors are closed before it can be waited for; a zombie that nobody reaps must not spin us.
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        None => std::thread::park_timeout(PAUSE),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn me() -> Holder {
+        Holder::of_this_process("a1", "up", None, Duration::from_millis(100))
+    }
+
+    #[test]
+    fn a_living_holder_is_named_and_a_free_lock_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("services.lock");
+        let first = InstanceLock::acquire(&path, Duration::ZERO, &me()).unwrap();
+        let Err(LockError::Held(holder)) = InstanceLock::acquire(&path, Duration::ZERO, &me()) else {
+            panic!("a held lock was taken")
+        };
+        assert_eq!(holder.run_id, "a1");
+        let copy = first.duplicate_for_guard().unwrap();
+        drop(first);
+        assert!(
+            InstanceLock::acquire(&path, Duration::ZERO, &me()).is_err(),
+            "the guard's copy holds it"
+        );
+        drop(copy);
+        InstanceLock::acquire(&path, Duration::ZERO, &me()).unwrap();
+    }
+
+    #[test]
+    fn the_guard_of_a_dead_orch_is_waited_for_up_to_its_bound() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("services.lock");
+        let dead = Holder { pid: i32::MAX, ..me() };
+        let held = InstanceLock::acquire(&path, Duration::ZERO, &dead).unwrap();
+        let started = Instant::now();
+        let refused = InstanceLock::acquire(&path, Duration::ZERO, &me());
+        assert!(matches!(refused, Err(LockError::GuardStuck { .. })), "{refused:?}");
+        assert!(started.elapsed() >= Duration::from_millis(1100));
+        let waiter = std::thread::spawn(move || InstanceLock::acquire(&path, Duration::ZERO, &me()).map(|_| ()));
+        drop(held);
+        waiter.join().unwrap().unwrap();
+    }
+}

@@ -1,0 +1,525 @@
+//! The guard itself: one thread, one loop over the socket, SIGCHLD and the next deadline.
+//!
+//! It is the subreaper of all services: whatever they fork, double-fork or `setsid` is re-parented to it, so that it can
+//! end every descendant. It reaps in one place only, never while it decides whom to kill: a zombie keeps its pid.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+
+use super::process_table::{self, Process};
+use super::protocol::{Ended, Order, Report, SpawnOrder};
+use super::records::Records;
+use super::{Hello, RUN_ID_VARIABLE, SERVICE_VARIABLE, sys};
+
+/// What was killed and is still there is killed again after this long (a fork may have escaped the first look).
+const REARM: Duration = Duration::from_millis(100);
+/// A longer line from orch is a broken one.
+const LONGEST_ORDER: usize = 8 << 20;
+
+struct Service {
+    order: SpawnOrder,
+    pid: i32,
+    /// The main process has not ended.
+    alive: bool,
+    stop: Option<Stop>,
+}
+
+/// A stop under way: which step, until when. Past the last step everything is killed, again and again.
+struct Stop {
+    step: usize,
+    until: Instant,
+}
+
+struct Guard {
+    socket: Option<UnixStream>,
+    heard: Vec<u8>,
+    run_id: String,
+    records: Records,
+    services: BTreeMap<String, Service>,
+    /// Everything is to end.
+    ending: bool,
+    /// No more grace.
+    hurry: bool,
+    /// orch has said that it wants no more.
+    goodbye: bool,
+    all_gone_reported: bool,
+    /// When what is killed is looked at again.
+    sweep_at: Option<Instant>,
+}
+
+/// Runs the guard to its end: when orch has said goodbye or gone away, and no descendant is left.
+///
+/// # Errors
+/// The kernel refuses what a guard needs.
+pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
+    sys::become_subreaper()?;
+    let mut signals = SigSet::empty();
+    // Blocked, never ignored: what is ignored would stay so in every service.
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGPIPE,
+    ] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    socket.set_nonblocking(true)?;
+    let mut guard = Guard {
+        socket: Some(socket),
+        heard: Vec::new(),
+        run_id: hello.run_id.clone(),
+        records: Records::create(&hello.state_dir, &hello.run_id)?,
+        services: BTreeMap::new(),
+        ending: false,
+        hurry: false,
+        goodbye: false,
+        all_gone_reported: false,
+        sweep_at: None,
+    };
+    guard.report(&Report::Started {
+        pid: std::process::id().cast_signed(),
+    });
+    loop {
+        guard.wait(&signal_fd)?;
+        while let Ok(Some(signal)) = signal_fd.read_signal() {
+            let signal = Signal::try_from(signal.ssi_signo.cast_signed());
+            if matches!(signal, Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP)) {
+                log(&format!("told to end by {signal:?}: ordered stop"));
+                guard.ending = true;
+            }
+        }
+        guard.reap();
+        guard.take_orders();
+        if guard.advance() && (guard.goodbye || guard.socket.is_none()) {
+            guard.records.remove();
+            return Ok(());
+        }
+    }
+}
+
+impl Guard {
+    /// Sleeps until something happens or a deadline is over.
+    fn wait(&self, signals: &SignalFd) -> io::Result<()> {
+        let now = Instant::now();
+        let deadlines = self
+            .services
+            .values()
+            .filter_map(|service| service.stop.as_ref())
+            .map(|stop| stop.until);
+        let timeout = match deadlines.chain(self.sweep_at).min() {
+            Some(deadline) => {
+                // Rounded up, or the loop would spin through the last millisecond.
+                let left = deadline.saturating_duration_since(now).as_millis().saturating_add(1);
+                PollTimeout::try_from(left.min(60_000)).unwrap_or(PollTimeout::MAX)
+            }
+            None => PollTimeout::NONE,
+        };
+        let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        if let Some(socket) = &self.socket {
+            watched.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut watched, timeout) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn report(&mut self, report: &Report) {
+        let Some(socket) = &self.socket else { return };
+        let Ok(mut line) = serde_json::to_vec(report) else {
+            return;
+        };
+        line.push(b'\n');
+        // Blocking for a moment is right: reports are few and small, and orch's reader does nothing but read. An orch
+        // that is stopped must not stop the guard, hence the bound.
+        let sent = socket
+            .set_nonblocking(false)
+            .and_then(|()| socket.set_write_timeout(Some(Duration::from_secs(5))))
+            .and_then(|()| (&*socket).write_all(&line))
+            .and_then(|()| socket.set_nonblocking(true));
+        if let Err(error) = sent
+            && error.kind() != io::ErrorKind::BrokenPipe
+        {
+            log(&format!("report: {error}"));
+        }
+    }
+
+    /// Reads all orders that are there; a closed socket is the order to end everything.
+    fn take_orders(&mut self) {
+        let mut chunk = [0_u8; 16 * 1024];
+        while let Some(socket) = &mut self.socket {
+            match socket.read(&mut chunk) {
+                Ok(0) => {
+                    self.socket = None;
+                    if !self.goodbye {
+                        log("orch is gone: ordered stop");
+                        self.ending = true;
+                    }
+                }
+                Ok(length) => self.heard.extend_from_slice(chunk.get(..length).unwrap_or_default()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    log(&format!("read orders: {error}"));
+                    self.socket = None;
+                    self.ending = true;
+                }
+            }
+            while let Some(end) = self.heard.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.heard.drain(..=end).collect();
+                match serde_json::from_slice(&line) {
+                    Ok(order) => self.obey(order),
+                    Err(error) => log(&format!("an order that cannot be read: {error}")),
+                }
+            }
+            if self.heard.len() > LONGEST_ORDER {
+                log("an order without end: ordered stop");
+                self.socket = None;
+                self.ending = true;
+            }
+        }
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Spawn(order) => self.spawn(*order),
+            Order::Signal { service, signal } => {
+                if let Some(found) = self.services.get(&service).filter(|found| found.alive) {
+                    send(found.pid, signal);
+                }
+            }
+            Order::Stop { service } => match self.services.contains_key(&service) {
+                true => self.begin_stop(&service),
+                false => self.report(&Report::Gone { service }),
+            },
+            Order::StopAll => {
+                self.ending = true;
+                self.all_gone_reported = false;
+            }
+            Order::Hurry => self.hurry = true,
+            Order::Goodbye => {
+                self.goodbye = true;
+                self.ending = true;
+            }
+        }
+    }
+
+    fn spawn(&mut self, order: SpawnOrder) {
+        let service = order.service.clone();
+        let refusal = if self.ending {
+            Some("everything is being stopped".to_owned())
+        } else if self.services.contains_key(&service) {
+            Some("the last one of this name is not gone yet".to_owned())
+        } else {
+            None
+        };
+        let result = match refusal {
+            Some(refusal) => Err(refusal),
+            None => self.start(&order),
+        };
+        match result {
+            Ok(pid) => {
+                let running = Service {
+                    order,
+                    pid,
+                    alive: true,
+                    stop: None,
+                };
+                self.services.insert(service.clone(), running);
+                self.report(&Report::Spawned { service, pid });
+            }
+            Err(error) => self.report(&Report::SpawnFailed { service, error }),
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the guard: the one that spawns")]
+    fn start(&self, order: &SpawnOrder) -> Result<i32, String> {
+        let (program, arguments) = order.argv.split_first().ok_or("no program")?;
+        let log = open_log(&order.log).map_err(|error| format!("open its log {}: {error}", order.log.display()))?;
+        let log_again = log
+            .try_clone()
+            .map_err(|error| format!("duplicate its log's descriptor: {error}"))?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env_clear()
+            .envs(order.environment.iter().map(|(name, value)| (name, value)))
+            .env(RUN_ID_VARIABLE, &self.run_id)
+            .env(SERVICE_VARIABLE, &order.service)
+            .current_dir(&order.directory)
+            .stdin(Stdio::null())
+            .stdout(log)
+            .stderr(log_again);
+        let guard = std::process::id().cast_signed();
+        sys::as_service(&mut command, guard, self.records.descriptor(), &order.service);
+        match command.spawn() {
+            Ok(child) => Ok(child.id().cast_signed()),
+            Err(error) => Err(explain(&error, program, order)),
+        }
+    }
+
+    /// Reaps whoever has ended; reports the ends of main processes.
+    fn reap(&mut self) {
+        loop {
+            // WNOWAIT: the zombie stays until it is known who it was.
+            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+            let status = match waitid(Id::All, flags) {
+                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+                Ok(status) => status,
+                Err(Errno::EINTR) => continue,
+                Err(error) => {
+                    log(&format!("waitid: {error}"));
+                    return;
+                }
+            };
+            let Some(pid) = status.pid() else { return };
+            let ended = match status {
+                WaitStatus::Exited(_, code) => Ended::Code(code),
+                WaitStatus::Signaled(_, signal, core_dumped) => Ended::Signal {
+                    signal: signal as i32,
+                    core_dumped,
+                },
+                _ => Ended::Code(-1),
+            };
+            waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok();
+            let pid = pid.as_raw();
+            let main = self
+                .services
+                .values_mut()
+                .find(|service| service.alive && service.pid == pid);
+            if let Some(service) = main {
+                service.alive = false;
+                let name = service.order.service.clone();
+                self.report(&Report::Exited {
+                    service: name,
+                    pid,
+                    ended,
+                });
+            }
+        }
+    }
+
+    fn begin_stop(&mut self, name: &str) {
+        let hurry = self.hurry;
+        let Some(service) = self.services.get_mut(name) else {
+            return;
+        };
+        if service.stop.is_some() {
+            return;
+        }
+        let first = service.order.stop.steps.first().filter(|_| service.alive && !hurry);
+        let until = match first {
+            Some(step) => {
+                send(service.pid, step.signal);
+                Instant::now() + step.grace
+            }
+            None => Instant::now(),
+        };
+        let step = if first.is_some() {
+            0
+        } else {
+            service.order.stop.steps.len()
+        };
+        service.stop = Some(Stop { step, until });
+    }
+
+    /// Moves everything on that can move; true when everything was to end and nothing is left.
+    fn advance(&mut self) -> bool {
+        loop {
+            let before = self.services.len();
+            if self.advance_once() {
+                return true;
+            }
+            // Who is gone may be what the next rank waited for.
+            if self.services.len() == before {
+                return false;
+            }
+        }
+    }
+
+    fn advance_once(&mut self) -> bool {
+        if self.ending {
+            // Rank by rank: who depends on others is gone before those are asked.
+            let highest = self.services.values().map(|service| service.order.stop.rank).max();
+            let due: Vec<String> = self
+                .services
+                .iter()
+                .filter(|(_, service)| Some(service.order.stop.rank) == highest)
+                .map(|(name, _)| name.clone())
+                .collect();
+            for name in due {
+                self.begin_stop(&name);
+            }
+        }
+        let now = Instant::now();
+        let mut doomed = Vec::new();
+        for (name, service) in &mut self.services {
+            if let Some(stop) = &mut service.stop {
+                if self.hurry {
+                    stop.step = service.order.stop.steps.len();
+                    stop.until = stop.until.min(now);
+                }
+                while stop.until <= now && stop.step < service.order.stop.steps.len() {
+                    stop.step += 1;
+                    stop.until = match service.order.stop.steps.get(stop.step) {
+                        Some(step) if service.alive => {
+                            send(service.pid, step.signal);
+                            now + step.grace
+                        }
+                        _ => now,
+                    };
+                }
+                if stop.step >= service.order.stop.steps.len() {
+                    doomed.push(name.clone());
+                    stop.until = now + REARM;
+                }
+            }
+            if !service.alive && !doomed.contains(name) {
+                doomed.push(name.clone());
+            }
+        }
+        self.sweep_at = None;
+        let nothing_left = self.ending && self.services.is_empty();
+        if doomed.is_empty() && !nothing_left {
+            return false;
+        }
+        self.sweep(&doomed, nothing_left)
+    }
+
+    /// Kills what is left of the doomed services (or, `everything`, all there is), and reports those of whom nothing is.
+    fn sweep(&mut self, doomed: &[String], everything: bool) -> bool {
+        let me = std::process::id().cast_signed();
+        let mut left: BTreeMap<&str, usize> = BTreeMap::new();
+        let mut any = false;
+        for (process, top) in process_table::descendants(me) {
+            any = true;
+            let owner = self.owner(&process, top);
+            let owned = doomed.iter().find(|name| owner.as_deref() == Some(name.as_str()));
+            if let Some(name) = owned {
+                *left.entry(name).or_default() += 1;
+            }
+            if (everything || owned.is_some()) && !process.zombie {
+                kill_process(&process, me);
+            }
+        }
+        let mut gone = Vec::new();
+        for name in doomed {
+            let remains = left.get(name.as_str()).copied().unwrap_or(0) > 0;
+            let alive = self.services.get(name).is_some_and(|service| service.alive);
+            if remains || alive {
+                self.sweep_at = Some(Instant::now() + REARM);
+            } else {
+                gone.push(name.clone());
+            }
+        }
+        for name in gone {
+            self.services.remove(&name);
+            self.report(&Report::Gone { service: name });
+        }
+        if !self.services.is_empty() || !self.ending {
+            return false;
+        }
+        if any {
+            // Deaths wake the loop; this is for those that forked meanwhile. Also comes here to reap what is left.
+            self.sweep_at = Some(Instant::now() + if everything { REARM } else { Duration::ZERO });
+            return false;
+        }
+        if !self.all_gone_reported {
+            self.all_gone_reported = true;
+            self.report(&Report::AllGone);
+        }
+        true
+    }
+
+    /// Whose process it is: of the service it descends from, else of its session's, else of the one in its environment.
+    fn owner(&self, process: &Process, top: i32) -> Option<String> {
+        let by = |pid: i32| {
+            self.services
+                .values()
+                .find(|service| service.pid == pid)
+                .map(|found| found.order.service.clone())
+        };
+        by(top)
+            .or_else(|| by(process.session))
+            .or_else(|| process_table::variable(process.pid, SERVICE_VARIABLE))
+    }
+}
+
+/// Kills by pid, and only a process that still is who was looked at: our own children cannot be mistaken (they are
+/// zombies until we reap them), others are held by a pidfd while that is checked.
+fn kill_process(process: &Process, me: i32) {
+    if process.parent == me {
+        send(process.pid, nix::libc::SIGKILL);
+        return;
+    }
+    super::leftovers::kill_exactly(process.pid, process.start_time);
+}
+
+/// Signals one of our children; SIGCONT follows what a stopped process would not hear.
+fn send(pid: i32, signal: i32) {
+    let Ok(signal) = Signal::try_from(signal) else { return };
+    let pid = Pid::from_raw(pid);
+    if let Err(error) = kill(pid, signal)
+        && error != Errno::ESRCH
+    {
+        log(&format!("signal {pid} with {signal}: {error}"));
+    }
+    if signal != Signal::SIGKILL {
+        kill(pid, Signal::SIGCONT).ok();
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// What the kernel means by refusing to execute.
+fn explain(error: &io::Error, program: &str, order: &SpawnOrder) -> String {
+    let directory = order.directory.display();
+    match error.kind() {
+        io::ErrorKind::NotFound if !order.directory.is_dir() => format!("the directory {directory} does not exist"),
+        io::ErrorKind::NotFound if program.contains('/') => {
+            format!("`{program}` does not exist, or the interpreter in its first line does not")
+        }
+        io::ErrorKind::NotFound => {
+            let path = order.environment.iter().find(|(name, _)| name == "PATH");
+            format!(
+                "`{program}` is not found in PATH ({})",
+                path.map_or("not set", |(_, value)| value.as_str())
+            )
+        }
+        io::ErrorKind::PermissionDenied => format!("`{program}` may not be executed: {error}"),
+        _ => match error.raw_os_error() {
+            Some(nix::libc::EAGAIN) => {
+                format!("no further process is allowed (ulimit -u, or the container's limit): {error}")
+            }
+            Some(nix::libc::EMFILE | nix::libc::ENFILE) => format!("no file descriptor is left (ulimit -n): {error}"),
+            _ => error.to_string(),
+        },
+    }
+}
+
+/// A line in the guard's own log, its standard error.
+pub fn log(text: &str) {
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
+    writeln!(io::stderr(), "{}.{:03} {text}", since.as_secs(), since.subsec_millis()).ok();
+}

@@ -1,0 +1,138 @@
+//! Every raw system call of the guard, behind safe functions. All of the crate's `unsafe` is here.
+#![expect(unsafe_code, reason = "system calls that the libraries offer no safe form of")]
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::libc;
+
+/// Makes this process the one that orphans of its descendants are re-parented to.
+///
+/// # Errors
+/// The kernel does not know the option (before 3.4).
+pub fn become_subreaper() -> io::Result<()> {
+    // SAFETY: PR_SET_CHILD_SUBREAPER takes one integer and touches no memory of ours.
+    check(unsafe { libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) })
+}
+
+/// Takes a descriptor that the kernel has just given us with a message.
+pub fn adopt(received: RawFd) -> OwnedFd {
+    // SAFETY: the kernel opened it for this process in recvmsg, and the caller passes each on exactly once.
+    unsafe { OwnedFd::from_raw_fd(received) }
+}
+
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Starts the guard in a session of its own, so that a Ctrl+C of the terminal never reaches it.
+pub fn in_own_session(command: &mut Command) {
+    // SAFETY: setsid is async-signal-safe and touches no memory.
+    unsafe { command.pre_exec(|| check(libc::setsid())) };
+}
+
+/// Prepares a service's process between fork and exec: a session of its own, death with the guard, its own record.
+///
+/// `guard` is the pid of the caller; `record` stays open until the command has been spawned; `label` is written behind
+/// pid and start time.
+pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, label: &str) {
+    let record: RawFd = record.as_raw_fd();
+    let label = format!(" {label}\n").into_bytes();
+    let prepare = move || {
+        // SAFETY: setsid, sigprocmask, prctl and getppid are async-signal-safe; the only memory they touch is `none`, for
+        // which all zeroes is a valid value.
+        unsafe {
+            check(libc::setsid())?;
+            // The guard blocks signals, and a mask survives exec: a service would never hear SIGTERM.
+            let mut none: libc::sigset_t = std::mem::zeroed();
+            check(libc::sigemptyset(&raw mut none))?;
+            check(libc::sigprocmask(
+                libc::SIG_SETMASK,
+                &raw const none,
+                std::ptr::null_mut(),
+            ))?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+            // The signal is for a death to come; a guard that died before is seen by the new parent.
+            if libc::getppid() != guard {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+        }
+        write_record(record, &label)
+    };
+    // SAFETY: `prepare` allocates nothing and takes no lock: it makes system calls on memory that was ready before
+    // the fork. `io::Error::from_raw_os_error` and `last_os_error` do not allocate either.
+    unsafe { command.pre_exec(prepare) };
+}
+
+/// `<pid> <start time> <label>`, by the process itself: nobody else can know it before it may have daemonised.
+fn write_record(record: RawFd, label: &[u8]) -> io::Result<()> {
+    let mut stat = [0_u8; 1024];
+    // SAFETY: the path is a C string, `stat` is writable for its length, and the descriptor is closed below.
+    let length = unsafe {
+        let file = libc::open(c"/proc/self/stat".as_ptr(), libc::O_RDONLY | libc::O_CLOEXEC);
+        if file == -1 {
+            // A hidden /proc: without a start time the record would endanger strangers, so there is none.
+            return Ok(());
+        }
+        let length = libc::read(file, stat.as_mut_ptr().cast(), stat.len());
+        libc::close(file);
+        length
+    };
+    let stat = stat.get(..usize::try_from(length).unwrap_or(0)).unwrap_or_default();
+    let Some(start_time) = super::process_table::start_time_field(stat) else {
+        return Ok(());
+    };
+    let mut line = [0_u8; 512];
+    let mut used = 0;
+    // SAFETY: getpid cannot fail and touches no memory.
+    let pid = unsafe { libc::getpid() };
+    let mut digits = [0_u8; 20];
+    let pid = decimal(u64::try_from(pid).unwrap_or(0), &mut digits);
+    for part in [pid, b" ", start_time, label] {
+        if let Some(place) = line.get_mut(used..used + part.len()) {
+            place.copy_from_slice(part);
+            used += part.len();
+        }
+    }
+    // SAFETY: `line` is readable for `used` bytes; the descriptor is open until the spawn is over.
+    let written = unsafe { libc::write(record, line.as_ptr().cast(), used) };
+    if written == -1 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+/// Decimal digits without allocation.
+fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        // A digit fits a byte.
+        if let Some(place) = digits.get_mut(at) {
+            *place = b'0' + (number % 10) as u8;
+        }
+        number /= 10;
+        if number == 0 || at == 0 {
+            return digits.get(at..).unwrap_or_default();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digits() {
+        for number in [0, 7, 10, 4_194_304, u64::MAX] {
+            assert_eq!(decimal(number, &mut [0; 20]), number.to_string().as_bytes());
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! `<state>/instance.json`: how to use the instance that is up, for `orch run` and `orch exec` beside it.
+//!
+//! Private from its creation (it holds the password of an owned Redis), written whole, there only while it is true.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Secret;
+use crate::guard;
+use crate::run::RunId;
+use crate::services::{Failure, RedisConnection};
+
+/// How often the file is looked for while an instance comes up.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What another command must know of a running instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceFile {
+    pub run_id: RunId,
+    /// Of orch.
+    pub pid: i32,
+    /// None: the instance has no Redis.
+    pub redis: Option<RedisConnection>,
+    /// `[ports]` as chosen.
+    pub ports: BTreeMap<String, u16>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    run_id: RunId,
+    pid: i32,
+    redis: Option<StoredRedis>,
+    ports: BTreeMap<String, u16>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredRedis {
+    host: String,
+    port: u16,
+    username: Option<String>,
+    password: Option<String>,
+    broker_db: u32,
+    result_db: u32,
+    owned: bool,
+}
+
+fn path(state_dir: &Path) -> PathBuf {
+    state_dir.join("instance.json")
+}
+
+/// Writes the file, replacing it whole.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
+    let stored = Stored {
+        run_id: file.run_id.clone(),
+        pid: file.pid,
+        redis: file.redis.as_ref().map(|redis| StoredRedis {
+            host: redis.host.clone(),
+            port: redis.port,
+            username: redis.username.clone(),
+            password: redis.password.as_ref().map(|password| password.expose().to_owned()),
+            broker_db: redis.broker_db,
+            result_db: redis.result_db,
+            owned: redis.owned,
+        }),
+        ports: file.ports.clone(),
+    };
+    let temporary = state_dir.join(format!("instance.json.{}", std::process::id()));
+    let text = serde_json::to_vec(&stored)?;
+    let mut output = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    output.write_all(&text)?;
+    output.sync_all()?;
+    fs::rename(&temporary, path(state_dir))
+}
+
+/// Removes the file if it is this run's.
+pub fn remove(state_dir: &Path, run_id: &RunId) {
+    if read(state_dir).is_ok_and(|file| file.is_some_and(|file| file.run_id == *run_id))
+        && let Err(error) = fs::remove_file(path(state_dir))
+    {
+        tracing::warn!(%error, "remove instance.json");
+    }
+}
+
+/// The file of an instance whose orch is alive; `None` when there is none.
+///
+/// # Errors
+/// It cannot be read, or is not of this version's form.
+pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
+    let text = match fs::read(path(state_dir)) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let stored: Stored = serde_json::from_slice(&text)?;
+    Ok(Some(InstanceFile {
+        run_id: stored.run_id,
+        pid: stored.pid,
+        redis: stored.redis.map(|redis| RedisConnection {
+            host: redis.host,
+            port: redis.port,
+            username: redis.username,
+            password: redis.password.map(Secret::new),
+            broker_db: redis.broker_db,
+            result_db: redis.result_db,
+            owned: redis.owned,
+        }),
+        ports: stored.ports,
+    }))
+}
+
+/// Waits until the instance of the living orch `pid` has published how to use it.
+///
+/// # Errors
+/// It ends, or is not up within `patience`.
+pub fn wait_until_up(state_dir: &Path, pid: i32, patience: Duration) -> Result<InstanceFile, Failure> {
+    let deadline = Instant::now() + patience;
+    loop {
+        match read(state_dir) {
+            Ok(Some(file)) if file.pid == pid => return Ok(file),
+            Ok(_) => {}
+            Err(error) => {
+                let what = format!("read {}", path(state_dir).display());
+                return Err(Failure::infrastructure(what).because(error.to_string()));
+            }
+        }
+        let what = || format!("the instance that `orch up` (pid {pid}) brings up did not get ready");
+        if !guard::is_alive(pid) {
+            return Err(Failure::infrastructure(what()).because("it has ended meanwhile"));
+        }
+        if Instant::now() >= deadline {
+            return Err(Failure::infrastructure(what()).because(format!("nothing for {patience:?}")));
+        }
+        std::thread::park_timeout(PAUSE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_and_private() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = InstanceFile {
+            run_id: RunId::random(),
+            pid: 7,
+            redis: Some(RedisConnection {
+                host: "127.0.0.1".into(),
+                port: 6379,
+                username: None,
+                password: Some(Secret::new("s3cret")),
+                broker_db: 0,
+                result_db: 1,
+                owned: true,
+            }),
+            ports: BTreeMap::from([("web".to_owned(), 8080)]),
+        };
+        write(directory.path(), &file).unwrap();
+        assert_eq!(read(directory.path()).unwrap().as_ref(), Some(&file));
+        let mode = fs::metadata(path(directory.path())).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        remove(directory.path(), &RunId::random());
+        assert!(
+            read(directory.path()).unwrap().is_some(),
+            "another run's file must stay"
+        );
+        remove(directory.path(), &file.run_id);
+        assert!(read(directory.path()).unwrap().is_none());
+    }
+}

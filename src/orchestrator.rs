@@ -1,0 +1,627 @@
+//! One run from nothing to nothing: locks, guard, services, then the work, then the stop.
+//!
+//! [`Orchestrator`] owns the guard; dropping it, also by a panic, runs [`Orchestrator::stop_all`].
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::guard::{self, Guard, GuardEvent, GuardOptions, Holder, HurrySwitch, InstanceLock, LockError, Report};
+use crate::instance::{self, InstanceFile};
+use crate::plan::{Plan, PlanContext};
+use crate::run::{
+    Command, EventKind, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, RunDirectory, RunId, ServiceName,
+    SiteName, StopReason,
+};
+use crate::services::{
+    Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, Usable, base_environment, refused_connections,
+};
+
+/// What a run is started with, besides its configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `orch run` ends with its sites, `orch up` when told to.
+    pub command: Command,
+    /// Sites to run; empty for `orch up`.
+    pub sites: Vec<SiteName>,
+    /// How long to wait for another run of the instance to end.
+    pub wait: Duration,
+    /// The caller's variables.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Why a run could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A living run holds the instance.
+    #[error(
+        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since})\n  hint:  wait for it (`--wait 10m`), or give this run another `[orch] state_dir`"
+    )]
+    Busy {
+        instance: String,
+        command: String,
+        pid: i32,
+        run_id: String,
+        since: String,
+    },
+    /// The state directory, the guard or the lock failed.
+    #[error("{0}")]
+    Failed(#[source] Failure),
+}
+
+impl StartError {
+    /// How the run counts as having ended.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            StartError::Busy { .. } => Outcome::Busy,
+            StartError::Failed(failure) => failure.kind.outcome(),
+        }
+    }
+}
+
+/// How the work of a run came to its end.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It was done; the outcome says how well.
+    Done(Outcome),
+    /// It could not be done.
+    Failed(Outcome, Failure),
+    /// A signal asked for the end.
+    Stopped(StopReason),
+}
+
+impl Ending {
+    fn outcome(&self) -> Outcome {
+        match self {
+            Ending::Done(outcome) | Ending::Failed(outcome, _) => *outcome,
+            Ending::Stopped(StopReason::Interrupt) => Outcome::Interrupted,
+            Ending::Stopped(StopReason::Terminate) => Outcome::Terminated,
+            Ending::Stopped(StopReason::Hangup) => Outcome::HungUp,
+            Ending::Stopped(StopReason::Finished) => Outcome::Succeeded,
+            Ending::Stopped(StopReason::Failure) => Outcome::InfrastructureFailed,
+        }
+    }
+
+    fn reason(&self) -> StopReason {
+        match self {
+            Ending::Done(Outcome::Succeeded | Outcome::SitesFailed) => StopReason::Finished,
+            Ending::Done(_) | Ending::Failed(..) => StopReason::Failure,
+            Ending::Stopped(reason) => *reason,
+        }
+    }
+}
+
+/// Owner of one run: of its guard, and through it of every process.
+///
+/// ```no_run
+/// use orch::config::{Config, LoadOptions};
+/// use orch::orchestrator::{Options, Orchestrator};
+/// use orch::run::Command;
+///
+/// fn main() -> Result<(), Box<dyn std::error::Error>> {
+///     // The guard is this very program, started again: without this line there is none.
+///     orch::guard::init();
+///     let config = Config::load(LoadOptions::default())?;
+///     let options = Options {
+///         command: Command::Up,
+///         sites: Vec::new(),
+///         wait: std::time::Duration::ZERO,
+///         environment: std::env::vars().collect(),
+///     };
+///     let orchestrator = Orchestrator::start(config, options)?;
+///     // ... whatever happens from here on, a panic included, ends with nothing left:
+///     drop(orchestrator);
+///     Ok(())
+/// }
+/// ```
+pub struct Orchestrator {
+    config: Arc<Config>,
+    options: Options,
+    run_id: RunId,
+    recorder: Recorder,
+    directory: RunDirectory,
+    launcher: Launcher,
+    inbox: Option<Inbox>,
+    /// The instance that is up and used by this run, instead of services of its own.
+    joined: Option<InstanceFile>,
+    stop: Arc<StopState>,
+    // Dropped in this order: the guard before the locks, so that nobody starts while something is left.
+    guard: Guard,
+    locks: Vec<InstanceLock>,
+}
+
+/// What the guard's reader thread needs to know of the stop.
+#[derive(Default)]
+struct StopState {
+    stopping: AtomicBool,
+    reason: Mutex<Option<StopReason>>,
+}
+
+impl Orchestrator {
+    /// Takes the instance and starts the guard; no service yet.
+    ///
+    /// # Errors
+    /// The instance is held by a living run, the state directory cannot be used, or the guard does not start.
+    pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
+        let state_dir = config.orch.state_dir.clone();
+        make_state_dir(&state_dir).map_err(StartError::Failed)?;
+        let run_id = RunId::random();
+        let (mut locks, joined) = take_locks(&config, &options, &run_id)?;
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            StartError::Failed(Failure::infrastructure(what).because(error.to_string()))
+        };
+        let ended = match joined {
+            Some(_) => guard::Leftovers::default(),
+            None => guard::end_leftovers(&state_dir).map_err(|error| failed("end what dead runs have left", &error))?,
+        };
+        let directory = RunDirectory::create(&state_dir, &run_id)
+            .map_err(|error| failed(&format!("make the run's directory in {}", state_dir.display()), &error))?;
+        let recorder =
+            Recorder::create(&directory.journal()).map_err(|error| failed("make the run's journal", &error))?;
+
+        let (inbox, guard_inbox) = Inbox::new();
+        let stop = Arc::new(StopState::default());
+        let on_event = report_to(guard_inbox, Arc::clone(&stop), recorder.clone());
+        let inherited = locks
+            .iter()
+            .map(InstanceLock::duplicate_for_guard)
+            .collect::<std::io::Result<Vec<_>>>()
+            .map_err(|error| failed("hand the instance lock to the guard", &error))?;
+        let guard_options = GuardOptions {
+            run_id: run_id.as_str().to_owned(),
+            state_dir: state_dir.clone(),
+            log: directory.log("guard"),
+            lock: inherited,
+        };
+        let guard = Guard::start(guard_options, on_event).map_err(|error| failed("start the guard", &error))?;
+        for lock in &mut locks {
+            let holder = holder(&options, &run_id, Some(guard.pid()), guard.handle().stop_bound());
+            lock.update(&holder)
+                .map_err(|error| failed("write who holds the instance", &error))?;
+        }
+        let launcher = Launcher::new(guard.handle());
+        recorder.emit(EventKind::RunStarted {
+            format: JOURNAL_FORMAT,
+            run_id: run_id.clone(),
+            command: options.command,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            instance: config.orch.instance.clone(),
+            config: config.file.clone(),
+            directory: directory.path().to_owned(),
+            pid: std::process::id().cast_signed(),
+            guard_pid: guard.pid(),
+            services: planned_services(&config),
+            sites: options.sites.clone(),
+        });
+        if !ended.is_empty() {
+            recorder.emit(EventKind::Noticed {
+                level: Level::Warning,
+                message: ended.to_string(),
+            });
+        }
+        Ok(Self {
+            config: Arc::new(config),
+            options,
+            run_id,
+            recorder,
+            directory,
+            launcher,
+            inbox: Some(inbox),
+            joined,
+            stop,
+            guard,
+            locks,
+        })
+    }
+
+    /// The run's facts so far and to come.
+    pub fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    /// Where the run's logs and summary are.
+    pub fn directory(&self) -> &RunDirectory {
+        &self.directory
+    }
+
+    /// A switch that skips the grace periods of the stop, usable from a signal's thread.
+    ///
+    /// # Errors
+    /// No descriptor is left to duplicate the guard's socket.
+    pub fn hurry_switch(&self) -> Result<HurrySwitch, guard::Error> {
+        self.guard.handle().hurry_switch()
+    }
+
+    /// Brings the services up and does the work, until it is done, fails, or `stop` holds a reason.
+    ///
+    /// Services are left running: [`Orchestrator::finish`] or the drop ends them.
+    pub async fn run(&mut self, mut stop: watch::Receiver<Option<StopReason>>) -> Ending {
+        let asked_to_stop = async {
+            loop {
+                if let Some(reason) = *stop.borrow_and_update() {
+                    return reason;
+                }
+                if stop.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            reason = asked_to_stop => Ending::Stopped(reason),
+            ending = self.work() => ending,
+        }
+    }
+
+    async fn work(&mut self) -> Ending {
+        let Some(inbox) = self.inbox.take() else {
+            return Ending::Failed(
+                Outcome::InfrastructureFailed,
+                Failure::infrastructure("a run can be run once only"),
+            );
+        };
+        let context = PlanContext {
+            config: Arc::clone(&self.config),
+            sites: self.options.sites.clone(),
+            base: base_environment(&self.config.orch.env_file_variables, &self.options.environment),
+            directory: self.directory.clone(),
+            launcher: self.launcher.clone(),
+            recorder: self.recorder.clone(),
+            joined: self.joined.clone(),
+        };
+        let plan = match Plan::make(context).await {
+            Ok(plan) => plan,
+            Err(failure) => return failed(failure),
+        };
+        let Plan {
+            programs,
+            order,
+            connection,
+            client,
+            stop_bound,
+        } = plan;
+        for lock in &mut self.locks {
+            let holder = holder(&self.options, &self.run_id, Some(self.guard.pid()), stop_bound);
+            if let Err(error) = lock.update(&holder) {
+                return failed(Failure::infrastructure("write who holds the instance").because(error.to_string()));
+            }
+        }
+        let mut supervisor = Supervisor::new(programs, order, self.launcher.clone(), self.recorder.clone(), inbox);
+        let job = Job {
+            config: Arc::clone(&self.config),
+            sites: self.options.sites.clone(),
+            recorder: self.recorder.clone(),
+            usable: supervisor.usable(),
+            task_holder_deaths: supervisor.task_holder_deaths(),
+            connection,
+            client,
+        };
+        match self.options.command {
+            Command::Run => {
+                let this = &*self;
+                let work = async {
+                    job.wait_until_usable().await;
+                    if let Err(failure) = this.publish_instance(&job) {
+                        return failed(failure);
+                    }
+                    job.scrape().await
+                };
+                tokio::select! {
+                    biased;
+                    given_up = supervisor.run() => failed(given_up.failure),
+                    ending = work => ending,
+                }
+            }
+            Command::Up => self.keep_up(&mut supervisor, &job).await,
+            Command::Prepare => tokio::select! {
+                biased;
+                given_up = supervisor.run() => failed(given_up.failure),
+                () = job.wait_until_usable() => Ending::Done(Outcome::Succeeded),
+            },
+        }
+    }
+
+    /// `orch up`: a failed start ends it; later, what is given up is left and the others are kept.
+    async fn keep_up(&self, supervisor: &mut Supervisor, job: &Job) -> Ending {
+        tokio::select! {
+            biased;
+            given_up = supervisor.run() => return failed(given_up.failure),
+            () = job.wait_until_usable() => {}
+        }
+        if let Err(failure) = self.publish_instance(job) {
+            return failed(failure);
+        }
+        loop {
+            let given_up = supervisor.run().await;
+            if given_up.service.as_str() == "guard" {
+                return failed(given_up.failure);
+            }
+            self.recorder.emit(EventKind::Noticed {
+                level: Level::Error,
+                message: format!("{}\n  the other services are kept up", given_up.failure),
+            });
+        }
+    }
+
+    fn publish_instance(&self, job: &Job) -> Result<(), Failure> {
+        if self.joined.is_some() {
+            return Ok(());
+        }
+        let file = InstanceFile {
+            run_id: self.run_id.clone(),
+            pid: std::process::id().cast_signed(),
+            redis: job.connection.clone(),
+            ports: self.config.ports.clone(),
+        };
+        instance::write(&self.config.orch.state_dir, &file).map_err(|error| {
+            Failure::infrastructure(format!(
+                "write the instance's file in {}",
+                self.config.orch.state_dir.display()
+            ))
+            .because(error.to_string())
+        })
+    }
+
+    /// Ends everything, tells how the run ended, writes the summary. The last thing to be called.
+    pub fn finish(self, ending: &Ending) -> Outcome {
+        self.note_reason(ending.reason());
+        let left = self.stop_all();
+        let outcome = match left {
+            // A stop that failed is the worse news.
+            Err(_) if ending.outcome() != Outcome::ConfigurationError => Outcome::InfrastructureFailed,
+            _ => ending.outcome(),
+        };
+        let error = match (ending, left) {
+            (Ending::Failed(_, failure), _) => Some(failure.to_string()),
+            (_, Err(failure)) => Some(failure.to_string()),
+            _ => None,
+        };
+        self.recorder.emit(EventKind::RunFinished {
+            outcome,
+            exit_code: outcome.exit_code(),
+            error,
+        });
+        if let Err(error) = self.recorder.with_state(|state| self.directory.write_summary(state)) {
+            tracing::error!(%error, path = %self.directory.summary().display(), "write the summary");
+        }
+        outcome
+    }
+
+    /// Remembers why the stop begins; a greater reason replaces a lesser one.
+    pub fn note_reason(&self, reason: StopReason) {
+        let mut noted = self.stop.reason.lock().unwrap_or_else(PoisonError::into_inner);
+        *noted = (*noted).max(Some(reason));
+    }
+
+    /// Ends every process that this run started: dependents first, each with its stop signal and grace period, then
+    /// SIGKILL to all that is left. Synchronous, idempotent, bounded by the printed stop bound.
+    ///
+    /// # Errors
+    /// Something could not be ended within its bound; the text names it.
+    pub fn stop_all(&self) -> Result<(), Failure> {
+        if self.stop.stopping.swap(true, Ordering::SeqCst) {
+            return Ok(());
+        }
+        instance::remove(&self.config.orch.state_dir, &self.run_id);
+        let reason = self
+            .stop
+            .reason
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or(StopReason::Failure);
+        let started = Instant::now();
+        let bound = self.guard.handle().stop_bound();
+        self.recorder.emit(EventKind::StopStarted {
+            reason,
+            bound_ms: EventKind::millis(bound),
+        });
+        let stopped = self.guard.stop_all();
+        self.recorder.emit(EventKind::StopFinished {
+            elapsed_ms: EventKind::millis(started.elapsed()),
+        });
+        stopped.map(|_summary| ()).map_err(|error| {
+            Failure::infrastructure("end the services")
+                .because(error.to_string())
+                .with_log(&self.directory.log("guard"))
+                .hint("the next start of this state directory ends what is recorded there")
+        })
+    }
+}
+
+impl Drop for Orchestrator {
+    fn drop(&mut self) {
+        // An error has no one to go to here; it stands in the guard's log, and the next start ends what is left.
+        drop(self.stop_all());
+    }
+}
+
+fn failed(failure: Failure) -> Ending {
+    Ending::Failed(failure.kind.outcome(), failure)
+}
+
+#[allow(dead_code, reason = "the sites that use it come in the next step")]
+/// What the work of a run needs, apart from the supervisor that runs beside it.
+struct Job {
+    config: Arc<Config>,
+    sites: Vec<SiteName>,
+    recorder: Recorder,
+    usable: watch::Receiver<Usable>,
+    task_holder_deaths: watch::Receiver<u64>,
+    connection: Option<RedisConnection>,
+    client: Option<crate::celery::Client>,
+}
+
+impl Job {
+    async fn wait_until_usable(&self) {
+        let mut usable = self.usable.clone();
+        if usable.wait_for(|usable| usable.all).await.is_err() {
+            // The supervisor is gone: its end is what the caller's `select!` returns.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Proxies, then sites.
+    async fn scrape(&self) -> Ending {
+        let Some(client) = self.client.clone() else {
+            return failed(
+                Failure::configuration("there is nothing to run the sites with: Redis or Celery is switched off")
+                    .hint("`orch run` needs `[redis]` and `[celery]`; `orch up` does not"),
+            );
+        };
+        let refused_before = match self.watches_refusals() {
+            true => refused_connections(&client).await,
+            false => 0,
+        };
+        tracing::debug!(refused_before, "refusals so far");
+        failed(Failure::infrastructure(
+            "run the sites: this part of orch is not landed yet",
+        ))
+    }
+
+    fn watches_refusals(&self) -> bool {
+        self.connection
+            .as_ref()
+            .is_some_and(|connection| connection.owned && connection.password.is_some())
+    }
+}
+
+/// What the guard's reader does with a report: the supervisor's while the run runs, an event while it stops.
+fn report_to(inbox: GuardInbox, stop: Arc<StopState>, recorder: Recorder) -> impl Fn(GuardEvent) + Send + 'static {
+    move |event| {
+        if !stop.stopping.load(Ordering::SeqCst) {
+            inbox.deliver(event);
+            return;
+        }
+        match event {
+            GuardEvent::Report(Report::Exited { service, ended, .. }) => {
+                // Probes and other commands are not services of the run.
+                if !service.contains(':') {
+                    let status = crate::services::exit_status(ended);
+                    recorder.emit(EventKind::ServiceStopped {
+                        service: ServiceName::new(service),
+                        status,
+                    });
+                }
+            }
+            GuardEvent::Report(_) => {}
+            GuardEvent::Lost => recorder.emit(EventKind::Noticed {
+                level: Level::Error,
+                message: "the guard was killed during the stop; what was left has been ended without grace".to_owned(),
+            }),
+        }
+    }
+}
+
+fn planned_services(config: &Config) -> Vec<PlannedService> {
+    Plan::order(config)
+        .sorted()
+        .into_iter()
+        .map(|name| {
+            let oneshot = config
+                .services
+                .iter()
+                .any(|service| service.name == name && service.is_oneshot());
+            PlannedService { name, oneshot }
+        })
+        .collect()
+}
+
+fn holder(options: &Options, run_id: &RunId, guard_pid: Option<i32>, stop_bound: Duration) -> Holder {
+    let command = match options.command {
+        Command::Run => "run",
+        Command::Up => "up",
+        Command::Prepare => "prepare",
+    };
+    Holder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound)
+}
+
+/// Takes the locks of the command; for `orch run` beside a living `orch up`, tells which instance to join.
+fn take_locks(
+    config: &Config,
+    options: &Options,
+    run_id: &RunId,
+) -> Result<(Vec<InstanceLock>, Option<InstanceFile>), StartError> {
+    let state_dir = &config.orch.state_dir;
+    let me = holder(options, run_id, None, Duration::from_secs(10));
+    let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
+    let refuse = |error: LockError| match error {
+        LockError::Held(held) => StartError::Busy {
+            instance: config.orch.instance.clone(),
+            command: held.command.clone(),
+            pid: held.pid,
+            run_id: held.run_id.clone(),
+            since: local_time(held.started_at),
+        },
+        other => StartError::Failed(
+            Failure::infrastructure(format!("take the instance lock in {}", state_dir.display()))
+                .because(other.to_string()),
+        ),
+    };
+    match options.command {
+        Command::Up | Command::Prepare => Ok((vec![take("services.lock").map_err(refuse)?], None)),
+        Command::Run => {
+            let run_lock = take("run.lock").map_err(refuse)?;
+            // An instance that is up is used at once, not waited for.
+            match InstanceLock::acquire(&state_dir.join("services.lock"), Duration::ZERO, &me) {
+                Ok(services_lock) => Ok((vec![run_lock, services_lock], None)),
+                Err(LockError::Held(held)) if held.command == "up" => {
+                    let patience = config.celery.start_timeout + config.redis.start_timeout;
+                    let file = instance::wait_until_up(state_dir, held.pid, patience).map_err(StartError::Failed)?;
+                    Ok((vec![run_lock], Some(file)))
+                }
+                Err(LockError::Held(_)) => {
+                    let services_lock = take("services.lock").map_err(refuse)?;
+                    Ok((vec![run_lock, services_lock], None))
+                }
+                Err(other) => Err(refuse(other)),
+            }
+        }
+    }
+}
+
+/// Makes the state directory, private; refuses one that belongs to somebody else.
+fn make_state_dir(path: &Path) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::infrastructure(format!("make the state directory {}", path.display()))
+            .because(error.to_string())
+            .hint("`[orch] state_dir` sets where it is")
+    };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| failed(&error))?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
+        Ok(()) | Err(_) => {}
+    }
+    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+    if !metadata.is_dir() {
+        return Err(failed(&"it is not a directory"));
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    if metadata.uid() != me {
+        return Err(failed(&format!(
+            "it belongs to user {}, this is user {me}",
+            metadata.uid()
+        )));
+    }
+    Ok(())
+}
+
+/// A moment as the user's clock shows it.
+fn local_time(unix_seconds: u64) -> String {
+    let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(second).map_or_else(
+        |_| "an unknown time".to_owned(),
+        |moment| {
+            moment
+                .to_zoned_datetime(jiff::tz::TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
+    )
+}

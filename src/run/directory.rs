@@ -1,0 +1,119 @@
+//! `<state>/runs/<run id>/`: the journal, the logs and the summary of one run, private; old runs are pruned.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::ids::RunId;
+use super::state::RunState;
+
+/// Runs that are kept; an older one goes when a new one begins.
+const KEPT: usize = 20;
+
+/// The directory of one run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RunDirectory {
+    path: PathBuf,
+}
+
+impl RunDirectory {
+    /// Makes the directory and prunes what is older than the last twenty.
+    ///
+    /// # Errors
+    /// It cannot be made; that an old one cannot be removed is no error.
+    pub fn create(state_dir: &Path, run_id: &RunId) -> io::Result<Self> {
+        let runs = state_dir.join("runs");
+        DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
+        let path = runs.join(run_id.as_str());
+        DirBuilder::new().mode(0o700).create(&path)?;
+        prune(&runs, &path);
+        Ok(Self { path })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Every fact of the run, one a line.
+    pub fn journal(&self) -> PathBuf {
+        self.path.join("journal.jsonl")
+    }
+
+    /// The output of a service (or `guard`).
+    pub fn log(&self, service: &str) -> PathBuf {
+        self.path.join(format!("{service}.log"))
+    }
+
+    /// orch's own log.
+    pub fn orch_log(&self) -> PathBuf {
+        self.path.join("orch.log")
+    }
+
+    /// How the run ended, for programs.
+    pub fn summary(&self) -> PathBuf {
+        self.path.join("summary.json")
+    }
+
+    /// Writes the summary whole: a temporary file, synced, renamed.
+    ///
+    /// # Errors
+    /// The disk is full or failing.
+    pub fn write_summary(&self, state: &RunState) -> io::Result<()> {
+        let temporary = self.path.join("summary.json.new");
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        let mut text = serde_json::to_vec_pretty(state)?;
+        text.push(b'\n');
+        file.write_all(&text)?;
+        file.sync_all()?;
+        fs::rename(&temporary, self.summary())
+    }
+}
+
+/// Removes the oldest runs. A living one is among the newest: only `orch up` and the run beside it can be alive.
+fn prune(runs: &Path, newest: &Path) {
+    let Ok(entries) = fs::read_dir(runs) else { return };
+    let mut found: Vec<(SystemTime, PathBuf)> = entries
+        .flatten()
+        .filter(|entry| entry.path() != newest)
+        .filter_map(|entry| {
+            // The journal's time is the run's last sign of life.
+            let journal = fs::metadata(entry.path().join("journal.jsonl")).and_then(|journal| journal.modified());
+            let time = journal.or_else(|_| entry.metadata().and_then(|directory| directory.modified()));
+            Some((time.ok()?, entry.path()))
+        })
+        .collect();
+    found.sort();
+    let surplus = (found.len() + 1).saturating_sub(KEPT);
+    for (_, path) in found.into_iter().take(surplus) {
+        if let Err(error) = fs::remove_dir_all(&path) {
+            tracing::warn!(%error, path = %path.display(), "remove an old run");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn private_and_pruned() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let mut last = None;
+        for _ in 0..KEPT + 3 {
+            last = Some(RunDirectory::create(state_dir.path(), &RunId::random()).unwrap());
+        }
+        let last = last.unwrap();
+        assert_eq!(fs::metadata(last.path()).unwrap().permissions().mode() & 0o777, 0o700);
+        assert_eq!(fs::read_dir(state_dir.path().join("runs")).unwrap().count(), KEPT);
+        assert!(last.path().exists());
+    }
+}

@@ -1,0 +1,430 @@
+//! The Celery worker: reuse a healthy one of the same app, or start one and see that it is the right one.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use super::connection::RedisConnection;
+use super::environment::merge;
+use super::failure::Failure;
+use super::program::{Boxed, Prepared, Program, Start};
+use super::state::Role;
+use super::worker_log::{BrokerAddress, announced_broker};
+use crate::celery::{Client, NodeName, Target};
+use crate::config::{BeatMode, CeleryConfig, LivenessConfig};
+use crate::guard::{SpawnOrder, StopPlan, StopStep};
+use crate::run::{EventKind, Recorder, ServiceName};
+
+/// A worker that is there answers a ping in a few milliseconds; a busy machine gets a second.
+const REUSE_PATIENCE: Duration = Duration::from_secs(1);
+/// Pause between pings that nobody received: a worker that starts subscribes within a second.
+const PING_PAUSE: Duration = Duration::from_millis(10);
+/// How long one ping of a starting worker waits for its answer.
+const PING_PATIENCE: Duration = Duration::from_millis(500);
+/// How often the log and Redis' error counters are read while the worker starts.
+const CHECK_PAUSE: Duration = Duration::from_millis(250);
+/// For the questions after readiness.
+const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The worker as a service.
+pub struct Celery {
+    name: ServiceName,
+    config: CeleryConfig,
+    connection: RedisConnection,
+    client: Client,
+    node: NodeName,
+    order: SpawnOrder,
+    /// Task names that it must know.
+    required: BTreeSet<String>,
+    /// Progress keys of jobs, as glob patterns, for the clean-up of an owned Redis.
+    progress_patterns: Vec<String>,
+    recorder: Recorder,
+    first_start: AtomicBool,
+}
+
+/// What it takes to build [`Celery`].
+pub struct CelerySetup<'a> {
+    pub config: &'a CeleryConfig,
+    pub instance: &'a str,
+    pub connection: &'a RedisConnection,
+    pub client: Client,
+    pub program: PathBuf,
+    pub log: PathBuf,
+    pub base: &'a [(String, String)],
+    pub rank: u32,
+    pub required: BTreeSet<String>,
+    pub progress_patterns: Vec<String>,
+    pub recorder: Recorder,
+}
+
+impl Celery {
+    /// The worker of this instance: node `<instance>@<host name>`.
+    pub fn new(setup: CelerySetup<'_>) -> Self {
+        let CelerySetup { config, connection, .. } = setup;
+        let node = node_name(setup.instance);
+        let environment = merge(setup.base, &config.env, &connection.environment());
+        let order = SpawnOrder {
+            service: "celery".to_owned(),
+            argv: worker_argv(config, &setup.program, &node),
+            environment,
+            directory: config.directory.clone(),
+            log: setup.log,
+            stop: StopPlan {
+                rank: setup.rank,
+                // Warm: running tasks finish. Cold: they do not. Only ever the main process, or Celery loses tasks.
+                steps: vec![
+                    StopStep {
+                        signal: nix::libc::SIGTERM,
+                        grace: config.grace,
+                    },
+                    StopStep {
+                        signal: nix::libc::SIGQUIT,
+                        grace: config.quit_grace,
+                    },
+                ],
+            },
+        };
+        Self {
+            name: "celery".into(),
+            config: config.clone(),
+            connection: connection.clone(),
+            client: setup.client,
+            node,
+            order,
+            required: setup.required,
+            progress_patterns: setup.progress_patterns,
+            recorder: setup.recorder,
+            first_start: AtomicBool::new(true),
+        }
+    }
+
+    /// A healthy worker that serves the same queues and knows the same tasks, if there is one.
+    async fn find_reusable(&self) -> Result<Option<NodeName>, Failure> {
+        // Without a task name to recognise the app by, any answer could be another app's.
+        if !self.config.reuse || self.required.is_empty() {
+            return Ok(None);
+        }
+        let asked = |what: &str, error: crate::celery::Error| {
+            Failure::infrastructure(format!("ask the workers on {} for {what}", self.connection.address()))
+                .because(error.to_string())
+        };
+        let control = self.client.control();
+        let pong = control
+            .ping(&Target::All, REUSE_PATIENCE)
+            .await
+            .map_err(|error| asked("a ping", error))?;
+        let nodes: Vec<NodeName> = pong.good().map(|(node, ())| node.clone()).collect();
+        if nodes.is_empty() {
+            return Ok(None);
+        }
+        let target = Target::Nodes(nodes);
+        let (registered, queues) = tokio::join!(
+            control.registered(&target, QUESTION_PATIENCE),
+            control.active_queues(&target, QUESTION_PATIENCE)
+        );
+        let registered = registered.map_err(|error| asked("their tasks", error))?;
+        let queues = queues.map_err(|error| asked("their queues", error))?;
+        let serves = |node: &NodeName| {
+            queues.of(node).is_some_and(|served| {
+                self.config
+                    .queues
+                    .iter()
+                    .all(|queue| served.iter().any(|consumed| consumed.name == *queue))
+            })
+        };
+        let same_app = registered
+            .good()
+            .filter(|(_, tasks)| self.required.iter().all(|task| tasks.contains(task)));
+        Ok(same_app.map(|(node, _)| node).find(|node| serves(node)).cloned())
+    }
+
+    /// Removes (owned Redis) or reports what dead runs left, before any worker exists that would take it up.
+    async fn clear_leftovers(&self) -> Result<(), Failure> {
+        let asked = |error: crate::celery::Error| {
+            Failure::infrastructure(format!(
+                "clear what dead runs left in Redis on {}",
+                self.connection.address()
+            ))
+            .because(error.to_string())
+        };
+        let queues: Vec<&str> = self.config.queues.iter().map(String::as_str).collect();
+        let owned = self.connection.owned;
+        let (left, progress) = if owned {
+            let left = self.client.remove_leftovers(&queues).await.map_err(asked)?;
+            (
+                left,
+                self.client.remove_keys(&self.progress_patterns).await.map_err(asked)?,
+            )
+        } else {
+            let left = self.client.leftovers(&queues).await.map_err(asked)?;
+            (
+                left,
+                self.client.count_keys(&self.progress_patterns).await.map_err(asked)?,
+            )
+        };
+        if !left.is_empty() || progress > 0 {
+            self.recorder.emit(EventKind::LeftoversFound {
+                queued: left.queued.values().sum(),
+                unacked: left.unacked,
+                keys: left.chord_keys + left.reply_lists + progress,
+                removed: owned,
+            });
+        }
+        Ok(())
+    }
+
+    fn wrong_broker(&self, there: &BrokerAddress) -> Failure {
+        Failure::configuration(format!("the worker uses another broker than orch: {there}"))
+            .because(format!("orch's Redis is {}; the app does not take its URL from the environment", self.here()))
+            .hint("let the app read CELERY_BROKER_URL (or REDIS_HOST and REDIS_PORT), or configure `[redis]` to its address")
+    }
+
+    fn here(&self) -> BrokerAddress {
+        BrokerAddress {
+            host: self.connection.host.clone(),
+            port: self.connection.port,
+            db: self.connection.broker_db,
+        }
+    }
+
+    /// Is it the worker that this run needs? Asked once it answers.
+    async fn check(&self) -> Result<String, Failure> {
+        let control = self.client.control();
+        let target = Target::Nodes(vec![self.node.clone()]);
+        let asked = |what: &str, why: String| {
+            Failure::infrastructure(format!("ask worker `{}` for {what}", self.node))
+                .because(why)
+                .with_log(&self.order.log)
+        };
+        let (stats, registered) = tokio::join!(
+            control.stats(&target, QUESTION_PATIENCE),
+            control.registered(&target, QUESTION_PATIENCE)
+        );
+        let stats = stats.map_err(|error| asked("its stats", error.to_string()))?;
+        let Some(stats) = stats.of(&self.node) else {
+            return Err(asked("its stats", format!("no answer within {QUESTION_PATIENCE:?}")));
+        };
+        if let (Some(port), Some(db)) = (stats.broker.port, stats.broker.database) {
+            let there = BrokerAddress {
+                host: stats.broker.host.clone(),
+                port,
+                db,
+            };
+            if !there.same(&self.here()) {
+                return Err(self.wrong_broker(&there));
+            }
+        }
+        let registered = registered.map_err(|error| asked("its tasks", error.to_string()))?;
+        let Some(tasks) = registered.of(&self.node) else {
+            return Err(asked("its tasks", format!("no answer within {QUESTION_PATIENCE:?}")));
+        };
+        let missing: Vec<&String> = self.required.iter().filter(|task| !tasks.contains(*task)).collect();
+        if !missing.is_empty() {
+            return Err(missing_tasks(&missing, tasks));
+        }
+        Ok(format!("{} with {} pool slots", self.node, stats.pool_slots))
+    }
+}
+
+/// The error for tasks that the worker does not know, each with its nearest names.
+fn missing_tasks(missing: &[&String], known: &[String]) -> Failure {
+    let mut cause = String::new();
+    for task in missing {
+        let mut near: Vec<(f64, &String)> = known
+            .iter()
+            .map(|name| (strsim::jaro_winkler(task, name), name))
+            .filter(|(score, _)| *score > 0.7)
+            .collect();
+        near.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let near: Vec<String> = near.iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
+        if !cause.is_empty() {
+            cause.push_str("; ");
+        }
+        cause.push_str(&match near.is_empty() {
+            true => format!("`{task}` has no similar name among its {} tasks", known.len()),
+            false => format!("nearest to `{task}`: {}", near.join(", ")),
+        });
+    }
+    let names: Vec<String> = missing.iter().map(|task| format!("`{task}`")).collect();
+    Failure::configuration(format!("the worker does not know {}", names.join(", ")))
+        .because(cause)
+        .hint("correct the name in the configuration, or import the module in the app (`include`, autodiscovery)")
+}
+
+/// `<instance>@<host name>`, written out so that it does not depend on how Celery expands `%h`.
+fn node_name(instance: &str) -> NodeName {
+    let host = nix::unistd::gethostname().unwrap_or_else(|_| "localhost".into());
+    NodeName::new(format!("{instance}@{}", host.to_string_lossy()))
+}
+
+fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Vec<String> {
+    let mut argv = vec![
+        program.to_string_lossy().into_owned(),
+        "-A".into(),
+        config.app.clone(),
+        "worker".into(),
+    ];
+    let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
+    option("-n", node.to_string());
+    option("-Q", config.queues.join(","));
+    option("-c", config.concurrency.to_string());
+    option("-P", config.pool.clone());
+    option("-l", config.log_level.clone());
+    argv.push("-E".into());
+    // Alone, it has nobody to mingle with: that wait is a second of every start.
+    argv.extend(["--without-mingle".into(), "--without-gossip".into()]);
+    if config.beat == BeatMode::Embedded {
+        argv.extend([
+            "-B".into(),
+            "-s".into(),
+            config.beat_schedule.to_string_lossy().into_owned(),
+        ]);
+    }
+    argv.extend(config.extra_args.iter().cloned());
+    if !config.settings.is_empty() {
+        argv.push("--".into());
+        argv.extend(config.settings.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    argv
+}
+
+/// How often Redis has refused somebody who gave no password; 0 where it cannot be asked now.
+pub async fn refused_connections(client: &Client) -> u64 {
+    let counts = client.errorstats().await.unwrap_or_default();
+    counts.get("NOAUTH").copied().unwrap_or(0)
+}
+
+/// The app connects to an owned Redis without its password.
+pub fn without_password() -> Failure {
+    Failure::configuration("this service's app connects to Redis without a password")
+        .because("the Redis that orch started has refused connections of the app (NOAUTH in its error counters)")
+        .hint("set `[redis] auth = false`, or build the app's URL from REDIS_PASSWORD or CELERY_BROKER_URL")
+}
+
+impl Program for Celery {
+    fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    fn role(&self) -> Role {
+        Role::Daemon {
+            restart: self.config.restart,
+            liveness_failures: self.config.liveness.failures,
+        }
+    }
+
+    fn log(&self) -> &Path {
+        &self.order.log
+    }
+
+    fn start_timeout(&self) -> Duration {
+        self.config.start_timeout
+    }
+
+    fn liveness(&self) -> Option<LivenessConfig> {
+        Some(self.config.liveness)
+    }
+
+    fn holds_tasks(&self) -> bool {
+        true
+    }
+
+    fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {
+        Box::pin(async move {
+            if self.first_start.swap(false, Ordering::Relaxed) {
+                if !self.connection.owned
+                    && let Some(node) = self.find_reusable().await?
+                {
+                    return Ok(Prepared::Reuse(node.to_string()));
+                }
+                self.clear_leftovers().await?;
+            }
+            if self.config.beat == BeatMode::Embedded {
+                super::beat::make_schedule_directory(&self.config.beat_schedule)?;
+            }
+            Ok(Prepared::Spawn(Box::new(self.order.clone())))
+        })
+    }
+
+    fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>> {
+        Box::pin(async move {
+            let control = self.client.control();
+            let target = Target::Nodes(vec![self.node.clone()]);
+            let refused_before = refused_connections(&self.client).await;
+            let mut next_check = Instant::now() + CHECK_PAUSE;
+            let mut last_error = None;
+            loop {
+                match control.ping(&target, PING_PATIENCE).await {
+                    Ok(pong) if pong.of(&self.node).is_some() => return self.check().await,
+                    Ok(_) => {}
+                    // Redis may be restarting; the deadline judges.
+                    Err(error) => last_error = Some(error.to_string()),
+                }
+                let now = Instant::now();
+                if now >= next_check {
+                    next_check = now + CHECK_PAUSE;
+                    if let Some(there) = announced_broker(&self.order.log, start.log_offset)
+                        && !there.same(&self.here())
+                    {
+                        return Err(self.wrong_broker(&there).with_log(&self.order.log));
+                    }
+                    if self.connection.owned
+                        && self.connection.password.is_some()
+                        && refused_connections(&self.client).await > refused_before
+                    {
+                        return Err(without_password().with_log(&self.order.log));
+                    }
+                }
+                if now >= start.deadline {
+                    let what = format!(
+                        "worker `{}` is not ready after {:?}",
+                        self.node, self.config.start_timeout
+                    );
+                    let cause = last_error.unwrap_or_else(|| "it runs, but does not answer a ping".to_owned());
+                    return Err(Failure::infrastructure(what)
+                        .because(cause)
+                        .with_log(&self.order.log)
+                        .hint("`[celery] start_timeout` sets how long it may take"));
+                }
+                tokio::time::sleep(PING_PAUSE).await;
+            }
+        })
+    }
+
+    fn alive(self: Arc<Self>) -> Boxed<Result<(), String>> {
+        Box::pin(async move {
+            // A solo pool answers between tasks only: silence is work, and its death is seen as a process's.
+            if self.config.pool == "solo" {
+                return Ok(());
+            }
+            let target = Target::Nodes(vec![self.node.clone()]);
+            match self.client.control().ping(&target, self.config.liveness.timeout).await {
+                Ok(pong) if pong.of(&self.node).is_some() => Ok(()),
+                Ok(_) => Err(format!(
+                    "`{}` does not answer a ping within {:?}",
+                    self.node, self.config.liveness.timeout
+                )),
+                // A broker that is down is Redis' matter; a restart of the worker would not mend it.
+                Err(_broker) => Ok(()),
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_task_names_its_nearest() {
+        let known = ["shop.tasks.dispatch_site".to_owned(), "shop.tasks.aggregate".to_owned()];
+        let missing = "shop.tasks.dispatch_sites".to_owned();
+        let failure = missing_tasks(&[&missing], &known).to_string();
+        assert!(
+            failure.contains("nearest to `shop.tasks.dispatch_sites`: `shop.tasks.dispatch_site`"),
+            "{failure}"
+        );
+    }
+}

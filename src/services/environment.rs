@@ -1,0 +1,57 @@
+//! The variables a service is started with: `env_file` < caller < configuration < what orch must set.
+
+use std::collections::BTreeMap;
+
+/// Merges the four sources, later ones win. `None` of `must` is the case of a run without Redis.
+pub fn merge(
+    base: &[(String, String)],
+    configured: &BTreeMap<String, String>,
+    must: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut merged: BTreeMap<String, String> = base.iter().cloned().collect();
+    merged.extend(configured.iter().map(|(name, value)| (name.clone(), value.clone())));
+    merged.extend(must.iter().cloned());
+    merged.into_iter().collect()
+}
+
+/// `env_file` under the caller's variables.
+///
+/// orch's own settings (`ORCH_*`) are not handed on: an `ORCH_RUN_ID` of an outer run would mark our children as its.
+pub fn base_environment(env_file: &[(String, String)], caller: &[(String, String)]) -> Vec<(String, String)> {
+    let mut merged: BTreeMap<String, String> = env_file.iter().cloned().collect();
+    merged.extend(caller.iter().filter(|(name, _)| !name.starts_with("ORCH_")).cloned());
+    merged.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(list: &[(&str, &str)]) -> Vec<(String, String)> {
+        list.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn later_sources_win() {
+        let base = base_environment(
+            &pairs(&[("A", "file"), ("B", "file"), ("C", "file"), ("D", "file")]),
+            &pairs(&[
+                ("B", "caller"),
+                ("C", "caller"),
+                ("D", "caller"),
+                ("ORCH_RUN_ID", "outer"),
+            ]),
+        );
+        let configured = BTreeMap::from([
+            ("C".to_owned(), "config".to_owned()),
+            ("D".to_owned(), "config".to_owned()),
+        ]);
+        let merged = merge(&base, &configured, &pairs(&[("D", "orch")]));
+        assert_eq!(
+            merged,
+            pairs(&[("A", "file"), ("B", "caller"), ("C", "config"), ("D", "orch")])
+        );
+    }
+}

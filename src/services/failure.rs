@@ -1,0 +1,120 @@
+//! Why a service, and with it often the run, cannot go on: what failed, the cause, where the log is, what to do.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::log_tail::last_lines;
+use crate::run::Outcome;
+
+/// Whose fault it is; the exit code follows from it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// The user must change the configuration, or the app (exit code 2).
+    Configuration,
+    /// The machine, Redis, Celery or a service failed (exit code 3).
+    Infrastructure,
+}
+
+impl FailureKind {
+    /// The outcome of a run that ends for this.
+    pub fn outcome(self) -> Outcome {
+        match self {
+            FailureKind::Configuration => Outcome::ConfigurationError,
+            FailureKind::Infrastructure => Outcome::InfrastructureFailed,
+        }
+    }
+}
+
+/// One failure, ready to be shown to the person at 3 a.m.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Decides the exit code.
+    pub kind: FailureKind,
+    /// What was being done to which input, and what happened: a fragment, lower case, no full stop.
+    pub what: String,
+    /// Apart, so that a `Result` with a failure stays small.
+    more: Box<More>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct More {
+    /// The cause below it.
+    cause: Option<String>,
+    /// The log that explains it, with its last lines as they were at the failure.
+    log: Option<(PathBuf, Vec<String>)>,
+    /// What to do.
+    hint: Option<String>,
+}
+
+/// Lines of a log that a failure carries along.
+const LOG_LINES: usize = 12;
+
+impl Failure {
+    /// A fault of the machine, Redis, Celery or a service.
+    pub fn infrastructure(what: impl Into<String>) -> Self {
+        Self {
+            kind: FailureKind::Infrastructure,
+            what: what.into(),
+            more: Box::default(),
+        }
+    }
+
+    /// A fault of the configuration or of the app.
+    pub fn configuration(what: impl Into<String>) -> Self {
+        Self {
+            kind: FailureKind::Configuration,
+            ..Self::infrastructure(what)
+        }
+    }
+
+    /// The log that explains it.
+    pub fn log(&self) -> Option<&Path> {
+        self.more.log.as_ref().map(|(path, _)| path.as_path())
+    }
+
+    /// Adds the cause.
+    #[must_use]
+    pub fn because(mut self, cause: impl Into<String>) -> Self {
+        self.more.cause = Some(cause.into());
+        self
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.more.hint = Some(hint.into());
+        self
+    }
+
+    /// Adds the log and its last lines.
+    #[must_use]
+    pub fn with_log(mut self, log: &Path) -> Self {
+        self.more.log = Some((log.to_owned(), last_lines(log, LOG_LINES)));
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.what)?;
+        if let Some(cause) = &self.more.cause {
+            write!(formatter, "\n  cause: {cause}")?;
+        }
+        if let Some((log, lines)) = &self.more.log {
+            if lines.is_empty() {
+                write!(formatter, "\n  log:   {} (empty)", log.display())?;
+            } else {
+                write!(formatter, "\n  log:   {} (its end:)", log.display())?;
+                for line in lines {
+                    write!(formatter, "\n       | {line}")?;
+                }
+            }
+        }
+        if let Some(hint) = &self.more.hint {
+            write!(formatter, "\n  hint:  {hint}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Failure {}

@@ -1,0 +1,38 @@
+//! What is kept running and how: Redis, the Celery worker, beat, any command; states, health, restart policy, order.
+//!
+//! Policy only: the guard does the spawning and the ending, `celery` the talking.
+
+mod beat;
+mod celery;
+mod command;
+mod connection;
+mod environment;
+mod failure;
+mod http_probe;
+mod joined;
+mod launcher;
+mod log_tail;
+mod order;
+mod probe;
+mod program;
+mod redis;
+mod redis_probe;
+mod restart;
+mod state;
+mod supervisor;
+mod worker_log;
+
+pub use beat::Beat;
+pub use celery::{Celery, CelerySetup, refused_connections, without_password};
+pub use command::Command;
+pub use connection::{RedisConnection, client as celery_client};
+pub use environment::{base_environment, merge as merge_environment};
+pub use failure::{Failure, FailureKind};
+pub use joined::Joined;
+pub use launcher::{Launcher, exit_status};
+pub use log_tail::last_lines;
+pub use order::{StartOrder, stop_ranks};
+pub use program::{Boxed, Prepared, Program, Start};
+pub use redis::{Decision, Redis, decide as decide_redis};
+pub use state::{Action, Input, Role, Service, ServiceState, Then};
+pub use supervisor::{GivenUp, GuardInbox, Inbox, Supervisor, Usable};

@@ -1,0 +1,68 @@
+//! What the supervisor must know of a kind of service: how it is found, started, and asked how it is.
+
+use std::future::Future;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::failure::Failure;
+use super::state::Role;
+use crate::config::LivenessConfig;
+use crate::guard::SpawnOrder;
+use crate::run::ServiceName;
+
+/// A future that a probe task can own.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// What a look around before the start has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Prepared {
+    /// A healthy one is there: use it, never stop it. The text says what answered.
+    Reuse(String),
+    /// Start it so.
+    Spawn(Box<SpawnOrder>),
+}
+
+/// One start, as its readiness probe sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Start {
+    /// When waiting ends.
+    pub deadline: Instant,
+    /// When it was spawned.
+    pub spawned: Instant,
+    /// Length of its log before it was spawned: what is before that was said by an earlier one.
+    pub log_offset: u64,
+}
+
+/// A kind of service. Implementations hold what they need; the supervisor holds the state.
+pub trait Program: Send + Sync {
+    /// Its name, unique in the run.
+    fn name(&self) -> &ServiceName;
+
+    /// Kept running, or run once.
+    fn role(&self) -> Role;
+
+    /// Where its output goes.
+    fn log(&self) -> &Path;
+
+    /// How long it may take to become ready (a oneshot: to end).
+    fn start_timeout(&self) -> std::time::Duration;
+
+    /// How often and how it is asked whether it lives; `None`: the process is proof enough.
+    fn liveness(&self) -> Option<LivenessConfig>;
+
+    /// Whether its death may have lost tasks that it had taken.
+    fn holds_tasks(&self) -> bool {
+        false
+    }
+
+    /// Looks for a healthy one, and makes what the start needs.
+    fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>>;
+
+    /// Waits until others may use it, up to the start's deadline; tells what answered. A oneshot never is ready.
+    fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>>;
+
+    /// Asks once whether it lives; the caller bounds the wait. The text says what is wrong.
+    fn alive(self: Arc<Self>) -> Boxed<Result<(), String>>;
+}

@@ -1,0 +1,415 @@
+//! Redis: reuse what answers, or start one of our own with a generated configuration.
+//!
+//! Only an owned Redis gets a password, its own directory and the clean-up; what was there before is used as it is.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::connection::RedisConnection;
+use super::environment::merge;
+use super::failure::Failure;
+use super::program::{Boxed, Prepared, Program, Start};
+use super::redis_probe::{self, Found};
+use super::state::Role;
+use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret};
+use crate::guard::{SpawnOrder, StopPlan, StopStep};
+use crate::run::ServiceName;
+
+/// One PING.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Pauses between PINGs of a server that is starting: the first answers come after some 10 ms.
+const FIRST_PAUSE: Duration = Duration::from_millis(2);
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// A Redis that says it is loading its data is waited for this long: gigabytes of append-only file take minutes.
+const LOADING_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What the look at the configured address has decided.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It is there: use it, never stop it.
+    Reuse(RedisConnection),
+    /// Start one there.
+    Own(RedisConnection),
+}
+
+impl Decision {
+    /// Where Redis is, or will be.
+    pub fn connection(&self) -> &RedisConnection {
+        match self {
+            Decision::Reuse(connection) | Decision::Own(connection) => connection,
+        }
+    }
+}
+
+/// Looks at the configured address before anything is started; `None` for `mode = "off"`.
+///
+/// # Errors
+/// What stands there is not Redis, wants a password that is not configured, must not be reused (`own`) or is missing
+/// (`external`).
+pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
+    let found = |port| async move {
+        redis_probe::probe(
+            &config.host,
+            port,
+            config.username.as_deref(),
+            config.password.as_ref(),
+            PATIENCE,
+        )
+        .await
+    };
+    let there = RedisConnection {
+        host: config.host.clone(),
+        port: config.port,
+        username: config.username.clone(),
+        password: config.password.clone(),
+        broker_db: config.broker_db,
+        result_db: config.result_db,
+        owned: false,
+    };
+    let own = || -> Result<Option<Decision>, Failure> {
+        let port = match config.port {
+            0 => free_port(&config.host)?,
+            port => port,
+        };
+        let password = config.auth.then(random_password).transpose()?;
+        let connection = RedisConnection {
+            port,
+            username: None,
+            password,
+            owned: true,
+            ..there.clone()
+        };
+        Ok(Some(Decision::Own(connection)))
+    };
+    let address = there.address();
+    match config.mode {
+        RedisMode::Off => Ok(None),
+        RedisMode::Auto | RedisMode::Own if config.port == 0 => own(),
+        RedisMode::Auto | RedisMode::Own | RedisMode::External => {
+            let deadline = Instant::now() + LOADING_PATIENCE;
+            loop {
+                break match (found(config.port).await, config.mode) {
+                    (Found::Loading, RedisMode::Auto | RedisMode::External) if Instant::now() < deadline => {
+                        tokio::time::sleep(LONGEST_PAUSE).await;
+                        continue;
+                    }
+                    (Found::Redis | Found::Loading | Found::Locked(_), RedisMode::Own) => {
+                        Err(Failure::configuration(format!("a Redis runs on {address} already"))
+                            .because("`[redis] mode = \"own\"` refuses to reuse one")
+                            .hint("choose another `port` (0: a free one), or `mode = \"auto\"` to use it"))
+                    }
+                    (Found::Redis, _) => Ok(Some(Decision::Reuse(there))),
+                    (Found::Nothing, RedisMode::Auto | RedisMode::Own) => own(),
+                    (Found::Nothing, _) => Err(Failure::infrastructure(format!("no Redis answers on {address}"))
+                        .because("the connection is refused")
+                        .hint("start it, or let orch do so with `[redis] mode = \"auto\"`")),
+                    (Found::Loading, _) => Err(Failure::infrastructure(format!(
+                        "the Redis on {address} is still loading its data after {LOADING_PATIENCE:?}"
+                    ))),
+                    (Found::Locked(words), _) if config.password.is_none() => Err(Failure::configuration(format!(
+                        "the Redis on {address} wants a password and none is configured"
+                    ))
+                    .because(words)
+                    .hint("set `[redis] password`, or another `port`")),
+                    (Found::Locked(words), _) => Err(Failure::configuration(format!(
+                        "the Redis on {address} refuses the configured credentials"
+                    ))
+                    .because(words)
+                    .hint("check `[redis] username` and `password`")),
+                    (Found::Foreign(words), _) => Err(Failure::infrastructure(format!(
+                        "what listens on {address} is not a Redis"
+                    ))
+                    .because(format!("it answered PING with `{words}`"))
+                    .hint("choose another `[redis] port` (0: a free one)")),
+                    (Found::Silent, _) => Err(Failure::infrastructure(format!(
+                        "what listens on {address} does not answer PING"
+                    ))
+                    .because(format!(
+                        "nothing came within {PATIENCE:?}: not a Redis, or one that hangs"
+                    ))
+                    .hint("choose another `[redis] port` (0: a free one)")),
+                    (Found::Unreachable(error), _) => {
+                        Err(Failure::infrastructure(format!("Redis on {address} cannot be reached")).because(error))
+                    }
+                };
+            }
+        }
+    }
+}
+
+fn free_port(host: &str) -> Result<u16, Failure> {
+    let bound = std::net::TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
+    bound.map(|address| address.port()).map_err(|error| {
+        Failure::infrastructure(format!("find a free port on {host} for Redis")).because(error.to_string())
+    })
+}
+
+/// 256 bits from the kernel, as hexadecimal text: no character in it needs quoting anywhere.
+fn random_password() -> Result<Secret, Failure> {
+    let mut bytes = [0_u8; 32];
+    fs::File::open("/dev/urandom")
+        .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut bytes))
+        .map_err(|error| Failure::infrastructure("read /dev/urandom for a password").because(error.to_string()))?;
+    Ok(Secret::new(
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
+    ))
+}
+
+/// The Redis of this run as a service.
+pub struct Redis {
+    name: ServiceName,
+    config: RedisConfig,
+    decision: Decision,
+    /// The server's binary; empty for a reused one.
+    program: PathBuf,
+    directory: PathBuf,
+    log: PathBuf,
+    environment: Vec<(String, String)>,
+    rank: u32,
+}
+
+impl Redis {
+    /// `state_dir` gets the directory `redis` with configuration and data.
+    pub fn new(
+        config: &RedisConfig,
+        decision: Decision,
+        program: PathBuf,
+        state_dir: &Path,
+        log: PathBuf,
+        base: &[(String, String)],
+        rank: u32,
+    ) -> Self {
+        Self {
+            name: "redis".into(),
+            config: config.clone(),
+            decision,
+            program,
+            directory: state_dir.join("redis"),
+            log,
+            environment: merge(base, &std::collections::BTreeMap::new(), &[]),
+            rank,
+        }
+    }
+
+    /// Writes the configuration, private from its creation, and tells how to start the server on it.
+    fn write_configuration(&self, connection: &RedisConnection) -> std::io::Result<SpawnOrder> {
+        let data = self.directory.join("data");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
+        let file = self.directory.join("redis.conf");
+        let temporary = self.directory.join("redis.conf.new");
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        let mut output = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&temporary)?;
+        output.write_all(configuration(connection, &data, &self.config).as_bytes())?;
+        output.sync_all()?;
+        fs::rename(&temporary, &file)?;
+        Ok(SpawnOrder {
+            service: self.name.as_str().to_owned(),
+            argv: vec![
+                self.program.to_string_lossy().into_owned(),
+                file.to_string_lossy().into_owned(),
+            ],
+            environment: self.environment.clone(),
+            directory: data,
+            log: self.log.clone(),
+            stop: StopPlan {
+                rank: self.rank,
+                steps: vec![StopStep {
+                    signal: nix::libc::SIGTERM,
+                    grace: self.config.grace,
+                }],
+            },
+        })
+    }
+}
+
+/// The lines of `redis.conf`.
+fn configuration(connection: &RedisConnection, data: &Path, config: &RedisConfig) -> String {
+    let mut lines = vec![
+        "# Written by orch at each start; changes are lost. Use `[redis] settings` instead.".to_owned(),
+        format!("bind {}", connection.host),
+        format!("port {}", connection.port),
+        "protected-mode yes".to_owned(),
+        "daemonize no".to_owned(),
+        // The log goes to standard output, which the guard appends to the run's redis.log.
+        "logfile \"\"".to_owned(),
+        format!("dir {}", quote(&data.to_string_lossy())),
+        // A second of work is what a killed Redis may lose; snapshots would fork a copy of it at night.
+        "appendonly yes".to_owned(),
+        "appendfsync everysec".to_owned(),
+        "aof-load-truncated yes".to_owned(),
+        "save \"\"".to_owned(),
+        // A rewritten title would overwrite the environment, and with it the run id that marks the process as ours.
+        "set-proc-title no".to_owned(),
+        format!(
+            "databases {}",
+            connection.broker_db.max(connection.result_db).max(15) + 1
+        ),
+    ];
+    if let Some(password) = &connection.password {
+        lines.push(format!("requirepass {}", password.expose()));
+    }
+    lines.extend(config.settings.iter().map(|(name, value)| format!("{name} {value}")));
+    lines.join("\n") + "\n"
+}
+
+/// A word of redis.conf in double quotes.
+fn quote(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+impl Program for Redis {
+    fn name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    fn role(&self) -> Role {
+        Role::Daemon {
+            restart: self.config.restart,
+            liveness_failures: self.config.liveness.failures,
+        }
+    }
+
+    fn log(&self) -> &Path {
+        &self.log
+    }
+
+    fn start_timeout(&self) -> Duration {
+        self.config.start_timeout
+    }
+
+    fn liveness(&self) -> Option<LivenessConfig> {
+        Some(self.config.liveness)
+    }
+
+    fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {
+        Box::pin(async move {
+            match &self.decision {
+                Decision::Reuse(connection) => {
+                    let version = server_version(connection).await.unwrap_or_else(|_| "redis".to_owned());
+                    Ok(Prepared::Reuse(format!("{version} on {}", connection.address())))
+                }
+                Decision::Own(connection) => match self.write_configuration(connection) {
+                    Ok(order) => Ok(Prepared::Spawn(Box::new(order))),
+                    Err(error) => {
+                        let what = format!("write the configuration of Redis in {}", self.directory.display());
+                        Err(Failure::infrastructure(what).because(error.to_string()))
+                    }
+                },
+            }
+        })
+    }
+
+    fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>> {
+        Box::pin(async move {
+            let connection = self.decision.connection();
+            let (mut deadline, mut pause) = (start.deadline, FIRST_PAUSE);
+            loop {
+                let found = redis_probe::probe(
+                    &connection.host,
+                    connection.port,
+                    connection.username.as_deref(),
+                    connection.password.as_ref(),
+                    PATIENCE,
+                )
+                .await;
+                let answer = match found {
+                    Found::Redis => {
+                        let version = server_version(connection).await?;
+                        return Ok(format!("{version} on {}", connection.address()));
+                    }
+                    Found::Loading => {
+                        deadline = start.spawned + LOADING_PATIENCE;
+                        "it is loading its data".to_owned()
+                    }
+                    Found::Nothing => "the connection is refused".to_owned(),
+                    Found::Silent => format!("no answer within {PATIENCE:?}"),
+                    Found::Locked(words) | Found::Foreign(words) => {
+                        // Somebody else took the port between our look and our server's bind.
+                        let what = format!(
+                            "another server answers on {}, where Redis was started",
+                            connection.address()
+                        );
+                        return Err(Failure::infrastructure(what).because(words).with_log(&self.log));
+                    }
+                    Found::Unreachable(error) => error,
+                };
+                if Instant::now() >= deadline {
+                    let what = format!("Redis is not ready after {:?}", start.spawned.elapsed());
+                    return Err(Failure::infrastructure(what)
+                        .because(answer)
+                        .with_log(&self.log)
+                        .hint("`[redis] start_timeout` sets how long it may take"));
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
+        })
+    }
+
+    fn alive(self: Arc<Self>) -> Boxed<Result<(), String>> {
+        Box::pin(async move {
+            let connection = self.decision.connection();
+            let found = redis_probe::probe(
+                &connection.host,
+                connection.port,
+                connection.username.as_deref(),
+                connection.password.as_ref(),
+                self.config.liveness.timeout,
+            )
+            .await;
+            match found {
+                // Loading is work, not death.
+                Found::Redis | Found::Loading => Ok(()),
+                Found::Nothing => Err(format!("nothing listens on {}", connection.address())),
+                Found::Silent => Err(format!("no answer to PING within {:?}", self.config.liveness.timeout)),
+                Found::Locked(words) | Found::Foreign(words) | Found::Unreachable(words) => Err(words),
+            }
+        })
+    }
+}
+
+/// `redis 7.0.15`, once it is known to be recent enough.
+async fn server_version(connection: &RedisConnection) -> Result<String, Failure> {
+    let failed = |error: String| {
+        Failure::infrastructure(format!("ask the Redis on {} for its version", connection.address())).because(error)
+    };
+    let client = super::connection::client(connection)?;
+    let info = client.server_info().await.map_err(|error| failed(error.to_string()))?;
+    let version = match &info.valkey_version {
+        Some(version) => format!("valkey {version}"),
+        None => format!("redis {}", info.redis_version),
+    };
+    if info.redis_major_minor().is_none_or(|numbers| numbers < (6, 2)) {
+        let what = format!("the server on {} is {version}", connection.address());
+        return Err(Failure::infrastructure(what).hint("orch needs Redis 6.2 or newer, or Valkey 8 or newer"));
+    }
+    Ok(version)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_with_spaces_and_quotes_are_one_word() {
+        assert_eq!(quote("/a b/\"c\"\\"), "\"/a b/\\\"c\\\"\\\\\"");
+    }
+
+    #[test]
+    fn passwords_are_long_and_differ() {
+        let (one, other) = (random_password().unwrap(), random_password().unwrap());
+        assert_eq!(one.expose().len(), 64);
+        assert!(one != other);
+    }
+}

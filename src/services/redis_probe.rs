@@ -1,0 +1,168 @@
+//! One PING on a bare socket: is it Redis, does it let us in, is it still loading?
+//!
+//! By hand and not by the client library, because what answers may be anything: a web server, a TLS port, silence.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::config::Secret;
+
+/// What stands behind an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing listens.
+    Nothing,
+    /// It answered PING.
+    Redis,
+    /// Redis, reading its data from disk.
+    Loading,
+    /// Redis, and the credentials (or their absence) do not do. Its words.
+    Locked(String),
+    /// Something that does not speak Redis' protocol. What it said, shortened.
+    Foreign(String),
+    /// It accepted the connection and said nothing in time.
+    Silent,
+    /// The connection could not be made for another reason.
+    Unreachable(String),
+}
+
+/// Sends `AUTH` (with a password) and `PING`, and reads the answer, all within `patience`.
+pub async fn probe(
+    host: &str,
+    port: u16,
+    username: Option<&str>,
+    password: Option<&Secret>,
+    patience: Duration,
+) -> Found {
+    match timeout(patience, converse(host, port, username, password)).await {
+        Ok(found) => found,
+        Err(_elapsed) => Found::Silent,
+    }
+}
+
+async fn converse(host: &str, port: u16, username: Option<&str>, password: Option<&Secret>) -> Found {
+    let mut stream = match TcpStream::connect((host, port)).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Found::Nothing,
+        Err(error) => return Found::Unreachable(error.to_string()),
+    };
+    let mut request = Vec::new();
+    if let Some(password) = password {
+        match username {
+            Some(username) => encode(&mut request, &["AUTH", username, password.expose()]),
+            None => encode(&mut request, &["AUTH", password.expose()]),
+        }
+    }
+    encode(&mut request, &["PING"]);
+    if let Err(error) = stream.write_all(&request).await {
+        return Found::Unreachable(error.to_string());
+    }
+    let answers = if password.is_some() { 2 } else { 1 };
+    let mut heard = Vec::new();
+    let mut buffer = [0_u8; 512];
+    loop {
+        match stream.read(&mut buffer).await {
+            Ok(0) => return judge(&heard, answers).unwrap_or(Found::Foreign(shorten(&heard))),
+            Ok(length) => heard.extend_from_slice(buffer.get(..length).unwrap_or_default()),
+            Err(error) => return Found::Unreachable(error.to_string()),
+        }
+        if let Some(found) = judge(&heard, answers) {
+            return found;
+        }
+        if heard.len() > 4096 {
+            return Found::Foreign(shorten(&heard));
+        }
+    }
+}
+
+/// A verdict, once enough was heard for one.
+fn judge(heard: &[u8], answers: usize) -> Option<Found> {
+    if heard.first().is_some_and(|first| !matches!(first, b'+' | b'-')) {
+        return Some(Found::Foreign(shorten(heard)));
+    }
+    let text = String::from_utf8_lossy(heard);
+    let complete = text.split_inclusive("\r\n").filter(|line| line.ends_with("\r\n"));
+    let lines: Vec<&str> = complete.map(str::trim_end).collect();
+    for line in &lines {
+        if let Some(error) = line.strip_prefix('-') {
+            let code = error.split(' ').next().unwrap_or_default();
+            return Some(match code {
+                "LOADING" | "BUSY" | "MASTERDOWN" => Found::Loading,
+                // `AUTH` without a password configured on the server: it lets everybody in, PING follows.
+                "ERR" if error.contains("without any password") && lines.len() < answers => return None,
+                "ERR" if error.contains("without any password") => continue,
+                "NOAUTH" | "WRONGPASS" | "DENIED" | "NOPERM" | "ERR" => Found::Locked(shorten(error.as_bytes())),
+                _ => Found::Foreign(shorten(error.as_bytes())),
+            });
+        }
+        if *line == "+PONG" {
+            return Some(Found::Redis);
+        }
+        if *line != "+OK" {
+            return Some(Found::Foreign(shorten(line.as_bytes())));
+        }
+    }
+    None
+}
+
+fn encode(request: &mut Vec<u8>, words: &[&str]) {
+    request.extend_from_slice(format!("*{}\r\n", words.len()).as_bytes());
+    for word in words {
+        request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        request.extend_from_slice(word.as_bytes());
+        request.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The first line of what was said, fit for an error text.
+fn shorten(heard: &[u8]) -> String {
+    let text = String::from_utf8_lossy(heard);
+    let line = text.lines().next().unwrap_or_default();
+    line.chars()
+        .take(80)
+        .map(|character| if character.is_control() { '\u{fffd}' } else { character })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_are_told_apart() {
+        let table: &[(&str, usize, Option<Found>)] = &[
+            ("+PONG\r\n", 1, Some(Found::Redis)),
+            ("+PO", 1, None),
+            ("+OK\r\n", 2, None),
+            ("+OK\r\n+PONG\r\n", 2, Some(Found::Redis)),
+            (
+                "-LOADING Redis is loading the dataset in memory\r\n",
+                1,
+                Some(Found::Loading),
+            ),
+            (
+                "-NOAUTH Authentication required.\r\n",
+                1,
+                Some(Found::Locked("NOAUTH Authentication required.".into())),
+            ),
+            (
+                "HTTP/1.1 400 Bad Request\r\n",
+                1,
+                Some(Found::Foreign("HTTP/1.1 400 Bad Request".into())),
+            ),
+            ("+OK ready\r\n", 1, Some(Found::Foreign("+OK ready".into()))),
+            ("", 1, None),
+            (
+                "-ERR AUTH <password> called without any password configured for the default user.\r\n+PONG\r\n",
+                2,
+                Some(Found::Redis),
+            ),
+        ];
+        for (heard, answers, expected) in table {
+            assert_eq!(judge(heard.as_bytes(), *answers), *expected, "{heard:?}");
+        }
+    }
+}

@@ -1,0 +1,652 @@
+//! The life of one service as a pure state machine: what it is, what just happened, what to do about it.
+//!
+//! ```text
+//! Waiting -> Preparing -> Starting -> Ready -> Ending -> BackingOff -> Waiting -> ...
+//!                |            |         `-> (liveness) Ending
+//!                |            `-> Completed (oneshot)
+//!                `-> Reused            any of them -> Failed
+//! ```
+//! `now` and the jitter are arguments: tables and property tests drive time. Not here: processes, probes, the stop of
+//! the whole run (the guard does that by rank, in one order).
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::failure::Failure;
+use super::restart::{RestartHistory, Verdict};
+use crate::config::RestartPolicy;
+use crate::run::{EventKind, ExitStatus, ServiceName, describe_exit as describe};
+
+/// What a service is meant to be.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Role {
+    /// Kept running.
+    Daemon {
+        /// What to do about a death.
+        restart: RestartPolicy,
+        /// Failed liveness probes in a row that count as dead.
+        liveness_failures: u32,
+    },
+    /// Runs to its end once.
+    Oneshot,
+}
+
+/// Where a service is in its life.
+#[derive(Clone, Debug, PartialEq)]
+pub enum ServiceState {
+    /// What it depends on is not ready.
+    Waiting,
+    /// Looking whether a healthy one is there already, writing its configuration.
+    Preparing { since: Instant },
+    /// Spawned (once `pid` is known), not ready.
+    Starting { since: Instant, pid: Option<i32> },
+    /// In use.
+    Ready {
+        since: Instant,
+        pid: i32,
+        failed_probes: u32,
+    },
+    /// Its main process has ended, or is being ended; what it left must go before the next start.
+    Ending {
+        ready_for: Option<Duration>,
+        reason: String,
+        status: Option<ExitStatus>,
+        then: Then,
+    },
+    /// Dead, to be started again at `until`.
+    BackingOff { until: Instant },
+    /// It was there before; used, never stopped.
+    Reused,
+    /// A oneshot that ended well.
+    Completed,
+    /// Dead, and to stay so, with its policy's consent.
+    Down,
+    /// Given up.
+    Failed,
+}
+
+/// What follows once nothing of the dead process is left.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Then {
+    /// Ask the restart policy.
+    Judge,
+    /// The failure is final.
+    Fail(Failure),
+}
+
+/// What happened to a service.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// All that it depends on is ready.
+    DependenciesReady,
+    /// A healthy one is there already.
+    FoundHealthy(String),
+    /// Nothing is there: it may be spawned.
+    Prepared,
+    /// It can not be started, or what is there is wrong.
+    PrepareFailed(Failure),
+    Spawned(i32),
+    SpawnFailed(Failure),
+    /// The readiness probe passed; the text says what answered.
+    BecameReady(String),
+    /// It will not become ready: a check failed, or the time is over.
+    ReadinessFailed(Failure),
+    LivenessPassed,
+    LivenessFailed(String),
+    /// Its main process ended by itself.
+    Exited(ExitStatus),
+    /// Nothing of it is left.
+    Gone,
+    /// The backoff is over.
+    BackoffElapsed,
+}
+
+/// What to do about it, in this order.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Action {
+    Emit(EventKind),
+    /// Look whether one is there; answered by `FoundHealthy`, `Prepared` or `PrepareFailed`.
+    Prepare,
+    /// Answered by `Spawned` or `SpawnFailed`.
+    Spawn,
+    WatchReadiness,
+    WatchLiveness,
+    /// Drop whatever probes run for it.
+    StopProbes,
+    /// Run its stop plan; answered by `Exited` and `Gone`.
+    StopTree,
+    /// Answered by `BackoffElapsed`.
+    WakeAt(Instant),
+    /// The run must learn that it can not have this service.
+    GiveUp(Failure),
+}
+
+/// One service: its role, its state, its past.
+#[derive(Clone, Debug)]
+pub struct Service {
+    pub name: ServiceName,
+    pub role: Role,
+    pub log: PathBuf,
+    pub state: ServiceState,
+    history: RestartHistory,
+    /// Starts so far.
+    attempt: u32,
+    /// It has been ready in this run: a death is then no longer a failed start.
+    has_been_ready: bool,
+}
+
+impl Service {
+    /// A service that has not been started.
+    pub fn new(name: ServiceName, role: Role, log: PathBuf) -> Self {
+        Self {
+            name,
+            role,
+            log,
+            state: ServiceState::Waiting,
+            history: RestartHistory::default(),
+            attempt: 0,
+            has_been_ready: false,
+        }
+    }
+
+    /// Whether services that come after this one may start.
+    pub fn is_usable(&self) -> bool {
+        match self.state {
+            ServiceState::Ready { .. } | ServiceState::Reused | ServiceState::Completed => true,
+            // Ended well and not wanted back: it has served its purpose.
+            ServiceState::Down => true,
+            ServiceState::Waiting
+            | ServiceState::Preparing { .. }
+            | ServiceState::Starting { .. }
+            | ServiceState::Ending { .. }
+            | ServiceState::BackingOff { .. }
+            | ServiceState::Failed => false,
+        }
+    }
+
+    /// Takes one input; `random` in 0.0..1.0 is the jitter of a restart.
+    pub fn step(&mut self, input: Input, now: Instant, random: f64) -> Vec<Action> {
+        use ServiceState as S;
+        let state = std::mem::replace(&mut self.state, S::Failed);
+        let (next, actions) = match (state, input) {
+            (S::Waiting, Input::DependenciesReady) => {
+                self.attempt += 1;
+                let event = EventKind::ServiceStarting {
+                    service: self.name.clone(),
+                    attempt: self.attempt,
+                };
+                (S::Preparing { since: now }, vec![Action::Emit(event), Action::Prepare])
+            }
+            (S::Preparing { .. }, Input::FoundHealthy(detail)) => {
+                self.has_been_ready = true;
+                let event = EventKind::ServiceReused {
+                    service: self.name.clone(),
+                    detail,
+                };
+                (S::Reused, vec![Action::Emit(event), Action::WatchLiveness])
+            }
+            (S::Preparing { since }, Input::Prepared) => (S::Starting { since, pid: None }, vec![Action::Spawn]),
+            (S::Preparing { .. }, Input::PrepareFailed(failure)) => self.fail(failure),
+
+            (S::Starting { since, pid: None }, Input::Spawned(pid)) => {
+                let event = EventKind::ServiceSpawned {
+                    service: self.name.clone(),
+                    pid,
+                };
+                (
+                    S::Starting { since, pid: Some(pid) },
+                    vec![Action::Emit(event), Action::WatchReadiness],
+                )
+            }
+            (S::Starting { .. }, Input::SpawnFailed(failure)) => self.fail(failure),
+            (S::Starting { since, pid: Some(pid) }, Input::BecameReady(detail)) => {
+                self.has_been_ready = true;
+                let elapsed_ms = EventKind::millis(now.duration_since(since));
+                let event = EventKind::ServiceReady {
+                    service: self.name.clone(),
+                    elapsed_ms,
+                    detail,
+                };
+                (
+                    S::Ready {
+                        since: now,
+                        pid,
+                        failed_probes: 0,
+                    },
+                    vec![Action::Emit(event), Action::WatchLiveness],
+                )
+            }
+            (S::Starting { pid: Some(_), .. }, Input::ReadinessFailed(failure)) => {
+                let ending = S::Ending {
+                    ready_for: None,
+                    reason: failure.what.clone(),
+                    status: None,
+                    then: if self.has_been_ready {
+                        Then::Judge
+                    } else {
+                        Then::Fail(failure)
+                    },
+                };
+                (ending, vec![Action::StopProbes, Action::StopTree])
+            }
+            (S::Starting { since, .. }, Input::Exited(status)) => match (&self.role, status) {
+                (Role::Oneshot, ExitStatus::Code(0)) => {
+                    let elapsed_ms = EventKind::millis(now.duration_since(since));
+                    let event = EventKind::ServiceCompleted {
+                        service: self.name.clone(),
+                        elapsed_ms,
+                    };
+                    (S::Completed, vec![Action::StopProbes, Action::Emit(event)])
+                }
+                _ => {
+                    let lived = now.duration_since(since);
+                    let then = self.after_a_failed_start(status, lived);
+                    self.died(status, None, then)
+                }
+            },
+
+            (S::Ready { since, pid, .. }, Input::LivenessPassed) => (
+                S::Ready {
+                    since,
+                    pid,
+                    failed_probes: 0,
+                },
+                vec![],
+            ),
+            (
+                S::Ready {
+                    since,
+                    pid,
+                    failed_probes,
+                },
+                Input::LivenessFailed(reason),
+            ) => {
+                let failed_probes = failed_probes + 1;
+                let limit = match self.role {
+                    Role::Daemon { liveness_failures, .. } => liveness_failures,
+                    Role::Oneshot => u32::MAX,
+                };
+                let event = EventKind::ServiceUnhealthy {
+                    service: self.name.clone(),
+                    reason: reason.clone(),
+                };
+                if failed_probes < limit {
+                    let actions = if failed_probes == 1 {
+                        vec![Action::Emit(event)]
+                    } else {
+                        vec![]
+                    };
+                    (
+                        S::Ready {
+                            since,
+                            pid,
+                            failed_probes,
+                        },
+                        actions,
+                    )
+                } else {
+                    let ready_for = Some(now.duration_since(since));
+                    let ending = S::Ending {
+                        ready_for,
+                        reason,
+                        status: None,
+                        then: Then::Judge,
+                    };
+                    (ending, vec![Action::StopProbes, Action::StopTree])
+                }
+            }
+            (S::Ready { since, .. }, Input::Exited(status)) => {
+                self.died(status, Some(now.duration_since(since)), Then::Judge)
+            }
+
+            (
+                S::Ending {
+                    ready_for,
+                    reason,
+                    then,
+                    ..
+                },
+                Input::Exited(status),
+            ) => (
+                S::Ending {
+                    ready_for,
+                    reason,
+                    status: Some(status),
+                    then,
+                },
+                vec![],
+            ),
+            (
+                S::Ending {
+                    ready_for,
+                    reason,
+                    status,
+                    then,
+                },
+                Input::Gone,
+            ) => match then {
+                Then::Fail(failure) => self.fail(failure),
+                Then::Judge => self.judge(ready_for, reason, status.unwrap_or(ExitStatus::Unknown), now, random),
+            },
+            (S::BackingOff { .. }, Input::BackoffElapsed) => (S::Waiting, vec![]),
+
+            (S::Reused, Input::LivenessFailed(reason)) => {
+                // Not ours to restart; it is said once per failed probe series by the probe itself.
+                let event = EventKind::ServiceUnhealthy {
+                    service: self.name.clone(),
+                    reason,
+                };
+                (S::Reused, vec![Action::Emit(event)])
+            }
+
+            // What comes late - a probe's answer after the death it did not see, a report of what is already judged -
+            // changes nothing. Listed by state, so that a new input has to be thought about.
+            (
+                state @ (S::Waiting
+                | S::Preparing { .. }
+                | S::Starting { .. }
+                | S::Ready { .. }
+                | S::Ending { .. }
+                | S::BackingOff { .. }
+                | S::Reused
+                | S::Completed
+                | S::Down
+                | S::Failed),
+                Input::DependenciesReady
+                | Input::FoundHealthy(_)
+                | Input::Prepared
+                | Input::PrepareFailed(_)
+                | Input::Spawned(_)
+                | Input::SpawnFailed(_)
+                | Input::BecameReady(_)
+                | Input::ReadinessFailed(_)
+                | Input::LivenessPassed
+                | Input::LivenessFailed(_)
+                | Input::Exited(_)
+                | Input::Gone
+                | Input::BackoffElapsed,
+            ) => (state, vec![]),
+        };
+        self.state = next;
+        actions
+    }
+
+    fn fail(&self, failure: Failure) -> (ServiceState, Vec<Action>) {
+        let event = EventKind::ServiceFailed {
+            service: self.name.clone(),
+            reason: failure.what.clone(),
+            log: failure.log().map(Path::to_owned),
+        };
+        (
+            ServiceState::Failed,
+            vec![Action::StopProbes, Action::Emit(event), Action::GiveUp(failure)],
+        )
+    }
+
+    /// An end before readiness. By itself, at the first start, it is a mistake that a restart would only repeat; a
+    /// signal comes from outside.
+    fn after_a_failed_start(&self, status: ExitStatus, lived: Duration) -> Then {
+        let by_itself = matches!(status, ExitStatus::Code(_));
+        if matches!(self.role, Role::Oneshot) || (by_itself && !self.has_been_ready) {
+            let when = format!("{:.1}s after its start", lived.as_secs_f64());
+            let what = match self.role {
+                Role::Oneshot => format!("`{}` {} {when}", self.name, describe(status)),
+                Role::Daemon { .. } => format!("`{}` {} {when}, before it was ready", self.name, describe(status)),
+            };
+            Then::Fail(Failure::infrastructure(what))
+        } else {
+            Then::Judge
+        }
+    }
+
+    fn died(&self, status: ExitStatus, ready_for: Option<Duration>, then: Then) -> (ServiceState, Vec<Action>) {
+        let then = match then {
+            Then::Fail(failure) => Then::Fail(failure.with_log(&self.log)),
+            Then::Judge => Then::Judge,
+        };
+        let event = EventKind::ServiceExited {
+            service: self.name.clone(),
+            status,
+            log: self.log.clone(),
+        };
+        let reason = format!("it {}", describe(status));
+        let ending = ServiceState::Ending {
+            ready_for,
+            reason,
+            status: Some(status),
+            then,
+        };
+        (ending, vec![Action::StopProbes, Action::Emit(event)])
+    }
+
+    fn judge(
+        &mut self,
+        ready_for: Option<Duration>,
+        reason: String,
+        status: ExitStatus,
+        now: Instant,
+        random: f64,
+    ) -> (ServiceState, Vec<Action>) {
+        let Role::Daemon { restart, .. } = &self.role else {
+            return self.fail(Failure::infrastructure(format!("`{}`: {reason}", self.name)).with_log(&self.log));
+        };
+        match self.history.judge(restart, status, ready_for, now, random) {
+            Verdict::Restart { attempt, after } => {
+                let backoff_ms = EventKind::millis(after);
+                let event = EventKind::ServiceRestarting {
+                    service: self.name.clone(),
+                    attempt,
+                    backoff_ms,
+                    reason,
+                };
+                if after.is_zero() {
+                    (ServiceState::Waiting, vec![Action::Emit(event)])
+                } else {
+                    let until = now + after;
+                    (
+                        ServiceState::BackingOff { until },
+                        vec![Action::Emit(event), Action::WakeAt(until)],
+                    )
+                }
+            }
+            Verdict::LeaveDead => {
+                let event = EventKind::ServiceStopped {
+                    service: self.name.clone(),
+                    status,
+                };
+                (ServiceState::Down, vec![Action::Emit(event)])
+            }
+            Verdict::GiveUp { restarts } => {
+                let what = format!("`{}` died again after {restarts} restarts: {reason}", self.name);
+                self.fail(
+                    Failure::infrastructure(what)
+                        .with_log(&self.log)
+                        .hint("see its log; `restart = { limit, window }` sets how often orch tries"),
+                )
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::config::RestartWhen;
+
+    fn daemon() -> Service {
+        let restart = RestartPolicy {
+            when: RestartWhen::Always,
+            backoff: Duration::from_millis(250),
+            backoff_max: Duration::from_secs(30),
+            jitter: 0.0,
+            limit: 2,
+            window: Duration::from_secs(300),
+            stable: Duration::from_secs(30),
+        };
+        Service::new(
+            "web".into(),
+            Role::Daemon {
+                restart,
+                liveness_failures: 3,
+            },
+            PathBuf::from("/log"),
+        )
+    }
+
+    fn oneshot() -> Service {
+        Service::new("tables".into(), Role::Oneshot, PathBuf::from("/log"))
+    }
+
+    const KILLED: ExitStatus = ExitStatus::Signal {
+        signal: 9,
+        core_dumped: false,
+    };
+
+    fn drive(service: &mut Service, inputs: impl IntoIterator<Item = Input>) -> Vec<Action> {
+        let now = Instant::now();
+        inputs
+            .into_iter()
+            .flat_map(|input| service.step(input, now, 0.5))
+            .collect()
+    }
+
+    fn up() -> [Input; 4] {
+        [
+            Input::DependenciesReady,
+            Input::Prepared,
+            Input::Spawned(7),
+            Input::BecameReady("it".into()),
+        ]
+    }
+
+    #[test]
+    fn comes_up_and_is_restarted_at_once_after_its_first_death() {
+        let mut service = daemon();
+        drive(&mut service, up());
+        assert!(service.is_usable());
+        let actions = drive(&mut service, [Input::Exited(KILLED)]);
+        assert!(matches!(
+            actions[..],
+            [Action::StopProbes, Action::Emit(EventKind::ServiceExited { .. })]
+        ));
+        assert!(!service.is_usable(), "dependents must not start on a dead service");
+        let actions = drive(&mut service, [Input::Gone]);
+        assert!(
+            matches!(
+                &actions[..],
+                [Action::Emit(EventKind::ServiceRestarting {
+                    attempt: 1,
+                    backoff_ms: 0,
+                    ..
+                })]
+            ),
+            "{actions:?}"
+        );
+        assert_eq!(service.state, ServiceState::Waiting);
+    }
+
+    #[test]
+    fn gives_up_after_the_limit() {
+        let mut service = daemon();
+        for _ in 0..2 {
+            drive(&mut service, up());
+            drive(
+                &mut service,
+                [Input::Exited(KILLED), Input::Gone, Input::BackoffElapsed],
+            );
+            assert_eq!(service.state, ServiceState::Waiting);
+        }
+        drive(&mut service, up());
+        let actions = drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+        let Some(Action::GiveUp(failure)) = actions.last() else {
+            panic!("{actions:?}")
+        };
+        assert!(failure.what.contains("after 2 restarts"), "{failure}");
+    }
+
+    #[test]
+    fn an_exit_by_itself_before_readiness_fails_the_start_but_a_signal_does_not() {
+        let mut service = daemon();
+        drive(&mut service, up().into_iter().take(3));
+        let actions = drive(&mut service, [Input::Exited(ExitStatus::Code(1)), Input::Gone]);
+        assert!(matches!(actions.last(), Some(Action::GiveUp(_))), "{actions:?}");
+        let mut service = daemon();
+        drive(&mut service, up().into_iter().take(3));
+        drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+        assert_eq!(service.state, ServiceState::Waiting);
+    }
+
+    #[test]
+    fn only_a_series_of_failed_liveness_probes_counts_as_dead() {
+        let mut service = daemon();
+        drive(&mut service, up());
+        let failed = || Input::LivenessFailed("no answer".into());
+        drive(
+            &mut service,
+            [failed(), failed(), Input::LivenessPassed, failed(), failed()],
+        );
+        assert!(matches!(service.state, ServiceState::Ready { failed_probes: 2, .. }));
+        let actions = drive(&mut service, [failed()]);
+        assert_eq!(actions, [Action::StopProbes, Action::StopTree]);
+        drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+        assert_eq!(service.state, ServiceState::Waiting);
+    }
+
+    #[test]
+    fn a_oneshot_completes_with_code_0_only() {
+        let mut service = oneshot();
+        drive(&mut service, up().into_iter().take(3));
+        drive(&mut service, [Input::Exited(ExitStatus::Code(0)), Input::Gone]);
+        assert_eq!(service.state, ServiceState::Completed);
+        let mut service = oneshot();
+        drive(&mut service, up().into_iter().take(3));
+        let actions = drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+        assert!(matches!(actions.last(), Some(Action::GiveUp(_))), "{actions:?}");
+    }
+
+    fn any_input() -> impl Strategy<Value = Input> {
+        prop_oneof![
+            Just(Input::DependenciesReady),
+            Just(Input::FoundHealthy("there".into())),
+            Just(Input::Prepared),
+            Just(Input::PrepareFailed(Failure::infrastructure("no"))),
+            Just(Input::Spawned(7)),
+            Just(Input::SpawnFailed(Failure::infrastructure("no"))),
+            Just(Input::BecameReady("it".into())),
+            Just(Input::ReadinessFailed(Failure::infrastructure("late"))),
+            Just(Input::LivenessPassed),
+            Just(Input::LivenessFailed("no".into())),
+            Just(Input::Exited(KILLED)),
+            Just(Input::Exited(ExitStatus::Code(0))),
+            Just(Input::Gone),
+            Just(Input::BackoffElapsed),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn no_order_of_inputs_spawns_twice_or_revives_the_failed(inputs in prop::collection::vec(any_input(), 0..60)) {
+            let mut service = daemon();
+            let now = Instant::now();
+            let mut alive = false;
+            for input in inputs {
+                let was_failed = service.state == ServiceState::Failed;
+                let actions = service.step(input.clone(), now, 0.5);
+                if was_failed {
+                    prop_assert!(actions.is_empty());
+                }
+                for action in actions {
+                    if action == Action::Spawn {
+                        prop_assert!(!alive, "spawned while the last one was not gone");
+                        alive = true;
+                    }
+                }
+                if matches!(service.state, ServiceState::Waiting | ServiceState::BackingOff { .. } | ServiceState::Failed) {
+                    alive = false;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! Keeps all services of a run up: one loop that owns their states, takes every input in one order, acts, and emits.
+//!
+//! Not here: what to do (the pure [`Service::step`]), how to ask a service ([`Program`]), the stop of the run (the
+//! guard's). Dropping the supervisor drops all its probes.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
+
+use super::failure::Failure;
+use super::launcher::{Launcher, exit_status};
+use super::order::StartOrder;
+use super::program::{Prepared, Program, Start};
+use super::state::{Action, Input, Service, ServiceState};
+use crate::guard::{GuardEvent, Report, SpawnOrder};
+use crate::run::{EventKind, Level, Recorder, ServiceName};
+
+/// Which services can be used, for those who wait for them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Usable {
+    /// All are (oneshots: have completed).
+    pub all: bool,
+    /// Names of those that are.
+    pub names: Vec<ServiceName>,
+}
+
+/// A service that has been given up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GivenUp {
+    pub service: ServiceName,
+    pub failure: Failure,
+}
+
+struct Entry {
+    service: Service,
+    program: Arc<dyn Program>,
+    /// What to spawn once prepared.
+    order: Option<Box<SpawnOrder>>,
+    /// Raised at each start and death: an answer to an older question is not for this one.
+    generation: u64,
+    probe: Option<AbortHandle>,
+    /// Length of its log before the last spawn: what stands before that was said by an earlier one.
+    log_offset: u64,
+}
+
+impl Drop for Entry {
+    fn drop(&mut self) {
+        if let Some(probe) = self.probe.take() {
+            probe.abort();
+        }
+    }
+}
+
+enum Message {
+    Guard(GuardEvent),
+    /// An answer of a probe to the question of this generation.
+    Answer {
+        name: ServiceName,
+        generation: u64,
+        input: Input,
+    },
+    Prepared {
+        name: ServiceName,
+        generation: u64,
+        prepared: Result<Prepared, Failure>,
+    },
+}
+
+/// Hands the guard's reports to the supervisor, from any thread.
+#[derive(Clone)]
+pub struct GuardInbox(mpsc::UnboundedSender<Message>);
+
+impl GuardInbox {
+    /// Never blocks; after the supervisor's end the event is dropped.
+    pub fn deliver(&self, event: GuardEvent) {
+        drop(self.0.send(Message::Guard(event)));
+    }
+}
+
+/// The receiving end, made before the guard is started and consumed by the supervisor.
+pub struct Inbox {
+    sender: mpsc::UnboundedSender<Message>,
+    receiver: mpsc::UnboundedReceiver<Message>,
+}
+
+impl Inbox {
+    /// An inbox and the hand that puts guard events into it.
+    ///
+    /// Unbounded: each message stands for a process that was started or has ended, or for one answer of a probe that
+    /// waits for its turn; the guard's reader must never block.
+    pub fn new() -> (Self, GuardInbox) {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        (
+            Self {
+                sender: sender.clone(),
+                receiver,
+            },
+            GuardInbox(sender),
+        )
+    }
+}
+
+/// The loop and what it owns.
+pub struct Supervisor {
+    entries: Vec<Entry>,
+    order: StartOrder,
+    launcher: Launcher,
+    recorder: Recorder,
+    inbox: Inbox,
+    usable: watch::Sender<Usable>,
+    task_holder_deaths: watch::Sender<u64>,
+}
+
+impl Supervisor {
+    /// A supervisor of `programs`, none of them started.
+    pub fn new(
+        programs: Vec<Arc<dyn Program>>,
+        order: StartOrder,
+        launcher: Launcher,
+        recorder: Recorder,
+        inbox: Inbox,
+    ) -> Self {
+        let entries = programs
+            .into_iter()
+            .map(|program| Entry {
+                service: Service::new(program.name().clone(), program.role(), program.log().to_owned()),
+                program,
+                order: None,
+                generation: 0,
+                probe: None,
+                log_offset: 0,
+            })
+            .collect();
+        Self {
+            entries,
+            order,
+            launcher,
+            recorder,
+            inbox,
+            usable: watch::Sender::new(Usable::default()),
+            task_holder_deaths: watch::Sender::new(0),
+        }
+    }
+
+    /// Who can be used, now and whenever it changes.
+    pub fn usable(&self) -> watch::Receiver<Usable> {
+        self.usable.subscribe()
+    }
+
+    /// Deaths so far of processes that may have held tasks.
+    pub fn task_holder_deaths(&self) -> watch::Receiver<u64> {
+        self.task_holder_deaths.subscribe()
+    }
+
+    /// Brings all services up and keeps them so, until one has to be given up or the guard is lost.
+    ///
+    /// May be called again after a given-up service: the others go on.
+    pub async fn run(&mut self) -> GivenUp {
+        loop {
+            if let Some(given_up) = self.start_what_can() {
+                return given_up;
+            }
+            self.publish();
+            // The inbox holds a sender of its own: it never closes.
+            let Some(message) = self.inbox.receiver.recv().await else {
+                continue;
+            };
+            if let Some(given_up) = self.take(message) {
+                self.publish();
+                return given_up;
+            }
+        }
+    }
+
+    fn start_what_can(&mut self) -> Option<GivenUp> {
+        for index in 0..self.entries.len() {
+            let waits = self
+                .entries
+                .get(index)
+                .is_some_and(|entry| entry.service.state == ServiceState::Waiting);
+            if waits && self.dependencies_are_usable(index) {
+                let given_up = self.step(index, Input::DependenciesReady);
+                if given_up.is_some() {
+                    return given_up;
+                }
+            }
+        }
+        None
+    }
+
+    fn dependencies_are_usable(&self, index: usize) -> bool {
+        let Some(entry) = self.entries.get(index) else {
+            return false;
+        };
+        let mut needed = self.order.dependencies(&entry.service.name);
+        needed.all(|name| self.find(name.as_str()).is_some_and(|index| self.is_usable(index)))
+    }
+
+    fn is_usable(&self, index: usize) -> bool {
+        self.entries.get(index).is_some_and(|entry| entry.service.is_usable())
+    }
+
+    fn find(&self, name: &str) -> Option<usize> {
+        self.entries
+            .iter()
+            .position(|entry| entry.service.name.as_str() == name)
+    }
+
+    fn publish(&self) {
+        let usable: Vec<ServiceName> = self
+            .entries
+            .iter()
+            .filter(|entry| entry.service.is_usable())
+            .map(|entry| entry.service.name.clone())
+            .collect();
+        let now = Usable {
+            all: usable.len() == self.entries.len(),
+            names: usable,
+        };
+        self.usable.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
+    fn take(&mut self, message: Message) -> Option<GivenUp> {
+        match message {
+            Message::Guard(event) => self.take_guard_event(event),
+            Message::Answer {
+                name,
+                generation,
+                input,
+            } => {
+                let index = self.current(&name, generation)?;
+                self.step(index, input)
+            }
+            Message::Prepared {
+                name,
+                generation,
+                prepared,
+            } => {
+                let index = self.current(&name, generation)?;
+                let input = match prepared {
+                    Ok(Prepared::Reuse(detail)) => Input::FoundHealthy(detail),
+                    Ok(Prepared::Spawn(order)) => {
+                        self.entries.get_mut(index)?.order = Some(order);
+                        Input::Prepared
+                    }
+                    Err(failure) => Input::PrepareFailed(failure),
+                };
+                self.step(index, input)
+            }
+        }
+    }
+
+    fn take_guard_event(&mut self, event: GuardEvent) -> Option<GivenUp> {
+        if self.launcher.deliver(&event) {
+            return None;
+        }
+        match event {
+            GuardEvent::Lost => Some(GivenUp {
+                service: "guard".into(),
+                failure: Failure::infrastructure("the guard was killed")
+                    .because("it is the parent of all services: they were ended with it, without a warm shutdown")
+                    .hint("look for who sends SIGKILL to `orch guard`: the kernel's out-of-memory killer says so in its log"),
+            }),
+            GuardEvent::Report(Report::Exited { service, ended, .. }) => {
+                let index = self.find(&service)?;
+                if self.entries.get(index).is_some_and(|entry| entry.program.holds_tasks()) {
+                    self.task_holder_deaths.send_modify(|deaths| *deaths += 1);
+                }
+                self.step(index, Input::Exited(exit_status(ended)))
+            }
+            GuardEvent::Report(Report::Gone { service }) => {
+                let index = self.find(&service)?;
+                self.step(index, Input::Gone)
+            }
+            GuardEvent::Report(Report::Refused { order, error }) => {
+                self.recorder.emit(EventKind::Noticed {
+                    level: Level::Warning,
+                    message: format!("the guard could not carry out `{order}`: {error}"),
+                });
+                None
+            }
+            // Spawns are answered to who asked, the others belong to the start and the stop.
+            GuardEvent::Report(
+                Report::Started { .. } | Report::Spawned { .. } | Report::SpawnFailed { .. } | Report::AllGone,
+            ) => None,
+        }
+    }
+
+    fn current(&self, name: &ServiceName, generation: u64) -> Option<usize> {
+        let index = self.find(name.as_str())?;
+        (self.entries.get(index)?.generation == generation).then_some(index)
+    }
+
+    fn step(&mut self, index: usize, input: Input) -> Option<GivenUp> {
+        let mut inputs = vec![input];
+        let mut given_up = None;
+        while let Some(input) = inputs.pop() {
+            let random = random();
+            let Some(entry) = self.entries.get_mut(index) else {
+                return given_up;
+            };
+            for action in entry.service.step(input, Instant::now(), random) {
+                match self.act(index, action) {
+                    Acted::Done => {}
+                    Acted::Answered(answer) => inputs.push(answer),
+                    Acted::GaveUp(failure) => given_up = Some(failure),
+                }
+            }
+        }
+        given_up
+    }
+
+    fn act(&mut self, index: usize, action: Action) -> Acted {
+        let sender = self.inbox.sender.clone();
+        let Some(entry) = self.entries.get_mut(index) else {
+            return Acted::Done;
+        };
+        let (name, program) = (entry.service.name.clone(), Arc::clone(&entry.program));
+        match action {
+            Action::Emit(event) => self.recorder.emit(event),
+            Action::Prepare => {
+                let generation = entry.next_generation();
+                let task = tokio::spawn(async move {
+                    let prepared = program.prepare().await;
+                    drop(sender.send(Message::Prepared {
+                        name,
+                        generation,
+                        prepared,
+                    }));
+                });
+                entry.probe = Some(task.abort_handle());
+            }
+            Action::Spawn => {
+                let Some(order) = entry.order.take() else {
+                    let failure = Failure::infrastructure(format!("`{name}` was to be started without being prepared"));
+                    return Acted::Answered(Input::SpawnFailed(failure));
+                };
+                let (argv, directory) = (order.argv.join(" "), order.directory.clone());
+                entry.log_offset = log_length(&order.log);
+                return Acted::Answered(match self.launcher.spawn(*order) {
+                    Ok(pid) => Input::Spawned(pid),
+                    Err(error) => Input::SpawnFailed(
+                        Failure::infrastructure(format!("start `{name}`: `{argv}` in {}", directory.display()))
+                            .because(error.to_string()),
+                    ),
+                });
+            }
+            Action::WatchReadiness => {
+                let generation = entry.next_generation();
+                let spawned = Instant::now();
+                let deadline = spawned + program.start_timeout();
+                let start = Start {
+                    deadline,
+                    spawned,
+                    log_offset: entry.log_offset,
+                };
+                let task = tokio::spawn(async move {
+                    let input = match program.ready(start).await {
+                        Ok(detail) => Input::BecameReady(detail),
+                        Err(failure) => Input::ReadinessFailed(failure),
+                    };
+                    drop(sender.send(Message::Answer {
+                        name,
+                        generation,
+                        input,
+                    }));
+                });
+                entry.probe = Some(task.abort_handle());
+            }
+            Action::WatchLiveness => {
+                let generation = entry.next_generation();
+                let Some(liveness) = program.liveness() else {
+                    return Acted::Done;
+                };
+                let task = tokio::spawn(async move {
+                    loop {
+                        tokio::time::sleep(liveness.interval).await;
+                        let asked = tokio::time::timeout(liveness.timeout * 2, Arc::clone(&program).alive()).await;
+                        let input = match asked {
+                            Ok(Ok(())) => Input::LivenessPassed,
+                            Ok(Err(reason)) => Input::LivenessFailed(reason),
+                            Err(_elapsed) => Input::LivenessFailed(format!("no answer within {:?}", liveness.timeout)),
+                        };
+                        if sender
+                            .send(Message::Answer {
+                                name: name.clone(),
+                                generation,
+                                input,
+                            })
+                            .is_err()
+                        {
+                            return;
+                        }
+                    }
+                });
+                entry.probe = Some(task.abort_handle());
+            }
+            Action::StopProbes => {
+                entry.next_generation();
+            }
+            Action::StopTree => {
+                if let Err(error) = self.launcher.stop(name.as_str()) {
+                    // The loss of the guard is reported by its own event, which ends the run.
+                    tracing::warn!(service = %name, %error, "stop");
+                }
+            }
+            Action::WakeAt(until) => {
+                let generation = entry.next_generation();
+                let task = tokio::spawn(async move {
+                    tokio::time::sleep_until(until.into()).await;
+                    drop(sender.send(Message::Answer {
+                        name,
+                        generation,
+                        input: Input::BackoffElapsed,
+                    }));
+                });
+                entry.probe = Some(task.abort_handle());
+            }
+            Action::GiveUp(failure) => return Acted::GaveUp(GivenUp { service: name, failure }),
+        }
+        Acted::Done
+    }
+}
+
+enum Acted {
+    Done,
+    Answered(Input),
+    GaveUp(GivenUp),
+}
+
+impl Entry {
+    /// Ends the question that is under way, so that at most one runs for a service.
+    fn next_generation(&mut self) -> u64 {
+        if let Some(probe) = self.probe.take() {
+            probe.abort();
+        }
+        self.generation += 1;
+        self.generation
+    }
+}
+
+/// Length of a log, 0 when there is none.
+fn log_length(log: &Path) -> u64 {
+    std::fs::metadata(log).map_or(0, |metadata| metadata.len())
+}
+
+/// Jitter needs no quality: the clock's nanoseconds will do.
+fn random() -> f64 {
+    let nanos = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| since.subsec_nanos());
+    f64::from(nanos % 1_000_000) / 1_000_000.0
+}

@@ -1,0 +1,99 @@
+//! What a starting worker says of itself in its log: the broker it connects to.
+//!
+//! An app that hard-codes its URL starts well and is never heard on our Redis; its banner is the only witness.
+
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+
+/// Bytes of a start that are looked through: the banner is within the first lines.
+const WINDOW: u64 = 256 * 1024;
+
+/// Host, port and database of a broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BrokerAddress {
+    pub host: String,
+    pub port: u16,
+    pub db: u32,
+}
+
+impl std::fmt::Display for BrokerAddress {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "redis://{}:{}/{}", self.host, self.port, self.db)
+    }
+}
+
+impl BrokerAddress {
+    /// Whether both mean one server and database; loopback has several names.
+    pub fn same(&self, other: &Self) -> bool {
+        self.port == other.port && self.db == other.db && canonical(&self.host) == canonical(&other.host)
+    }
+}
+
+fn canonical(host: &str) -> &str {
+    match host {
+        "localhost" | "127.0.0.1" | "::1" | "0.0.0.0" => "127.0.0.1",
+        other => other,
+    }
+}
+
+/// The broker that the banner names (`.> transport:   redis://...`), if the log from `offset` on has one.
+pub fn announced_broker(log: &Path, offset: u64) -> Option<BrokerAddress> {
+    let mut file = File::open(log).ok()?;
+    file.seek(SeekFrom::Start(offset)).ok()?;
+    let mut bytes = Vec::new();
+    file.take(WINDOW).read_to_end(&mut bytes).ok()?;
+    parse(&String::from_utf8_lossy(&bytes))
+}
+
+fn parse(text: &str) -> Option<BrokerAddress> {
+    let line = text
+        .lines()
+        .find(|line| line.contains("transport:") && line.contains("redis"))?;
+    let (_, url) = line.split_once("://")?;
+    let url = url.split_whitespace().next()?;
+    let (authority, db) = url.split_once('/').unwrap_or((url, "0"));
+    let authority = authority.rsplit_once('@').map_or(authority, |(_, authority)| authority);
+    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "6379"));
+    let db = db.split(['/', '?']).next().filter(|db| !db.is_empty()).unwrap_or("0");
+    Some(BrokerAddress {
+        host: host.to_owned(),
+        port: port.parse().ok()?,
+        db: db.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_the_banner() {
+        let banner = "- ** ---------- [config]\n- ** ---------- .> app:         shop:0x7f\n- ** ---------- .> transport:   redis://:**@127.0.0.1:6390/2\n- ** ---------- .> results:     redis://127.0.0.1:6390/1\n";
+        assert_eq!(
+            parse(banner),
+            Some(BrokerAddress {
+                host: "127.0.0.1".into(),
+                port: 6390,
+                db: 2
+            })
+        );
+        assert_eq!(
+            parse("transport: redis://localhost:6379//"),
+            Some(BrokerAddress {
+                host: "localhost".into(),
+                port: 6379,
+                db: 0
+            })
+        );
+        assert_eq!(parse("nothing yet"), None);
+        let (one, other) = ("localhost", "127.0.0.1");
+        let at = |host: &str| BrokerAddress {
+            host: host.into(),
+            port: 1,
+            db: 0,
+        };
+        assert!(at(one).same(&at(other)));
+        assert!(!at("10.0.0.1").same(&at(other)));
+    }
+}

@@ -1,0 +1,274 @@
+//! Plain lines for cron, CI and pipes: one a change, progress of a site at most every 15 s.
+
+use std::collections::BTreeMap;
+
+use super::text::{clock, count, plural, printable, span};
+use crate::run::{Event, EventKind, FollowStage, Level, RunState, SiteCounts, SiteName, SiteStatus, StopReason};
+
+/// Seconds between two progress lines of one site.
+const PROGRESS_PAUSE: f64 = 15.0;
+
+/// What has been printed of progress, so that it stays rare.
+#[derive(Default)]
+pub struct PlainView {
+    /// Run time of the last progress line: by site, and of the proxies.
+    sites: BTreeMap<SiteName, f64>,
+    proxies: Option<f64>,
+}
+
+impl PlainView {
+    /// The lines for this event, given the state that includes it; none for what only the journal needs.
+    pub fn lines(&mut self, event: &Event, state: &RunState) -> Vec<String> {
+        let Some(text) = self.text(event, state) else {
+            return Vec::new();
+        };
+        let time = clock(event.at);
+        let text = printable(&text);
+        text.lines()
+            .enumerate()
+            .map(|(number, line)| {
+                if number == 0 {
+                    format!("{time} {line}")
+                } else {
+                    format!("         {line}")
+                }
+            })
+            .collect()
+    }
+
+    fn text(&mut self, event: &Event, state: &RunState) -> Option<String> {
+        let seconds = |milliseconds: u64| span(std::time::Duration::from_millis(milliseconds).as_secs_f64());
+        Some(match &event.kind {
+            EventKind::RunStarted {
+                run_id,
+                instance,
+                directory,
+                ..
+            } => {
+                format!("run {run_id} of instance {instance}; logs in {}", directory.display())
+            }
+            EventKind::Noticed { level, message } => match level {
+                Level::Info => message.clone(),
+                Level::Warning => format!("warning: {message}"),
+                Level::Error => format!("error: {message}"),
+            },
+            EventKind::StopStarted { reason, bound_ms } => {
+                let why = match reason {
+                    StopReason::Finished => "done",
+                    StopReason::Failure => "failed",
+                    StopReason::Hangup => "terminal closed (SIGHUP)",
+                    StopReason::Terminate => "asked to end (SIGTERM)",
+                    StopReason::Interrupt => "Ctrl+C",
+                };
+                let again = if *reason == StopReason::Finished {
+                    ""
+                } else {
+                    "; Ctrl+C again: without grace"
+                };
+                format!("{why}: stopping, within {}{again}", seconds(*bound_ms))
+            }
+            EventKind::StopHurried => "stopping without grace".to_owned(),
+            EventKind::StopFinished { elapsed_ms } => format!("stopped after {}, nothing left", seconds(*elapsed_ms)),
+            EventKind::RunFinished { .. } => return None,
+            EventKind::ServiceStarting { .. }
+            | EventKind::ServiceSpawned { .. }
+            | EventKind::ServiceStopping { .. } => {
+                return None;
+            }
+            EventKind::ServiceReady {
+                service,
+                elapsed_ms,
+                detail,
+            } => {
+                format!("{service} ready after {}: {detail}", seconds(*elapsed_ms))
+            }
+            EventKind::ServiceReused { service, detail } => format!("{service} reused: {detail}"),
+            EventKind::ServiceCompleted { service, elapsed_ms } => {
+                format!("{service} completed after {}", seconds(*elapsed_ms))
+            }
+            EventKind::ServiceUnhealthy { service, reason } => format!("{service} unhealthy: {reason}"),
+            EventKind::ServiceExited { service, status, log } => {
+                format!(
+                    "{service} {}; log: {}",
+                    crate::run::describe_exit(*status),
+                    log.display()
+                )
+            }
+            EventKind::ServiceRestarting {
+                service,
+                attempt,
+                backoff_ms,
+                reason,
+            } => {
+                format!(
+                    "{service} restarting (restart {attempt}, in {}): {reason}",
+                    seconds(*backoff_ms)
+                )
+            }
+            EventKind::ServiceFailed { service, reason, .. } => format!("{service} failed: {reason}"),
+            EventKind::ServiceStopped { service, status } => {
+                format!("{service} stopped: {}", crate::run::describe_exit(*status))
+            }
+            EventKind::LeftoversFound {
+                queued,
+                unacked,
+                keys,
+                removed,
+            } => {
+                let done = if *removed {
+                    "removed"
+                } else {
+                    "left as they are (not orch's Redis)"
+                };
+                format!(
+                    "leftovers of dead runs in Redis: {}, {} unacknowledged, {}: {done}",
+                    plural(*queued, "queued message"),
+                    unacked,
+                    plural(*keys, "key")
+                )
+            }
+            EventKind::ProxiesCounted {
+                file,
+                total,
+                usable,
+                min_usable,
+                problem,
+            } => {
+                let problem = problem
+                    .as_ref()
+                    .map(|problem| format!(" ({problem})"))
+                    .unwrap_or_default();
+                format!(
+                    "proxies: {usable} usable of {total} in {}, {min_usable} needed{problem}",
+                    file.display()
+                )
+            }
+            EventKind::ProxyRefreshStarted { attempt, .. } => format!("proxies: refresh {attempt} started"),
+            EventKind::ProxyRefreshDispatched {
+                total_chunks,
+                timeout_ms,
+                ..
+            } => {
+                format!(
+                    "proxies: {} chunks, within {}",
+                    count(*total_chunks),
+                    seconds(*timeout_ms)
+                )
+            }
+            EventKind::ProxyStageEntered { stage, reason } => {
+                format!("proxies: now following {}: {reason}", stage_name(*stage))
+            }
+            EventKind::ProxyRefreshProgressed { done, total } => {
+                if self.proxies.is_some_and(|last| event.elapsed - last < PROGRESS_PAUSE) {
+                    return None;
+                }
+                self.proxies = Some(event.elapsed);
+                format!("proxies: {done}/{} chunks", count(*total))
+            }
+            EventKind::ProxyRefreshFinished { elapsed_ms } => format!("proxies: refreshed in {}", seconds(*elapsed_ms)),
+            EventKind::ProxyRefreshFailed { reason, will_retry } => {
+                let next = if *will_retry { "; once more" } else { "" };
+                format!("proxies: refresh failed: {reason}{next}")
+            }
+            EventKind::SiteQueued { .. } | EventKind::SiteChordCompleted { .. } => return None,
+            EventKind::SiteDispatched { site, attempt, .. } => match attempt {
+                1 => format!("{site}: dispatched"),
+                attempt => format!("{site}: dispatched, attempt {attempt}"),
+            },
+            EventKind::SiteJobStarted {
+                site,
+                job_id,
+                counts,
+                timeout_ms,
+                ..
+            } => {
+                self.sites.insert(site.clone(), event.elapsed);
+                format!(
+                    "{site}: job {job_id}, {}, within {}",
+                    described(counts),
+                    seconds(*timeout_ms)
+                )
+            }
+            EventKind::SiteStageEntered { site, stage, reason } => {
+                format!("{site}: now following {}: {reason}", stage_name(*stage))
+            }
+            EventKind::SiteProgressed { site, .. } => {
+                if self
+                    .sites
+                    .get(site)
+                    .is_some_and(|last| event.elapsed - last < PROGRESS_PAUSE)
+                {
+                    return None;
+                }
+                self.sites.insert(site.clone(), event.elapsed);
+                let counts = state
+                    .sites
+                    .iter()
+                    .find(|view| view.name == *site)
+                    .map(|view| view.counts)?;
+                format!("{site}: {}", described(&counts))
+            }
+            EventKind::SiteRetrying {
+                site,
+                attempt,
+                backoff_ms,
+                reason,
+            } => {
+                format!("{site}: attempt {attempt} in {}: {reason}", seconds(*backoff_ms))
+            }
+            EventKind::SiteFinished {
+                site,
+                status,
+                counts,
+                elapsed_ms,
+                reason,
+            } => {
+                let word = match status {
+                    SiteStatus::Complete => "COMPLETE",
+                    SiteStatus::Failed => "FAILED",
+                    SiteStatus::Cancelled => "CANCELLED",
+                };
+                let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                format!(
+                    "{site}: {word} after {}, {}{reason}",
+                    seconds(*elapsed_ms),
+                    described(counts)
+                )
+            }
+        })
+    }
+}
+
+fn stage_name(stage: FollowStage) -> &'static str {
+    match stage {
+        FollowStage::Dispatch => "the dispatch task's result",
+        FollowStage::Chord => "the chord's callback",
+        FollowStage::ProgressKeys => "the progress keys",
+        FollowStage::FileTime => "the pool file's time",
+        FollowStage::TaskEvents => "the task's events",
+    }
+}
+
+/// `3/14 chunks, 42 results, 0 errors`, as far as known.
+fn described(counts: &SiteCounts) -> String {
+    let mut parts = Vec::new();
+    match (counts.completed_chunks, counts.total_chunks) {
+        (Some(done), total) => parts.push(format!("{done}/{} chunks", count(total))),
+        (None, Some(total)) => parts.push(plural(total, "chunk")),
+        (None, None) => {}
+    }
+    if let Some(urls) = counts.total_urls {
+        parts.push(plural(urls, "URL"));
+    }
+    if let Some(results) = counts.results {
+        parts.push(plural(results, "result"));
+    }
+    if let Some(errors) = counts.errors {
+        parts.push(plural(errors, "error"));
+    }
+    if parts.is_empty() {
+        "counts not known".to_owned()
+    } else {
+        parts.join(", ")
+    }
+}

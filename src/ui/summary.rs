@@ -1,0 +1,151 @@
+//! The table at the end: what became of each site, what was restarted, how it ended and where the logs are.
+
+use super::text::{count, plural, printable, span};
+use crate::run::{Command, Outcome, RunState, ServicePhase, SitePhase, SiteView};
+
+/// The summary's lines; `quiet` leaves out what went well.
+pub fn lines(state: &RunState, quiet: bool) -> Vec<String> {
+    let mut lines = Vec::new();
+    let shown: Vec<&SiteView> = state
+        .sites
+        .iter()
+        .filter(|site| !quiet || site.phase != SitePhase::Complete)
+        .collect();
+    if !shown.is_empty() {
+        lines.extend(table(&shown, state.elapsed));
+    }
+    for service in state
+        .services
+        .iter()
+        .filter(|service| service.restarts > 0 || service.phase == ServicePhase::Failed)
+    {
+        let end = if service.phase == ServicePhase::Failed {
+            ", then given up"
+        } else {
+            ""
+        };
+        lines.push(format!(
+            "service {}: {}{end}",
+            service.name,
+            plural(u64::from(service.restarts), "restart")
+        ));
+    }
+    if let (Some(proxies), false) = (&state.proxies.count, quiet) {
+        let refreshed = match state.proxies.refreshes {
+            0 => "not refreshed".to_owned(),
+            times => format!(
+                "refreshed {}",
+                if times == 1 {
+                    "once".to_owned()
+                } else {
+                    format!("{times} times")
+                }
+            ),
+        };
+        lines.push(format!(
+            "proxies: {} usable of {}, {refreshed}",
+            proxies.usable, proxies.total
+        ));
+    }
+    if let Some(error) = &state.error {
+        lines.extend(printable(&format!("error: {error}")).lines().map(str::to_owned));
+    }
+    let elapsed = span(state.elapsed);
+    let command = state.header.as_ref().map(|header| header.command);
+    let outcome = match state.outcome {
+        Some(Outcome::Succeeded) if command == Some(Command::Run) => format!("all sites complete after {elapsed}"),
+        Some(Outcome::Succeeded) => format!("done after {elapsed}"),
+        Some(Outcome::SitesFailed) => {
+            let failed = state
+                .sites
+                .iter()
+                .filter(|site| site.phase != SitePhase::Complete)
+                .count();
+            format!(
+                "{failed} of {} failed after {elapsed}",
+                plural(state.sites.len() as u64, "site")
+            )
+        }
+        Some(Outcome::ConfigurationError) => format!("ended by a configuration error after {elapsed}"),
+        Some(Outcome::InfrastructureFailed) => format!("ended by a failure of infrastructure after {elapsed}"),
+        Some(Outcome::NotEnoughProxies) => format!("ended after {elapsed}: not enough proxies"),
+        Some(Outcome::Busy) => "another run holds the instance".to_owned(),
+        Some(Outcome::Interrupted) => format!("interrupted after {elapsed}"),
+        Some(Outcome::Terminated) => format!("terminated after {elapsed}"),
+        Some(Outcome::HungUp) => format!("hung up after {elapsed}"),
+        None => return lines,
+    };
+    let code = state
+        .exit_code
+        .map_or_else(String::new, |code| format!(" (exit code {code})"));
+    lines.push(format!("{outcome}{code}"));
+    if let Some(header) = &state.header
+        && !quiet
+    {
+        lines.push(format!("logs: {}", header.directory.display()));
+    }
+    lines
+}
+
+fn table(sites: &[&SiteView], now: f64) -> Vec<String> {
+    let header = ["SITE", "STATUS", "CHUNKS", "RESULTS", "ERRORS", "TIME", "REASON"].map(str::to_owned);
+    let mut rows = vec![header.to_vec()];
+    for site in sites {
+        let chunks = match (site.counts.completed_chunks, site.counts.total_chunks) {
+            (None, None) => "-".to_owned(),
+            (done, total) => format!("{}/{}", count(done), count(total)),
+        };
+        let time = site.started.map_or_else(
+            || "-".to_owned(),
+            |started| span(site.finished.unwrap_or(now) - started),
+        );
+        let reason = site
+            .reason
+            .as_deref()
+            .and_then(|reason| reason.lines().next())
+            .unwrap_or_default();
+        rows.push(vec![
+            printable(site.name.as_str()),
+            status(site.phase).to_owned(),
+            chunks,
+            count(site.counts.results),
+            count(site.counts.errors),
+            time,
+            printable(reason),
+        ]);
+    }
+    let width = |column: usize| {
+        rows.iter()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
+    let widths: Vec<usize> = (0..header.len()).map(|column| width(column).unwrap_or(0)).collect();
+    rows.iter()
+        .map(|row| {
+            let cells = row
+                .iter()
+                .zip(&widths)
+                .enumerate()
+                .map(|(column, (cell, width))| match column {
+                    2..=5 => format!("{cell:>width$}"),
+                    _ => format!("{cell:<width$}"),
+                });
+            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        })
+        .collect()
+}
+
+/// A site's state in one word.
+pub fn status(phase: SitePhase) -> &'static str {
+    match phase {
+        SitePhase::Waiting => "WAITING",
+        SitePhase::Queued => "QUEUED",
+        SitePhase::Dispatching => "DISPATCHING",
+        SitePhase::Running => "RUNNING",
+        SitePhase::Retrying => "RETRYING",
+        SitePhase::Complete => "COMPLETE",
+        SitePhase::Failed => "FAILED",
+        SitePhase::Cancelled => "CANCELLED",
+    }
+}

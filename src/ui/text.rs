@@ -1,0 +1,71 @@
+//! Words and figures as people read them.
+
+use std::time::Duration;
+
+/// Text from outside, safe in a terminal: control characters (but line breaks) are replaced.
+pub fn printable(text: &str) -> String {
+    text.chars()
+        .map(|letter| {
+            if letter.is_control() && letter != '\n' {
+                '\u{fffd}'
+            } else {
+                letter
+            }
+        })
+        .collect()
+}
+
+/// `0.4s`, `12.3s`, `2m05s`, `1h02m`.
+pub fn span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
+    // Below a day's worth of seconds the cast is exact.
+    let whole = Duration::from_secs_f64(seconds.min(8.64e7)).as_secs();
+    match whole {
+        0..60 => format!("{seconds:.1}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        _ => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
+    }
+}
+
+/// `1 error`, `2 errors`.
+pub fn plural(count: u64, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+/// A count, or a dash for what is not known.
+pub fn count(number: Option<u64>) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+}
+
+/// A moment of the wall clock, `HH:MM:SS` in the user's time zone.
+pub fn clock(unix_seconds: f64) -> String {
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "seconds since 1970 fit an i64; a journal's nonsense saturates"
+    )]
+    let moment = jiff::Timestamp::from_second(unix_seconds as i64).unwrap_or_default();
+    moment
+        .to_zoned_datetime(jiff::tz::TimeZone::system())
+        .strftime("%H:%M:%S")
+        .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn figures() {
+        assert_eq!(span(0.42), "0.4s");
+        assert_eq!(span(125.0), "2m05s");
+        assert_eq!(span(3725.0), "1h02m");
+        assert_eq!(span(f64::NAN), "0.0s");
+        assert_eq!(plural(1, "error"), "1 error");
+        assert_eq!(plural(0, "error"), "0 errors");
+        assert_eq!(printable("a\x1b[31mb\nc"), "a\u{fffd}[31mb\nc");
+    }
+}

@@ -1,0 +1,93 @@
+//! A view as a thread of its own: a blocked terminal or pipe blocks the view and nothing else.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use super::plain::PlainView;
+use super::{json, summary};
+use crate::run::{Event, EventKind, RunState};
+
+/// What is printed on standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How a run is shown.
+#[derive(Clone, Copy, Debug)]
+pub struct ViewOptions {
+    pub format: Format,
+    /// Standard output is a terminal.
+    pub terminal: bool,
+    pub color: bool,
+    /// Failures and the outcome only.
+    pub quiet: bool,
+    pub verbose: bool,
+}
+
+/// A running view.
+pub struct ViewHandle {
+    done: Receiver<()>,
+}
+
+impl ViewHandle {
+    /// Waits until everything is printed, or for as long as a blocked output may hold up the end.
+    pub fn finish(self, patience: Duration) {
+        self.done.recv_timeout(patience).ok();
+    }
+}
+
+/// Starts the view; it ends with the run's last event, or when nobody reads it any more.
+pub fn start(options: ViewOptions, events: Receiver<Arc<Event>>) -> ViewHandle {
+    let (sender, done) = channel();
+    let show = move || {
+        // A closed pipe (`orch run | head -1`) ends the view, not the run.
+        match options.format {
+            Format::Json => show_json(&events).ok(),
+            Format::Human => show_plain(&events, options.quiet).ok(),
+        };
+        sender.send(()).ok();
+    };
+    if let Err(error) = std::thread::Builder::new().name("view".to_owned()).spawn(show) {
+        tracing::warn!(%error, "start the view");
+    }
+    ViewHandle { done }
+}
+
+fn show_json(events: &Receiver<Arc<Event>>) -> io::Result<()> {
+    for event in events {
+        let mut output = io::stdout().lock();
+        writeln!(output, "{}", json::line(&event))?;
+        output.flush()?;
+        if matches!(event.kind, EventKind::RunFinished { .. }) {
+            break;
+        }
+    }
+    Ok(())
+}
+
+fn show_plain(events: &Receiver<Arc<Event>>, quiet: bool) -> io::Result<()> {
+    let (mut state, mut view) = (RunState::default(), PlainView::default());
+    for event in events {
+        state.apply(&event);
+        let mut output = io::stdout().lock();
+        if !quiet {
+            for line in view.lines(&event, &state) {
+                writeln!(output, "{line}")?;
+            }
+        }
+        if matches!(event.kind, EventKind::RunFinished { .. }) {
+            for line in summary::lines(&state, quiet) {
+                writeln!(output, "{line}")?;
+            }
+            return output.flush();
+        }
+        output.flush()?;
+    }
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! Redis as a service: reused, owned, refused; and apps that do not use the one they are given.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::Duration;
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::bookshop;
+use support::orch::{Orch, Project};
+
+/// A project whose only task uses a Redis client of its own.
+fn hard_wired(redis: &str) -> Project {
+    let project = Project::new(&format!(
+        "[redis]\n{redis}\n[celery]\napp = \"hard_wired\"\nconcurrency = 1\n\
+         [sites.shop]\ntask = \"hard_wired.dispatch\"\nargs = [\"{{site}}\"]\n"
+    ));
+    let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps/hard_wired.py");
+    fs::copy(app, project.file("hard_wired.py")).unwrap();
+    std::os::unix::fs::symlink(bookshop::environment().join(".venv"), project.file(".venv")).unwrap();
+    project
+}
+
+/// A listener that answers every connection with `words`, until it is dropped.
+fn foreign(words: &'static [u8]) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for connection in listener.incoming() {
+            let Ok(mut connection) = connection else { return };
+            let mut heard = [0; 64];
+            if connection.read(&mut heard).is_ok() {
+                connection.write_all(words).ok();
+            }
+        }
+    });
+    port
+}
+
+fn shown(ended: &support::orch::Ended) -> String {
+    format!("{}{}", ended.stdout, ended.stderr)
+}
+
+#[test]
+fn what_is_not_redis_on_its_port_is_an_error_that_says_so() {
+    let port = foreign(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+    let project = hard_wired(&format!("port = {port}"));
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(3);
+    let shown = shown(&ended);
+    assert!(
+        shown.contains("is not a Redis") && shown.contains("HTTP/1.1 400"),
+        "{shown}"
+    );
+    assert!(shown.contains(&port.to_string()), "{shown}");
+}
+
+#[test]
+fn an_external_redis_that_is_not_there_is_named() {
+    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let project = hard_wired(&format!("mode = \"external\"\nport = {free}"));
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(3);
+    assert!(
+        shown(&ended).contains(&format!("no Redis answers on 127.0.0.1:{free}")),
+        "{}",
+        shown(&ended)
+    );
+}
+
+/// An `orch up` whose owned Redis serves as somebody else's in a test.
+fn somebodys_redis(auth: bool) -> (Project, u16) {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let project = Project::new(&format!("[redis]\nmode = \"own\"\nport = {port}\nauth = {auth}\n"));
+    (project, port)
+}
+
+fn started<'a>(project: &'a Project) -> Orch<'a> {
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "redis");
+    orch
+}
+
+#[test]
+fn a_redis_that_is_there_is_reused_and_left_running() {
+    let (theirs, port) = somebodys_redis(false);
+    let mut up = started(&theirs);
+    let project = hard_wired(&format!("port = {port}"));
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(0);
+    assert_eq!(ended.events_of("service_reused").len(), 1, "{}", ended.stdout);
+    let again = project.orch(&["run"]).finish();
+    again.expect_code(0);
+    assert!(
+        up.events().iter().all(|event| event["event"] != "service_exited"),
+        "their Redis was touched"
+    );
+    up.signal(nix::sys::signal::Signal::SIGTERM);
+    up.wait_for("their stop", |event| event["event"] == "stop_started");
+    up.finish().expect_code(143);
+}
+
+#[test]
+fn own_refuses_to_reuse_and_a_locked_one_is_explained() {
+    let (theirs, port) = somebodys_redis(true);
+    let up = started(&theirs);
+    let project = hard_wired(&format!("mode = \"own\"\nport = {port}"));
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(2);
+    assert!(shown(&ended).contains("refuses to reuse"), "{}", shown(&ended));
+    let project = hard_wired(&format!("port = {port}"));
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(2);
+    assert!(shown(&ended).contains("wants a password"), "{}", shown(&ended));
+    up.signal(nix::sys::signal::Signal::SIGTERM);
+    up.finish().expect_code(143);
+}
+
+#[test]
+fn an_app_whose_tasks_connect_without_the_password_ends_it_with_2() {
+    let project = hard_wired("mode = \"own\"\nport = 0");
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(2);
+    assert!(shown(&ended).contains("auth = false"), "{}", shown(&ended));
+    let project = hard_wired("mode = \"own\"\nport = 0\nauth = false");
+    project.orch(&["run"]).finish().expect_code(0);
+}
+
+#[test]
+fn an_app_whose_broker_url_has_no_password_is_found_while_it_starts() {
+    let project = hard_wired("mode = \"own\"\nport = 0");
+    let orch = project.orch_with(&["run"], &[("HARD_WIRED_BROKER", "1")], Duration::from_secs(15));
+    let ended = orch.finish();
+    ended.expect_code(2);
+    assert!(shown(&ended).contains("without a password"), "{}", shown(&ended));
+}
+
+#[test]
+fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
+    let project = Project::new("[redis]\nmode = \"own\"\nport = 0\n");
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "redis");
+    bookshop::wait_until_up(&mut orch, &project);
+    let instance: serde_json::Value =
+        serde_json::from_slice(&fs::read(project.state_dir().join("instance.json")).unwrap()).unwrap();
+    let password = instance["redis"]["password"].as_str().unwrap().to_owned();
+    let commands = fs::read_dir("/proc")
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+    for command in commands {
+        assert!(
+            !String::from_utf8_lossy(&command).contains(&password),
+            "in a command line"
+        );
+    }
+    let ended = project.orch(&["exec", "--", "sh", "-c", "echo got $REDIS_PASSWORD"]);
+    let ended = ended.finish();
+    ended.expect_code(0);
+    assert!(ended.stdout.contains(&password), "exec hands it on");
+    orch.signal(nix::sys::signal::Signal::SIGTERM);
+    let ended = orch.finish();
+    ended.expect_code(143);
+    assert!(!shown(&ended).contains(&password), "in the output");
+    for run in fs::read_dir(project.state_dir().join("runs")).unwrap().flatten() {
+        for file in fs::read_dir(run.path()).unwrap().flatten() {
+            let text = fs::read(file.path()).unwrap();
+            assert!(
+                !String::from_utf8_lossy(&text).contains(&password),
+                "in {}",
+                file.path().display()
+            );
+        }
+    }
+}

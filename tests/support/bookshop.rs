@@ -1,0 +1,80 @@
+//! The example project as a test's own copy, with one virtual environment for all of them.
+#![allow(dead_code, reason = "not every test binary needs everything")]
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::orch::{Orch, Project};
+
+/// The virtual environment, made by `orch demo --prepare-only` where it is not there yet.
+pub fn environment() -> &'static Path {
+    static MADE: OnceLock<PathBuf> = OnceLock::new();
+    MADE.get_or_init(|| {
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bookshop");
+        let prepared = Command::new(env!("CARGO_BIN_EXE_orch"))
+            .args(["demo", "--prepare-only", "--dir"])
+            .arg(&directory)
+            .stdin(Stdio::null())
+            .output()
+            .expect("start orch demo --prepare-only");
+        let text = String::from_utf8_lossy(&prepared.stderr).into_owned();
+        assert!(
+            prepared.status.success(),
+            "orch demo --prepare-only: {}\n{text}",
+            prepared.status
+        );
+        directory
+    })
+}
+
+/// A copy of the example in a directory of its own.
+pub fn project() -> Project {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bookshop");
+    let configuration = fs::read_to_string(source.join("orch.toml")).expect("read the example's orch.toml");
+    let project = Project::new(&configuration);
+    for part in ["bookshop", "shop"] {
+        copy(&source.join(part), &project.file(part));
+    }
+    std::os::unix::fs::symlink(environment().join(".venv"), project.file(".venv")).expect("link the environment");
+    project
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("make a directory");
+    for entry in fs::read_dir(from).expect("list the example").flatten() {
+        if entry.path().is_file() {
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("copy a file of the example");
+        }
+    }
+}
+
+/// What a site of a running instance says that it serves.
+pub fn truth(project: &Project, site: &str) -> Value {
+    let text = fs::read(project.state_dir().join("instance.json")).expect("read instance.json");
+    let instance: Value = serde_json::from_slice(&text).expect("instance.json");
+    let port = instance["ports"][site].as_u64().expect("the site's port");
+    let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).expect("a port"))).expect("connect");
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .expect("set a deadline");
+    stream
+        .write_all(b"GET /truth.json HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        .expect("ask");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("read the answer");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    serde_json::from_str(body).expect("truth.json")
+}
+
+/// Waits until the instance can be asked.
+pub fn wait_until_up(orch: &mut Orch<'_>, project: &Project) {
+    let file = project.state_dir().join("instance.json");
+    orch.wait_for("instance.json", |_| file.exists());
+}

@@ -1,0 +1,185 @@
+//! `orch up` with commands only: the process supervisor, started, broken and stopped from outside.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+mod support {
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::orch::Project;
+
+const BASE: &str = "[redis]\nmode = \"off\"\n";
+
+fn project(services: &str) -> Project {
+    Project::new(&format!("{BASE}{services}"))
+}
+
+/// A daemon that sleeps, with a grandchild that has daemonised itself.
+const STUBBORN: &str = r#"
+[services.stubborn]
+kind = "daemon"
+grace = "300ms"
+command = ["python3", "-c", '''
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        print("daemonised", flush=True)
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+print("up", flush=True)
+time.sleep(600)
+''']
+readiness = { log = "up" }
+"#;
+
+#[test]
+fn ctrl_c_ends_everything_in_order_with_130() {
+    let project = project(
+        r#"
+[services.first]
+kind = "oneshot"
+command = ["sh", "-c", "echo made > made"]
+[services.base]
+kind = "daemon"
+command = ["sleep", "600"]
+after = ["first"]
+[services.web]
+kind = "daemon"
+command = ["sleep", "600"]
+after = ["base"]
+"#,
+    );
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    assert!(
+        project.file("made").exists(),
+        "the oneshot runs to its end before its dependents start"
+    );
+    orch.signal(Signal::SIGINT);
+    let ended = orch.finish();
+    ended.expect_code(130);
+    let stopped: Vec<_> = ended
+        .events_of("service_stopped")
+        .iter()
+        .map(|event| event["service"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(stopped, ["web", "base"], "dependents first");
+    assert_eq!(ended.events.last().unwrap()["event"], "run_finished");
+}
+
+#[test]
+fn sigterm_and_sighup_have_their_own_codes() {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGHUP, 129)] {
+        let project = project("[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+        let mut orch = project.orch(&["up"]);
+        orch.wait_for_service("service_ready", "web");
+        orch.signal(signal);
+        orch.finish().expect_code(code);
+    }
+}
+
+#[test]
+fn stubborn_trees_are_ended_by_force_within_the_bound() {
+    let project = project(STUBBORN);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "stubborn");
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    ended.expect_code(143);
+    let started = ended.events_of("stop_started")[0];
+    let finished = ended.events_of("stop_finished")[0];
+    let (bound, took) = (
+        started["bound_ms"].as_u64().unwrap(),
+        finished["elapsed_ms"].as_u64().unwrap(),
+    );
+    assert!((300..bound + 1000).contains(&took), "took {took} ms, bound {bound} ms");
+}
+
+#[test]
+fn kill_9_of_orch_leaves_nothing() {
+    let project = project(STUBBORN);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "stubborn");
+    orch.signal(Signal::SIGKILL);
+    let ended = orch.finish();
+    assert_eq!(ended.signal, Some(9));
+    assert!(ended.left.is_empty(), "{:?}", ended.left);
+    assert!(ended.gone_after < Duration::from_millis(1300), "{:?}", ended.gone_after);
+}
+
+#[test]
+fn two_ctrl_c_skip_the_grace() {
+    let project = project(&STUBBORN.replace("300ms", "30s"));
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "stubborn");
+    orch.signal(Signal::SIGINT);
+    orch.wait_for("the stop", |event| event["event"] == "stop_started");
+    let hurried = std::time::Instant::now();
+    orch.signal(Signal::SIGINT);
+    orch.finish().expect_code(130);
+    assert!(hurried.elapsed() < Duration::from_secs(2), "{:?}", hurried.elapsed());
+}
+
+#[test]
+fn a_killed_command_is_started_again_at_once() {
+    let project = project("[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+    let mut orch = project.orch(&["up"]);
+    let spawned = orch.wait_for_service("service_spawned", "web");
+    orch.wait_for_service("service_ready", "web");
+    let pid = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let restarting = orch.wait_for_service("service_restarting", "web");
+    assert_eq!(restarting["backoff_ms"], 0);
+    orch.wait_for("the second ready", |event| {
+        event["event"] == "service_ready" && event["seq"].as_u64() > restarting["seq"].as_u64()
+    });
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+}
+
+#[test]
+fn a_command_that_fails_at_its_start_ends_it_with_3_and_its_log() {
+    let project = project(
+        "[services.web]\nkind = \"daemon\"\ncommand = [\"sh\", \"-c\", \"echo no port left >&2; exit 7\"]\nreadiness = { file = \"never\" }\n",
+    );
+    let orch = project.orch(&["up"]);
+    let ended = orch.finish();
+    ended.expect_code(3);
+    let shown = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(
+        shown.contains("exit code 7") && shown.contains("no port left"),
+        "{shown}"
+    );
+}
+
+#[test]
+fn a_second_one_is_refused_with_75_naming_the_holder() {
+    let project = project("[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+    let mut first = project.orch(&["up"]);
+    first.wait_for_service("service_ready", "web");
+    let second = project.orch(&["up"]).finish();
+    second.expect_code(75);
+    assert!(second.stderr.contains(&first.pid.to_string()), "{}", second.stderr);
+    first.signal(Signal::SIGTERM);
+    first.finish().expect_code(143);
+}
+
+#[test]
+fn kill_9_followed_at_once_by_the_same_command_waits_for_the_guard() {
+    let project = project(STUBBORN);
+    let mut first = project.orch(&["up"]);
+    first.wait_for_service("service_ready", "stubborn");
+    first.signal(Signal::SIGKILL);
+    let mut second = project.orch(&["up"]);
+    second.wait_for_service("service_ready", "stubborn");
+    assert!(first.finish().left.is_empty());
+    second.signal(Signal::SIGTERM);
+    second.finish().expect_code(143);
+}
