@@ -49,8 +49,12 @@ pub struct Tally {
 /// What was seen.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    /// The dispatch task's result; `spawned` tasks were started by it.
-    DispatchEnded { end: TaskEnd, spawned: u64 },
+    /// The dispatch task's result; `spawned` tasks were started by it, in these groups if in any.
+    DispatchEnded {
+        end: TaskEnd,
+        spawned: u64,
+        groups: Vec<String>,
+    },
     /// An event tells the dispatch task's end, and no result is stored: it is ignored.
     DispatchEndedUnrecorded(TaskEnd),
     /// The result of the chord's callback.

@@ -116,11 +116,11 @@ impl Following {
             return (self, facts);
         }
         match input {
-            Input::DispatchEnded { end, spawned } => {
+            Input::DispatchEnded { end, spawned, groups } => {
                 self.spawned = spawned;
-                self.dispatch_ended(end, true, now, &mut facts);
+                self.dispatch_ended(end, Some(&groups), now, &mut facts);
             }
-            Input::DispatchEndedUnrecorded(end) => self.dispatch_ended(end, false, now, &mut facts),
+            Input::DispatchEndedUnrecorded(end) => self.dispatch_ended(end, None, now, &mut facts),
             Input::CallbackEnded(end) => self.callback_ended(end, true, &mut facts),
             Input::CallbackEndedUnrecorded(end) => self.callback_ended(end, false, &mut facts),
             Input::ResultsUnreadable(reason) => self.results_unreadable(&reason, now, &mut facts),
@@ -142,7 +142,8 @@ impl Following {
         (self, facts)
     }
 
-    fn dispatch_ended(&mut self, end: TaskEnd, recorded: bool, now: Instant, facts: &mut Vec<Fact>) {
+    /// `groups` is `None` when the result was not recorded.
+    fn dispatch_ended(&mut self, end: TaskEnd, groups: Option<&[String]>, now: Instant, facts: &mut Vec<Fact>) {
         if self.answered {
             return;
         }
@@ -153,7 +154,13 @@ impl Following {
             TaskEnd::Revoked(message) => return self.told(format!("the dispatch task was revoked: {message}")),
         };
         match DispatchAnswer::read(&result) {
-            DispatchAnswer::Job(job) => {
+            DispatchAnswer::Job(mut job) => {
+                // An app may take the header's id for the chord's; that one never has a result.
+                let of_header =
+                    groups.is_some_and(|groups| groups.iter().any(|group| job.chord_id.as_ref() == Some(group)));
+                if of_header {
+                    job.chord_id = None;
+                }
                 self.learn(job);
                 self.job_started(now, facts);
                 match self.job.chord_id.clone() {
@@ -166,6 +173,13 @@ impl Following {
                         let reason = format!("the job's chord{} runs", chunks.unwrap_or_default());
                         enter(facts, FollowStage::Chord, reason);
                         self.stage = Stage::Chord { chord_id, since: now };
+                    }
+                    None if of_header => {
+                        self.fall_back(
+                            "the dispatch result names the chord's header, not its callback",
+                            now,
+                            facts,
+                        );
                     }
                     None => self.fall_back("the dispatch result names no chord", now, facts),
                 }
@@ -185,7 +199,7 @@ impl Following {
             }
             DispatchAnswer::Unknown(counts) => {
                 self.job.counts = merged(counts, self.job.counts);
-                if !recorded {
+                if groups.is_none() {
                     self.fall_back("the dispatch task's result is ignored", now, facts);
                 } else if self.rules.pool_file {
                     self.fall_back("the refresh's result names no job", now, facts);

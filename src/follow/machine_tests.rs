@@ -106,6 +106,7 @@ fn answered(result: Value, spawned: u64) -> Input {
     Input::DispatchEnded {
         end: TaskEnd::Succeeded(result),
         spawned,
+        groups: vec!["header".to_owned()],
     }
 }
 
@@ -161,7 +162,12 @@ fn what_the_dispatch_task_answers_decides_the_way() {
     let ignored = |result: Value| Input::DispatchEndedUnrecorded(TaskEnd::Succeeded(result));
     let nothing = || answered(json!({"job_id": "j", "total_urls": 0, "status": "NO_URLS"}), 0);
     let no_chord = || answered(json!({"job_id": "j", "total_urls": 9}), 0);
-    let raised = |end| Input::DispatchEnded { end, spawned: 0 };
+    let raised = |end| Input::DispatchEnded {
+        end,
+        spawned: 0,
+        groups: vec![],
+    };
+    let header = || answered(json!({"job_id": "j", "chord_id": "header", "total_chunks": 4}), 4);
     for (kind, input, stage) in [
         (Site, chord_answer(), At(Chord)),
         (Proxies, chord_answer(), At(Chord)),
@@ -176,6 +182,7 @@ fn what_the_dispatch_task_answers_decides_the_way() {
         (Site, answered(json!({"job_id": "j", "error": "no"}), 0), Told),
         (Proxies, answered(json!({"job_id": "j", "error": "no"}), 0), Told),
         (Site, no_chord(), At(ProgressKeys)),
+        (Site, header(), At(ProgressKeys)),
         (Proxies, no_chord(), At(ProgressKeys)),
         (Site, answered(json!(null), 0), Complete),
         (Site, answered(json!({"saved": 4}), 0), Complete),
@@ -381,6 +388,7 @@ fn a_late_dispatch_result_is_better_than_a_fall_back() {
     let case = Case::new(Kind::Proxies).see(gone(false)).see(Input::DispatchEnded {
         end: failed("x"),
         spawned: 0,
+        groups: vec![],
     });
     assert_eq!(case.stage(), Told);
 }
@@ -403,7 +411,11 @@ fn any_end() -> impl Strategy<Value = TaskEnd> {
 
 fn any_input() -> impl Strategy<Value = Input> {
     prop_oneof![
-        (any_end(), 0u64..3).prop_map(|(end, spawned)| Input::DispatchEnded { end, spawned }),
+        (any_end(), 0u64..3).prop_map(|(end, spawned)| Input::DispatchEnded {
+            end,
+            spawned,
+            groups: vec![]
+        }),
         any_end().prop_map(Input::DispatchEndedUnrecorded),
         any_end().prop_map(Input::CallbackEnded),
         any_end().prop_map(Input::CallbackEndedUnrecorded),

@@ -1,18 +1,36 @@
 //! What following a proxy refresh and following a site's job have in common: dispatch result, chord, progress keys.
+//!
+//! The stages are a pure function ([`Following`]); [`Follower`] feeds it from Celery and Redis. All jobs that are followed
+//! at one time share a [`Desk`].
 
 mod answer;
+mod context;
 mod counts;
+mod desk;
 mod facts;
+mod follower;
+mod in_flight;
+mod ledger;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
 mod pace;
+mod pool_stamp;
+mod progress;
+pub mod progress_keys;
+mod publish;
 mod python_literal;
 mod template;
 
 pub use answer::{DispatchAnswer, Job, callback_counts};
+pub use context::Context;
 pub use counts::merged;
+pub use desk::{Desk, Left, Page};
 pub use facts::{Fact, Failure, Input, Keys, KeysStatus, Tally, TaskEnd};
+pub use follower::{Ending, Errand, Follower, KeysPrefix, Told};
+pub use in_flight::{InFlight, JobInFlight, SiteInFlight};
 pub use machine::{Following, Rules, Stage};
 pub use pace::dynamic_timeout;
+pub use pool_stamp::FileStamp;
+pub use publish::publish;
 pub use template::{TemplateError, fill, fill_text, placeholders};

@@ -1,0 +1,44 @@
+//! What the proxies' and the sites' parts need from the rest of orch.
+
+use tokio::sync::watch;
+
+use super::in_flight::InFlight;
+use crate::celery::Client;
+use crate::run::Recorder;
+
+/// Cheap to clone; clones share what is in flight.
+#[derive(Clone)]
+pub struct Context {
+    pub celery: Client,
+    pub recorder: Recorder,
+    /// The queues that workers consume; the first is where tasks go that name none.
+    pub queues: Vec<String>,
+    /// Rises with each death of a worker that orch owns.
+    pub worker_deaths: watch::Receiver<u64>,
+    /// Rises with each task of ours that fails, for whoever wants to look for the reason at once.
+    pub task_failures: watch::Sender<u64>,
+    pub(crate) in_flight: InFlight,
+}
+
+impl Context {
+    pub fn new(celery: Client, recorder: Recorder, queues: Vec<String>, worker_deaths: watch::Receiver<u64>) -> Self {
+        let task_failures = watch::Sender::new(0);
+        Self {
+            celery,
+            recorder,
+            queues,
+            worker_deaths,
+            task_failures,
+            in_flight: InFlight::default(),
+        }
+    }
+
+    /// The queue of a call: its own, else the first that workers consume.
+    pub(crate) fn queue_of(&self, call: &crate::config::TaskCall) -> Option<String> {
+        call.queue.clone().or_else(|| self.queues.first().cloned())
+    }
+
+    pub(crate) fn task_failed(&self) {
+        self.task_failures.send_modify(|count| *count += 1);
+    }
+}

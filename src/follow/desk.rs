@@ -1,0 +1,337 @@
+//! What all jobs being followed at one time share: one stream of task events, the number of pool slots, and one search
+//! for what is left of them.
+//!
+//! Nothing here runs by itself: [`Desk::serve`] is polled beside the jobs and dropped with them.
+
+use std::collections::{HashMap, HashSet};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::context::Context;
+use super::facts::Tally;
+use super::ledger::{EventEnd, Ledger, Owner};
+use crate::celery::{self, Census, Event, EventKind, EventStream, Notice, Target, TaskEvent, TaskId, WorkerEvent};
+
+/// How long workers have to tell about themselves.
+const WORKER_DEADLINE: Duration = Duration::from_secs(1);
+/// Slots are counted again this often, and whenever a worker comes or goes.
+const COUNT_EVERY: Duration = Duration::from_secs(30);
+/// After events could not be subscribed to.
+const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
+/// Between the two looks that make sure that nothing is left of a job.
+const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// Whether anything of a job is left.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Left {
+    Something,
+    /// Looked at twice.
+    Nothing,
+    /// Something could not be looked at.
+    Unsure(String),
+}
+
+/// See the module.
+pub struct Desk {
+    context: Context,
+    ledger: Mutex<Ledger>,
+    pages: Mutex<HashMap<TaskId, Arc<Notify>>>,
+    queues: Vec<String>,
+    slots: AtomicU64,
+    slots_due: Notify,
+    /// The last census and when it began.
+    census: tokio::sync::Mutex<Option<(Instant, Arc<Census>)>>,
+    stream: tokio::sync::Mutex<Option<EventStream>>,
+}
+
+impl Desk {
+    /// Subscribes to events and asks the workers what they are at; takes a few milliseconds, and with a Redis or workers
+    /// that do not answer some seconds at most. What could not be learnt is made up for later.
+    pub async fn open(context: &Context) -> Self {
+        // First the subscription: what is received from now on is seen, what is at work before is foreign.
+        let stream = match context.celery.events().await {
+            Ok(stream) => Some(stream),
+            Err(error) => {
+                tracing::warn!(%error, "no task events for now");
+                None
+            }
+        };
+        let control = context.celery.control();
+        let all = &Target::All;
+        let (events, queues, active, reserved, scheduled) = tokio::join!(
+            control.enable_events(all, WORKER_DEADLINE),
+            control.active_queues(all, WORKER_DEADLINE),
+            control.active(all, WORKER_DEADLINE),
+            control.reserved(all, WORKER_DEADLINE),
+            control.scheduled(all, WORKER_DEADLINE),
+        );
+        if let Err(error) = events {
+            tracing::warn!(%error, "task events may be switched off");
+        }
+        let mut ledger = Ledger::default();
+        for replies in [active, reserved].into_iter().flatten() {
+            ledger.know_foreign(
+                replies
+                    .good()
+                    .flat_map(|(_, tasks)| tasks.iter().map(|task| task.id.clone())),
+            );
+        }
+        for replies in scheduled.into_iter() {
+            ledger.know_foreign(
+                replies
+                    .good()
+                    .flat_map(|(_, tasks)| tasks.iter().map(|task| task.request.id.clone())),
+            );
+        }
+        let consumed = queues.into_iter().flat_map(|replies| {
+            let queues = replies
+                .good()
+                .flat_map(|(_, queues)| queues.iter().map(|queue| queue.name.clone()));
+            queues.collect::<Vec<_>>()
+        });
+        let mut queues = context.queues.clone();
+        queues.extend(consumed);
+        queues.sort();
+        queues.dedup();
+        let desk = Self {
+            context: context.clone(),
+            ledger: Mutex::new(ledger),
+            pages: Mutex::default(),
+            queues,
+            slots: AtomicU64::new(0),
+            slots_due: Notify::new(),
+            census: tokio::sync::Mutex::default(),
+            stream: tokio::sync::Mutex::new(stream),
+        };
+        desk.count_slots().await;
+        desk
+    }
+
+    /// Keeps everything up to date for as long as it is polled.
+    pub async fn serve(&self) -> Infallible {
+        tokio::select! {
+            never = self.read_events() => never,
+            never = self.keep_counting() => never,
+        }
+    }
+
+    /// Begins a job's page; do so before its first task is published.
+    pub fn page(&self, root: &TaskId) -> Page<'_> {
+        self.ledger().open(root);
+        let changed = Arc::new(Notify::new());
+        self.pages().insert(root.clone(), Arc::clone(&changed));
+        Page {
+            desk: self,
+            root: root.clone(),
+            changed,
+        }
+    }
+
+    /// Pool slots of all workers that answered last; 0 when none ever did.
+    pub fn slots(&self) -> u64 {
+        self.slots.load(Ordering::Relaxed)
+    }
+
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pages(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Notify>>> {
+        self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read_events(&self) -> Infallible {
+        let mut stream = self.stream.lock().await;
+        loop {
+            let Some(open) = stream.as_mut() else {
+                sleep(RESUBSCRIBE_AFTER).await;
+                *stream = self.context.celery.events().await.ok();
+                if stream.is_some() {
+                    self.missed_events();
+                }
+                continue;
+            };
+            match open.next().await {
+                Ok(Notice::Event(event)) => self.note(*event),
+                Ok(Notice::Gap) => self.missed_events(),
+                Err(error) => {
+                    tracing::warn!(%error, "no task events for now");
+                    *stream = None;
+                }
+            }
+        }
+    }
+
+    fn missed_events(&self) {
+        self.ledger().forget_unfinished();
+        self.slots_due.notify_one();
+        for changed in self.pages().values() {
+            changed.notify_one();
+        }
+    }
+
+    fn note(&self, event: Event) {
+        let (id, event) = match event.kind {
+            EventKind::Task { id, event } => (id, event),
+            EventKind::Worker(WorkerEvent::Online(_) | WorkerEvent::Offline(_)) => return self.slots_due.notify_one(),
+            EventKind::Worker(WorkerEvent::Heartbeat(_)) | EventKind::Other { .. } => return,
+        };
+        let text = |text: Option<String>| text.unwrap_or_default();
+        let mut ledger = self.ledger();
+        let mut failed = false;
+        let touched = match event {
+            TaskEvent::Sent { .. } => None,
+            TaskEvent::Received(task) => {
+                let root = task.root_id.unwrap_or_else(|| id.clone());
+                ledger.received(id, root)
+            }
+            TaskEvent::Started | TaskEvent::Retried { .. } | TaskEvent::Rejected { requeue: true } => ledger.moved(&id),
+            TaskEvent::Succeeded { result, .. } => ledger.ended(&id, EventEnd::Succeeded(text(result))),
+            TaskEvent::Failed { exception, .. } => {
+                failed = true;
+                ledger.ended(&id, EventEnd::Failed(text(exception)))
+            }
+            TaskEvent::Rejected { requeue: false } => ledger.ended(&id, EventEnd::Failed("rejected".to_owned())),
+            TaskEvent::Revoked { expired, .. } => {
+                let message = if expired { "expired" } else { "revoked" };
+                ledger.ended(&id, EventEnd::Revoked(message.to_owned()))
+            }
+        };
+        drop(ledger);
+        let Some(root) = touched else { return };
+        if failed {
+            self.context.task_failed();
+        }
+        if let Some(changed) = self.pages().get(&root) {
+            changed.notify_one();
+        }
+    }
+
+    async fn keep_counting(&self) -> Infallible {
+        let mut deaths = self.context.worker_deaths.clone();
+        loop {
+            tokio::select! {
+                () = self.slots_due.notified() => {}
+                () = sleep(COUNT_EVERY) => {}
+                Ok(()) = deaths.changed() => {}
+            }
+            self.count_slots().await;
+        }
+    }
+
+    async fn count_slots(&self) {
+        match self.context.celery.control().stats(&Target::All, WORKER_DEADLINE).await {
+            // A moment without workers (one is being restarted) is no news about how many there will be.
+            Ok(replies) if replies.nodes.is_empty() => {}
+            Ok(replies) => {
+                let slots = replies.good().map(|(_, stats)| stats.pool_slots).sum();
+                self.slots.store(slots, Ordering::Relaxed);
+            }
+            Err(error) => tracing::debug!(%error, "pool slots cannot be counted"),
+        }
+    }
+
+    /// A census that began after the call: several jobs that want one at the same time share it.
+    async fn census(&self) -> celery::Result<Arc<Census>> {
+        let called = Instant::now();
+        let mut last = self.census.lock().await;
+        if let Some((begun, census)) = last.as_ref()
+            && *begun >= called
+        {
+            return Ok(Arc::clone(census));
+        }
+        let begun = Instant::now();
+        let roots: HashSet<TaskId> = self.pages().keys().cloned().collect();
+        let queues: Vec<&str> = self.queues.iter().map(String::as_str).collect();
+        let census = Arc::new(self.context.celery.census(&roots, &queues).await?);
+        *last = Some((begun, Arc::clone(&census)));
+        Ok(census)
+    }
+}
+
+/// One job's part of the desk; dropping it ends that.
+pub struct Page<'d> {
+    desk: &'d Desk,
+    root: TaskId,
+    changed: Arc<Notify>,
+}
+
+impl Page<'_> {
+    /// Waits for the next event of the job. Safe to cancel.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Remembers the end of `task` from now on.
+    pub fn watch(&self, task: &TaskId) {
+        self.desk.ledger().watch(&self.root, task);
+    }
+
+    /// How a watched task ended by its event.
+    pub fn end_of(&self, task: &TaskId) -> Option<EventEnd> {
+        self.desk.ledger().end_of(&self.root, task)
+    }
+
+    pub fn tally(&self) -> Tally {
+        self.desk.ledger().tally(&self.root)
+    }
+
+    /// Tasks of the job that a worker has taken and that have not ended.
+    pub fn unfinished(&self) -> Vec<TaskId> {
+        self.desk.ledger().unfinished(&self.root)
+    }
+
+    /// Whether anything of the job is queued, unacknowledged or in a worker; `known` are tasks that are known to be its
+    /// own. Takes more than a second when nothing is.
+    pub async fn left(&self, known: &HashSet<TaskId>) -> Left {
+        let changes = || self.desk.ledger().changes(&self.root);
+        let before = changes();
+        let first = self.look(known).await;
+        if first != Left::Nothing {
+            return first;
+        }
+        sleep(SECOND_LOOK_AFTER).await;
+        let second = self.look(known).await;
+        if second == Left::Nothing && changes() != before {
+            Left::Something
+        } else {
+            second
+        }
+    }
+
+    async fn look(&self, known: &HashSet<TaskId>) -> Left {
+        let census = match self.desk.census().await {
+            Ok(census) => census,
+            Err(error) => return Left::Unsure(error.to_string()),
+        };
+        if census.with_messages.contains(&self.root) {
+            return Left::Something;
+        }
+        let mut unknown = None;
+        let ledger = self.desk.ledger();
+        for task in &census.held {
+            match ledger.owner(task) {
+                Owner::Job(root) if root == self.root => return Left::Something,
+                _ if known.contains(task) => return Left::Something,
+                Owner::Job(_) | Owner::Foreign => {}
+                Owner::Unknown => unknown = Some(format!("a worker is at task {task}, which may belong to the job")),
+            }
+        }
+        match unknown.or_else(|| census.unseen.clone()) {
+            Some(reason) => Left::Unsure(reason),
+            None => Left::Nothing,
+        }
+    }
+}
+
+impl Drop for Page<'_> {
+    fn drop(&mut self) {
+        self.desk.ledger().close(&self.root);
+        self.desk.pages().remove(&self.root);
+    }
+}

@@ -1,0 +1,557 @@
+//! Follows one job: turns results, events, keys and time into inputs of the pure machine, and tells what it says.
+//!
+//! A plain future: dropping it ends everything. Not here: what the job is for and what happens after its end.
+
+use std::collections::HashSet;
+use std::future::pending;
+use std::path::PathBuf;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::time::{sleep_until, timeout};
+
+use super::answer::Job;
+use super::context::Context;
+use super::desk::{Desk, Left, Page};
+use super::facts::{Fact, Failure, Input, Keys, TaskEnd};
+use super::ledger::EventEnd;
+use super::machine::{Following, Rules, Stage};
+use super::pool_stamp::FileStamp;
+use super::progress::{self, Reading};
+use super::progress_keys;
+use crate::celery::{self, ChordProgress, GroupId, ResultWatch, Results, TaskId, TaskResult, TaskState};
+use crate::file_watch::FileWatch;
+use crate::run::{JobId, ProgressSource, SiteCounts};
+
+/// Progress is read at most this often.
+const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
+/// ... and this often when no event asks for it, since keys announce nothing.
+const PROGRESS_POLL: Duration = Duration::from_secs(5);
+/// A job of which nothing was heard for so long is searched for.
+const QUIET: Duration = Duration::from_secs(10);
+/// A search that could not look everywhere is repeated after this.
+const UNSURE_PAUSE: Duration = Duration::from_secs(2);
+/// The result of a task whose event told its end comes before that event; after this long it is not coming.
+const RESULT_GRACE: Duration = Duration::from_secs(1);
+/// Where no watch on the pool file could be had.
+const FILE_POLL: Duration = Duration::from_millis(500);
+/// For the last look at the counts.
+const LAST_READING: Duration = Duration::from_secs(2);
+
+/// The prefix of the app's progress keys for a job id; `None` when it cannot be told.
+pub type KeysPrefix = Box<dyn Fn(&JobId) -> Option<String> + Send>;
+
+/// What is to be followed.
+pub struct Errand {
+    /// The first task of the job: itself, or the first link of the chain.
+    pub root: TaskId,
+    /// The task whose result tells the job.
+    pub dispatch: TaskId,
+    pub rules: Rules,
+    pub keys_prefix: KeysPrefix,
+    /// The pool file, and what it was before the job was published.
+    pub pool_file: Option<(PathBuf, Option<FileStamp>)>,
+    /// Values that orch itself wrote under the app's names.
+    pub ours: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+/// What the follower tells while it follows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    Fact(Fact),
+    Progressed { counts: SiteCounts, source: ProgressSource },
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ending {
+    /// `None`: complete.
+    pub failure: Option<Failure>,
+    pub job: Job,
+    pub counts: SiteCounts,
+    /// Tasks of the job that may still be queued or running, as far as their ids are known.
+    pub unfinished: Vec<TaskId>,
+}
+
+type Pending<'a, T> = Option<Pin<Box<dyn Future<Output = T> + Send + 'a>>>;
+
+/// Follows one job from before it is published.
+pub struct Follower<'a> {
+    context: &'a Context,
+    page: Arc<Page<'a>>,
+    desk: &'a Desk,
+    errand: Errand,
+    following: Following,
+    dispatch: Option<ResultWatch>,
+    callback: Option<ResultWatch>,
+    /// The chord's header, as the dispatch task's result names it.
+    group: Option<GroupId>,
+    header: Vec<TaskId>,
+    chord: Option<ChordProgress>,
+    keys: Option<Keys>,
+    told: Option<(SiteCounts, ProgressSource)>,
+    deaths: u64,
+    /// Something of the job has changed since progress was read.
+    stale: bool,
+    begun: Instant,
+    progress_read_at: Option<Instant>,
+    search_at: Instant,
+    /// When a task whose event told its end is taken to have no result.
+    settle_at: Option<Instant>,
+    file_watch: Option<FileWatch>,
+}
+
+/// What was read last of a job of which nothing is left.
+struct LastLook {
+    dispatch: Option<TaskResult>,
+    callback: Option<TaskResult>,
+    reading: Reading,
+}
+
+impl<'a> Follower<'a> {
+    /// Subscribes to everything; publish after this.
+    pub fn new(context: &'a Context, desk: &'a Desk, errand: Errand) -> Self {
+        let page = Arc::new(desk.page(&errand.root));
+        page.watch(&errand.dispatch);
+        let following = Following::begin(errand.rules.clone(), desk.slots());
+        context
+            .in_flight
+            .note_job(&errand.root, &errand.dispatch, following.job());
+        let now = Instant::now();
+        Self {
+            context,
+            page,
+            desk,
+            dispatch: Some(context.celery.results().watch(&errand.dispatch)),
+            following,
+            callback: None,
+            group: None,
+            header: Vec::new(),
+            chord: None,
+            keys: None,
+            told: None,
+            deaths: *context.worker_deaths.borrow(),
+            stale: true,
+            begun: now,
+            progress_read_at: None,
+            search_at: now + QUIET,
+            settle_at: None,
+            file_watch: None,
+            errand,
+        }
+    }
+
+    /// Follows to the end, at the latest the rules' deadline and two seconds.
+    pub async fn follow(mut self, tell: &mut (dyn FnMut(Told) + Send)) -> Ending {
+        let mut deaths = self.context.worker_deaths.clone();
+        let mut reading: Pending<'a, celery::Result<Reading>> = None;
+        let mut search: Pending<'a, Result<Option<LastLook>, String>> = None;
+        let mut settling: Pending<'a, celery::Result<LastLook>> = None;
+        while !matches!(self.following.stage(), Stage::Ended(_)) {
+            let now = Instant::now();
+            if reading.is_none() && self.progress_due().is_some_and(|due| now >= due) {
+                self.stale = false;
+                self.progress_read_at = Some(now);
+                reading = Some(self.read_progress());
+            }
+            if search.is_none() && now >= self.search_at {
+                search = Some(self.search());
+            }
+            if settling.is_none() && self.settle_at.is_some_and(|due| now >= due) {
+                self.settle_at = None;
+                settling = Some(self.last_look());
+            }
+            let page = Arc::clone(&self.page);
+            let wake_at = self.wake_at(reading.is_none(), search.is_none(), settling.is_none());
+            tokio::select! {
+                biased;
+                result = finished(&mut self.callback) => {
+                    self.callback = None;
+                    self.take_result(result, false, tell);
+                }
+                result = finished(&mut self.dispatch) => {
+                    self.dispatch = None;
+                    self.take_result(result, true, tell);
+                }
+                last = done(&mut settling) => match last {
+                    Ok(last) => self.settle(last, tell),
+                    Err(_) => self.settle_at = Some(Instant::now() + UNSURE_PAUSE),
+                },
+                () = page.changed() => {
+                    search = None;
+                    self.heard();
+                }
+                read = done(&mut reading) => match read {
+                    Ok(reading) => self.take_reading(reading, tell),
+                    Err(error) => tracing::debug!(%error, root = %self.errand.root, "progress cannot be read"),
+                },
+                found = done(&mut search) => self.take_search(found, tell),
+                Ok(()) = deaths.changed() => self.search_at = Instant::now(),
+                () = file_changed(&mut self.file_watch), if self.watches_file() => self.look_at_file(tell),
+                () = sleep_until(wake_at.into()) => {
+                    self.look_at_file(tell);
+                    self.see(Input::SlotsCounted(self.desk.slots()), tell);
+                    self.see(Input::Tick, tell);
+                }
+            }
+        }
+        self.end().await
+    }
+
+    /// It was never published.
+    pub fn abandon(self) {
+        self.context.in_flight.forget_job(&self.errand.root);
+    }
+
+    async fn end(mut self) -> Ending {
+        self.context.in_flight.forget_job(&self.errand.root);
+        if self.group.is_some() || self.prefix().is_some() {
+            // The app's last word about its counts; the chord's own counters are gone by now.
+            self.group = None;
+            if let Ok(Ok(reading)) = timeout(LAST_READING, self.read_progress()).await {
+                self.remember(&reading);
+            }
+        }
+        let failure = match self.following.stage() {
+            Stage::Ended(Err(failure)) => Some(failure.clone()),
+            _ => None,
+        };
+        if matches!(failure, Some(Failure::Told(_))) {
+            self.context.task_failed();
+        }
+        let mut unfinished = self.known_tasks();
+        unfinished.extend(self.page.unfinished());
+        let (counts, _) = self.counts();
+        Ending {
+            failure,
+            job: self.following.job().clone(),
+            counts,
+            unfinished: unfinished.into_iter().collect(),
+        }
+    }
+
+    /// Hands an input to the machine and passes on what it says.
+    fn see(&mut self, input: Input, tell: &mut (dyn FnMut(Told) + Send)) {
+        let now = Instant::now();
+        let (following, facts) = self.following.clone().step(input, now);
+        self.following = following;
+        for fact in facts {
+            let entered = matches!(fact, Fact::StageEntered { .. });
+            tell(Told::Fact(fact));
+            if entered {
+                self.stage_entered(now);
+            }
+        }
+        self.look_at_file(tell);
+    }
+
+    fn stage_entered(&mut self, now: Instant) {
+        let job = self.following.job();
+        self.context
+            .in_flight
+            .note_job(&self.errand.root, &self.errand.dispatch, job);
+        self.progress_read_at = None;
+        match self.following.stage() {
+            Stage::Chord { chord_id, .. } => {
+                let callback = TaskId::from(chord_id.as_str());
+                self.page.watch(&callback);
+                self.callback = Some(self.context.celery.results().watch(&callback));
+                self.search_at = now + QUIET;
+            }
+            // Nothing will announce the end: it may have come already.
+            Stage::ProgressKeys { .. } | Stage::TaskEvents => self.search_at = now,
+            Stage::FileTime => {
+                self.search_at = now;
+                self.file_watch = self
+                    .errand
+                    .pool_file
+                    .as_ref()
+                    .and_then(|(file, _)| FileWatch::new(file).ok());
+            }
+            Stage::Dispatch | Stage::Ended(_) => {}
+        }
+    }
+
+    fn take_result(&mut self, result: celery::Result<TaskResult>, dispatch: bool, tell: &mut (dyn FnMut(Told) + Send)) {
+        let input = match result {
+            Err(error) => Input::ResultsUnreadable(error.to_string()),
+            Ok(result) => {
+                let Some(end) = end_of(result.state) else { return };
+                if dispatch {
+                    let group = result.children.groups.first();
+                    self.group = group.map(|group| group.id.clone());
+                    self.header = result
+                        .children
+                        .groups
+                        .iter()
+                        .flat_map(|group| group.tasks.clone())
+                        .collect();
+                    let spawned = result.children.tasks.len() + result.children.groups.len().max(self.header.len());
+                    self.header.extend(result.children.tasks);
+                    let groups = result
+                        .children
+                        .groups
+                        .iter()
+                        .map(|group| group.id.as_str().to_owned())
+                        .collect();
+                    Input::DispatchEnded {
+                        end,
+                        spawned: u64::try_from(spawned).unwrap_or(u64::MAX),
+                        groups,
+                    }
+                } else {
+                    Input::CallbackEnded(end)
+                }
+            }
+        };
+        self.see(input, tell);
+    }
+
+    /// An event of the job came in.
+    fn heard(&mut self) {
+        let now = Instant::now();
+        self.stale = true;
+        self.search_at = now + QUIET;
+        let callback = self.following.job().chord_id.as_deref().map(TaskId::from);
+        let awaited = [
+            (self.dispatch.is_some(), Some(&self.errand.dispatch)),
+            (self.callback.is_some(), callback.as_ref()),
+        ];
+        let told = |(waiting, task): (bool, Option<&TaskId>)| {
+            waiting && task.is_some_and(|task| self.page.end_of(task).is_some())
+        };
+        if awaited.into_iter().any(told) && self.settle_at.is_none() {
+            self.settle_at = Some(now + RESULT_GRACE);
+        }
+        let unannounced = matches!(
+            self.following.stage(),
+            Stage::ProgressKeys { .. } | Stage::TaskEvents | Stage::FileTime
+        );
+        if unannounced && self.page.tally().unfinished == 0 {
+            self.search_at = now;
+        }
+    }
+
+    fn take_reading(&mut self, reading: Reading, tell: &mut (dyn FnMut(Told) + Send)) {
+        let keys_were_read = reading.keys.is_some();
+        self.remember(&reading);
+        if keys_were_read {
+            self.see(Input::KeysRead(self.keys.clone()), tell);
+        }
+        let (counts, source) = self.counts();
+        if counts != SiteCounts::default() && self.told.is_none_or(|told| told.0 != counts) {
+            self.told = Some((counts, source));
+            tell(Told::Progressed { counts, source });
+        }
+    }
+
+    fn remember(&mut self, reading: &Reading) {
+        // The bookkeeping of a chord vanishes when it is complete; what was last seen still holds.
+        self.chord = reading.chord.or(self.chord);
+        if let Some(values) = &reading.keys {
+            let ours = self.errand.ours.lock().unwrap_or_else(PoisonError::into_inner);
+            self.keys = progress_keys::read(values, &ours);
+        }
+    }
+
+    fn counts(&self) -> (SiteCounts, ProgressSource) {
+        progress::combined(
+            self.keys.as_ref(),
+            self.following.counts(),
+            self.chord,
+            self.page.tally(),
+        )
+    }
+
+    /// Tasks whose end an event has told have had time to leave their result.
+    fn settle(&mut self, last: LastLook, tell: &mut (dyn FnMut(Told) + Send)) {
+        if let Some(result) = last.dispatch.filter(|_| self.dispatch.is_some()) {
+            self.take_result(Ok(result), true, tell);
+        } else if self.dispatch.is_some()
+            && let Some(end) = self.page.end_of(&self.errand.dispatch)
+        {
+            self.dispatch = None;
+            self.see(Input::DispatchEndedUnrecorded(told_by_event(end)), tell);
+        }
+        if let Some(result) = last.callback.filter(|_| self.callback.is_some()) {
+            self.take_result(Ok(result), false, tell);
+        } else if self.callback.is_some()
+            && let Some(chord_id) = self.following.job().chord_id.clone()
+            && let Some(end) = self.page.end_of(&TaskId::from(chord_id))
+        {
+            self.callback = None;
+            self.see(Input::CallbackEndedUnrecorded(told_by_event(end)), tell);
+        }
+    }
+
+    fn take_search(&mut self, found: Result<Option<LastLook>, String>, tell: &mut (dyn FnMut(Told) + Send)) {
+        self.search_at = Instant::now() + QUIET;
+        match found {
+            Err(reason) => {
+                tracing::debug!(reason, root = %self.errand.root, "cannot tell whether anything of the job is left");
+                self.search_at = Instant::now() + UNSURE_PAUSE;
+            }
+            Ok(None) => {}
+            Ok(Some(mut last)) => {
+                let before = self.following.stage().clone();
+                let reading = std::mem::take(&mut last.reading);
+                self.settle(last, tell);
+                self.take_reading(reading, tell);
+                self.look_at_file(tell);
+                // Whatever was learnt just now comes first.
+                if *self.following.stage() == before {
+                    let worker_died = *self.context.worker_deaths.borrow() != self.deaths;
+                    self.see(
+                        Input::Gone {
+                            worker_died,
+                            tally: self.page.tally(),
+                        },
+                        tell,
+                    );
+                }
+            }
+        }
+    }
+
+    fn watches_file(&self) -> bool {
+        *self.following.stage() == Stage::FileTime
+    }
+
+    fn look_at_file(&mut self, tell: &mut (dyn FnMut(Told) + Send)) {
+        if self.watches_file()
+            && let Some((file, before)) = &self.errand.pool_file
+            && FileStamp::has_changed(*before, file)
+        {
+            self.see(Input::FileChanged, tell);
+        }
+    }
+
+    fn read_progress(&self) -> Pin<Box<dyn Future<Output = celery::Result<Reading>> + Send + 'a>> {
+        let (client, group, prefix) = (&self.context.celery, self.group.clone(), self.prefix());
+        Box::pin(async move { progress::read(client, group.as_ref(), prefix.as_deref()).await })
+    }
+
+    /// Reads everything that could tell the end, past all subscriptions.
+    fn last_look(&self) -> Pin<Box<dyn Future<Output = celery::Result<LastLook>> + Send + 'a>> {
+        let reading = self.read_progress();
+        let results = self.context.celery.results();
+        let dispatch = self.dispatch.is_some().then(|| self.errand.dispatch.clone());
+        let callback = self.callback.as_ref().map(|watch| watch.id().clone());
+        Box::pin(async move {
+            let dispatch = final_result(&results, dispatch).await?;
+            let callback = final_result(&results, callback).await?;
+            Ok(LastLook {
+                dispatch,
+                callback,
+                reading: reading.await?,
+            })
+        })
+    }
+
+    /// `Some` when nothing of the job is left, with what was read after that was found.
+    fn search(&self) -> Pin<Box<dyn Future<Output = Result<Option<LastLook>, String>> + Send + 'a>> {
+        let page = Arc::clone(&self.page);
+        let known = self.known_tasks();
+        let last_look = self.last_look();
+        Box::pin(async move {
+            match page.left(&known).await {
+                Left::Something => Ok(None),
+                Left::Nothing => last_look.await.map(Some).map_err(|error| error.to_string()),
+                Left::Unsure(reason) => Err(reason),
+            }
+        })
+    }
+
+    fn known_tasks(&self) -> HashSet<TaskId> {
+        let callback = self.following.job().chord_id.as_deref().map(TaskId::from);
+        let dispatch = [self.errand.root.clone(), self.errand.dispatch.clone()];
+        dispatch
+            .into_iter()
+            .chain(callback)
+            .chain(self.header.iter().cloned())
+            .collect()
+    }
+
+    fn prefix(&self) -> Option<String> {
+        (self.errand.keys_prefix)(self.following.job().job_id.as_ref()?)
+    }
+
+    fn progress_due(&self) -> Option<Instant> {
+        if self.group.is_none() && self.following.job().job_id.is_none() {
+            return None;
+        }
+        let by_keys_alone = matches!(self.following.stage(), Stage::ProgressKeys { .. });
+        let pause = if self.stale || by_keys_alone {
+            PROGRESS_PAUSE
+        } else {
+            PROGRESS_POLL
+        };
+        // What has never been read is due now.
+        Some(self.progress_read_at.map_or(self.begun, |read_at| read_at + pause))
+    }
+
+    /// When time itself has something to say; what is under way has not.
+    fn wake_at(&self, may_read: bool, may_search: bool, may_settle: bool) -> Instant {
+        let polling = (self.watches_file() && self.file_watch.is_none()).then(|| Instant::now() + FILE_POLL);
+        let progress = self.progress_due().filter(|_| may_read);
+        let search = may_search.then_some(self.search_at);
+        let settle = self.settle_at.filter(|_| may_settle);
+        let times = [self.following.next_tick(), progress, search, settle, polling];
+        times
+            .into_iter()
+            .flatten()
+            .min()
+            .unwrap_or_else(|| self.following.deadline())
+    }
+}
+
+fn end_of(state: TaskState) -> Option<TaskEnd> {
+    match state {
+        TaskState::Success(result) => Some(TaskEnd::Succeeded(result)),
+        TaskState::Failure(failure) => Some(TaskEnd::Failed(failure.to_string())),
+        TaskState::Revoked(failure) => Some(TaskEnd::Revoked(failure.to_string())),
+        TaskState::Started { .. } | TaskState::Retry(_) | TaskState::Custom { .. } => None,
+    }
+}
+
+fn told_by_event(end: EventEnd) -> TaskEnd {
+    match end {
+        EventEnd::Succeeded(printed) => TaskEnd::Succeeded(Value::String(printed)),
+        EventEnd::Failed(exception) => TaskEnd::Failed(exception),
+        EventEnd::Revoked(message) => TaskEnd::Revoked(message),
+    }
+}
+
+async fn final_result(results: &Results, task: Option<TaskId>) -> celery::Result<Option<TaskResult>> {
+    let Some(task) = task else { return Ok(None) };
+    Ok(results.get(&task).await?.filter(|result| result.state.is_final()))
+}
+
+/// The final state of a watched task; never, when none is watched. Safe to cancel.
+async fn finished(watch: &mut Option<ResultWatch>) -> celery::Result<TaskResult> {
+    match watch {
+        Some(watch) => watch.finished().await,
+        None => pending().await,
+    }
+}
+
+/// The outcome of what is under way; never, when nothing is. Safe to cancel: it goes on at the next call.
+async fn done<T>(under_way: &mut Pending<'_, T>) -> T {
+    let Some(future) = under_way else {
+        return pending().await;
+    };
+    let outcome = future.as_mut().await;
+    *under_way = None;
+    outcome
+}
+
+/// Safe to cancel. A watch that fails is given up for polling.
+async fn file_changed(watch: &mut Option<FileWatch>) {
+    let Some(open) = watch else { return pending().await };
+    if let Err(error) = open.changed().await {
+        tracing::debug!(%error, "the pool file cannot be watched");
+        *watch = None;
+    }
+}

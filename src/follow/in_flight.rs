@@ -1,0 +1,105 @@
+//! The jobs and sites that are under way: kept apart from the futures that follow them, so that a stop, which drops
+//! those, still knows what to revoke and what to report.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::answer::Job;
+use crate::celery::TaskId;
+use crate::run::{JobId, SiteCounts, SiteName};
+
+/// A job as far as it is known.
+#[derive(Clone, Debug)]
+pub struct JobInFlight {
+    /// The first task, and the one whose result tells the job.
+    pub tasks: Vec<TaskId>,
+    pub job: Job,
+}
+
+impl JobInFlight {
+    /// The tasks whose ids are known for sure.
+    pub fn tasks(&self) -> Vec<TaskId> {
+        let callback = self.job.chord_id.as_deref().map(TaskId::from);
+        self.tasks.iter().cloned().chain(callback).collect()
+    }
+}
+
+/// A site that has not ended.
+#[derive(Clone, Debug, Default)]
+pub struct SiteInFlight {
+    /// `None`: still waiting for its turn.
+    pub begun: Option<Instant>,
+    pub attempts: u32,
+    pub counts: SiteCounts,
+    /// Id of the latest attempt's job, and the prefix of the app's keys for it.
+    pub job: Option<(JobId, String)>,
+}
+
+/// Cheap to clone; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct InFlight(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// By the first task of each job.
+    jobs: BTreeMap<TaskId, JobInFlight>,
+    sites: BTreeMap<SiteName, SiteInFlight>,
+}
+
+impl InFlight {
+    /// A panic elsewhere leaves whole entries.
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn note_job(&self, root: &TaskId, dispatch: &TaskId, job: &Job) {
+        let mut tasks = vec![root.clone()];
+        if dispatch != root {
+            tasks.push(dispatch.clone());
+        }
+        self.inner().jobs.insert(
+            root.clone(),
+            JobInFlight {
+                tasks,
+                job: job.clone(),
+            },
+        );
+    }
+
+    pub fn forget_job(&self, root: &TaskId) {
+        self.inner().jobs.remove(root);
+    }
+
+    pub fn site_queued(&self, site: &SiteName) {
+        self.inner().sites.insert(site.clone(), SiteInFlight::default());
+    }
+
+    pub fn site_begun(&self, site: &SiteName, begun: Instant, attempts: u32) {
+        let mut inner = self.inner();
+        let state = inner.sites.entry(site.clone()).or_default();
+        (state.begun, state.attempts) = (Some(begun), attempts);
+    }
+
+    pub fn site_attempted(&self, site: &SiteName, job_id: JobId, keys_prefix: String) {
+        if let Some(state) = self.inner().sites.get_mut(site) {
+            state.job = Some((job_id, keys_prefix));
+        }
+    }
+
+    pub fn site_progressed(&self, site: &SiteName, counts: SiteCounts) {
+        if let Some(state) = self.inner().sites.get_mut(site) {
+            state.counts = counts;
+        }
+    }
+
+    pub fn site_ended(&self, site: &SiteName) {
+        self.inner().sites.remove(site);
+    }
+
+    /// Takes everything out.
+    pub fn take(&self) -> (BTreeMap<TaskId, JobInFlight>, BTreeMap<SiteName, SiteInFlight>) {
+        let Inner { jobs, sites } = std::mem::take(&mut *self.inner());
+        (jobs, sites)
+    }
+}

@@ -1,0 +1,246 @@
+//! Which unfinished task belongs to which job, and how the tasks of each job ended, as far as their events tell.
+//!
+//! Control replies name tasks by id only, and of the task events only `task-received` carries `root_id` (Celery wire,
+//! observed on 5.x); this joins them. Not here: where events come from (`desk`).
+
+use std::collections::{HashMap, HashSet, VecDeque};
+
+use super::facts::Tally;
+use crate::celery::TaskId;
+
+/// So many of a job's last ends are remembered: a task may end before anyone knows that its end matters.
+const RECENT: usize = 64;
+
+/// Whose a task is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Of the job with this root.
+    Job(TaskId),
+    /// It was at work before any of our jobs was published.
+    Foreign,
+    /// Its `task-received` was not seen.
+    Unknown,
+}
+
+/// How a task's event says it ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EventEnd {
+    /// With this result, as Python prints it, maybe shortened.
+    Succeeded(String),
+    /// With this exception, as Python prints it.
+    Failed(String),
+    Revoked(String),
+}
+
+/// The memory of task events.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    /// Root of each task that was received and has not ended.
+    unfinished: HashMap<TaskId, TaskId>,
+    foreign: HashSet<TaskId>,
+    jobs: HashMap<TaskId, JobPage>,
+}
+
+#[derive(Debug, Default)]
+struct JobPage {
+    /// Rises with every event of the job.
+    changes: u64,
+    succeeded: u64,
+    failed: u64,
+    /// Ends of the tasks whose end is waited for by id.
+    watched: HashMap<TaskId, Option<EventEnd>>,
+    recent: VecDeque<(TaskId, EventEnd)>,
+}
+
+impl Ledger {
+    /// Names tasks that were there before the first job: they can be none of ours.
+    pub fn know_foreign(&mut self, tasks: impl IntoIterator<Item = TaskId>) {
+        self.foreign.extend(tasks);
+    }
+
+    /// Begins a page for the job whose first task is `root`; call it before publishing.
+    pub fn open(&mut self, root: &TaskId) {
+        self.jobs.entry(root.clone()).or_default();
+    }
+
+    /// Remembers how `task` of the job ends, or ended a moment ago.
+    pub fn watch(&mut self, root: &TaskId, task: &TaskId) {
+        if let Some(page) = self.jobs.get_mut(root) {
+            let ended = page
+                .recent
+                .iter()
+                .find(|(recent, _)| recent == task)
+                .map(|(_, end)| end.clone());
+            page.watched.entry(task.clone()).or_insert(ended);
+        }
+    }
+
+    /// Forgets the job.
+    pub fn close(&mut self, root: &TaskId) {
+        self.jobs.remove(root);
+    }
+
+    /// A worker has taken `task`. Returns the job that it touches.
+    pub fn received(&mut self, task: TaskId, root: TaskId) -> Option<TaskId> {
+        let touched = self
+            .jobs
+            .get_mut(&root)
+            .map(|page| page.changes += 1)
+            .map(|()| root.clone());
+        self.unfinished.insert(task, root);
+        touched
+    }
+
+    /// `task` shows a sign of life that is no end. Returns the job that it touches.
+    pub fn moved(&mut self, task: &TaskId) -> Option<TaskId> {
+        let root = self.unfinished.get(task)?;
+        self.jobs.get_mut(root)?.changes += 1;
+        Some(root.clone())
+    }
+
+    /// `task` has ended. Returns the job that it touches.
+    pub fn ended(&mut self, task: &TaskId, end: EventEnd) -> Option<TaskId> {
+        let root = self.unfinished.remove(task)?;
+        let page = self.jobs.get_mut(&root)?;
+        page.changes += 1;
+        // The dispatch task itself is no part of the tally: it is judged by its own end.
+        if *task != root {
+            match &end {
+                EventEnd::Succeeded(_) => page.succeeded += 1,
+                EventEnd::Failed(_) | EventEnd::Revoked(_) => page.failed += 1,
+            }
+        }
+        if page.recent.len() == RECENT {
+            page.recent.pop_front();
+        }
+        page.recent.push_back((task.clone(), end.clone()));
+        if let Some(watched) = page.watched.get_mut(task) {
+            *watched = Some(end);
+        }
+        Some(root)
+    }
+
+    /// Events were missed: which tasks are unfinished is not known any more.
+    pub fn forget_unfinished(&mut self) {
+        self.unfinished.clear();
+    }
+
+    pub fn owner(&self, task: &TaskId) -> Owner {
+        match self.unfinished.get(task) {
+            Some(root) => Owner::Job(root.clone()),
+            None if self.foreign.contains(task) => Owner::Foreign,
+            None => Owner::Unknown,
+        }
+    }
+
+    /// How a watched task ended, once its event was seen.
+    pub fn end_of(&self, root: &TaskId, task: &TaskId) -> Option<EventEnd> {
+        self.jobs.get(root)?.watched.get(task)?.clone()
+    }
+
+    /// Rises with every event of the job.
+    pub fn changes(&self, root: &TaskId) -> u64 {
+        self.jobs.get(root).map_or(0, |page| page.changes)
+    }
+
+    /// The job's tasks besides its dispatch task.
+    pub fn tally(&self, root: &TaskId) -> Tally {
+        let page = self.jobs.get(root);
+        let unfinished = self
+            .unfinished
+            .iter()
+            .filter(|(task, owner)| *owner == root && *task != root)
+            .count();
+        Tally {
+            succeeded: page.map_or(0, |page| page.succeeded),
+            failed: page.map_or(0, |page| page.failed),
+            unfinished: u64::try_from(unfinished).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Tasks of the job that a worker has taken and that have not ended, the dispatch task included.
+    pub fn unfinished(&self, root: &TaskId) -> Vec<TaskId> {
+        self.unfinished
+            .iter()
+            .filter(|(_, owner)| *owner == root)
+            .map(|(task, _)| task.clone())
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(text: &str) -> TaskId {
+        TaskId::from(text)
+    }
+
+    #[test]
+    fn tasks_are_joined_to_their_job_by_the_root_they_were_received_with() {
+        let mut ledger = Ledger::default();
+        ledger.open(&id("root"));
+        ledger.watch(&id("root"), &id("root"));
+        ledger.watch(&id("root"), &id("callback"));
+        ledger.know_foreign([id("old")]);
+        assert_eq!(ledger.received(id("root"), id("root")), Some(id("root")));
+        assert_eq!(ledger.received(id("a"), id("root")), Some(id("root")));
+        assert_eq!(ledger.received(id("b"), id("root")), Some(id("root")));
+        assert_eq!(ledger.received(id("x"), id("stranger")), None);
+        assert_eq!(ledger.moved(&id("a")), Some(id("root")));
+        assert_eq!(ledger.moved(&id("x")), None);
+        assert_eq!(
+            ledger.ended(&id("root"), EventEnd::Succeeded("None".into())),
+            Some(id("root"))
+        );
+        assert_eq!(
+            ledger.ended(&id("a"), EventEnd::Failed("ValueError()".into())),
+            Some(id("root"))
+        );
+        assert_eq!(
+            ledger.tally(&id("root")),
+            Tally {
+                succeeded: 0,
+                failed: 1,
+                unfinished: 1
+            }
+        );
+        assert_eq!(ledger.owner(&id("b")), Owner::Job(id("root")));
+        assert_eq!(ledger.owner(&id("x")), Owner::Job(id("stranger")));
+        assert_eq!(ledger.owner(&id("old")), Owner::Foreign);
+        assert_eq!(ledger.owner(&id("new")), Owner::Unknown);
+        assert_eq!(
+            ledger.end_of(&id("root"), &id("root")),
+            Some(EventEnd::Succeeded("None".into()))
+        );
+        assert_eq!(ledger.end_of(&id("root"), &id("callback")), None);
+        assert_eq!(ledger.end_of(&id("root"), &id("a")), None, "not watched");
+        ledger.watch(&id("root"), &id("a"));
+        assert_eq!(
+            ledger.end_of(&id("root"), &id("a")),
+            Some(EventEnd::Failed("ValueError()".into()))
+        );
+        assert_eq!(ledger.changes(&id("root")), 6);
+        assert_eq!(ledger.unfinished(&id("root")), [id("b")]);
+    }
+
+    #[test]
+    fn an_end_is_counted_once_and_only_after_its_task_was_received() {
+        let mut ledger = Ledger::default();
+        ledger.open(&id("root"));
+        assert_eq!(ledger.ended(&id("a"), EventEnd::Succeeded("1".into())), None);
+        ledger.received(id("a"), id("root"));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
+        assert_eq!(
+            ledger.tally(&id("root")),
+            Tally {
+                succeeded: 1,
+                failed: 0,
+                unfinished: 0
+            }
+        );
+        ledger.close(&id("root"));
+        assert_eq!(ledger.tally(&id("root")), Tally::default());
+    }
+}

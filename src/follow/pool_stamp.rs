@@ -1,0 +1,51 @@
+//! Whether the pool file was written since the refresh was published.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// What of a file changes when it is written: replaced (inode), or rewritten in place (time, size).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileStamp {
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+impl FileStamp {
+    /// `None` when there is no file, or none that can be looked at.
+    pub fn of(file: &Path) -> Option<Self> {
+        let facts = fs::metadata(file).ok()?;
+        Some(Self {
+            inode: facts.ino(),
+            size: facts.size(),
+            modified: (facts.mtime(), facts.mtime_nsec()),
+        })
+    }
+
+    /// Whether the file is there and differs from what it was.
+    pub fn has_changed(before: Option<Self>, file: &Path) -> bool {
+        Self::of(file).is_some_and(|now| before != Some(now))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn creation_and_replacement_are_changes_and_removal_is_none() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let file = directory.path().join("pool.json");
+        assert!(!FileStamp::has_changed(None, &file));
+        fs::write(&file, "[]").expect("the file is written");
+        assert!(FileStamp::has_changed(None, &file));
+        let before = FileStamp::of(&file);
+        assert!(!FileStamp::has_changed(before, &file));
+        fs::write(directory.path().join("new"), "[]").expect("the file is written");
+        fs::rename(directory.path().join("new"), &file).expect("the file is replaced");
+        assert!(FileStamp::has_changed(before, &file));
+        fs::remove_file(&file).expect("the file is removed");
+        assert!(!FileStamp::has_changed(before, &file));
+    }
+}

@@ -1,0 +1,114 @@
+//! How far a job is: the chord's counters, the app's progress keys, and the tally of events, whichever tell more.
+
+use super::counts::merged;
+use super::facts::Keys;
+use super::facts::Tally;
+use super::progress_keys;
+use crate::celery::{self, ChordProgress, Client, GroupId};
+use crate::run::{ProgressSource, SiteCounts};
+
+/// One reading; `None` where there was nothing to ask for.
+#[derive(Debug, Default)]
+pub struct Reading {
+    pub chord: Option<ChordProgress>,
+    /// Values of the progress keys, in the order of [`progress_keys::SUFFIXES`].
+    pub keys: Option<Vec<Option<String>>>,
+}
+
+/// Reads what there is to read.
+pub async fn read(client: &Client, group: Option<&GroupId>, prefix: Option<&str>) -> celery::Result<Reading> {
+    let mut reading = Reading::default();
+    if let Some(group) = group {
+        reading.chord = client.chord_progress(group).await?;
+    }
+    if let Some(prefix) = prefix {
+        let mut get = redis::pipe();
+        get.cmd("MGET").arg(progress_keys::names(prefix));
+        let (values,): (Vec<Option<Vec<u8>>>,) = client.backend_query("read progress keys", &get).await?;
+        let text = |value: Vec<u8>| String::from_utf8_lossy(&value).into_owned();
+        reading.keys = Some(values.into_iter().map(|value| value.map(text)).collect());
+    }
+    Ok(reading)
+}
+
+/// All that is known about the counts, the app's keys first, and what tells the finished chunks.
+pub fn combined(
+    keys: Option<&Keys>,
+    known: SiteCounts,
+    chord: Option<ChordProgress>,
+    tally: Tally,
+) -> (SiteCounts, ProgressSource) {
+    let by_keys = keys.map(|keys| keys.counts).unwrap_or_default();
+    let by_chord = chord.map_or_else(SiteCounts::default, |chord| SiteCounts {
+        total_chunks: chord.total,
+        completed_chunks: Some(chord.done),
+        errors: (chord.failed > 0).then_some(chord.failed),
+        ..SiteCounts::default()
+    });
+    let counts = merged(by_keys, merged(known, by_chord));
+    let source = match (by_keys.completed_chunks, counts.completed_chunks) {
+        (Some(_), _) => ProgressSource::Keys,
+        (None, Some(_)) => ProgressSource::Chord,
+        (None, None) => ProgressSource::Events,
+    };
+    if source == ProgressSource::Events {
+        // Every task of the job counts as a chunk, up to the number of chunks there are.
+        let ended = tally.succeeded + tally.failed;
+        let completed = counts.total_chunks.map(|total| ended.min(total));
+        return (
+            SiteCounts {
+                completed_chunks: completed.filter(|completed| *completed > 0),
+                ..counts
+            },
+            source,
+        );
+    }
+    (counts, source)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_keys_of_the_app_win_and_the_rest_fills_in() {
+        let keys = |completed| Keys {
+            status: None,
+            counts: SiteCounts {
+                completed_chunks: completed,
+                results: Some(30),
+                ..SiteCounts::default()
+            },
+        };
+        let known = SiteCounts {
+            total_chunks: Some(10),
+            total_urls: Some(40),
+            ..SiteCounts::default()
+        };
+        let chord = ChordProgress {
+            done: 4,
+            total: Some(10),
+            failed: 1,
+        };
+        let tally = Tally {
+            succeeded: 20,
+            failed: 0,
+            unfinished: 0,
+        };
+
+        let (counts, source) = combined(Some(&keys(Some(3))), known, Some(chord), tally);
+        assert_eq!(
+            (counts.completed_chunks, counts.results, counts.errors),
+            (Some(3), Some(30), Some(1))
+        );
+        assert_eq!((counts.total_urls, source), (Some(40), ProgressSource::Keys));
+
+        let (counts, source) = combined(Some(&keys(None)), known, Some(chord), tally);
+        assert_eq!((counts.completed_chunks, source), (Some(4), ProgressSource::Chord));
+
+        let (counts, source) = combined(None, known, None, tally);
+        assert_eq!((counts.completed_chunks, source), (Some(10), ProgressSource::Events));
+        let (counts, _) = combined(None, SiteCounts::default(), None, tally);
+        assert_eq!(counts.completed_chunks, None, "without a total, tasks are no chunks");
+    }
+}
