@@ -1,5 +1,7 @@
 //! The proxy pool: its file, its counts, and the refresh that fills it.
 
 mod pool;
+mod refresh;
 
 pub use pool::{PoolCount, count, count_settled};
+pub use refresh::{Error, ProxyVerdict, ensure};

@@ -1,0 +1,240 @@
+//! Makes sure that there are enough usable proxies: counts, refreshes the pool through the app's own tasks, counts again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde_json::{Map, Value};
+
+use super::pool::{PoolCount, count_settled};
+use crate::celery::{self, Link, Target, Task, TaskId};
+use crate::config::{ProxiesConfig, TaskCall};
+use crate::follow::{
+    Context, Desk, Ending, Errand, Fact, Failure, FileStamp, Follower, Rules, Told, fill_text, publish,
+};
+use crate::run::{EventKind, JobId, Level};
+
+/// A refresh that failed is started again so often.
+const RESTARTS: u32 = 1;
+/// For revoking what has run out of time.
+const TIDYING: Duration = Duration::from_secs(2);
+
+/// The refresh could not even be tried.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The chain cannot be put on its queue.
+    #[error("publish the proxy refresh, whose first task is `{task}`")]
+    Publish { task: String, source: celery::Error },
+}
+
+/// Whether the run may go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProxyVerdict {
+    /// There are enough usable proxies, or few are allowed.
+    Enough { usable: u64 },
+    TooFew {
+        usable: u64,
+        /// What became of the refresh, as a person should read it.
+        reason: String,
+    },
+}
+
+/// Counts the usable proxies and refreshes the pool when they are too few.
+///
+/// Takes at most `config.timeout` and a few seconds. What is going on is told by events. A plain future: dropping it ends
+/// the following of the refresh.
+///
+/// # Errors
+/// The refresh cannot be published. Everything that happens to it afterwards is part of the verdict.
+pub async fn ensure(context: &Context, config: &ProxiesConfig) -> Result<ProxyVerdict, Error> {
+    let deadline = Instant::now() + config.timeout;
+    let counted = count(context, config).await;
+    if counted.usable >= config.min_usable {
+        return Ok(ProxyVerdict::Enough { usable: counted.usable });
+    }
+    if config.refresh.is_empty() {
+        return Ok(verdict(
+            context,
+            config,
+            &counted,
+            "`[proxies] refresh` names no task that would find more",
+        ));
+    }
+    let desk = Desk::open(context).await;
+    tokio::select! {
+        verdict = refresh(context, &desk, config, deadline) => verdict,
+        never = desk.serve() => match never {},
+    }
+}
+
+async fn refresh(
+    context: &Context,
+    desk: &Desk,
+    config: &ProxiesConfig,
+    deadline: Instant,
+) -> Result<ProxyVerdict, Error> {
+    let mut attempt = 1;
+    loop {
+        let begun = Instant::now();
+        let ending = follow(context, desk, config, attempt, deadline).await?;
+        // Whatever is known of the refresh, what counts is in the file.
+        let counted = count(context, config).await;
+        let enough = counted.usable >= config.min_usable;
+        let Some(failure) = ending.failure else {
+            context.recorder.emit(EventKind::ProxyRefreshFinished {
+                elapsed_ms: EventKind::millis(begun.elapsed()),
+            });
+            return Ok(verdict(
+                context,
+                config,
+                &counted,
+                "the refresh finished and found no more",
+            ));
+        };
+        if matches!(failure, Failure::TimedOut(_)) {
+            revoke(context, &ending.unfinished).await;
+        }
+        let in_time = !matches!(failure, Failure::TimedOut(_)) && Instant::now() < deadline;
+        let will_retry = !enough && in_time && attempt <= RESTARTS;
+        let reason = failure.reason().to_owned();
+        context.recorder.emit(EventKind::ProxyRefreshFailed {
+            reason: reason.clone(),
+            will_retry,
+        });
+        if !will_retry {
+            return Ok(verdict(
+                context,
+                config,
+                &counted,
+                &format!("the refresh failed: {reason}"),
+            ));
+        }
+        attempt += 1;
+    }
+}
+
+async fn count(context: &Context, config: &ProxiesConfig) -> PoolCount {
+    let counted = count_settled(&config.file, &config.unusable_anonymity).await;
+    context.recorder.emit(EventKind::ProxiesCounted {
+        file: config.file.clone(),
+        total: counted.total,
+        usable: counted.usable,
+        min_usable: config.min_usable,
+        problem: counted.problem.clone(),
+    });
+    counted
+}
+
+fn verdict(context: &Context, config: &ProxiesConfig, counted: &PoolCount, reason: &str) -> ProxyVerdict {
+    let usable = counted.usable;
+    if usable >= config.min_usable {
+        return ProxyVerdict::Enough { usable };
+    }
+    let reason = match &counted.problem {
+        Some(problem) => format!("{reason}; {}: {problem}", config.file.display()),
+        None => reason.to_owned(),
+    };
+    if config.allow_few {
+        let message = format!(
+            "going on with {usable} usable proxies instead of {}: {reason}",
+            config.min_usable
+        );
+        context.recorder.emit(EventKind::Noticed {
+            level: Level::Warning,
+            message,
+        });
+        return ProxyVerdict::Enough { usable };
+    }
+    ProxyVerdict::TooFew { usable, reason }
+}
+
+/// One refresh from its publication to its end.
+async fn follow(
+    context: &Context,
+    desk: &Desk,
+    config: &ProxiesConfig,
+    attempt: u32,
+    deadline: Instant,
+) -> Result<Ending, Error> {
+    let links: Vec<Link> = config.refresh.iter().map(|call| link(context, call)).collect();
+    let (Some(first), Some(last)) = (links.first(), links.last()) else {
+        unreachable!("a refresh without tasks is not begun");
+    };
+    let (root, dispatch) = (first.task.id.clone(), last.task.id.clone());
+    let template = config.keys.clone();
+    let pool_file: (PathBuf, Option<FileStamp>) = (config.file.clone(), FileStamp::of(&config.file));
+    let errand = Errand {
+        root,
+        dispatch: dispatch.clone(),
+        rules: Rules {
+            pool_file: true,
+            own_job_id: None,
+            pace: config.pace,
+            deadline,
+        },
+        keys_prefix: Box::new(move |job_id| keys_prefix(&template, job_id)),
+        pool_file: Some(pool_file),
+        ours: Default::default(),
+    };
+    let follower = Follower::new(context, desk, errand);
+    if let Err(source) = publish(context, &links, deadline).await {
+        follower.abandon();
+        return Err(Error::Publish {
+            task: first.task.name.clone(),
+            source,
+        });
+    }
+    context.recorder.emit(EventKind::ProxyRefreshStarted {
+        attempt,
+        task_id: dispatch.as_str().to_owned(),
+    });
+    Ok(follower.follow(&mut |told| tell(context, told)).await)
+}
+
+fn link(context: &Context, call: &TaskCall) -> Link {
+    let mut task = Task::new(&call.task);
+    task.args.clone_from(&call.args);
+    task.kwargs.clone_from(&call.kwargs);
+    task.queue = context.queue_of(call);
+    Link {
+        task,
+        immutable: call.immutable,
+    }
+}
+
+fn keys_prefix(template: &str, job_id: &JobId) -> Option<String> {
+    let values = Map::from_iter([("job_id".to_owned(), Value::from(job_id.as_str()))]);
+    fill_text(template, &values).ok()
+}
+
+fn tell(context: &Context, told: Told) {
+    let kind = match told {
+        Told::Fact(Fact::JobStarted { job, timeout }) => EventKind::ProxyRefreshDispatched {
+            job_id: job.job_id,
+            chord_id: job.chord_id,
+            total_chunks: job.counts.total_chunks,
+            timeout_ms: EventKind::millis(timeout),
+        },
+        Told::Fact(Fact::StageEntered { stage, reason }) => EventKind::ProxyStageEntered { stage, reason },
+        // The end of the refresh says it.
+        Told::Fact(Fact::ChordCompleted { .. }) => return,
+        Told::Progressed { counts, .. } => match counts.completed_chunks {
+            Some(done) => EventKind::ProxyRefreshProgressed {
+                done,
+                total: counts.total_chunks,
+            },
+            None => return,
+        },
+    };
+    context.recorder.emit(kind);
+}
+
+async fn revoke(context: &Context, tasks: &[TaskId]) {
+    if let Err(error) = context
+        .celery
+        .control()
+        .revoke(tasks, true, &Target::All, TIDYING)
+        .await
+    {
+        tracing::warn!(%error, "what is left of the proxy refresh cannot be revoked");
+    }
+}
