@@ -1,6 +1,6 @@
 //! `orch` takes a machine from nothing to a finished nightly scrape and back to nothing.
 //!
-//! The parts, from the top: [`cli`] -> [`orchestrator`] -> [`services`], [`proxies`] -> [`guard`],
+//! The parts, from the top: [`cli`] -> [`orchestrator`] -> [`services`], [`proxies`], [`sites`] -> [`guard`],
 //! [`celery`] -> [`run`] (facts); [`ui`] depends on `run` alone.
 
 #[cfg(not(target_os = "linux"))]
@@ -20,4 +20,5 @@ mod plan;
 pub mod proxies;
 pub mod run;
 pub mod services;
+pub mod sites;
 pub mod ui;

@@ -20,6 +20,8 @@ pub struct WorkerOptions {
     pub app: &'static str,
     pub node: &'static str,
     pub concurrency: u32,
+    /// `--events`; once given, task events cannot be switched off by remote control.
+    pub events: bool,
     /// Further arguments, before `--`.
     pub arguments: Vec<String>,
     /// Settings of the app, as JSON: `CONF_<NAME>`.
@@ -32,6 +34,7 @@ impl Default for WorkerOptions {
             app: "wire_app",
             node: "w1@test",
             concurrency: 2,
+            events: true,
             arguments: Vec::new(),
             settings: Vec::new(),
         }
@@ -63,7 +66,6 @@ impl Worker {
             "-A",
             options.app,
             "worker",
-            "--events",
             "--loglevel",
             "INFO",
             "--hostname",
@@ -75,6 +77,7 @@ impl Worker {
             "--without-mingle",
             "--without-gossip",
         ]);
+        command.args(options.events.then_some("--events"));
         command.args(&options.arguments);
         for (name, value) in &options.settings {
             command.env(format!("CONF_{}", name.to_uppercase()), value);

@@ -1,0 +1,294 @@
+//! One attempt at one site: publish its dispatch task, follow the job to its end, keep its registry.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use uuid::Uuid;
+
+use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
+use super::values::values;
+use crate::celery::{Link, Target, Task, TaskId};
+use crate::config::SiteConfig;
+use crate::follow::{
+    Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Rules, TemplateError, Told, fill, fill_text,
+    placeholders, publish,
+};
+use crate::run::{EventKind, JobId, SiteCounts};
+
+/// For each thing that is tidied up after the end.
+const TIDYING: Duration = Duration::from_secs(2);
+/// The registry is written at most this often.
+const REGISTRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// See the module.
+pub(super) struct Attempt<'a> {
+    context: &'a Context,
+    desk: &'a Desk,
+    site: &'a SiteConfig,
+    /// 1 for the first.
+    number: u32,
+    deadline: Instant,
+    task: TaskId,
+    /// Random; the job's own as long as nothing else names one.
+    job_id: JobId,
+    /// What the registry should say.
+    entry: watch::Sender<Entry>,
+    /// Values that orch wrote under the app's names.
+    ours: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+struct Entry {
+    /// `None`: not known yet.
+    job_id: Option<JobId>,
+    status: RegistryStatus,
+    counts: SiteCounts,
+}
+
+impl<'a> Attempt<'a> {
+    pub(super) fn new(
+        context: &'a Context,
+        desk: &'a Desk,
+        site: &'a SiteConfig,
+        number: u32,
+        deadline: Instant,
+    ) -> Self {
+        let entry = Entry {
+            job_id: None,
+            status: RegistryStatus::Collecting,
+            counts: SiteCounts::default(),
+        };
+        Self {
+            context,
+            desk,
+            site,
+            number,
+            deadline,
+            task: TaskId::random(),
+            job_id: JobId::new(Uuid::new_v4().to_string()),
+            entry: watch::Sender::new(entry),
+            ours: Arc::default(),
+        }
+    }
+
+    /// Runs it to its end.
+    pub(super) async fn run(self) -> (Option<Failure>, SiteCounts) {
+        match self.dispatch_and_follow().await {
+            Ok(ending) => {
+                self.tidy_up(&ending).await;
+                (ending.failure, ending.counts)
+            }
+            Err(failure) => (Some(failure), SiteCounts::default()),
+        }
+    }
+
+    async fn dispatch_and_follow(&self) -> Result<Ending, Failure> {
+        let call = &self.site.dispatch;
+        let told = |error: TemplateError| Failure::Told(format!("the arguments of `{}`: {error}", call.task));
+        let task = self.task().map_err(told)?;
+        // Only an app that is given the id keeps its keys under it.
+        let arguments = Value::Array(vec![
+            Value::Array(call.args.clone()),
+            Value::Object(call.kwargs.clone()),
+        ]);
+        let given = placeholders(&arguments)
+            .map_err(told)?
+            .iter()
+            .any(|name| name == "job_id");
+        let own_job_id = given.then(|| self.job_id.clone());
+        self.entry.send_modify(|entry| entry.job_id.clone_from(&own_job_id));
+
+        let site = self.site.clone();
+        let errand = Errand {
+            root: self.task.clone(),
+            dispatch: self.task.clone(),
+            rules: Rules {
+                pool_file: false,
+                own_job_id,
+                pace: site.pace,
+                deadline: self.deadline,
+            },
+            keys_prefix: Box::new(move |job_id| keys_prefix(&site, job_id)),
+            pool_file: None,
+            ours: Arc::clone(&self.ours),
+        };
+        let follower = Follower::new(self.context, self.desk, errand);
+        self.note_in_flight(&Job {
+            job_id: None,
+            ..Job::default()
+        });
+        let link = Link::new(task);
+        if let Err(error) = publish(self.context, std::slice::from_ref(&link), self.deadline).await {
+            follower.abandon();
+            return Err(Failure::Told(format!(
+                "the dispatch task `{}` cannot be published: {error}",
+                call.task
+            )));
+        }
+        let (site, task_id) = (self.site.name.clone(), self.task.as_str().to_owned());
+        self.context.recorder.emit(EventKind::SiteDispatched {
+            site,
+            attempt: self.number,
+            task_id,
+        });
+        let mut tell = |told| self.tell(told);
+        tokio::select! {
+            biased;
+            ending = follower.follow(&mut tell) => Ok(ending),
+            never = self.keep_registry() => match never {},
+        }
+    }
+
+    fn task(&self) -> Result<Task, TemplateError> {
+        let call = &self.site.dispatch;
+        let values = values(self.site, &self.job_id);
+        let args = call
+            .args
+            .iter()
+            .map(|argument| fill(argument, &values))
+            .collect::<Result<_, _>>()?;
+        let kwargs = call
+            .kwargs
+            .iter()
+            .map(|(name, argument)| Ok((name.clone(), fill(argument, &values)?)));
+        let mut task = Task::new(&call.task);
+        task.id = self.task.clone();
+        task.args = args;
+        task.kwargs = kwargs.collect::<Result<_, _>>()?;
+        task.queue = self.context.queue_of(call);
+        Ok(task)
+    }
+
+    fn tell(&self, told: Told) {
+        let site = self.site.name.clone();
+        let emit = |kind| self.context.recorder.emit(kind);
+        match told {
+            Told::Fact(Fact::ChordCompleted { chord_id }) => emit(EventKind::SiteChordCompleted { site, chord_id }),
+            Told::Fact(Fact::StageEntered { stage, reason }) => {
+                emit(EventKind::SiteStageEntered { site, stage, reason })
+            }
+            Told::Fact(Fact::JobStarted { job, timeout }) => {
+                self.note_in_flight(&job);
+                let Job {
+                    job_id,
+                    chord_id,
+                    counts,
+                } = job;
+                let job_id = job_id.unwrap_or_else(|| self.job_id.clone());
+                self.entry.send_replace(Entry {
+                    job_id: Some(job_id.clone()),
+                    status: RegistryStatus::Dispatched,
+                    counts,
+                });
+                let timeout_ms = EventKind::millis(timeout);
+                emit(EventKind::SiteJobStarted {
+                    site,
+                    job_id,
+                    chord_id,
+                    counts,
+                    timeout_ms,
+                });
+            }
+            Told::Progressed { counts, source } => {
+                self.entry.send_modify(|entry| {
+                    entry.counts = counts;
+                    if counts.completed_chunks.is_some_and(|completed| completed > 0) {
+                        entry.status = RegistryStatus::Processing;
+                    }
+                });
+                self.context.in_flight.site_progressed(&site, counts);
+                emit(EventKind::SiteProgressed { site, counts, source });
+            }
+        }
+    }
+
+    /// What a stop must know of this attempt.
+    fn note_in_flight(&self, job: &Job) {
+        let job_id = job.job_id.clone().unwrap_or_else(|| self.job_id.clone());
+        let prefix = keys_prefix(self.site, &job_id).unwrap_or_default();
+        self.context.in_flight.site_attempted(&self.site.name, job_id, prefix);
+    }
+
+    fn registry(&self, job_id: &JobId) -> Registry {
+        let app_prefix = keys_prefix(self.site, job_id).unwrap_or_default();
+        Registry::new(&self.site.name, job_id, &app_prefix)
+    }
+
+    /// Writes the registry whenever it should say something else, and keeps it alive in between.
+    async fn keep_registry(&self) -> Infallible {
+        let mut entries = self.entry.subscribe();
+        entries.mark_changed();
+        let mut written: Option<JobId> = None;
+        loop {
+            let changed = timeout(RENEW_EVERY, entries.changed()).await.is_ok();
+            let entry = entries.borrow_and_update().clone();
+            let Some(job_id) = &entry.job_id else { continue };
+            let registry = self.registry(job_id);
+            let outcome = if changed {
+                if written.as_ref() != Some(job_id) {
+                    self.ours().clear();
+                    written = Some(job_id.clone());
+                }
+                registry
+                    .write(&self.context.celery, entry.status, entry.counts)
+                    .await
+                    .map(|ours| self.claim(ours))
+            } else {
+                registry.renew(&self.context.celery).await
+            };
+            if let Err(error) = outcome {
+                tracing::warn!(site = %self.site.name, %error, "the registry cannot be written");
+            }
+            sleep(REGISTRY_PAUSE).await;
+        }
+    }
+
+    fn ours(&self) -> std::sync::MutexGuard<'_, Vec<Option<String>>> {
+        self.ours.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Remembers which values under the app's names are orch's.
+    fn claim(&self, written: Vec<Option<String>>) {
+        let mut ours = self.ours();
+        if ours.len() < written.len() {
+            ours.resize(written.len(), None);
+        }
+        for (ours, written) in ours.iter_mut().zip(written) {
+            if written.is_some() {
+                *ours = written;
+            }
+        }
+    }
+
+    /// The last word in the registry; and what has run out of time must not go on beside a next attempt or run.
+    async fn tidy_up(&self, ending: &Ending) {
+        let client = &self.context.celery.with_deadline(TIDYING);
+        if matches!(ending.failure, Some(Failure::TimedOut(_))) {
+            let revoked = client
+                .control()
+                .revoke(&ending.unfinished, true, &Target::All, TIDYING)
+                .await;
+            if let Err(error) = revoked {
+                tracing::warn!(site = %self.site.name, %error, "what is left of the site's job cannot be revoked");
+            }
+        }
+        let job_id = ending.job.job_id.as_ref().unwrap_or(&self.job_id);
+        let status = if ending.failure.is_none() {
+            RegistryStatus::Complete
+        } else {
+            RegistryStatus::Failed
+        };
+        if let Err(error) = self.registry(job_id).write(client, status, ending.counts).await {
+            tracing::warn!(site = %self.site.name, %error, "the registry cannot be written");
+        }
+    }
+}
+
+/// `None` when the template cannot be filled, which a checked configuration rules out.
+fn keys_prefix(site: &SiteConfig, job_id: &JobId) -> Option<String> {
+    fill_text(&site.keys, &values(site, job_id)).ok()
+}

@@ -1,0 +1,146 @@
+//! The registry of a site's job: `scrape_<site>:<job_id>:<suffix>` in the result backend's database.
+//!
+//! orch writes it for apps that keep none, and for whoever looks on from outside. Where an app keeps its own keys under
+//! the very same names the app's values win: orch adds only what is missing, until it knows how the job ended. Keys that
+//! an app keeps under another prefix are read and never written. Not here: reading (`follow`).
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use crate::celery::{self, Client};
+use crate::follow::progress_keys::{self, SUFFIXES};
+use crate::run::{JobId, SiteCounts, SiteName};
+
+/// How long keys live after the job was last seen alive.
+pub const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
+/// Keys are renewed this often while the job lives.
+pub const RENEW_EVERY: Duration = Duration::from_secs(600);
+
+/// What orch says about a job in its `status` key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RegistryStatus {
+    /// The dispatch task has been published.
+    Collecting,
+    /// It has answered.
+    Dispatched,
+    /// Chunks have ended.
+    Processing,
+    Complete,
+    Failed,
+    Cancelled,
+}
+
+impl RegistryStatus {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Collecting => "COLLECTING",
+            Self::Dispatched => "DISPATCHED",
+            Self::Processing => "PROCESSING",
+            Self::Complete => "COMPLETE",
+            Self::Failed => "FAILED",
+            Self::Cancelled => "CANCELLED",
+        }
+    }
+
+    fn is_end(self) -> bool {
+        matches!(self, Self::Complete | Self::Failed | Self::Cancelled)
+    }
+}
+
+/// Writes the keys of one job.
+#[derive(Clone, Debug)]
+pub struct Registry {
+    prefix: String,
+    /// The app keeps its keys under the same prefix.
+    shared: bool,
+}
+
+impl Registry {
+    /// The registry of a job whose app keeps its own keys under `app_prefix`.
+    pub fn new(site: &SiteName, job_id: &JobId, app_prefix: &str) -> Self {
+        let prefix = format!("scrape_{site}:{job_id}:");
+        Self {
+            shared: prefix == app_prefix,
+            prefix,
+        }
+    }
+
+    /// Writes what is known; gives the values that orch itself has put under the app's names, in the order of
+    /// [`SUFFIXES`], so that they are not taken for the app's.
+    pub async fn write(
+        &self,
+        client: &Client,
+        status: RegistryStatus,
+        counts: SiteCounts,
+    ) -> celery::Result<Vec<Option<String>>> {
+        let values = self.values(status, counts);
+        let names = progress_keys::names(&self.prefix);
+        let seconds = TIME_TO_LIVE.as_secs();
+        let mut commands = redis::pipe();
+        commands.atomic();
+        for ((suffix, name), value) in SUFFIXES.into_iter().zip(&names).zip(&values) {
+            if let Some(value) = value {
+                let set = commands.cmd("SET").arg(name).arg(value);
+                if self.only_if_missing(suffix, status) {
+                    set.arg("NX");
+                }
+            } else {
+                commands.cmd("EXISTS").arg(name);
+            }
+            commands.cmd("EXPIRE").arg(name).arg(seconds).ignore();
+        }
+        let answers: Vec<redis::Value> = client.backend_query("write the registry of a job", &commands).await?;
+        if !self.shared {
+            return Ok(Vec::new());
+        }
+        let written =
+            |(value, answer): (Option<String>, &redis::Value)| value.filter(|_| *answer == redis::Value::Okay);
+        Ok(values.into_iter().zip(&answers).map(written).collect())
+    }
+
+    /// Keeps the keys alive.
+    pub async fn renew(&self, client: &Client) -> celery::Result<()> {
+        let mut commands = redis::pipe();
+        for name in progress_keys::names(&self.prefix) {
+            commands.cmd("EXPIRE").arg(name).arg(TIME_TO_LIVE.as_secs()).ignore();
+        }
+        client.backend_query("renew the registry of a job", &commands).await
+    }
+
+    /// A counter that the app may still count up must not be created under its feet.
+    fn values(&self, status: RegistryStatus, counts: SiteCounts) -> Vec<Option<String>> {
+        let count = |count: Option<u64>| count.map(|count| count.to_string());
+        let counted = |value: Option<u64>| {
+            if self.shared && !status.is_end() {
+                None
+            } else {
+                count(value)
+            }
+        };
+        let now = || Some(Timestamp::now().to_string());
+        SUFFIXES
+            .into_iter()
+            .map(|suffix| match suffix {
+                "status" => Some(status.as_str().to_owned()),
+                "total_chunks" => count(counts.total_chunks),
+                "total_urls" => count(counts.total_urls),
+                "completed_chunks" => counted(counts.completed_chunks),
+                "result_count" => counted(counts.results),
+                "error_count" => counted(counts.errors),
+                "started_at" => now(),
+                "completed_at" if status.is_end() => now(),
+                _ => None,
+            })
+            .collect()
+    }
+
+    fn only_if_missing(&self, suffix: &str, status: RegistryStatus) -> bool {
+        match suffix {
+            "started_at" => true,
+            // The end that orch has seen is the end, whatever the app had written last.
+            "status" if status.is_end() => false,
+            _ => self.shared,
+        }
+    }
+}

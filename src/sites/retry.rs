@@ -1,0 +1,58 @@
+//! Whether and when a failed site is tried again.
+
+use std::time::Duration;
+
+use crate::follow::Failure;
+
+/// The pause before the next attempt; `None` when there is none.
+///
+/// `attempt` is the one that failed, 1 for the first. The pause doubles with each; an attempt that could only begin after
+/// the site's deadline (`left` from now) is not begun, and running out of time is not tried again.
+pub fn pause_before_retry(
+    failure: &Failure,
+    attempt: u32,
+    retries: u32,
+    backoff: Duration,
+    left: Duration,
+) -> Option<Duration> {
+    match failure {
+        Failure::TimedOut(_) => return None,
+        Failure::Told(_) | Failure::Lost(_) => {}
+    }
+    if attempt > retries {
+        return None;
+    }
+    let pause = backoff.saturating_mul(2u32.saturating_pow(attempt.saturating_sub(1)));
+    (pause < left).then_some(pause)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_and_never_outlive_the_deadline() {
+        let told = Failure::Told("x".into());
+        let lost = Failure::Lost("x".into());
+        let late = Failure::TimedOut("x".into());
+        let seconds = Duration::from_secs;
+        for (failure, attempt, retries, left, pause) in [
+            (&told, 1, 0, 1000, None),
+            (&told, 1, 1, 1000, Some(10)),
+            (&lost, 1, 3, 1000, Some(10)),
+            (&lost, 2, 3, 1000, Some(20)),
+            (&lost, 3, 3, 1000, Some(40)),
+            (&lost, 4, 3, 1000, None),
+            (&told, 3, 3, 40, None),
+            (&late, 1, 3, 1000, None),
+            (&told, 200, 300, u64::MAX, Some(10 * u64::from(u32::MAX))),
+        ] {
+            let found = pause_before_retry(failure, attempt, retries, seconds(10), seconds(left));
+            assert_eq!(
+                found,
+                pause.map(seconds),
+                "{failure:?}, attempt {attempt} of {retries} retries, {left} s left"
+            );
+        }
+    }
+}

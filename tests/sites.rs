@@ -1,0 +1,18 @@
+//! Sites and proxies followed to their end, against a real Redis and a real Celery worker.
+
+mod support;
+
+#[path = "sites/answers.rs"]
+mod answers;
+#[path = "sites/fallbacks.rs"]
+mod fallbacks;
+#[path = "sites/lost.rs"]
+mod lost;
+#[path = "sites/proxies.rs"]
+mod proxies;
+#[path = "sites/registry.rs"]
+mod registry;
+#[path = "sites/scene.rs"]
+mod scene;
+#[path = "sites/scheduling.rs"]
+mod scheduling;

@@ -1,0 +1,109 @@
+//! Jobs that can never end are recognised in seconds, not at their deadline; an outage of Redis loses none.
+
+use std::time::{Duration, Instant};
+
+use orch::celery::Target;
+use orch::run::{EventKind, SiteStatus};
+use orch::sites::run_all;
+use serde_json::json;
+
+use crate::scene::{Scene, dispatched, report, run, site};
+
+/// Waits until the worker runs so many tasks: acknowledged, and so lost with it.
+async fn running(scene: &Scene, tasks: usize) {
+    let control = scene.context.celery.control();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        let active = control
+            .active(&Target::All, Duration::from_secs(5))
+            .await
+            .expect("Redis answers");
+        if active.good().map(|(_, active)| active.len()).sum::<usize>() >= tasks {
+            return;
+        }
+        assert!(Instant::now() < deadline, "only {active:?} run");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[test]
+fn what_died_with_its_worker_is_failed_within_seconds() {
+    let mut scene = Scene::new();
+    let context = scene.context.clone();
+    let sites = vec![
+        site("whole", "jobs.whole", json!({"seconds": 60})),
+        dispatched("chord", json!({"chunks": 2, "seconds": 60})),
+    ];
+    let (reports, after) = run(async {
+        let all = async { (run_all(&context, sites, 8).await, Instant::now()) };
+        let kill = async {
+            running(&scene, 3).await;
+            scene.kill_worker();
+            Instant::now()
+        };
+        let ((reports, ended), killed) = tokio::join!(all, kill);
+        (reports, ended - killed)
+    });
+    assert!(after < Duration::from_secs(8), "{after:?} until the last was seen");
+    for name in ["whole", "chord"] {
+        let report = report(&reports, name);
+        assert_eq!(report.status, SiteStatus::Failed, "{report:#?}");
+        assert!(
+            report
+                .reason
+                .as_ref()
+                .is_some_and(|reason| reason.contains("its worker died")),
+            "{report:#?}"
+        );
+    }
+}
+
+#[test]
+fn a_lost_job_is_done_again_by_the_next_worker() {
+    let mut scene = Scene::new();
+    let context = scene.context.clone();
+    let mut hangs = site("hangs", "jobs.hangs_at_first", json!({}));
+    hangs.retries = 1;
+    let reports = run(async {
+        let kill = async {
+            scene.until_key("jobs:attempts:hangs").await;
+            scene.kill_worker();
+            let retrying = |event: &EventKind| matches!(event, EventKind::SiteRetrying { .. });
+            scene.until("the retry", retrying).await;
+            scene.start_worker(2);
+        };
+        tokio::join!(run_all(&context, vec![hangs], 1), kill).0
+    });
+    assert_eq!(
+        (reports[0].status, reports[0].attempts),
+        (SiteStatus::Complete, 2),
+        "{reports:#?}"
+    );
+}
+
+#[test]
+fn an_outage_of_redis_between_two_chunks_is_survived() {
+    let mut scene = Scene::new();
+    let context = scene.context.clone();
+    let sites = vec![dispatched(
+        "survivor",
+        json!({"chunks": 2, "seconds": 3, "track": false}),
+    )];
+    let reports = run(async {
+        let outage = async {
+            let started = |event: &EventKind| matches!(event, EventKind::SiteJobStarted { .. });
+            scene.until("the chord's start", started).await;
+            running(&scene, 2).await;
+            scene.redis.kill();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            scene.redis.start_again();
+        };
+        tokio::join!(run_all(&context, sites, 1), outage).0
+    });
+    assert_eq!(
+        reports[0].status,
+        SiteStatus::Complete,
+        "{reports:#?}\n{:#?}",
+        scene.events()
+    );
+}

@@ -1,0 +1,159 @@
+//! Limits, retries, timeouts and cancellation.
+
+use std::time::{Duration, Instant};
+
+use orch::celery::Target;
+use orch::run::{EventKind, SiteStatus};
+use orch::sites::{cancel, run_all};
+use serde_json::json;
+
+use crate::scene::{Scene, dispatched, report, run, site};
+
+#[test]
+fn no_more_sites_at_a_time_than_allowed_and_a_failure_stops_no_other() {
+    let scene = Scene::new();
+    let mut sites: Vec<_> = (0..5)
+        .map(|n| site(&format!("s{n}"), "jobs.busy", json!({"seconds": 0.3})))
+        .collect();
+    sites.insert(1, site("raises", "jobs.raises", json!({})));
+    let reports = run(run_all(&scene.context, sites, 2));
+    let together: Vec<_> = reports.iter().filter_map(|report| report.counts.results).collect();
+    assert_eq!(together.len(), 5, "{reports:#?}");
+    assert!(
+        together.iter().all(|now| *now <= 2) && together.contains(&2),
+        "{together:?}"
+    );
+    assert_eq!(report(&reports, "raises").status, SiteStatus::Failed);
+    let names: Vec<_> = reports.iter().map(|report| report.site.as_str()).collect();
+    assert_eq!(
+        names,
+        ["s0", "raises", "s1", "s2", "s3", "s4"],
+        "reports come in the order of the sites"
+    );
+}
+
+#[test]
+fn a_failed_site_is_tried_again_with_growing_pauses() {
+    let scene = Scene::new();
+    let mut twice = site("twice", "jobs.fails_at_first", json!({"times": 2}));
+    twice.retries = 2;
+    let mut never = site("never", "jobs.raises", json!({}));
+    never.retries = 1;
+    let reports = run(run_all(&scene.context, vec![twice, never], 2));
+    assert_eq!(
+        (reports[0].status, reports[0].attempts),
+        (SiteStatus::Complete, 3),
+        "{reports:#?}"
+    );
+    assert_eq!(
+        (reports[1].status, reports[1].attempts),
+        (SiteStatus::Failed, 2),
+        "{reports:#?}"
+    );
+    let pauses = |event: &EventKind| match event {
+        EventKind::SiteRetrying {
+            site,
+            attempt,
+            backoff_ms,
+            ..
+        } if site.as_str() == "twice" => Some((*attempt, *backoff_ms)),
+        _ => None,
+    };
+    let pauses: Vec<_> = scene.events().iter().filter_map(pauses).collect();
+    assert_eq!(pauses, [(2, 50), (3, 100)]);
+}
+
+#[test]
+fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
+    let scene = Scene::new();
+    let mut slow = dispatched("slow", json!({"chunks": 6, "seconds": 30}));
+    slow.timeout = Duration::from_secs(3);
+    slow.retries = 5;
+    let mut whole = site("whole", "jobs.whole", json!({"seconds": 30}));
+    whole.timeout = Duration::from_secs(3);
+    let started = Instant::now();
+    let (reports, active) = run(async {
+        let reports = run_all(&scene.context, vec![slow, whole], 2).await;
+        let control = scene.context.celery.control();
+        let mut active = usize::MAX;
+        while active > 0 && started.elapsed() < Duration::from_secs(20) {
+            let replies = control
+                .active(&Target::All, Duration::from_secs(5))
+                .await
+                .expect("Redis answers");
+            active = replies.good().map(|(_, active)| active.len()).sum();
+        }
+        (reports, active)
+    });
+    for report in &reports {
+        assert_eq!((report.status, report.attempts), (SiteStatus::Failed, 1), "{report:#?}");
+        assert!(
+            report
+                .reason
+                .as_ref()
+                .is_some_and(|reason| reason.starts_with("out of time")),
+            "{report:#?}"
+        );
+        assert!((3..6).contains(&report.elapsed.as_secs()), "{report:#?}");
+    }
+    assert_eq!(active, 0, "the tasks of the sites still run");
+}
+
+#[test]
+fn dropped_sites_are_reported_revoked_and_marked() {
+    let mut scene = Scene::without_worker();
+    scene.start_worker(1);
+    let sites = vec![
+        dispatched("running", json!({"chunks": 3, "seconds": 20})),
+        site("waiting", "jobs.whole", json!({"seconds": 20})),
+        site("queued", "jobs.whole", json!({})),
+    ];
+    let (reports, revoked) = run(async {
+        let started = |event: &EventKind| matches!(event, EventKind::SiteStageEntered { .. });
+        tokio::select! {
+            reports = run_all(&scene.context, sites, 2) => panic!("ended too early: {reports:#?}"),
+            () = scene.until("the chord's start", started) => {}
+        }
+        let begun = Instant::now();
+        let reports = cancel(&scene.context, Duration::from_secs(2)).await;
+        assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
+        let control = scene.context.celery.control();
+        let revoked = control
+            .call("revoked", json!({}), &Target::All, Duration::from_secs(5))
+            .await;
+        (reports, revoked.expect("Redis answers"))
+    });
+    let names: Vec<_> = reports.iter().map(|report| report.site.as_str()).collect();
+    assert_eq!(names, ["queued", "running", "waiting"]);
+    assert!(
+        reports.iter().all(|report| report.status == SiteStatus::Cancelled),
+        "{reports:#?}"
+    );
+    let events = scene.events();
+    let finished = |name: &str| {
+        let ended = |event: &&EventKind| matches!(event, EventKind::SiteFinished { site, .. } if site.as_str() == name);
+        events.iter().filter(ended).count()
+    };
+    assert_eq!(
+        (finished("running"), finished("waiting"), finished("queued")),
+        (1, 1, 1)
+    );
+    let task_of = |name: &str| {
+        let task = |event: &EventKind| match event {
+            EventKind::SiteDispatched { site, task_id, .. } if site.as_str() == name => Some(task_id.clone()),
+            _ => None,
+        };
+        events.iter().find_map(task).expect("it was dispatched")
+    };
+    let (_, revoked) = revoked.good().next().expect("the worker answers");
+    assert!(revoked.to_string().contains(&task_of("waiting")), "{revoked}");
+    let job_id = events.iter().find_map(|event| match event {
+        EventKind::SiteJobStarted { job_id, .. } => Some(job_id.clone()),
+        _ => None,
+    });
+    let job_id = job_id.expect("the job was started");
+    assert_eq!(
+        scene.key(&format!("scrape_running:{job_id}:status")).as_deref(),
+        Some("CANCELLED")
+    );
+}
