@@ -1,6 +1,6 @@
 //! The client: one broker, one result backend, every call with a deadline.
 
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::chord::{self, ChordProgress};
@@ -31,12 +31,12 @@ pub struct Client {
 
 struct Shared {
     endpoints: Endpoints,
-    broker: Commands,
+    broker: Arc<Commands>,
     broker_keys: Keys,
     backend: Arc<Commands>,
     backend_keys: Keys,
     mailboxes: Mutex<Vec<Mailbox>>,
-    results: OnceLock<Results>,
+    results: Mutex<Option<Results>>,
 }
 
 impl Client {
@@ -48,10 +48,10 @@ impl Client {
             broker_keys: Keys::of(&endpoints.broker),
             backend_keys: Keys::of(&endpoints.backend),
             endpoints,
-            broker,
+            broker: Arc::new(broker),
             backend: Arc::new(backend),
             mailboxes: Mutex::new(Vec::new()),
-            results: OnceLock::new(),
+            results: Mutex::new(None),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -131,14 +131,17 @@ impl Client {
 
     /// Results; all share one subscription connection. Call it inside a tokio runtime.
     pub fn results(&self) -> Results {
-        let start = || {
-            Results::new(
-                self.shared.backend.clone(),
-                self.shared.backend_keys.clone(),
-                self.deadline,
-            )
-        };
-        self.shared.results.get_or_init(start).clone()
+        let mut results = self.shared.results.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*results {
+            Some(results) if results.is_alive() => results.clone(),
+            // The first call, or the runtime of the earlier ones has ended.
+            _ => {
+                let backend = self.shared.backend.clone();
+                results
+                    .insert(Results::new(backend, self.shared.backend_keys.clone(), self.deadline))
+                    .clone()
+            }
+        }
     }
 
     /// How far a chord's header is. `None` when there is no bookkeeping: not begun, complete, or expired. The group's
@@ -149,7 +152,7 @@ impl Client {
 
     /// Subscribes to the workers' events: what is published after this returned arrives.
     pub async fn events(&self) -> Result<EventStream> {
-        EventStream::open(self.broker_connector(), &self.shared.broker_keys).await
+        EventStream::open(self.broker().connector(), &self.shared.broker_keys).await
     }
 
     /// Commands of the caller's own in the result backend's database, such as reading an app's keys; names are used as
@@ -163,18 +166,19 @@ impl Client {
         Control::new(self.clone())
     }
 
-    /// One PING to the broker, without repetition: how long the answer took.
+    /// One PING to the broker, without waiting for a server that is away: how long the answer took.
     pub async fn ping_redis(&self) -> Result<Duration> {
         let started = Instant::now();
         let ping: Result<()> = self
             .shared
             .broker
-            .query_once("ping Redis", redis::pipe().cmd("PING").ignore(), self.deadline)
+            .probe("ping Redis", redis::pipe().cmd("PING").ignore(), self.deadline)
             .await;
         ping.map(|()| started.elapsed())
     }
 
-    /// What the broker's server says about itself, without repetition; answered while it is loading, too.
+    /// What the broker's server says about itself, without waiting for one that is away; answered while it is loading,
+    /// too.
     pub async fn server_info(&self) -> Result<ServerInfo> {
         Ok(ServerInfo::read(&self.info("default").await?))
     }
@@ -192,7 +196,7 @@ impl Client {
     async fn info(&self, section: &str) -> Result<String> {
         let mut info = redis::pipe();
         info.cmd("INFO").arg(section);
-        let (text,): (String,) = self.shared.broker.query_once("read INFO", &info, self.deadline).await?;
+        let (text,): (String,) = self.shared.broker.probe("read INFO", &info, self.deadline).await?;
         Ok(text)
     }
 
@@ -211,16 +215,16 @@ impl Client {
         Ok(listeners)
     }
 
-    pub(super) fn broker_connector(&self) -> &Connector {
-        self.shared.broker.connector()
-    }
-
     pub(super) fn deadline(&self) -> Duration {
         self.deadline
     }
 
     pub(super) fn broker(&self) -> &Commands {
         &self.shared.broker
+    }
+
+    pub(super) fn shared_broker(&self) -> Arc<Commands> {
+        self.shared.broker.clone()
     }
 
     pub(super) fn backend(&self) -> &Commands {

@@ -3,13 +3,14 @@
 //! Not the library's `ConnectionManager`: it keeps the error of a connection attempt that failed for another reason
 //! than I/O (such as `LOADING`) for ever, and repeats nothing.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisConnectionInfo};
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::endpoint::{Address, Tls};
 use super::{Endpoint, Error, Result};
@@ -17,6 +18,9 @@ use super::{Endpoint, Error, Result};
 /// Between two attempts of one call; doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+
+/// For clean-up that nobody waits for.
+const CLEANUP_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pause before attempt `number` (the first repetition is 1).
 pub(super) fn pause_before(number: u32) -> Duration {
@@ -83,6 +87,7 @@ impl Connector {
 pub(super) struct Commands {
     connector: Connector,
     current: Mutex<Option<MultiplexedConnection>>,
+    cleanups: std::sync::Mutex<JoinSet<()>>,
 }
 
 impl Commands {
@@ -90,6 +95,7 @@ impl Commands {
         Self {
             connector,
             current: Mutex::new(None),
+            cleanups: std::sync::Mutex::new(JoinSet::new()),
         }
     }
 
@@ -129,6 +135,42 @@ impl Commands {
         within: Duration,
     ) -> Result<T> {
         self.once_until(action, commands, Instant::now() + within, within).await
+    }
+
+    /// Sends commands that may be sent twice, without waiting for a server that is away: only a connection that was
+    /// closed unnoticed is replaced.
+    pub(super) async fn probe<T: FromRedisValue>(
+        &self,
+        action: &str,
+        commands: &Pipeline,
+        within: Duration,
+    ) -> Result<T> {
+        let deadline = Instant::now() + within;
+        let was_open = self.current.try_lock().is_ok_and(|current| current.is_some());
+        match self.once_until(action, commands, deadline, within).await {
+            Err(Error::Unreachable { .. }) if was_open => self.once_until(action, commands, deadline, within).await,
+            outcome => outcome,
+        }
+    }
+
+    /// Sends commands without anyone waiting for their outcome, for clean-up in a `Drop`. Ends with `self` at the latest.
+    pub(super) fn send_and_forget(&self, action: &'static str, commands: Pipeline) {
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
+            return;
+        };
+        let Some(mut connection) = self.current.try_lock().ok().and_then(|current| current.clone()) else {
+            return;
+        };
+        let mut cleanups = self.cleanups.lock().unwrap_or_else(PoisonError::into_inner);
+        while cleanups.try_join_next().is_some() {}
+        let cleanup = async move {
+            match timeout(CLEANUP_LIMIT, commands.query_async::<()>(&mut connection)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, action, "clean-up failed"),
+                Err(_) => tracing::debug!(action, "clean-up was not answered"),
+            }
+        };
+        cleanups.spawn_on(cleanup, &runtime);
     }
 
     async fn once_until<T: FromRedisValue>(

@@ -52,7 +52,6 @@ impl Control {
         within: Duration,
         deadline: Instant,
     ) -> Result<(Mailbox, u64)> {
-        let connector = self.client.broker_connector();
         let attempt = async {
             if let Some(mut mailbox) = self.client.kept_mailbox() {
                 match mailbox.publish(request, ticket, within).await {
@@ -61,14 +60,14 @@ impl Control {
                     Err(error) => tracing::debug!(%error, "a kept connection is gone"),
                 }
             }
-            let mut mailbox = Mailbox::open(connector, self.client.broker_keys()).await?;
+            let mut mailbox = Mailbox::open(self.client.shared_broker(), self.client.broker_keys()).await?;
             let listeners = mailbox.publish(request, ticket, within).await?;
             Ok((mailbox, listeners))
         };
         let action = format!("publish the control request `{}`", request.method);
         timeout_at(deadline, attempt)
             .await
-            .map_err(|_| connector.deadline_error(&action, within))?
+            .map_err(|_| self.client.broker().connector().deadline_error(&action, within))?
     }
 
     /// Which workers are there. With a prefork or threads pool the main process answers at once, however busy its
@@ -139,7 +138,7 @@ impl Control {
         Ok(self.call("revoke", arguments, target, within).await?.read(|_| Ok(())))
     }
 
-    /// Makes workers consume a queue.
+    /// Makes workers consume a queue; they do so a moment after they answered.
     pub async fn add_consumer(&self, queue: &str, target: &Target, within: Duration) -> Result<Replies<()>> {
         let arguments = json!({ "queue": queue, "exchange": null, "exchange_type": "direct", "routing_key": null });
         Ok(self
@@ -148,7 +147,7 @@ impl Control {
             .read(|_| Ok(())))
     }
 
-    /// Makes workers stop consuming a queue.
+    /// Makes workers stop consuming a queue; they do so a moment after they answered.
     pub async fn cancel_consumer(&self, queue: &str, target: &Target, within: Duration) -> Result<Replies<()>> {
         Ok(self
             .call("cancel_consumer", json!({ "queue": queue }), target, within)

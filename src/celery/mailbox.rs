@@ -5,6 +5,7 @@
 //! replies are still to come when the call ends, the list is given an expiry, so that nothing stays behind.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use redis::aio::MultiplexedConnection;
@@ -13,7 +14,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
-use super::connection::Connector;
+use super::connection::Commands;
 use super::envelope::{Incoming, Outgoing};
 use super::keys::Keys;
 use super::{Error, NodeName, Result};
@@ -22,6 +23,8 @@ use super::{Error, NodeName, Result};
 const LATE_REPLIES_EXPIRE: u64 = 60;
 /// How much longer than Redis we wait for its answer to a blocking read.
 const SLACK: Duration = Duration::from_millis(500);
+
+const SET_EXPIRY: &str = "set an expiry on control replies";
 
 /// Which workers are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,8 +160,11 @@ impl Request<'_> {
 
 /// A connection with a reply list; used by one call at a time.
 pub(super) struct Mailbox {
-    connector: Connector,
+    broker: Arc<Commands>,
+    /// Its own: a blocking read would hold up all others.
     connection: MultiplexedConnection,
+    /// Whether replies may still come to the list.
+    awaits_replies: bool,
     keys: Keys,
     /// As the worker is told it; the list's name has the key prefix before it.
     queue: String,
@@ -166,12 +172,13 @@ pub(super) struct Mailbox {
 
 impl Mailbox {
     /// Connects. The caller bounds the time.
-    pub(super) async fn open(connector: &Connector, keys: &Keys) -> Result<Self> {
-        let connection = connector.open("open a connection for control replies").await?;
+    pub(super) async fn open(broker: Arc<Commands>, keys: &Keys) -> Result<Self> {
+        let connection = broker.connector().open("open a connection for control replies").await?;
         let queue = Keys::reply_queue(&Uuid::new_v4().to_string());
         Ok(Self {
-            connector: connector.clone(),
+            broker,
             connection,
+            awaits_replies: false,
             keys: keys.clone(),
             queue,
         })
@@ -180,12 +187,13 @@ impl Mailbox {
     /// Publishes a request; gives the number of its listeners.
     pub(super) async fn publish(&mut self, request: &Request<'_>, ticket: &str, within: Duration) -> Result<u64> {
         let message = request.encode(Some((&self.queue, ticket)), within)?;
+        self.awaits_replies = true;
         redis::cmd("PUBLISH")
             .arg(self.keys.control())
             .arg(message)
             .query_async(&mut self.connection)
             .await
-            .map_err(|error| self.connector.error(&error, "publish a control request"))
+            .map_err(|error| self.broker.connector().error(&error, "publish a control request"))
     }
 
     /// Takes in replies until all who can have answered, or the deadline.
@@ -204,10 +212,11 @@ impl Mailbox {
         };
         while !is_complete(&replies, target) {
             let Some(message) = self.pop(deadline).await? else {
-                self.expire().await?;
+                let mark = self.expiry();
+                self.broker.query::<()>(SET_EXPIRY, &mark, SLACK).await?;
                 break;
             };
-            // The mark left by `expire`.
+            // The mark of an earlier call, see `expiry`.
             if message.is_empty() {
                 continue;
             }
@@ -223,6 +232,7 @@ impl Mailbox {
                 }
             }
         }
+        self.awaits_replies = false;
         Ok(replies)
     }
 
@@ -238,22 +248,27 @@ impl Mailbox {
         pop.arg(self.keys.reply_list(&self.queue)).arg(seconds);
         let popped = timeout_at(deadline + SLACK, pop.query_async(&mut self.connection)).await;
         let popped: Option<(Vec<u8>, Vec<u8>)> = popped
-            .map_err(|_| self.connector.deadline_error(action, left + SLACK))?
-            .map_err(|error| self.connector.error(&error, action))?;
+            .map_err(|_| self.broker.connector().deadline_error(action, left + SLACK))?
+            .map_err(|error| self.broker.connector().error(&error, action))?;
         Ok(popped.map(|(_, message)| message))
     }
 
-    /// Late replies would make a list without expiry: make it first, with one, holding an empty mark.
-    async fn expire(&mut self) -> Result<()> {
-        let action = "set an expiry on the control replies";
+    /// Late replies would make a list without expiry: these commands make it first, with one, holding an empty mark.
+    fn expiry(&self) -> redis::Pipeline {
         let list = self.keys.reply_list(&self.queue);
         let mut mark = redis::pipe();
         mark.atomic().cmd("RPUSH").arg(&list).arg("").ignore();
         mark.cmd("EXPIRE").arg(&list).arg(LATE_REPLIES_EXPIRE).ignore();
-        let marked = timeout_at(Instant::now() + SLACK, mark.query_async(&mut self.connection)).await;
-        marked
-            .map_err(|_| self.connector.deadline_error(action, SLACK))?
-            .map_err(|error| self.connector.error(&error, action))
+        mark
+    }
+}
+
+impl Drop for Mailbox {
+    /// A call that was cancelled or failed leaves replies to come.
+    fn drop(&mut self) {
+        if self.awaits_replies {
+            self.broker.send_and_forget(SET_EXPIRY, self.expiry());
+        }
     }
 }
 

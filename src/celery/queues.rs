@@ -167,13 +167,9 @@ impl Client {
         }
         self.look_in_unacked(&mut search).await?;
         self.look_in_workers(&mut search).await?;
-        let missing: Vec<TaskId> = search
-            .wanted
-            .iter()
-            .filter(|id| !search.found.contains_key(*id))
-            .cloned()
-            .collect();
-        for id in self.results().finished_among(&missing).await? {
+        // Last, and stronger than all: a worker lists a task for a moment longer than it runs.
+        let wanted: Vec<TaskId> = search.wanted.iter().cloned().collect();
+        for id in self.results().finished_among(&wanted).await? {
             search.sighted(&id, Whereabouts::Finished);
         }
         Ok(search)

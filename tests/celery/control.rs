@@ -70,6 +70,47 @@ fn nobody_answers_for_an_absent_node_and_its_late_reply_would_expire() {
 }
 
 #[test]
+fn late_replies_to_a_cancelled_call_expire() {
+    let scene = Scene::new();
+    let worker = &scene.worker.as_ref().expect("started").process;
+    run(async {
+        scene.client.ping_redis().await.expect("Redis is up");
+        worker.signal(nix::sys::signal::Signal::SIGSTOP);
+        let control = scene.client.control();
+        let call = control.ping(&Target::All, LIMIT);
+        tokio::time::timeout(Duration::from_millis(100), call)
+            .await
+            .expect_err("the worker is stopped");
+        worker.signal(nix::sys::signal::Signal::SIGCONT);
+
+        let mut redis = scene.redis.connection(0);
+        // The mark and the late reply.
+        while length_of_one_expiring_list(&mut redis) != 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
+
+/// 0 while there is no list of replies.
+fn length_of_one_expiring_list(redis: &mut redis::Connection) -> u64 {
+    let lists: Vec<String> = redis::cmd("KEYS")
+        .arg("*.reply.celery.pidbox")
+        .query(redis)
+        .expect("Redis is up");
+    let Some(list) = lists.first() else { return 0 };
+    let mut ask = redis::pipe();
+    let (length, ttl): (u64, i64) = ask
+        .cmd("LLEN")
+        .arg(list)
+        .cmd("TTL")
+        .arg(list)
+        .query(redis)
+        .expect("Redis is up");
+    assert!(ttl > 0, "{list} has no expiry");
+    length
+}
+
+#[test]
 fn without_any_worker_a_call_returns_at_once() {
     let scene = Scene::without_worker();
     run(async {
@@ -117,21 +158,24 @@ fn a_worker_tells_what_it_is_and_what_it_does() {
             .add_consumer("extra", &target, LIMIT)
             .await
             .expect("Redis is up");
-        let consumed = async || {
+        // A worker answers before it acts.
+        let until_consumed = async |wanted: &[&str]| loop {
             let queues = control.active_queues(&target, LIMIT).await.expect("Redis is up");
-            queues
-                .of(&node())
-                .expect("it answers")
+            let queues = queues.of(&node()).expect("it answers");
+            if queues
                 .iter()
-                .map(|queue| queue.name.clone())
-                .collect::<Vec<_>>()
+                .map(|queue| queue.name.as_str())
+                .eq(wanted.iter().copied())
+            {
+                break;
+            }
         };
-        assert_eq!(consumed().await, ["celery", "extra"]);
+        until_consumed(&["celery", "extra"]).await;
         control
             .cancel_consumer("extra", &target, LIMIT)
             .await
             .expect("Redis is up");
-        assert_eq!(consumed().await, ["celery"]);
+        until_consumed(&["celery"]).await;
 
         let conf = control.conf(&target, LIMIT).await.expect("Redis is up");
         assert!(conf.of(&node()).expect("it answers").contains_key("broker_url"));

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use orch::celery::{
-    Client, Endpoint, Endpoints, Error, EventKind, Link, Notice, SIZE_LIMIT, Task, TaskEvent, TaskId, TaskState,
+    Client, Endpoint, Endpoints, Error, EventKind, Link, Notice, SIZE_LIMIT, Target, Task, TaskEvent, TaskId, TaskState,
 };
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, run};
+use crate::scene::{Scene, node, run};
 use crate::support::celery::WorkerOptions;
 
 #[test]
@@ -349,4 +349,64 @@ fn a_server_that_is_away_or_refuses_us_is_named_without_the_password() {
             "{error:?}"
         );
     });
+}
+
+#[test]
+fn a_key_prefix_is_before_every_name() {
+    let prefixed = r#"{"global_keyprefix": "app:"}"#;
+    let settings = vec![
+        ("broker_transport_options", prefixed),
+        ("result_backend_transport_options", prefixed),
+    ];
+    let scene = Scene::with(WorkerOptions {
+        settings,
+        ..WorkerOptions::default()
+    });
+    run(async {
+        let mut endpoints = scene.client.endpoints().clone();
+        endpoints.broker.key_prefix = "app:".to_owned();
+        // Celery 5.3 and 5.4 put an underscore between.
+        endpoints.backend.key_prefix = "app:_".to_owned();
+        let client = Client::connect(endpoints).expect("no files are read");
+        let mut events = client.events().await.expect("Redis is up");
+        let ids = client.publish_chain(&job(2, 0.1, false)).await.expect("Redis is up");
+        crate::scene::until_started(&mut events, &ids[1]).await;
+        let dispatched = client
+            .results()
+            .watch(&ids[1])
+            .finished()
+            .await
+            .expect("a readable result");
+        let group = &dispatched.children.groups[0].id;
+        assert!(client.chord_progress(group).await.expect("Redis is up").is_some());
+        let replies = client
+            .control()
+            .ping(&Target::All, Duration::from_secs(5))
+            .await
+            .expect("Redis is up");
+        assert_eq!(replies.of(&node()), Some(&()));
+    });
+}
+
+#[test]
+fn a_client_outlives_the_runtime_it_was_first_used_on() {
+    let scene = Scene::new();
+    for _ in 0..2 {
+        run(async {
+            let task = Task::new("wire_app.add").args([json!(2), json!(3)]);
+            scene.client.ping_redis().await.expect("Redis is up");
+            scene
+                .client
+                .control()
+                .ping(&Target::All, Duration::from_secs(5))
+                .await
+                .expect("Redis is up");
+            let mut watch = scene.client.results().watch(&task.id);
+            scene.client.publish(&task).await.expect("Redis is up");
+            assert_eq!(
+                watch.finished().await.expect("a readable result").state,
+                TaskState::Success(json!(5))
+            );
+        });
+    }
 }
