@@ -25,7 +25,7 @@ fn main() {
         .port();
     let mut configuration = format!(
         "[orch]\nmax_parallel_sites = 1\n[redis]\nmode = \"own\"\nport = {port}\nauth = false\n\
-         [celery]\napp = \"chords\"\nconcurrency = 2\n[sites.defaults]\ntask = \"chords.dispatch\"\nargs = [\"{{site}}\"]\n"
+         [celery]\napp = \"chords\"\nconcurrency = 2\n[sites.defaults]\ndispatch = {{ task = \"chords.dispatch\", args = [\"{{site}}\"] }}\n"
     );
     for number in 0..CHORDS {
         configuration.push_str(&format!("[sites.s{number}]\n"));

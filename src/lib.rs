@@ -9,6 +9,7 @@ compile_error!(
 );
 
 pub mod celery;
+mod claim;
 pub mod cli;
 pub mod config;
 mod file_watch;
@@ -19,6 +20,7 @@ pub mod orchestrator;
 mod plan;
 pub mod proxies;
 pub mod run;
+mod scrape;
 pub mod services;
 pub mod sites;
 pub mod ui;

@@ -2,25 +2,27 @@
 //!
 //! [`Orchestrator`] owns the guard; dropping it, also by a panic, runs [`Orchestrator::stop_all`].
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::claim::{Claim, holder, make_state_dir, take_locks};
 use crate::config::Config;
-use crate::guard::{self, Guard, GuardEvent, GuardOptions, Holder, HurrySwitch, InstanceLock, LockError, Report};
+use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceLock, Report};
 use crate::instance::{self, InstanceFile};
 use crate::plan::{Plan, PlanContext};
 use crate::run::{
     Command, EventKind, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, RunDirectory, RunId, ServiceName,
     SiteName, StopReason,
 };
-use crate::services::{
-    Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, Usable, base_environment, refused_connections,
-};
+use crate::scrape::Scrape;
+use crate::services::{Failure, GuardInbox, Inbox, Launcher, Supervisor, base_environment};
+use crate::sites;
+
+/// How long the cancellation of the sites may hold up the stop.
+const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a run is started with, besides its configuration.
 #[derive(Clone, Debug)]
@@ -76,6 +78,11 @@ pub enum Ending {
 }
 
 impl Ending {
+    /// It could not be done, for a reason that says whose fault it is.
+    pub fn failed(failure: Failure) -> Self {
+        Ending::Failed(failure.kind.outcome(), failure)
+    }
+
     fn outcome(&self) -> Outcome {
         match self {
             Ending::Done(outcome) | Ending::Failed(outcome, _) => *outcome,
@@ -130,6 +137,8 @@ pub struct Orchestrator {
     /// The instance that is up and used by this run, instead of services of its own.
     joined: Option<InstanceFile>,
     stop: Arc<StopState>,
+    /// Set once sites may be in flight.
+    in_flight: Arc<OnceLock<sites::Context>>,
     // Dropped in this order: the guard before the locks, so that nobody starts while something is left.
     guard: Guard,
     locks: Vec<InstanceLock>,
@@ -151,7 +160,7 @@ impl Orchestrator {
         let state_dir = config.orch.state_dir.clone();
         make_state_dir(&state_dir).map_err(StartError::Failed)?;
         let run_id = RunId::random();
-        let (mut locks, joined) = take_locks(&config, &options, &run_id)?;
+        let Claim { mut locks, joined } = take_locks(&config, &options, &run_id)?;
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             StartError::Failed(Failure::infrastructure(what).because(error.to_string()))
         };
@@ -214,6 +223,7 @@ impl Orchestrator {
             inbox: Some(inbox),
             joined,
             stop,
+            in_flight: Arc::default(),
             guard,
             locks,
         })
@@ -251,11 +261,16 @@ impl Orchestrator {
                 }
             }
         };
-        tokio::select! {
+        let ending = tokio::select! {
             biased;
             reason = asked_to_stop => Ending::Stopped(reason),
             ending = self.work() => ending,
+        };
+        if let (Ending::Stopped(_) | Ending::Failed(..), Some(context)) = (&ending, self.in_flight.get()) {
+            // What is queued must not begin while the worker is being stopped.
+            sites::cancel(context, CANCEL_PATIENCE).await;
         }
+        ending
     }
 
     async fn work(&mut self) -> Ending {
@@ -276,7 +291,7 @@ impl Orchestrator {
         };
         let plan = match Plan::make(context).await {
             Ok(plan) => plan,
-            Err(failure) => return failed(failure),
+            Err(failure) => return Ending::failed(failure),
         };
         let Plan {
             programs,
@@ -288,11 +303,13 @@ impl Orchestrator {
         for lock in &mut self.locks {
             let holder = holder(&self.options, &self.run_id, Some(self.guard.pid()), stop_bound);
             if let Err(error) = lock.update(&holder) {
-                return failed(Failure::infrastructure("write who holds the instance").because(error.to_string()));
+                return Ending::failed(
+                    Failure::infrastructure("write who holds the instance").because(error.to_string()),
+                );
             }
         }
         let mut supervisor = Supervisor::new(programs, order, self.launcher.clone(), self.recorder.clone(), inbox);
-        let job = Job {
+        let job = Scrape {
             config: Arc::clone(&self.config),
             sites: self.options.sites.clone(),
             recorder: self.recorder.clone(),
@@ -300,6 +317,7 @@ impl Orchestrator {
             task_holder_deaths: supervisor.task_holder_deaths(),
             connection,
             client,
+            in_flight: Arc::clone(&self.in_flight),
         };
         match self.options.command {
             Command::Run => {
@@ -307,39 +325,39 @@ impl Orchestrator {
                 let work = async {
                     job.wait_until_usable().await;
                     if let Err(failure) = this.publish_instance(&job) {
-                        return failed(failure);
+                        return Ending::failed(failure);
                     }
-                    job.scrape().await
+                    job.run().await
                 };
                 tokio::select! {
                     biased;
-                    given_up = supervisor.run() => failed(given_up.failure),
+                    given_up = supervisor.run() => Ending::failed(given_up.failure),
                     ending = work => ending,
                 }
             }
             Command::Up => self.keep_up(&mut supervisor, &job).await,
             Command::Prepare => tokio::select! {
                 biased;
-                given_up = supervisor.run() => failed(given_up.failure),
+                given_up = supervisor.run() => Ending::failed(given_up.failure),
                 () = job.wait_until_usable() => Ending::Done(Outcome::Succeeded),
             },
         }
     }
 
     /// `orch up`: a failed start ends it; later, what is given up is left and the others are kept.
-    async fn keep_up(&self, supervisor: &mut Supervisor, job: &Job) -> Ending {
+    async fn keep_up(&self, supervisor: &mut Supervisor, job: &Scrape) -> Ending {
         tokio::select! {
             biased;
-            given_up = supervisor.run() => return failed(given_up.failure),
+            given_up = supervisor.run() => return Ending::failed(given_up.failure),
             () = job.wait_until_usable() => {}
         }
         if let Err(failure) = self.publish_instance(job) {
-            return failed(failure);
+            return Ending::failed(failure);
         }
         loop {
             let given_up = supervisor.run().await;
             if given_up.service.as_str() == "guard" {
-                return failed(given_up.failure);
+                return Ending::failed(given_up.failure);
             }
             self.recorder.emit(EventKind::Noticed {
                 level: Level::Error,
@@ -348,7 +366,7 @@ impl Orchestrator {
         }
     }
 
-    fn publish_instance(&self, job: &Job) -> Result<(), Failure> {
+    fn publish_instance(&self, job: &Scrape) -> Result<(), Failure> {
         if self.joined.is_some() {
             return Ok(());
         }
@@ -440,56 +458,6 @@ impl Drop for Orchestrator {
     }
 }
 
-fn failed(failure: Failure) -> Ending {
-    Ending::Failed(failure.kind.outcome(), failure)
-}
-
-#[allow(dead_code, reason = "the sites that use it come in the next step")]
-/// What the work of a run needs, apart from the supervisor that runs beside it.
-struct Job {
-    config: Arc<Config>,
-    sites: Vec<SiteName>,
-    recorder: Recorder,
-    usable: watch::Receiver<Usable>,
-    task_holder_deaths: watch::Receiver<u64>,
-    connection: Option<RedisConnection>,
-    client: Option<crate::celery::Client>,
-}
-
-impl Job {
-    async fn wait_until_usable(&self) {
-        let mut usable = self.usable.clone();
-        if usable.wait_for(|usable| usable.all).await.is_err() {
-            // The supervisor is gone: its end is what the caller's `select!` returns.
-            std::future::pending::<()>().await;
-        }
-    }
-
-    /// Proxies, then sites.
-    async fn scrape(&self) -> Ending {
-        let Some(client) = self.client.clone() else {
-            return failed(
-                Failure::configuration("there is nothing to run the sites with: Redis or Celery is switched off")
-                    .hint("`orch run` needs `[redis]` and `[celery]`; `orch up` does not"),
-            );
-        };
-        let refused_before = match self.watches_refusals() {
-            true => refused_connections(&client).await,
-            false => 0,
-        };
-        tracing::debug!(refused_before, "refusals so far");
-        failed(Failure::infrastructure(
-            "run the sites: this part of orch is not landed yet",
-        ))
-    }
-
-    fn watches_refusals(&self) -> bool {
-        self.connection
-            .as_ref()
-            .is_some_and(|connection| connection.owned && connection.password.is_some())
-    }
-}
-
 /// What the guard's reader does with a report: the supervisor's while the run runs, an event while it stops.
 fn report_to(inbox: GuardInbox, stop: Arc<StopState>, recorder: Recorder) -> impl Fn(GuardEvent) + Send + 'static {
     move |event| {
@@ -529,99 +497,4 @@ fn planned_services(config: &Config) -> Vec<PlannedService> {
             PlannedService { name, oneshot }
         })
         .collect()
-}
-
-fn holder(options: &Options, run_id: &RunId, guard_pid: Option<i32>, stop_bound: Duration) -> Holder {
-    let command = match options.command {
-        Command::Run => "run",
-        Command::Up => "up",
-        Command::Prepare => "prepare",
-    };
-    Holder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound)
-}
-
-/// Takes the locks of the command; for `orch run` beside a living `orch up`, tells which instance to join.
-fn take_locks(
-    config: &Config,
-    options: &Options,
-    run_id: &RunId,
-) -> Result<(Vec<InstanceLock>, Option<InstanceFile>), StartError> {
-    let state_dir = &config.orch.state_dir;
-    let me = holder(options, run_id, None, Duration::from_secs(10));
-    let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
-    let refuse = |error: LockError| match error {
-        LockError::Held(held) => StartError::Busy {
-            instance: config.orch.instance.clone(),
-            command: held.command.clone(),
-            pid: held.pid,
-            run_id: held.run_id.clone(),
-            since: local_time(held.started_at),
-        },
-        other => StartError::Failed(
-            Failure::infrastructure(format!("take the instance lock in {}", state_dir.display()))
-                .because(other.to_string()),
-        ),
-    };
-    match options.command {
-        Command::Up | Command::Prepare => Ok((vec![take("services.lock").map_err(refuse)?], None)),
-        Command::Run => {
-            let run_lock = take("run.lock").map_err(refuse)?;
-            // An instance that is up is used at once, not waited for.
-            match InstanceLock::acquire(&state_dir.join("services.lock"), Duration::ZERO, &me) {
-                Ok(services_lock) => Ok((vec![run_lock, services_lock], None)),
-                Err(LockError::Held(held)) if held.command == "up" => {
-                    let patience = config.celery.start_timeout + config.redis.start_timeout;
-                    let file = instance::wait_until_up(state_dir, held.pid, patience).map_err(StartError::Failed)?;
-                    Ok((vec![run_lock], Some(file)))
-                }
-                Err(LockError::Held(_)) => {
-                    let services_lock = take("services.lock").map_err(refuse)?;
-                    Ok((vec![run_lock, services_lock], None))
-                }
-                Err(other) => Err(refuse(other)),
-            }
-        }
-    }
-}
-
-/// Makes the state directory, private; refuses one that belongs to somebody else.
-fn make_state_dir(path: &Path) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::infrastructure(format!("make the state directory {}", path.display()))
-            .because(error.to_string())
-            .hint("`[orch] state_dir` sets where it is")
-    };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|error| failed(&error))?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
-        Ok(()) | Err(_) => {}
-    }
-    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
-    if !metadata.is_dir() {
-        return Err(failed(&"it is not a directory"));
-    }
-    let me = nix::unistd::geteuid().as_raw();
-    if metadata.uid() != me {
-        return Err(failed(&format!(
-            "it belongs to user {}, this is user {me}",
-            metadata.uid()
-        )));
-    }
-    Ok(())
-}
-
-/// A moment as the user's clock shows it.
-fn local_time(unix_seconds: u64) -> String {
-    let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(second).map_or_else(
-        |_| "an unknown time".to_owned(),
-        |moment| {
-            moment
-                .to_zoned_datetime(jiff::tz::TimeZone::system())
-                .strftime("%Y-%m-%d %H:%M:%S")
-                .to_string()
-        },
-    )
 }

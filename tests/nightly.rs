@@ -93,8 +93,12 @@ fn as_cron_would_without_any_variable() {
 
 #[test]
 fn a_site_whose_task_raises_fails_alone() {
+    // The example has no layout for a site of this name: its dispatch task raises LookupError.
     let project = bookshop::project();
-    let orch = project.orch(&["run", "--sites", "books,broken", "--set", "sites.broken.start_urls=[1]"]);
+    let mut configuration = fs::read_to_string(project.file("orch.toml")).unwrap();
+    configuration.push_str("\n[sites.broken]\nstart_urls = [\"http://127.0.0.1:1/\"]\n");
+    fs::write(project.file("orch.toml"), configuration).unwrap();
+    let orch = project.orch(&["run", "--sites", "books,broken"]);
     let ended = orch.finish();
     ended.expect_code(1);
     assert_eq!(finished(&ended, "books")["status"], "complete");
@@ -286,16 +290,6 @@ fn kill_during_the_sites(service: &str) {
         ended.stdout,
         ended.stderr
     );
-}
-
-#[test]
-fn a_killed_redis_is_started_again_and_the_run_ends() {
-    kill_during_the_sites("redis");
-}
-
-#[test]
-fn a_killed_worker_is_started_again_and_the_run_ends() {
-    kill_during_the_sites("celery");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use support::orch::{Orch, Project};
 fn hard_wired(redis: &str) -> Project {
     let project = Project::new(&format!(
         "[redis]\n{redis}\n[celery]\napp = \"hard_wired\"\nconcurrency = 1\n\
-         [sites.shop]\ntask = \"hard_wired.dispatch\"\nargs = [\"{{site}}\"]\n"
+         [sites.shop]\ndispatch = {{ task = \"hard_wired.dispatch\", args = [\"{{site}}\"] }}\n"
     ));
     let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps/hard_wired.py");
     fs::copy(app, project.file("hard_wired.py")).unwrap();

@@ -73,7 +73,8 @@ impl Project {
         let name = |suffix: &str| self.directory.join(format!("orch-{number}.{suffix}"));
         let (report, stdout, stderr) = (name("report"), name("stdout"), name("stderr"));
         let known = runs(&self.state_dir());
-        let mut command = Command::new("python3");
+        // By its path: a test may give orch another PATH.
+        let mut command = Command::new(python());
         if let Some(instead) = instead {
             command.env_clear().envs(instead.iter().copied());
         }
@@ -123,12 +124,12 @@ fn print_logs(directory: &Path) {
     for entry in entries.flatten() {
         let path = entry.path();
         if path.is_dir() {
-            if !path.ends_with(".venv") {
+            if !path.ends_with(".venv") && !path.ends_with("out") {
                 print_logs(&path);
             }
             continue;
         }
-        let shown = ["log", "jsonl", "stdout", "stderr", "report"];
+        let shown = ["log", "stdout", "stderr", "report"];
         if path
             .extension()
             .is_some_and(|extension| shown.contains(&extension.to_string_lossy().as_ref()))
@@ -141,6 +142,15 @@ fn print_logs(directory: &Path) {
             }
         }
     }
+}
+
+/// Where `python3` is.
+fn python() -> PathBuf {
+    let path = std::env::var_os("PATH").expect("PATH");
+    let mut candidates = std::env::split_paths(&path).map(|directory| directory.join("python3"));
+    candidates
+        .find(|candidate| candidate.exists())
+        .expect("python3 in PATH")
 }
 
 fn runs(state_dir: &Path) -> Vec<PathBuf> {

@@ -1,0 +1,129 @@
+//! Taking an instance: its private state directory, its locks, or the instance that is up to be joined.
+
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::path::Path;
+use std::time::Duration;
+
+use crate::config::Config;
+use crate::guard::{Holder, InstanceLock, LockError};
+use crate::instance::{self, InstanceFile};
+use crate::orchestrator::{Options, StartError};
+use crate::run::{Command, RunId};
+use crate::services::Failure;
+
+/// What a run holds.
+pub struct Claim {
+    pub locks: Vec<InstanceLock>,
+    /// The instance that is up and to be used, instead of services of the run's own.
+    pub joined: Option<InstanceFile>,
+}
+
+/// How this process is named in the locks it holds.
+pub fn holder(options: &Options, run_id: &RunId, guard_pid: Option<i32>, stop_bound: Duration) -> Holder {
+    let command = match options.command {
+        Command::Run => "run",
+        Command::Up => "up",
+        Command::Prepare => "prepare",
+    };
+    Holder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound)
+}
+
+/// Takes the locks of the command; for `orch run` beside a living `orch up`, tells which instance to join.
+///
+/// # Errors
+/// A living run holds them.
+pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<Claim, StartError> {
+    let state_dir = &config.orch.state_dir;
+    let me = holder(options, run_id, None, Duration::from_secs(10));
+    let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
+    let refuse = |error: LockError| match error {
+        LockError::Held(held) => StartError::Busy {
+            instance: config.orch.instance.clone(),
+            command: held.command.clone(),
+            pid: held.pid,
+            run_id: held.run_id.clone(),
+            since: local_time(held.started_at),
+        },
+        other => StartError::Failed(
+            Failure::infrastructure(format!("take the instance lock in {}", state_dir.display()))
+                .because(other.to_string()),
+        ),
+    };
+    match options.command {
+        Command::Up | Command::Prepare => Ok(Claim {
+            locks: vec![take("services.lock").map_err(refuse)?],
+            joined: None,
+        }),
+        Command::Run => {
+            let run_lock = take("run.lock").map_err(refuse)?;
+            // An instance that is up is used at once, not waited for.
+            match InstanceLock::acquire(&state_dir.join("services.lock"), Duration::ZERO, &me) {
+                Ok(services_lock) => Ok(Claim {
+                    locks: vec![run_lock, services_lock],
+                    joined: None,
+                }),
+                Err(LockError::Held(held)) if held.command == "up" => {
+                    let patience = config.celery.start_timeout + config.redis.start_timeout;
+                    let file = instance::wait_until_up(state_dir, held.pid, patience).map_err(StartError::Failed)?;
+                    Ok(Claim {
+                        locks: vec![run_lock],
+                        joined: Some(file),
+                    })
+                }
+                Err(LockError::Held(_)) => {
+                    let services_lock = take("services.lock").map_err(refuse)?;
+                    Ok(Claim {
+                        locks: vec![run_lock, services_lock],
+                        joined: None,
+                    })
+                }
+                Err(other) => Err(refuse(other)),
+            }
+        }
+    }
+}
+
+/// Makes the state directory, private; refuses one that belongs to somebody else.
+///
+/// # Errors
+/// It cannot be made, or is not ours.
+pub fn make_state_dir(path: &Path) -> Result<(), Failure> {
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::infrastructure(format!("make the state directory {}", path.display()))
+            .because(error.to_string())
+            .hint("`[orch] state_dir` sets where it is")
+    };
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).map_err(|error| failed(&error))?;
+    }
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
+        Ok(()) | Err(_) => {}
+    }
+    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
+    if !metadata.is_dir() {
+        return Err(failed(&"it is not a directory"));
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    if metadata.uid() != me {
+        return Err(failed(&format!(
+            "it belongs to user {}, this is user {me}",
+            metadata.uid()
+        )));
+    }
+    Ok(())
+}
+
+/// A moment as the user's clock shows it.
+fn local_time(unix_seconds: u64) -> String {
+    let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
+    jiff::Timestamp::from_second(second).map_or_else(
+        |_| "an unknown time".to_owned(),
+        |moment| {
+            moment
+                .to_zoned_datetime(jiff::tz::TimeZone::system())
+                .strftime("%Y-%m-%d %H:%M:%S")
+                .to_string()
+        },
+    )
+}

@@ -1,0 +1,121 @@
+//! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
+
+use std::sync::{Arc, OnceLock};
+
+use tokio::sync::watch;
+
+use crate::celery::Client;
+use crate::config::{Config, SiteConfig};
+use crate::orchestrator::Ending;
+use crate::proxies::{self, ProxyVerdict};
+use crate::run::{Outcome, Recorder, SiteName, SiteStatus};
+use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
+use crate::sites;
+
+/// What the work needs.
+pub struct Scrape {
+    pub config: Arc<Config>,
+    pub sites: Vec<SiteName>,
+    pub recorder: Recorder,
+    pub usable: watch::Receiver<Usable>,
+    pub task_holder_deaths: watch::Receiver<u64>,
+    pub connection: Option<RedisConnection>,
+    pub client: Option<Client>,
+    /// Set once sites may be in flight, so that a stop can cancel them.
+    pub in_flight: Arc<OnceLock<sites::Context>>,
+}
+
+impl Scrape {
+    /// Waits until every service can be used.
+    pub async fn wait_until_usable(&self) {
+        let mut usable = self.usable.clone();
+        if usable.wait_for(|usable| usable.all).await.is_err() {
+            // The supervisor is gone: its end is what the caller's `select!` returns.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Proxies, then sites; ended early when the app turns out to use Redis without its password.
+    pub async fn run(&self) -> Ending {
+        let Some(client) = &self.client else {
+            return Ending::failed(
+                Failure::configuration("there is nothing to run the sites with: Redis or Celery is switched off")
+                    .hint("`orch run` needs `[redis]` and `[celery]`; `orch up` does not"),
+            );
+        };
+        let guards_password = self
+            .connection
+            .as_ref()
+            .is_some_and(|connection| connection.owned && connection.password.is_some());
+        let refused_before = if guards_password {
+            refused_connections(client).await
+        } else {
+            0
+        };
+        let refused = async || guards_password && refused_connections(client).await > refused_before;
+        let context = sites::Context::new(
+            client.clone(),
+            self.recorder.clone(),
+            self.config.celery.queues.clone(),
+            self.task_holder_deaths.clone(),
+        );
+        // Once a process: a scrape is run once.
+        self.in_flight.set(context.clone()).ok();
+        let mut failures = context.task_failures.subscribe();
+        let without_its_password = async {
+            while failures.changed().await.is_ok() {
+                if refused().await {
+                    return;
+                }
+            }
+            std::future::pending().await
+        };
+        let ending = tokio::select! {
+            () = without_its_password => return Ending::failed(without_password()),
+            ending = self.proxies_then_sites(&context) => ending,
+        };
+        // An app may swallow the refusal and report a job done that saved nothing.
+        if refused().await {
+            Ending::failed(without_password())
+        } else {
+            ending
+        }
+    }
+
+    async fn proxies_then_sites(&self, context: &sites::Context) -> Ending {
+        let proxies = &self.config.proxies;
+        if proxies.enabled {
+            match proxies::ensure(context, proxies).await {
+                Ok(ProxyVerdict::Enough { .. }) => {}
+                Ok(ProxyVerdict::TooFew { usable, reason }) => {
+                    let (file, needed) = (proxies.file.display(), proxies.min_usable);
+                    let failure = Failure::infrastructure(format!(
+                        "{usable} usable proxies in {file}, {needed} are required"
+                    ))
+                    .because(reason)
+                    .hint("`--allow-few-proxies` goes on with fewer; `[proxies] min_usable` sets how many are enough");
+                    return Ending::Failed(Outcome::NotEnoughProxies, failure);
+                }
+                Err(error) => {
+                    return Ending::failed(
+                        Failure::infrastructure("make sure of enough proxies").because(error.to_string()),
+                    );
+                }
+            }
+        }
+        let chosen: Vec<SiteConfig> = self
+            .config
+            .sites
+            .iter()
+            .filter(|site| self.sites.contains(&site.name))
+            .cloned()
+            .collect();
+        let reports = sites::run_all(context, chosen, self.config.orch.max_parallel_sites).await;
+        let all_complete = reports.iter().all(|report| report.status == SiteStatus::Complete);
+        Ending::Done(if all_complete {
+            Outcome::Succeeded
+        } else {
+            Outcome::SitesFailed
+        })
+    }
+}
