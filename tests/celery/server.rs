@@ -4,7 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::time::Duration;
 
-use orch::celery::{Client, Endpoint, Endpoints, Error};
+use orch::celery::{Client, Endpoint, Endpoints, Error, Task};
 
 use crate::scene::{Scene, client, run};
 use crate::support::redis::RedisServer;
@@ -32,6 +32,20 @@ fn a_server_tells_what_it_is() {
             "{server:?}"
         );
         scene.client.ping_redis().await.expect("Redis is up");
+    });
+}
+
+#[test]
+fn a_server_is_reached_by_its_socket_as_well() {
+    let scene = Scene::without_worker();
+    run(async {
+        let by_socket = client_of(Endpoint::from_url(&scene.redis.socket_url(0)).expect("our own URL"));
+        by_socket
+            .publish(&Task::new("wire_app.add"))
+            .await
+            .expect("Redis is up");
+        by_socket.events().await.expect("Redis is up");
+        assert_eq!(scene.client.queue_depth("celery").await.expect("Redis is up")[&0], 1);
     });
 }
 

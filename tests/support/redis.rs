@@ -9,6 +9,8 @@ use tempfile::TempDir;
 
 use super::process::Process;
 
+/// Beside its data; short, since the kernel allows a path of 107 bytes only.
+const SOCKET: &str = "redis.sock";
 const READY_LIMIT: Duration = Duration::from_secs(20);
 /// Another process may take the chosen port before the server binds it.
 const PORT_ATTEMPTS: usize = 10;
@@ -52,6 +54,14 @@ impl RedisServer {
         }
     }
 
+    /// The same server by its Unix socket.
+    pub fn socket_url(&self, database: u32) -> String {
+        format!(
+            "redis+socket://{}?virtual_host={database}",
+            self.directory.path().join(SOCKET).display()
+        )
+    }
+
     pub fn pid(&self) -> u32 {
         self.process.pid()
     }
@@ -89,6 +99,7 @@ fn launch(directory: &Path, port: u16, password: Option<&str>) -> Option<Process
     command
         .current_dir(directory)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
+    command.args(["--unixsocket", SOCKET]);
     command.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
     if let Some(password) = password {
         command.args(["--requirepass", password]);
