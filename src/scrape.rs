@@ -1,6 +1,7 @@
 //! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -8,9 +9,13 @@ use crate::celery::Client;
 use crate::config::{Config, SiteConfig};
 use crate::orchestrator::Ending;
 use crate::proxies::{self, ProxyVerdict};
-use crate::run::{Outcome, Recorder, SiteName, SiteStatus};
+use crate::run::{EventKind, Level, Outcome, Recorder, SiteName, SiteStatus};
 use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
 use crate::sites;
+
+/// A worker that reconnects to a restarted Redis takes up to three seconds, and its tasks end meanwhile.
+const RESTORE_ATTEMPTS: usize = 10;
+const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 
 /// What the work needs.
 pub struct Scrape {
@@ -71,6 +76,7 @@ impl Scrape {
             std::future::pending().await
         };
         let ending = tokio::select! {
+            never = self.put_back(client) => match never {},
             () = without_its_password => return Ending::failed(without_password()),
             ending = self.proxies_then_sites(&context) => ending,
         };
@@ -80,6 +86,48 @@ impl Scrape {
         } else {
             ending
         }
+    }
+
+    /// After each restart, puts back the messages that a dead worker, or one that was cut off, can not acknowledge any
+    /// more. Never ends.
+    ///
+    /// In an owned Redis only: another's may have workers that cannot be asked.
+    async fn put_back(&self, client: &Client) -> std::convert::Infallible {
+        let mut usable = self.usable.clone();
+        let mut seen = 0;
+        while self.connection.as_ref().is_some_and(|connection| connection.owned) {
+            let restarted = usable.wait_for(|usable| usable.all && usable.restarts > seen).await;
+            let Ok(now) = restarted.map(|usable| usable.restarts) else {
+                break;
+            };
+            seen = now;
+            for _ in 0..RESTORE_ATTEMPTS {
+                let restored = match client.restore_unacked().await {
+                    Ok(restored) => restored,
+                    Err(error) => {
+                        tracing::warn!(%error, "look for messages of a dead worker");
+                        tokio::time::sleep(RESTORE_PAUSE).await;
+                        continue;
+                    }
+                };
+                tracing::info!(?restored, "messages of a dead worker");
+                if restored.requeued + restored.acknowledged > 0 {
+                    let message = format!(
+                        "{} messages that a dead worker had taken were put back on their queues, {} were finished already",
+                        restored.requeued, restored.acknowledged
+                    );
+                    self.recorder.emit(EventKind::Noticed {
+                        level: Level::Info,
+                        message,
+                    });
+                }
+                if restored.uncertain.is_none() && restored.requeued + restored.acknowledged == 0 {
+                    break;
+                }
+                tokio::time::sleep(RESTORE_PAUSE).await;
+            }
+        }
+        std::future::pending().await
     }
 
     async fn proxies_then_sites(&self, context: &sites::Context) -> Ending {

@@ -293,6 +293,16 @@ fn kill_during_the_sites(service: &str) {
 }
 
 #[test]
+fn a_killed_redis_is_started_again_and_the_run_ends() {
+    kill_during_the_sites("redis");
+}
+
+#[test]
+fn a_killed_worker_is_started_again_and_the_run_ends() {
+    kill_during_the_sites("celery");
+}
+
+#[test]
 fn a_killed_web_site_is_started_again_and_the_run_ends() {
     kill_during_the_sites("quotes");
 }

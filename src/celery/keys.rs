@@ -53,6 +53,11 @@ impl Keys {
         format!("{}unacked_index", self.prefix)
     }
 
+    /// Set of an exchange's bindings: `<routing key> SEP <pattern> SEP <queue>`.
+    pub(super) fn bindings(&self, exchange: &str) -> String {
+        format!("{}_kombu.binding.{exchange}", self.prefix)
+    }
+
     /// Channel of remote control.
     pub(super) fn control(&self) -> String {
         format!("{}/{}.celery.pidbox", self.prefix, self.database)

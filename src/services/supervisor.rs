@@ -25,6 +25,8 @@ pub struct Usable {
     pub all: bool,
     /// Names of those that are.
     pub names: Vec<ServiceName>,
+    /// Restarts so far, of all services together.
+    pub restarts: u64,
 }
 
 /// A service that has been given up.
@@ -112,6 +114,7 @@ pub struct Supervisor {
     inbox: Inbox,
     usable: watch::Sender<Usable>,
     task_holder_deaths: watch::Sender<u64>,
+    restarts: u64,
 }
 
 impl Supervisor {
@@ -142,6 +145,7 @@ impl Supervisor {
             inbox,
             usable: watch::Sender::new(Usable::default()),
             task_holder_deaths: watch::Sender::new(0),
+            restarts: 0,
         }
     }
 
@@ -219,6 +223,7 @@ impl Supervisor {
         let now = Usable {
             all: usable.len() == self.entries.len(),
             names: usable,
+            restarts: self.restarts,
         };
         self.usable.send_if_modified(|before| {
             let changed = *before != now;
@@ -324,7 +329,12 @@ impl Supervisor {
         };
         let (name, program) = (entry.service.name.clone(), Arc::clone(&entry.program));
         match action {
-            Action::Emit(event) => self.recorder.emit(event),
+            Action::Emit(event) => {
+                if matches!(event, EventKind::ServiceRestarting { .. }) {
+                    self.restarts += 1;
+                }
+                self.recorder.emit(event);
+            }
             Action::Prepare => {
                 let generation = entry.next_generation();
                 let task = tokio::spawn(async move {

@@ -5,6 +5,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -144,13 +145,16 @@ fn print_logs(directory: &Path) {
     }
 }
 
-/// Where `python3` is.
-fn python() -> PathBuf {
-    let path = std::env::var_os("PATH").expect("PATH");
-    let mut candidates = std::env::split_paths(&path).map(|directory| directory.join("python3"));
-    candidates
-        .find(|candidate| candidate.exists())
-        .expect("python3 in PATH")
+/// The interpreter itself: what PATH names may be a script that needs further programs of the same PATH.
+fn python() -> &'static Path {
+    static FOUND: OnceLock<PathBuf> = OnceLock::new();
+    FOUND.get_or_init(|| {
+        let asked = Command::new("python3")
+            .args(["-c", "import sys; print(sys.executable)"])
+            .output();
+        let told = asked.expect("start python3").stdout;
+        PathBuf::from(String::from_utf8(told).expect("a path").trim())
+    })
 }
 
 fn runs(state_dir: &Path) -> Vec<PathBuf> {
