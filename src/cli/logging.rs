@@ -13,9 +13,14 @@ use tracing_subscriber::fmt::MakeWriter;
 
 static LOG: OnceLock<File> = OnceLock::new();
 
+/// Whether the log also goes to standard error.
+pub fn is_spoken(verbose: u8) -> bool {
+    verbose > 1 || std::env::var_os("ORCH_LOG").is_some()
+}
+
 /// Starts logging; lines before [`to_file`] go to standard error only.
 pub fn start(verbose: u8) {
-    let to_stderr = verbose > 1 || std::env::var_os("ORCH_LOG").is_some();
+    let to_stderr = is_spoken(verbose);
     let default = if verbose > 1 { "orch=debug" } else { "orch=info" };
     let filter = EnvFilter::try_from_env("ORCH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let subscriber = tracing_subscriber::fmt()

@@ -45,7 +45,8 @@ impl Session<'_> {
                     OutputFormat::Human => Format::Human,
                     OutputFormat::Json => Format::Json,
                 },
-                terminal,
+                // Logs between the lines of a live view would be overdrawn.
+                terminal: terminal && !(logging::is_spoken(self.view.verbose) && std::io::stderr().is_terminal()),
                 color: color(terminal),
                 quiet: self.view.quiet,
                 verbose: self.view.verbose > 0,

@@ -66,5 +66,6 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
     reason = "the third signal: the runtime may be wedged, and the guard ends what is left"
 )]
 fn leave(signal: i32) -> ! {
+    crate::ui::release();
     std::process::exit(128 + signal)
 }

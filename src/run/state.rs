@@ -102,6 +102,8 @@ pub struct ProxiesView {
     pub refreshes: u32,
     /// A refresh is under way.
     pub refreshing: bool,
+    /// Run time at which the last refresh began, seconds.
+    pub since: Option<f64>,
     pub stage: Option<FollowStage>,
     pub done: u64,
     pub total: Option<u64>,
@@ -361,6 +363,7 @@ impl RunState {
     }
 
     fn apply_to_proxies(&mut self, kind: &EventKind) {
+        let now = self.elapsed;
         let proxies = &mut self.proxies;
         match kind {
             EventKind::ProxiesCounted {
@@ -382,6 +385,7 @@ impl RunState {
                     count: proxies.count.take(),
                     refreshes: proxies.refreshes.saturating_add(1),
                     refreshing: true,
+                    since: Some(now),
                     ..ProxiesView::default()
                 };
             }

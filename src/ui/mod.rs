@@ -1,9 +1,14 @@
 //! Ways to look at a run: each folds the events for itself and renders the state; none can hold the run up.
 
+mod frame;
 mod json;
+mod paint;
 mod plain;
+mod screen;
 mod summary;
+mod terminal;
 mod text;
 mod view;
 
+pub use screen::release;
 pub use view::{Format, ViewHandle, ViewOptions, start};

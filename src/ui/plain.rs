@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use jiff::tz::TimeZone;
+
 use super::text::{clock, count, plural, printable, span};
 use crate::run::{Event, EventKind, FollowStage, Level, RunState, SiteCounts, SiteName, SiteStatus, StopReason};
 
@@ -9,20 +11,35 @@ use crate::run::{Event, EventKind, FollowStage, Level, RunState, SiteCounts, Sit
 const PROGRESS_PAUSE: f64 = 15.0;
 
 /// What has been printed of progress, so that it stays rare.
-#[derive(Default)]
 pub struct PlainView {
+    zone: TimeZone,
     /// Run time of the last progress line: by site, and of the proxies.
     sites: BTreeMap<SiteName, f64>,
     proxies: Option<f64>,
 }
 
+impl Default for PlainView {
+    fn default() -> Self {
+        Self::in_zone(TimeZone::system())
+    }
+}
+
 impl PlainView {
+    /// Nothing printed yet; times are those of this zone.
+    pub fn in_zone(zone: TimeZone) -> Self {
+        Self {
+            zone,
+            sites: BTreeMap::new(),
+            proxies: None,
+        }
+    }
+
     /// The lines for this event, given the state that includes it; none for what only the journal needs.
     pub fn lines(&mut self, event: &Event, state: &RunState) -> Vec<String> {
         let Some(text) = self.text(event, state) else {
             return Vec::new();
         };
-        let time = clock(event.at);
+        let time = clock(event.at, &self.zone);
         let text = printable(&text);
         text.lines()
             .enumerate()
@@ -60,10 +77,12 @@ impl PlainView {
                     StopReason::Terminate => "asked to end (SIGTERM)",
                     StopReason::Interrupt => "Ctrl+C",
                 };
-                let again = if *reason == StopReason::Finished {
-                    ""
-                } else {
-                    "; Ctrl+C again: without grace"
+                // "Again" is true only of a stop that a signal began.
+                let again = match reason {
+                    StopReason::Finished | StopReason::Failure => "",
+                    StopReason::Hangup | StopReason::Terminate | StopReason::Interrupt => {
+                        "; Ctrl+C again: without grace"
+                    }
                 };
                 format!("{why}: stopping, within {}{again}", seconds(*bound_ms))
             }
@@ -239,7 +258,8 @@ impl PlainView {
     }
 }
 
-fn stage_name(stage: FollowStage) -> &'static str {
+/// What a stage follows, in words.
+pub fn stage_name(stage: FollowStage) -> &'static str {
     match stage {
         FollowStage::Dispatch => "the dispatch task's result",
         FollowStage::Chord => "the chord's callback",

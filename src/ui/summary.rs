@@ -1,10 +1,11 @@
 //! The table at the end: what became of each site, what was restarted, how it ended and where the logs are.
 
+use super::paint::{Tone, columns, padded, painted};
 use super::text::{count, plural, printable, span};
 use crate::run::{Command, Outcome, RunState, ServicePhase, SitePhase, SiteView};
 
-/// The summary's lines; `quiet` leaves out what went well.
-pub fn lines(state: &RunState, quiet: bool) -> Vec<String> {
+/// The summary's lines; `quiet` leaves out what went well, `color` paints the words that say how it went.
+pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
     let mut lines = Vec::new();
     let shown: Vec<&SiteView> = state
         .sites
@@ -12,7 +13,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<String> {
         .filter(|site| !quiet || site.phase != SitePhase::Complete)
         .collect();
     if !shown.is_empty() {
-        lines.extend(table(&shown, state.elapsed));
+        lines.extend(table(&shown, state.elapsed, color));
     }
     for service in state
         .services
@@ -48,7 +49,8 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<String> {
         ));
     }
     if let Some(error) = &state.error {
-        lines.extend(printable(&format!("error: {error}")).lines().map(str::to_owned));
+        let error = printable(&format!("error: {error}"));
+        lines.extend(error.lines().map(|line| painted(Tone::Bad, line, color)));
     }
     let elapsed = span(state.elapsed);
     let command = state.header.as_ref().map(|header| header.command);
@@ -78,7 +80,12 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<String> {
     let code = state
         .exit_code
         .map_or_else(String::new, |code| format!(" (exit code {code})"));
-    lines.push(format!("{outcome}{code}"));
+    let tone = if state.outcome == Some(Outcome::Succeeded) {
+        Tone::Good
+    } else {
+        Tone::Bad
+    };
+    lines.push(painted(tone, &format!("{outcome}{code}"), color));
     if let Some(header) = &state.header
         && !quiet
     {
@@ -87,7 +94,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<String> {
     lines
 }
 
-fn table(sites: &[&SiteView], now: f64) -> Vec<String> {
+fn table(sites: &[&SiteView], now: f64, color: bool) -> Vec<String> {
     let header = ["SITE", "STATUS", "CHUNKS", "RESULTS", "ERRORS", "TIME", "REASON"].map(str::to_owned);
     let mut rows = vec![header.to_vec()];
     for site in sites {
@@ -117,23 +124,37 @@ fn table(sites: &[&SiteView], now: f64) -> Vec<String> {
     let width = |column: usize| {
         rows.iter()
             .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count())
+            .map(|cell| columns(cell))
             .max()
     };
     let widths: Vec<usize> = (0..header.len()).map(|column| width(column).unwrap_or(0)).collect();
+    let tones = std::iter::once(Tone::Plain).chain(sites.iter().map(|site| tone(site.phase)));
     rows.iter()
-        .map(|row| {
+        .zip(tones)
+        .map(|(row, tone)| {
             let cells = row
                 .iter()
                 .zip(&widths)
                 .enumerate()
                 .map(|(column, (cell, width))| match column {
+                    1 => painted(tone, cell, color) + &padded("", width.saturating_sub(columns(cell))),
                     2..=5 => format!("{cell:>width$}"),
-                    _ => format!("{cell:<width$}"),
+                    _ => padded(cell, *width),
                 });
             cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
         })
         .collect()
+}
+
+/// How a site's state looks.
+pub fn tone(phase: SitePhase) -> Tone {
+    match phase {
+        SitePhase::Waiting | SitePhase::Queued => Tone::Dim,
+        SitePhase::Dispatching | SitePhase::Running => Tone::Busy,
+        SitePhase::Retrying | SitePhase::Cancelled => Tone::Warning,
+        SitePhase::Complete => Tone::Good,
+        SitePhase::Failed => Tone::Bad,
+    }
 }
 
 /// A site's state in one word.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 /// Text from outside, safe in a terminal: control characters (but line breaks) are replaced.
 pub fn printable(text: &str) -> String {
     text.chars()
@@ -27,6 +29,16 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
+/// As [`span`], in whole seconds: for figures that are looked at while they grow.
+pub fn coarse_span(seconds: f64) -> String {
+    let seconds = seconds.max(0.0);
+    if seconds < 60.0 {
+        format!("{}s", seconds.floor())
+    } else {
+        span(seconds)
+    }
+}
+
 /// `1 error`, `2 errors`.
 pub fn plural(count: u64, noun: &str) -> String {
     if count == 1 {
@@ -41,17 +53,14 @@ pub fn count(number: Option<u64>) -> String {
     number.map_or_else(|| "-".to_owned(), |number| number.to_string())
 }
 
-/// A moment of the wall clock, `HH:MM:SS` in the user's time zone.
-pub fn clock(unix_seconds: f64) -> String {
+/// A moment of the wall clock, `HH:MM:SS` in this time zone.
+pub fn clock(unix_seconds: f64, zone: &TimeZone) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "seconds since 1970 fit an i64; a journal's nonsense saturates"
     )]
     let moment = jiff::Timestamp::from_second(unix_seconds as i64).unwrap_or_default();
-    moment
-        .to_zoned_datetime(jiff::tz::TimeZone::system())
-        .strftime("%H:%M:%S")
-        .to_string()
+    moment.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string()
 }
 
 #[cfg(test)]

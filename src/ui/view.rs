@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use super::plain::PlainView;
-use super::{json, summary};
+use super::{json, screen, summary, terminal};
 use crate::run::{Event, EventKind, RunState};
 
 /// What is printed on standard output.
@@ -22,12 +22,20 @@ pub enum Format {
 #[derive(Clone, Copy, Debug)]
 pub struct ViewOptions {
     pub format: Format,
-    /// Standard output is a terminal.
+    /// Standard output is a terminal that nothing else writes to.
     pub terminal: bool,
     pub color: bool,
     /// Failures and the outcome only.
     pub quiet: bool,
     pub verbose: bool,
+}
+
+impl ViewOptions {
+    /// Whether a terminal is drawn that stays current, instead of lines.
+    fn is_live(&self) -> bool {
+        let can_draw = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
+        self.terminal && can_draw && self.format == Format::Human && !self.quiet
+    }
 }
 
 /// A running view.
@@ -42,6 +50,13 @@ impl ViewHandle {
     }
 }
 
+impl Drop for ViewHandle {
+    /// Whoever drops a view that has not ended (an error, a panic) wants the terminal back.
+    fn drop(&mut self) {
+        screen::release();
+    }
+}
+
 /// Starts the view; it ends with the run's last event, or when nobody reads it any more.
 pub fn start(options: ViewOptions, events: Receiver<Arc<Event>>) -> ViewHandle {
     let (sender, done) = channel();
@@ -49,7 +64,8 @@ pub fn start(options: ViewOptions, events: Receiver<Arc<Event>>) -> ViewHandle {
         // A closed pipe (`orch run | head -1`) ends the view, not the run.
         match options.format {
             Format::Json => show_json(&events).ok(),
-            Format::Human => show_plain(&events, options.quiet).ok(),
+            Format::Human if options.is_live() => terminal::show(&events, options.color).ok(),
+            Format::Human => show_plain(&events, &options).ok(),
         };
         sender.send(()).ok();
     };
@@ -71,18 +87,18 @@ fn show_json(events: &Receiver<Arc<Event>>) -> io::Result<()> {
     Ok(())
 }
 
-fn show_plain(events: &Receiver<Arc<Event>>, quiet: bool) -> io::Result<()> {
+fn show_plain(events: &Receiver<Arc<Event>>, options: &ViewOptions) -> io::Result<()> {
     let (mut state, mut view) = (RunState::default(), PlainView::default());
     for event in events {
         state.apply(&event);
         let mut output = io::stdout().lock();
-        if !quiet {
+        if !options.quiet {
             for line in view.lines(&event, &state) {
                 writeln!(output, "{line}")?;
             }
         }
         if matches!(event.kind, EventKind::RunFinished { .. }) {
-            for line in summary::lines(&state, quiet) {
+            for line in summary::lines(&state, options.quiet, options.color) {
                 writeln!(output, "{line}")?;
             }
             return output.flush();

@@ -1,0 +1,139 @@
+//! The live view: notable events as lines, and below them a frame that shows how things stand.
+//!
+//! Redrawn after events, at most every 100 ms, and each second while something runs. Not here: what the frame says
+//! ([`super::frame`]) and how it gets onto the terminal ([`super::screen`]).
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::paint::{Tone, painted};
+use super::plain::PlainView;
+use super::screen::Screen;
+use super::{frame, summary};
+use crate::run::{Event, EventKind, Level, RunState, SiteStatus};
+
+/// Between two redraws.
+const REDRAW_PAUSE: Duration = Duration::from_millis(100);
+/// Between two redraws when nothing happens but the time.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Shows the run until its last event.
+///
+/// # Errors
+/// The terminal is gone.
+pub fn show(events: &Receiver<Arc<Event>>, color: bool) -> io::Result<()> {
+    let mut live = Live {
+        state: RunState::default(),
+        plain: PlainView::default(),
+        color,
+        folded: Instant::now(),
+        lines: Vec::new(),
+        screen: Screen::take(),
+    };
+    let mut drawn = Instant::now();
+    loop {
+        let event = if frame::is_busy(&live.state) {
+            events.recv_timeout(TICK)
+        } else {
+            // Nothing moves: nothing is drawn.
+            events.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match event {
+            Ok(event) => live.fold(&event),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => return Ok(()),
+        }
+        // What comes close together is drawn together.
+        while live.state.outcome.is_none()
+            && let pause = REDRAW_PAUSE.saturating_sub(drawn.elapsed())
+            && let Ok(event) = if pause.is_zero() {
+                events.try_recv().map_err(drop)
+            } else {
+                events.recv_timeout(pause).map_err(drop)
+            }
+        {
+            live.fold(&event);
+        }
+        if live.state.outcome.is_some() {
+            return live.finish();
+        }
+        live.draw()?;
+        drawn = Instant::now();
+    }
+}
+
+struct Live {
+    state: RunState,
+    plain: PlainView,
+    color: bool,
+    /// When the last event was folded in.
+    folded: Instant,
+    /// Not yet written.
+    lines: Vec<String>,
+    screen: Screen,
+}
+
+impl Live {
+    fn fold(&mut self, event: &Event) {
+        self.state.apply(event);
+        self.folded = Instant::now();
+        let is_in_frame = matches!(
+            event.kind,
+            EventKind::SiteProgressed { .. } | EventKind::ProxyRefreshProgressed { .. }
+        );
+        if !is_in_frame {
+            let tone = tone(&event.kind);
+            let lines = self.plain.lines(event, &self.state).into_iter();
+            self.lines.extend(lines.map(|line| painted(tone, &line, self.color)));
+        }
+    }
+
+    fn draw(&mut self) -> io::Result<()> {
+        let (width, height) = Screen::size();
+        let now = self.state.elapsed + self.folded.elapsed().as_secs_f64();
+        // The last column stays free, lest the terminal wraps; a quarter of the rows is for the lines above.
+        let (columns, rows) = (width.saturating_sub(1), height - (height / 4).clamp(1, height));
+        let frame = frame::render(&self.state, now, columns, rows, self.color);
+        let lines = std::mem::take(&mut self.lines);
+        self.screen.draw(&lines, frame, (width, height))
+    }
+
+    fn finish(mut self) -> io::Result<()> {
+        self.lines.extend(summary::lines(&self.state, false, self.color));
+        let lines = std::mem::take(&mut self.lines);
+        self.screen.draw(&lines, Vec::new(), (0, 0))
+    }
+}
+
+/// How an event's line looks.
+fn tone(kind: &EventKind) -> Tone {
+    match kind {
+        EventKind::ServiceFailed { .. }
+        | EventKind::ProxyRefreshFailed { .. }
+        | EventKind::Noticed {
+            level: Level::Error, ..
+        }
+        | EventKind::SiteFinished {
+            status: SiteStatus::Failed,
+            ..
+        } => Tone::Bad,
+        EventKind::ServiceUnhealthy { .. }
+        | EventKind::ServiceExited { .. }
+        | EventKind::ServiceRestarting { .. }
+        | EventKind::SiteRetrying { .. }
+        | EventKind::StopStarted { .. }
+        | EventKind::StopHurried
+        | EventKind::Noticed {
+            level: Level::Warning, ..
+        } => Tone::Warning,
+        EventKind::ServiceReady { .. }
+        | EventKind::ServiceReused { .. }
+        | EventKind::SiteFinished {
+            status: SiteStatus::Complete,
+            ..
+        } => Tone::Good,
+        _ => Tone::Plain,
+    }
+}
