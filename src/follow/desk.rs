@@ -14,8 +14,14 @@ use tokio::time::sleep;
 
 use super::context::Context;
 use super::facts::Tally;
+use super::ghosts::Ghosts;
 use super::ledger::{EventEnd, Ledger, Owner};
-use crate::celery::{self, Census, Event, EventKind, EventStream, Notice, Target, TaskEvent, TaskId, WorkerEvent};
+use crate::celery::{
+    self, Census, Event, EventKind, EventStream, NodeName, Notice, RunningTask, Stats, Target, TaskEvent, TaskId,
+    WorkerEvent,
+};
+
+use crate::run::{self, Level};
 
 /// How long workers have to tell about themselves.
 const WORKER_DEADLINE: Duration = Duration::from_secs(1);
@@ -25,6 +31,10 @@ const COUNT_EVERY: Duration = Duration::from_secs(30);
 const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
 /// Between the two looks that make sure that nothing is left of a job.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
+
+/// So long after a disruption it is watched what the processes of the pools go on with.
+const HUNT_PATIENCE: Duration = Duration::from_secs(120);
+const HUNT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
 /// Whether anything of a job is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +54,11 @@ pub struct Desk {
     queues: Vec<String>,
     slots: AtomicU64,
     slots_due: Notify,
+    /// Connections broke, or a worker died.
+    disrupted: Notify,
+    ghosts: Mutex<Ghosts>,
+    /// Processes of each worker's pool.
+    pools: Mutex<HashMap<NodeName, HashSet<u32>>>,
     /// The last census and when it began.
     census: tokio::sync::Mutex<Option<(Instant, Arc<Census>)>>,
     stream: tokio::sync::Mutex<Option<EventStream>>,
@@ -105,6 +120,9 @@ impl Desk {
             queues,
             slots: AtomicU64::new(0),
             slots_due: Notify::new(),
+            disrupted: Notify::new(),
+            ghosts: Mutex::default(),
+            pools: Mutex::default(),
             census: tokio::sync::Mutex::default(),
             stream: tokio::sync::Mutex::new(stream),
         };
@@ -117,6 +135,7 @@ impl Desk {
         tokio::select! {
             never = self.read_events() => never,
             never = self.keep_counting() => never,
+            never = self.hunt_ghosts() => never,
         }
     }
 
@@ -170,6 +189,7 @@ impl Desk {
     fn missed_events(&self) {
         self.ledger().forget_unfinished();
         self.slots_due.notify_one();
+        self.disrupted.notify_one();
         for changed in self.pages().values() {
             changed.notify_one();
         }
@@ -218,7 +238,7 @@ impl Desk {
             tokio::select! {
                 () = self.slots_due.notified() => {}
                 () = sleep(COUNT_EVERY) => {}
-                Ok(()) = deaths.changed() => {}
+                Ok(()) = deaths.changed() => self.disrupted.notify_one(),
             }
             self.count_slots().await;
         }
@@ -229,11 +249,58 @@ impl Desk {
             // A moment without workers (one is being restarted) is no news about how many there will be.
             Ok(replies) if replies.nodes.is_empty() => {}
             Ok(replies) => {
+                let processes = |stats: &Stats| stats.pool_processes.iter().copied().collect();
+                let pools = replies.good().map(|(node, stats)| (node.clone(), processes(stats)));
+                self.pools.lock().unwrap_or_else(PoisonError::into_inner).extend(pools);
                 let slots = replies.good().map(|(_, stats)| stats.pool_slots).sum();
                 self.slots.store(slots, Ordering::Relaxed);
             }
             Err(error) => tracing::debug!(%error, "pool slots cannot be counted"),
         }
+    }
+
+    /// After connections broke or a worker died: watches for a while what the processes of the pools go on with.
+    async fn hunt_ghosts(&self) -> Infallible {
+        loop {
+            self.disrupted.notified().await;
+            let give_up = Instant::now() + HUNT_PATIENCE;
+            while Instant::now() < give_up {
+                if let Ok(replies) = self
+                    .context
+                    .celery
+                    .control()
+                    .active(&Target::All, WORKER_DEADLINE)
+                    .await
+                {
+                    for (node, running) in replies.good() {
+                        self.spot_ghosts(node, running);
+                    }
+                }
+                sleep(HUNT_AGAIN_AFTER).await;
+            }
+        }
+    }
+
+    fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask]) {
+        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(pool) = pools.get(node) else { return };
+        let mut ghosts = self.ghosts.lock().unwrap_or_else(PoisonError::into_inner);
+        for task in ghosts.see(node, running, pool, Instant::now()) {
+            let message = format!(
+                "worker {node} lists task {task} as running, but its process has begun another since; its result is lost"
+            );
+            self.context.recorder.emit(run::EventKind::Noticed {
+                level: Level::Warning,
+                message,
+            });
+        }
+    }
+
+    fn is_ghost(&self, task: &TaskId) -> bool {
+        self.ghosts
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .contains(task)
     }
 
     /// A census that began after the call: several jobs that want one at the same time share it.
@@ -314,7 +381,7 @@ impl Page<'_> {
         }
         let mut unknown = None;
         let ledger = self.desk.ledger();
-        for task in &census.held {
+        for task in census.held.iter().filter(|task| !self.desk.is_ghost(task)) {
             match ledger.owner(task) {
                 Owner::Job(root) if root == self.root => return Left::Something,
                 _ if known.contains(task) => return Left::Something,

@@ -3,27 +3,25 @@
 //! A plain future: dropping it ends everything. Not here: what the job is for and what happens after its end.
 
 use std::collections::HashSet;
-use std::future::pending;
-use std::path::PathBuf;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::time::{sleep_until, timeout};
 
-use super::answer::Job;
 use super::context::Context;
 use super::desk::{Desk, Left, Page};
+use super::errand::{Ending, Errand, Told};
 use super::facts::{Fact, Failure, Input, Keys, TaskEnd};
 use super::ledger::EventEnd;
-use super::machine::{Following, Rules, Stage};
+use super::machine::{Following, Stage};
+use super::pending::{UnderWay, done, file_changed, finished};
 use super::pool_stamp::FileStamp;
 use super::progress::{self, Reading};
 use super::progress_keys;
 use crate::celery::{self, ChordProgress, GroupId, ResultWatch, Results, TaskId, TaskResult, TaskState};
 use crate::file_watch::FileWatch;
-use crate::run::{JobId, ProgressSource, SiteCounts};
+use crate::run::{ProgressSource, SiteCounts};
 
 /// Progress is read at most this often.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
@@ -39,43 +37,6 @@ const RESULT_GRACE: Duration = Duration::from_secs(1);
 const FILE_POLL: Duration = Duration::from_millis(500);
 /// For the last look at the counts.
 const LAST_READING: Duration = Duration::from_secs(2);
-
-/// The prefix of the app's progress keys for a job id; `None` when it cannot be told.
-pub type KeysPrefix = Box<dyn Fn(&JobId) -> Option<String> + Send>;
-
-/// What is to be followed.
-pub struct Errand {
-    /// The first task of the job: itself, or the first link of the chain.
-    pub root: TaskId,
-    /// The task whose result tells the job.
-    pub dispatch: TaskId,
-    pub rules: Rules,
-    pub keys_prefix: KeysPrefix,
-    /// The pool file, and what it was before the job was published.
-    pub pool_file: Option<(PathBuf, Option<FileStamp>)>,
-    /// Values that orch itself wrote under the app's names.
-    pub ours: Arc<Mutex<Vec<Option<String>>>>,
-}
-
-/// What the follower tells while it follows.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Told {
-    Fact(Fact),
-    Progressed { counts: SiteCounts, source: ProgressSource },
-}
-
-/// How a job ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Ending {
-    /// `None`: complete.
-    pub failure: Option<Failure>,
-    pub job: Job,
-    pub counts: SiteCounts,
-    /// Tasks of the job that may still be queued or running, as far as their ids are known.
-    pub unfinished: Vec<TaskId>,
-}
-
-type Pending<'a, T> = Option<Pin<Box<dyn Future<Output = T> + Send + 'a>>>;
 
 /// Follows one job from before it is published.
 pub struct Follower<'a> {
@@ -146,9 +107,9 @@ impl<'a> Follower<'a> {
     /// Follows to the end, at the latest the rules' deadline and two seconds.
     pub async fn follow(mut self, tell: &mut (dyn FnMut(Told) + Send)) -> Ending {
         let mut deaths = self.context.worker_deaths.clone();
-        let mut reading: Pending<'a, celery::Result<Reading>> = None;
-        let mut search: Pending<'a, Result<Option<LastLook>, String>> = None;
-        let mut settling: Pending<'a, celery::Result<LastLook>> = None;
+        let mut reading: Option<UnderWay<'a, celery::Result<Reading>>> = None;
+        let mut search: Option<UnderWay<'a, Result<Option<LastLook>, String>>> = None;
+        let mut settling: Option<UnderWay<'a, celery::Result<LastLook>>> = None;
         while !matches!(self.following.stage(), Stage::Ended(_)) {
             let now = Instant::now();
             if reading.is_none() && self.progress_due().is_some_and(|due| now >= due) {
@@ -428,13 +389,13 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn read_progress(&self) -> Pin<Box<dyn Future<Output = celery::Result<Reading>> + Send + 'a>> {
+    fn read_progress(&self) -> UnderWay<'a, celery::Result<Reading>> {
         let (client, group, prefix) = (&self.context.celery, self.group.clone(), self.prefix());
         Box::pin(async move { progress::read(client, group.as_ref(), prefix.as_deref()).await })
     }
 
     /// Reads everything that could tell the end, past all subscriptions.
-    fn last_look(&self) -> Pin<Box<dyn Future<Output = celery::Result<LastLook>> + Send + 'a>> {
+    fn last_look(&self) -> UnderWay<'a, celery::Result<LastLook>> {
         let reading = self.read_progress();
         let results = self.context.celery.results();
         let dispatch = self.dispatch.is_some().then(|| self.errand.dispatch.clone());
@@ -451,7 +412,7 @@ impl<'a> Follower<'a> {
     }
 
     /// `Some` when nothing of the job is left, with what was read after that was found.
-    fn search(&self) -> Pin<Box<dyn Future<Output = Result<Option<LastLook>, String>> + Send + 'a>> {
+    fn search(&self) -> UnderWay<'a, Result<Option<LastLook>, String>> {
         let page = Arc::clone(&self.page);
         let known = self.known_tasks();
         let last_look = self.last_look();
@@ -527,31 +488,4 @@ fn told_by_event(end: EventEnd) -> TaskEnd {
 async fn final_result(results: &Results, task: Option<TaskId>) -> celery::Result<Option<TaskResult>> {
     let Some(task) = task else { return Ok(None) };
     Ok(results.get(&task).await?.filter(|result| result.state.is_final()))
-}
-
-/// The final state of a watched task; never, when none is watched. Safe to cancel.
-async fn finished(watch: &mut Option<ResultWatch>) -> celery::Result<TaskResult> {
-    match watch {
-        Some(watch) => watch.finished().await,
-        None => pending().await,
-    }
-}
-
-/// The outcome of what is under way; never, when nothing is. Safe to cancel: it goes on at the next call.
-async fn done<T>(under_way: &mut Pending<'_, T>) -> T {
-    let Some(future) = under_way else {
-        return pending().await;
-    };
-    let outcome = future.as_mut().await;
-    *under_way = None;
-    outcome
-}
-
-/// Safe to cancel. A watch that fails is given up for polling.
-async fn file_changed(watch: &mut Option<FileWatch>) {
-    let Some(open) = watch else { return pending().await };
-    if let Err(error) = open.changed().await {
-        tracing::debug!(%error, "the pool file cannot be watched");
-        *watch = None;
-    }
 }

@@ -1,0 +1,46 @@
+//! What a follower is told to follow, what it tells meanwhile, and what it hands back.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use super::answer::Job;
+use super::facts::{Fact, Failure};
+use super::machine::Rules;
+use super::pool_stamp::FileStamp;
+use crate::celery::TaskId;
+use crate::run::{JobId, ProgressSource, SiteCounts};
+
+/// The prefix of the app's progress keys for a job id; `None` when it cannot be told.
+pub type KeysPrefix = Box<dyn Fn(&JobId) -> Option<String> + Send>;
+
+/// What is to be followed.
+pub struct Errand {
+    /// The first task of the job: itself, or the first link of the chain.
+    pub root: TaskId,
+    /// The task whose result tells the job.
+    pub dispatch: TaskId,
+    pub rules: Rules,
+    pub keys_prefix: KeysPrefix,
+    /// The pool file, and what it was before the job was published.
+    pub pool_file: Option<(PathBuf, Option<FileStamp>)>,
+    /// Values that orch itself wrote under the app's names.
+    pub ours: Arc<Mutex<Vec<Option<String>>>>,
+}
+
+/// What the follower tells while it follows.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Told {
+    Fact(Fact),
+    Progressed { counts: SiteCounts, source: ProgressSource },
+}
+
+/// How a job ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Ending {
+    /// `None`: complete.
+    pub failure: Option<Failure>,
+    pub job: Job,
+    pub counts: SiteCounts,
+    /// Tasks of the job that may still be queued or running, as far as their ids are known.
+    pub unfinished: Vec<TaskId>,
+}
