@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
+use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -122,6 +123,30 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
     }))
 }
 
+/// Remembers the chosen ports, so that the next run of the state directory can choose the same.
+///
+/// # Errors
+/// The directory cannot be written.
+pub fn remember_ports(state_dir: &Path, ports: &BTreeMap<String, u16>) -> io::Result<()> {
+    if ports.is_empty() {
+        return Ok(());
+    }
+    let temporary = state_dir.join(format!("ports.json.{}", std::process::id()));
+    fs::write(&temporary, serde_json::to_vec(ports)?)?;
+    fs::rename(&temporary, state_dir.join("ports.json"))
+}
+
+/// The ports of the last run that are free now: what a run keeps about them (a pool of proxies) stays true.
+pub fn remembered_ports(state_dir: &Path) -> BTreeMap<String, u16> {
+    let text = fs::read(state_dir.join("ports.json")).unwrap_or_default();
+    let ports: BTreeMap<String, u16> = serde_json::from_slice(&text).unwrap_or_default();
+    let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+    ports
+        .into_iter()
+        .filter(|(_, port)| *port != 0 && is_free(*port))
+        .collect()
+}
+
 /// Waits until the instance of the living orch `pid` has published how to use it.
 ///
 /// # Errors
@@ -153,6 +178,18 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn ports_are_remembered_while_they_are_free() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(remembered_ports(directory.path()).is_empty());
+        let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let port = taken.local_addr().unwrap().port();
+        remember_ports(directory.path(), &BTreeMap::from([("web".to_owned(), port)])).unwrap();
+        assert!(remembered_ports(directory.path()).is_empty());
+        drop(taken);
+        assert_eq!(remembered_ports(directory.path()).get("web"), Some(&port));
+    }
 
     #[test]
     fn what_is_written_is_read_back_and_private() {

@@ -173,6 +173,12 @@ impl Orchestrator {
         let recorder =
             Recorder::create(&directory.journal()).map_err(|error| failed("make the run's journal", &error))?;
 
+        if joined.is_none()
+            && let Err(error) = instance::remember_ports(&state_dir, &config.ports)
+        {
+            tracing::warn!(%error, "remember the ports");
+        }
+
         let (inbox, guard_inbox) = Inbox::new();
         let stop = Arc::new(StopState::default());
         let on_event = report_to(guard_inbox, Arc::clone(&stop), recorder.clone());

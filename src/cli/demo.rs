@@ -8,8 +8,8 @@ use clap::Args;
 
 use super::init::write_example;
 use super::session::Session;
-use super::{Refusal, ViewArgs, caller_environment, color, logging, say};
-use crate::config::{Config, LoadOptions, find_redis_server};
+use super::{ConfigArgs, Refusal, ViewArgs, caller_environment, logging, say};
+use crate::config::{Config, find_redis_server};
 use crate::run::{Command, Outcome};
 
 /// The PyPI package that brings a server where the system has none.
@@ -44,7 +44,7 @@ pub fn main(args: &DemoArgs) -> anyhow::Result<u8> {
     if code != 0 || args.prepare_only {
         return Ok(code);
     }
-    let config = load(&directory, &directory.join("orch.toml"))?;
+    let config = load(directory.join("orch.toml"))?;
     let sites = config.sites.iter().map(|site| site.name.clone()).collect();
     let code = Session {
         command: Command::Run,
@@ -60,14 +60,12 @@ pub fn main(args: &DemoArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-fn load(directory: &Path, file: &Path) -> anyhow::Result<Config> {
-    super::load(LoadOptions {
-        file: Some(file.to_owned()),
-        environment: caller_environment(),
-        directory: directory.to_owned(),
-        color: color(std::io::IsTerminal::is_terminal(&std::io::stderr())),
-        ..LoadOptions::default()
-    })
+fn load(file: PathBuf) -> anyhow::Result<Config> {
+    ConfigArgs {
+        config: Some(file),
+        set: Vec::new(),
+    }
+    .load(&[])
 }
 
 /// Makes `.venv` as two oneshot services of an instance of its own, unless it is there with the same requirements.
@@ -83,10 +81,8 @@ fn make_environment(directory: &Path, view: &ViewArgs) -> anyhow::Result<u8> {
     };
     let mut wanted = fs::read_to_string(directory.join("requirements.txt"))
         .map_err(|error| failed("read requirements.txt", &error))?;
-    let config = load(
-        directory,
-        &prepare_file(directory, &[]).map_err(|error| failed("write prepare.toml", &error))?,
-    )?;
+    let file = prepare_file(directory, &[]).map_err(|error| failed("write prepare.toml", &error))?;
+    let config = load(file)?;
     let has_server = find_redis_server(&config, &environment).is_ok_and(|path| !path.starts_with(directory));
     if !has_server {
         wanted.push_str(SERVER_PACKAGE);
@@ -100,7 +96,7 @@ fn make_environment(directory: &Path, view: &ViewArgs) -> anyhow::Result<u8> {
     fs::write(&requirements, &wanted).map_err(|error| failed("write the requirements", &error))?;
     let file = prepare_file(directory, &[("requirements", &requirements)])
         .map_err(|error| failed("write prepare.toml", &error))?;
-    let config = load(directory, &file)?;
+    let config = load(file)?;
     say("making the example's virtual environment (once; a minute with a slow network)");
     let state = config.orch.state_dir.clone();
     let quiet = ViewArgs {

@@ -142,14 +142,14 @@ impl ConfigArgs {
         if config.ports.is_empty() {
             return Ok(config);
         }
-        // An instance that is up has chosen its ports; a run beside it must mean the same.
-        match crate::instance::read(&config.orch.state_dir) {
-            Ok(Some(instance)) if crate::guard::is_alive(instance.pid) => load(LoadOptions {
-                known_ports: instance.ports,
-                ..options
-            }),
-            _ => Ok(config),
-        }
+        // An instance that is up has chosen its ports; a run beside it must mean the same. Else those of the last run
+        // are the first choice.
+        let state_dir = &config.orch.state_dir;
+        let known_ports = match crate::instance::read(state_dir) {
+            Ok(Some(instance)) if crate::guard::is_alive(instance.pid) => instance.ports,
+            _ => crate::instance::remembered_ports(state_dir),
+        };
+        load(LoadOptions { known_ports, ..options })
     }
 }
 
