@@ -3,7 +3,7 @@
 //!
 //! Nothing here runs by itself: [`Desk::serve`] is polled beside the jobs and dropped with them.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -25,8 +25,8 @@ use crate::run::{self, Level};
 
 /// How long workers have to tell about themselves.
 const WORKER_DEADLINE: Duration = Duration::from_secs(1);
-/// Slots are counted again this often, and whenever a worker comes or goes.
-const COUNT_EVERY: Duration = Duration::from_secs(30);
+/// Workers are asked again this often, and whenever one comes or goes.
+const MEET_EVERY: Duration = Duration::from_secs(30);
 /// After events could not be subscribed to.
 const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
 /// Between the two looks that make sure that nothing is left of a job.
@@ -51,9 +51,10 @@ pub struct Desk {
     context: Context,
     ledger: Mutex<Ledger>,
     pages: Mutex<HashMap<TaskId, Arc<Notify>>>,
-    queues: Vec<String>,
+    /// Where tasks may wait: those that are configured, published to, or consumed by any worker.
+    queues: Mutex<BTreeSet<String>>,
     slots: AtomicU64,
-    slots_due: Notify,
+    workers_changed: Notify,
     /// Connections broke, or a worker died.
     disrupted: Notify,
     ghosts: Mutex<Ghosts>,
@@ -78,16 +79,11 @@ impl Desk {
         };
         let control = context.celery.control();
         let all = &Target::All;
-        let (events, queues, active, reserved, scheduled) = tokio::join!(
-            control.enable_events(all, WORKER_DEADLINE),
-            control.active_queues(all, WORKER_DEADLINE),
+        let (active, reserved, scheduled) = tokio::join!(
             control.active(all, WORKER_DEADLINE),
             control.reserved(all, WORKER_DEADLINE),
             control.scheduled(all, WORKER_DEADLINE),
         );
-        if let Err(error) = events {
-            tracing::warn!(%error, "task events may be switched off");
-        }
         let mut ledger = Ledger::default();
         for replies in [active, reserved].into_iter().flatten() {
             ledger.know_foreign(
@@ -103,30 +99,20 @@ impl Desk {
                     .flat_map(|(_, tasks)| tasks.iter().map(|task| task.request.id.clone())),
             );
         }
-        let consumed = queues.into_iter().flat_map(|replies| {
-            let queues = replies
-                .good()
-                .flat_map(|(_, queues)| queues.iter().map(|queue| queue.name.clone()));
-            queues.collect::<Vec<_>>()
-        });
-        let mut queues = context.queues.clone();
-        queues.extend(consumed);
-        queues.sort();
-        queues.dedup();
         let desk = Self {
             context: context.clone(),
             ledger: Mutex::new(ledger),
             pages: Mutex::default(),
-            queues,
+            queues: Mutex::new(context.queues.iter().cloned().collect()),
             slots: AtomicU64::new(0),
-            slots_due: Notify::new(),
+            workers_changed: Notify::new(),
             disrupted: Notify::new(),
             ghosts: Mutex::default(),
             pools: Mutex::default(),
             census: tokio::sync::Mutex::default(),
             stream: tokio::sync::Mutex::new(stream),
         };
-        desk.count_slots().await;
+        desk.meet_workers().await;
         desk
     }
 
@@ -134,7 +120,7 @@ impl Desk {
     pub async fn serve(&self) -> Infallible {
         tokio::select! {
             never = self.read_events() => never,
-            never = self.keep_counting() => never,
+            never = self.keep_meeting() => never,
             never = self.hunt_ghosts() => never,
         }
     }
@@ -154,6 +140,15 @@ impl Desk {
     /// Pool slots of all workers that answered last; 0 when none ever did.
     pub fn slots(&self) -> u64 {
         self.slots.load(Ordering::Relaxed)
+    }
+
+    /// Tasks are published to these queues too.
+    pub fn watch_queues(&self, queues: impl IntoIterator<Item = String>) {
+        self.queues().extend(queues);
+    }
+
+    fn queues(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
@@ -188,7 +183,7 @@ impl Desk {
 
     fn missed_events(&self) {
         self.ledger().forget_unfinished();
-        self.slots_due.notify_one();
+        self.workers_changed.notify_one();
         self.disrupted.notify_one();
         for changed in self.pages().values() {
             changed.notify_one();
@@ -198,7 +193,9 @@ impl Desk {
     fn note(&self, event: Event) {
         let (id, event) = match event.kind {
             EventKind::Task { id, event } => (id, event),
-            EventKind::Worker(WorkerEvent::Online(_) | WorkerEvent::Offline(_)) => return self.slots_due.notify_one(),
+            EventKind::Worker(WorkerEvent::Online(_) | WorkerEvent::Offline(_)) => {
+                return self.workers_changed.notify_one();
+            }
             EventKind::Worker(WorkerEvent::Heartbeat(_)) | EventKind::Other { .. } => return,
         };
         let text = |text: Option<String>| text.unwrap_or_default();
@@ -232,20 +229,37 @@ impl Desk {
         }
     }
 
-    async fn keep_counting(&self) -> Infallible {
+    async fn keep_meeting(&self) -> Infallible {
         let mut deaths = self.context.worker_deaths.clone();
         loop {
             tokio::select! {
-                () = self.slots_due.notified() => {}
-                () = sleep(COUNT_EVERY) => {}
+                () = self.workers_changed.notified() => {}
+                () = sleep(MEET_EVERY) => {}
                 Ok(()) = deaths.changed() => self.disrupted.notify_one(),
             }
-            self.count_slots().await;
+            self.meet_workers().await;
         }
     }
 
-    async fn count_slots(&self) {
-        match self.context.celery.control().stats(&Target::All, WORKER_DEADLINE).await {
+    /// Asks the workers for their pools and queues, and for their events: one that was reused may send none.
+    async fn meet_workers(&self) {
+        let control = self.context.celery.control();
+        let all = &Target::All;
+        let (stats, queues, events) = tokio::join!(
+            control.stats(all, WORKER_DEADLINE),
+            control.active_queues(all, WORKER_DEADLINE),
+            control.enable_events(all, WORKER_DEADLINE),
+        );
+        if let Err(error) = events {
+            tracing::debug!(%error, "task events may be switched off");
+        }
+        for replies in queues.iter() {
+            let consumed = replies
+                .good()
+                .flat_map(|(_, queues)| queues.iter().map(|queue| queue.name.clone()));
+            self.queues().extend(consumed);
+        }
+        match stats {
             // A moment without workers (one is being restarted) is no news about how many there will be.
             Ok(replies) if replies.nodes.is_empty() => {}
             Ok(replies) => {
@@ -314,7 +328,8 @@ impl Desk {
         }
         let begun = Instant::now();
         let roots: HashSet<TaskId> = self.pages().keys().cloned().collect();
-        let queues: Vec<&str> = self.queues.iter().map(String::as_str).collect();
+        let queues = self.queues().clone();
+        let queues: Vec<&str> = queues.iter().map(String::as_str).collect();
         let census = Arc::new(self.context.celery.census(&roots, &queues).await?);
         *last = Some((begun, Arc::clone(&census)));
         Ok(census)

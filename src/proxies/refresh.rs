@@ -175,6 +175,7 @@ async fn follow(
         pool_file: Some(pool_file),
         ours: Default::default(),
     };
+    desk.watch_queues(links.iter().filter_map(|link| link.task.queue.clone()));
     let follower = Follower::new(context, desk, errand);
     if let Err(source) = publish(context, &links, deadline).await {
         follower.abandon();

@@ -116,6 +116,7 @@ impl<'a> Attempt<'a> {
             pool_file: None,
             ours: Arc::clone(&self.ours),
         };
+        self.desk.watch_queues(task.queue.clone());
         let follower = Follower::new(self.context, self.desk, errand);
         self.note_in_flight(&Job {
             job_id: None,

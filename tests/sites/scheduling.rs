@@ -157,3 +157,31 @@ fn dropped_sites_are_reported_revoked_and_marked() {
         Some("CANCELLED")
     );
 }
+
+#[test]
+fn a_task_on_a_queue_that_nobody_consumes_is_waited_for_and_not_lost() {
+    let scene = Scene::new();
+    let mut elsewhere = site("elsewhere", "jobs.whole", json!({}));
+    elsewhere.dispatch.queue = Some("elsewhere".to_owned());
+    let reports = run(async {
+        let consume = async {
+            // Longer than a job may be quiet before it is searched for.
+            tokio::time::sleep(Duration::from_secs(13)).await;
+            let control = scene.context.celery.control();
+            control
+                .add_consumer("elsewhere", &Target::All, Duration::from_secs(5))
+                .await
+                .expect("Redis answers");
+        };
+        tokio::join!(run_all(&scene.context, vec![elsewhere], 1), consume).0
+    });
+    assert_eq!(reports[0].status, SiteStatus::Complete, "{reports:#?}");
+    // Waiting costs nothing: no loop that spins.
+    let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel counts");
+    let on_processor: u64 = statistics
+        .split(' ')
+        .next()
+        .and_then(|field| field.parse().ok())
+        .expect("nanoseconds");
+    assert!(on_processor < 500_000_000, "{on_processor} ns");
+}
