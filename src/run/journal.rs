@@ -7,7 +7,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use super::event::{Event, EventKind};
+use serde::Deserialize;
+
+use super::event::Event;
 
 /// Version of the journal's format, in its first event.
 pub const JOURNAL_FORMAT: u32 = 1;
@@ -63,6 +65,13 @@ pub enum JournalError {
     TooNew { path: String, format: u32 },
 }
 
+/// What every version's first event has.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Start {
+    RunStarted { format: u32 },
+}
+
 /// Reads a journal, tolerating a torn last line and kinds of a newer minor version.
 ///
 /// # Errors
@@ -77,21 +86,111 @@ pub fn read_journal(path: &Path) -> Result<Journal, JournalError> {
         if line.is_empty() {
             continue;
         }
+        // Before the event itself: a newer format may have changed it.
+        if let Ok(Start::RunStarted { format }) = serde_json::from_slice(line)
+            && format > JOURNAL_FORMAT
+        {
+            return Err(JournalError::TooNew { path: shown(), format });
+        }
         match serde_json::from_slice::<Event>(line) {
-            Ok(event) => {
-                if let EventKind::RunStarted { format, .. } = &event.kind
-                    && *format > JOURNAL_FORMAT
-                {
-                    return Err(JournalError::TooNew {
-                        path: shown(),
-                        format: *format,
-                    });
-                }
-                journal.events.push(event);
-            }
+            Ok(event) => journal.events.push(event),
             Err(_) if last => journal.torn = true,
             Err(_) => journal.unknown += 1,
         }
     }
     Ok(journal)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::run::{RunState, any_event};
+
+    fn read(text: &[u8]) -> Result<Journal, JournalError> {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal.jsonl");
+        std::fs::write(&path, text).expect("the journal is written");
+        read_journal(&path)
+    }
+
+    #[test]
+    fn a_newer_format_is_refused_even_if_its_events_changed() {
+        let line = r#"{"event":"run_started","format":2,"run":{"id":"x"}}"#;
+        let error = read(format!("{line}\n").as_bytes()).expect_err("refused");
+        assert!(matches!(error, JournalError::TooNew { format: 2, .. }), "{error}");
+        assert!(error.to_string().contains("use a newer orch"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_kind_and_a_foreign_line_are_counted() {
+        let text = "{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\",\"new_field\":1}\n\
+                    {\"seq\":2,\"at\":0,\"elapsed\":0,\"event\":\"moon_rose\"}\nnot json\n";
+        let journal = read(text.as_bytes()).expect("readable");
+        assert_eq!((journal.events.len(), journal.unknown, journal.torn), (1, 2, false));
+    }
+
+    #[test]
+    fn a_missing_journal_is_an_error_that_names_it() {
+        let error = read_journal(Path::new("/nowhere/journal.jsonl")).expect_err("missing");
+        assert_eq!(error.to_string(), "read the journal /nowhere/journal.jsonl");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn events_survive_the_journal_and_fold_alike(events in proptest::collection::vec(any_event(), 1..12)) {
+            let directory = tempfile::tempdir().expect("a temporary directory");
+            let path = directory.path().join("journal.jsonl");
+            let mut writer = JournalWriter::create(&path).expect("a journal");
+            let (mut live, mut replayed) = (RunState::default(), RunState::default());
+            for event in &events {
+                writer.append(event).expect("appended");
+                live.apply(event);
+            }
+            let journal = read_journal(&path).expect("readable");
+            prop_assert!(!journal.torn && journal.unknown == 0);
+            prop_assert_eq!(&journal.events, &events);
+            journal.events.iter().for_each(|event| replayed.apply(event));
+            prop_assert_eq!(live, replayed);
+        }
+
+        #[test]
+        fn a_tear_anywhere_loses_no_whole_line(
+            events in proptest::collection::vec(any_event(), 1..8),
+            place in any::<proptest::sample::Index>(),
+        ) {
+            let lines: Vec<String> = events
+                .iter()
+                .map(|event| serde_json::to_string(event).expect("an event is plain data"))
+                .collect();
+            let text = lines.iter().map(|line| format!("{line}\n")).collect::<String>();
+            let cut = place.index(text.len() + 1);
+            let journal = read(&text.as_bytes()[..cut]).expect("readable");
+            // A line that lacks nothing but its end is whole.
+            let mut end = 0;
+            let whole = lines
+                .iter()
+                .take_while(|line| {
+                    end += line.len() + 1;
+                    end - 1 <= cut
+                })
+                .count();
+            prop_assert_eq!(&journal.events[..], &events[..whole]);
+            let torn = cut > 0 && !lines_end_at(&lines, cut);
+            prop_assert_eq!(journal.torn, torn);
+            prop_assert_eq!(journal.unknown, 0);
+        }
+    }
+
+    /// Whether the text ends with a whole line, its line break included or not.
+    fn lines_end_at(lines: &[String], cut: usize) -> bool {
+        let mut end = 0;
+        lines.iter().any(|line| {
+            end += line.len() + 1;
+            end == cut || end - 1 == cut
+        })
+    }
 }

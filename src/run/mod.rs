@@ -1,5 +1,7 @@
 //! One run's facts: typed events, the reducer that folds them into a snapshot, the journal, the outcome.
 
+#[cfg(test)]
+mod any_event;
 mod directory;
 mod event;
 mod exit;
@@ -8,6 +10,8 @@ mod journal;
 mod recorder;
 mod state;
 
+#[cfg(test)]
+pub(crate) use any_event::any_event;
 pub use directory::RunDirectory;
 pub use event::*;
 pub use exit::describe_exit;

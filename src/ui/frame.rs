@@ -5,14 +5,18 @@ use super::plain::stage_name;
 use super::summary;
 use super::text::{coarse_span, count, plural};
 use crate::run::{
-    Command, ProxiesView, RunState, ServiceName, ServicePhase, ServiceView, SitePhase, SiteView, StopReason, StopView,
+    Command, RunState, ServiceName, ServicePhase, ServiceView, SitePhase, SiteView, StopReason, StopView,
 };
 
 /// More services than this share one line once nothing happens to them.
 const SERVICES_APART: usize = 4;
 /// A name wider than this is cut.
 const NAME_WIDTH: usize = 24;
-/// Columns of a progress bar at most, and the fewest that still say something.
+/// Columns of the word for a state, `DISPATCHING` being the longest.
+const WORD_WIDTH: usize = 11;
+/// The name in front of the proxies' line.
+const PROXIES: &str = "proxies";
+/// Columns inside a progress bar at most, and the fewest that still say something.
 const BAR_WIDTHS: (usize, usize) = (24, 6);
 
 /// Whether something moves that the frame should follow without a further event.
@@ -35,26 +39,67 @@ pub fn render(state: &RunState, now: f64, width: usize, height: usize, color: bo
     let mut footer = footer(state, now, width);
     footer.truncate(height);
     let mut room = height - footer.len();
-    let proxies = if room > 1 {
-        proxies(&state.proxies, &state.sites, now, width)
-    } else {
-        None
+    let layout = Layout {
+        now,
+        width,
+        names: name_width(state),
     };
+    let proxies = if room > 1 { proxies(state, &layout) } else { None };
     room -= usize::from(proxies.is_some());
-    let services = services(state, now);
-    let sites = sites(state, now, width);
-    // Sites are what is waited for; services give way to half of them at most.
-    let for_services = if services.len() + sites.len() <= room {
-        services.len()
-    } else {
-        (room / 2).max(room.saturating_sub(sites.len())).min(services.len())
-    };
-    let for_sites = room - for_services;
+    let sites = sites(state, &layout);
+    let mut services = services(state, &layout, SERVICES_APART);
+    if services.len() + sites.len() > room {
+        services = self::services(state, &layout, 0);
+    }
+    // Sites are what is waited for: beside them only services to which something happens have a claim.
+    let claim = services
+        .iter()
+        .filter(|service| service.rank == 0)
+        .count()
+        .min(room / 2);
+    let for_services = room.saturating_sub(sites.len()).max(claim).min(services.len());
     let mut lines = squeeze(services, for_services, "service");
     lines.extend(proxies);
-    lines.extend(squeeze(sites, for_sites, "site"));
+    lines.extend(squeeze(sites, room - for_services, "site"));
     lines.extend(footer);
     lines.iter().map(|line| line.paint(width, color)).collect()
+}
+
+/// What all lines of a frame share.
+struct Layout {
+    now: f64,
+    width: usize,
+    /// Columns of the names, so that what follows them stands in one column.
+    names: usize,
+}
+
+impl Layout {
+    /// A line that begins with a name and a word.
+    fn line(&self, name: &str, tone: Tone, word: &str) -> Line {
+        let mut line = Line::default();
+        line.push(Tone::Plain, padded(&cut(name, self.names), self.names))
+            .push(Tone::Plain, "  ")
+            .push(tone, padded(word, WORD_WIDTH))
+            .push(Tone::Plain, "  ");
+        line
+    }
+
+    /// Columns that are left beside name and word.
+    fn rest(&self) -> usize {
+        self.width.saturating_sub(self.names + 2 + WORD_WIDTH + 2)
+    }
+}
+
+fn name_width(state: &RunState) -> usize {
+    let services = state.services.iter().map(|service| service.name.as_str());
+    let sites = state.sites.iter().map(|site| site.name.as_str());
+    services
+        .chain(sites)
+        .chain([PROXIES])
+        .map(columns)
+        .max()
+        .unwrap_or(0)
+        .min(NAME_WIDTH)
 }
 
 /// A line and how soon it is given up for want of room: the greatest rank first.
@@ -117,11 +162,12 @@ fn service_word(phase: ServicePhase) -> (Tone, &'static str) {
     }
 }
 
-fn services(state: &RunState, now: f64) -> Vec<Ranked> {
-    let many = state.services.len() > SERVICES_APART;
-    let names = name_width(state.services.iter().map(|service| service.name.as_str()));
-    let apart = |service: &&ServiceView| !many || is_under_way(service.phase) || service.phase == ServicePhase::Failed;
-    let (shown, settled): (Vec<&ServiceView>, Vec<&ServiceView>) = state.services.iter().partition(apart);
+/// A line each, or, where there are more than `apart` of them, one for all to which nothing happens.
+fn services(state: &RunState, layout: &Layout, apart: usize) -> Vec<Ranked> {
+    let many = state.services.len() > apart;
+    let stands_apart =
+        |service: &&ServiceView| !many || is_under_way(service.phase) || service.phase == ServicePhase::Failed;
+    let (shown, settled): (Vec<&ServiceView>, Vec<&ServiceView>) = state.services.iter().partition(stands_apart);
     let mut lines: Vec<Ranked> = Vec::new();
     if !settled.is_empty() {
         lines.push(Ranked {
@@ -131,7 +177,7 @@ fn services(state: &RunState, now: f64) -> Vec<Ranked> {
     }
     lines.extend(shown.into_iter().map(|service| Ranked {
         rank: if is_under_way(service.phase) { 0 } else { 2 },
-        line: service_line(service, now, names),
+        line: service_line(service, layout),
     }));
     lines
 }
@@ -173,15 +219,11 @@ fn settled_services(settled: &[&ServiceView]) -> Line {
     line
 }
 
-fn service_line(service: &ServiceView, now: f64, names: usize) -> Line {
+fn service_line(service: &ServiceView, layout: &Layout) -> Line {
     let (tone, word) = service_word(service.phase);
-    let mut line = Line::default();
-    line.push(Tone::Plain, padded(&cut(service.name.as_str(), names), names))
-        .push(Tone::Plain, "  ")
-        .push(tone, padded(word, 10))
-        .push(Tone::Plain, "  ");
+    let mut line = layout.line(service.name.as_str(), tone, word);
     if is_under_way(service.phase) {
-        line.push(Tone::Plain, format!("{}  ", coarse_span(now - service.since)));
+        line.push(Tone::Plain, format!("{}  ", coarse_span(layout.now - service.since)));
     }
     if service.phase == ServicePhase::Stopping
         && let Some(pid) = service.pid
@@ -208,104 +250,126 @@ fn service_line(service: &ServiceView, now: f64, names: usize) -> Line {
 }
 
 /// The pool, while it is what the sites wait for.
-fn proxies(proxies: &ProxiesView, sites: &[SiteView], now: f64, width: usize) -> Option<Line> {
-    let wanted = proxies.count.is_some() || proxies.refreshes > 0;
-    let over = sites.iter().any(|site| site.started.is_some()) && !proxies.refreshing;
-    if !wanted || over {
+fn proxies(state: &RunState, layout: &Layout) -> Option<Line> {
+    let proxies = &state.proxies;
+    let is_known = proxies.count.is_some() || proxies.refreshes > 0;
+    let is_over = state.sites.iter().any(|site| site.started.is_some()) && !proxies.refreshing;
+    if !is_known || is_over {
         return None;
     }
-    let mut line = Line::default();
-    line.push(Tone::Plain, "proxies  ");
     if proxies.refreshing {
-        line.push(Tone::Busy, "refreshing").push(Tone::Plain, "  ");
+        let mut line = layout.line(PROXIES, Tone::Busy, "refreshing");
+        let mut figures = Line::default();
         if proxies.total.is_some() {
-            let room = width.saturating_sub(70);
-            progress(&mut line, Some(proxies.done), proxies.total, room);
-            line.push(
+            figures.push(
                 Tone::Plain,
-                format!("{}/{} chunks  ", proxies.done, count(proxies.total)),
+                format!("{}/{} chunks, ", proxies.done, count(proxies.total)),
             );
         }
         if let Some(since) = proxies.since {
-            line.push(Tone::Plain, format!("{}  ", coarse_span(now - since)));
+            figures.push(Tone::Plain, coarse_span(layout.now - since));
         }
         if let Some(stage) = proxies.stage {
-            line.push(Tone::Dim, format!("following {}", stage_name(stage)));
+            figures.push(Tone::Dim, format!(", following {}", stage_name(stage)));
         }
+        if proxies.total.is_some() {
+            let room = layout.rest().saturating_sub(figures.width());
+            progress(&mut line, Some(proxies.done), proxies.total, room);
+        }
+        line.append(figures);
         return Some(line);
     }
+    let enough = proxies
+        .count
+        .as_ref()
+        .is_some_and(|count| count.usable >= count.min_usable);
+    let (tone, word) = if enough {
+        (Tone::Good, "enough")
+    } else {
+        (Tone::Bad, "too few")
+    };
+    let mut line = layout.line(PROXIES, tone, word);
     if let Some(count) = &proxies.count {
-        let enough = count.usable >= count.min_usable;
-        let tone = if enough { Tone::Good } else { Tone::Bad };
-        line.push(tone, format!("{} usable", count.usable))
-            .push(Tone::Plain, format!(" of {}, {} wanted", count.total, count.min_usable));
+        let text = format!(
+            "{} usable of {}, {} needed",
+            count.usable, count.total, count.min_usable
+        );
+        line.push(Tone::Plain, text);
     }
     if let Some(failure) = &proxies.failure {
-        let gap = if proxies.count.is_some() { "; " } else { "" };
-        line.push(Tone::Bad, format!("{gap}refresh failed"))
-            .push(Tone::Plain, format!(": {failure}"));
+        line.push(Tone::Plain, format!("; refresh failed: {failure}"));
     }
     Some(line)
 }
 
-fn sites(state: &RunState, now: f64, width: usize) -> Vec<Ranked> {
-    let names = name_width(state.sites.iter().map(|site| site.name.as_str()));
-    let line = |site: &SiteView| Ranked {
-        rank: match site.phase {
-            SitePhase::Running | SitePhase::Dispatching | SitePhase::Retrying => 0,
-            SitePhase::Failed | SitePhase::Cancelled => 1,
-            SitePhase::Queued | SitePhase::Waiting => 2,
-            SitePhase::Complete => 3,
-        },
-        line: site_line(site, now, names, width),
+fn sites(state: &RunState, layout: &Layout) -> Vec<Ranked> {
+    let figures: Vec<Line> = state.sites.iter().map(|site| figures(site, layout.now)).collect();
+    // One length for all, so that the figures stand in one column.
+    let widest = figures.iter().map(Line::width).max().unwrap_or(0);
+    let bar = layout.rest().saturating_sub(widest);
+    let line = |(site, figures)| Ranked {
+        rank: site_rank(site),
+        line: site_line(site, figures, bar, layout),
     };
-    state.sites.iter().map(line).collect()
+    state.sites.iter().zip(figures).map(line).collect()
 }
 
-fn site_line(site: &SiteView, now: f64, names: usize, width: usize) -> Line {
-    let mut line = Line::default();
-    line.push(Tone::Plain, padded(&cut(site.name.as_str(), names), names))
-        .push(Tone::Plain, "  ")
-        .push(summary::tone(site.phase), padded(summary::status(site.phase), 11))
-        .push(Tone::Plain, "  ");
-    let Some(started) = site.started else {
-        if let Some(reason) = &site.reason {
-            line.push(Tone::Plain, reason);
-        }
-        return line;
-    };
-    let counts = &site.counts;
-    let elapsed = coarse_span(site.finished.unwrap_or(now) - started);
-    let mut figures = Line::default();
-    if counts.total_chunks.is_some() || counts.completed_chunks.is_some() {
-        let done = count(counts.completed_chunks.or(Some(0)));
-        figures.push(Tone::Plain, format!("{done}/{} chunks, ", count(counts.total_chunks)));
+fn site_rank(site: &SiteView) -> u8 {
+    match site.phase {
+        SitePhase::Running | SitePhase::Dispatching | SitePhase::Retrying => 0,
+        SitePhase::Failed | SitePhase::Cancelled => 1,
+        SitePhase::Queued | SitePhase::Waiting => 2,
+        SitePhase::Complete => 3,
     }
-    if let (SitePhase::Complete, Some(results)) = (site.phase, counts.results) {
-        figures.push(Tone::Plain, format!("{}, ", plural(results, "result")));
+}
+
+fn site_line(site: &SiteView, figures: Line, bar: usize, layout: &Layout) -> Line {
+    let mut line = layout.line(
+        site.name.as_str(),
+        summary::tone(site.phase),
+        summary::status(site.phase),
+    );
+    // A reason needs the room more than a bar that will not grow.
+    if site.started.is_some() && site.reason.is_none() {
+        progress(&mut line, site.counts.completed_chunks, site.counts.total_chunks, bar);
     }
-    if let Some(errors) = counts.errors {
-        let tone = if errors > 0 { Tone::Bad } else { Tone::Plain };
-        figures.push(tone, plural(errors, "error")).push(Tone::Plain, ", ");
-    }
-    figures.push(Tone::Plain, elapsed);
-    // One length for all sites, so that the bars stand in one column.
-    let room = width.saturating_sub(names + 2 + 11 + 2 + 45);
-    progress(&mut line, counts.completed_chunks, counts.total_chunks, room);
     line.append(figures);
-    if site.attempt > 1 {
-        line.push(Tone::Warning, format!(", attempt {}", site.attempt));
-    }
     if let Some(reason) = &site.reason {
-        line.push(Tone::Plain, format!(": {reason}"));
+        let gap = if site.started.is_some() { ": " } else { "" };
+        line.push(Tone::Plain, format!("{gap}{reason}"));
     }
     line
 }
 
-/// `[######......] `, where there is room for it.
+/// `12/30 chunks, 1 error, 38s, attempt 2`; nothing before the first dispatch.
+fn figures(site: &SiteView, now: f64) -> Line {
+    let mut line = Line::default();
+    let Some(started) = site.started else {
+        return line;
+    };
+    let counts = &site.counts;
+    if counts.total_chunks.is_some() || counts.completed_chunks.is_some() {
+        let done = counts.completed_chunks.unwrap_or(0);
+        line.push(Tone::Plain, format!("{done}/{} chunks, ", count(counts.total_chunks)));
+    }
+    if let (SitePhase::Complete, Some(results)) = (site.phase, counts.results) {
+        line.push(Tone::Plain, format!("{}, ", plural(results, "result")));
+    }
+    if let Some(errors) = counts.errors {
+        let tone = if errors > 0 { Tone::Bad } else { Tone::Plain };
+        line.push(tone, plural(errors, "error")).push(Tone::Plain, ", ");
+    }
+    line.push(Tone::Plain, coarse_span(site.finished.unwrap_or(now) - started));
+    if site.attempt > 1 {
+        line.push(Tone::Warning, format!(", attempt {}", site.attempt));
+    }
+    line
+}
+
+/// `[######......]  `, where these columns have room for it.
 fn progress(line: &mut Line, done: Option<u64>, total: Option<u64>, room: usize) {
     let (most, least) = BAR_WIDTHS;
-    let width = room.min(most);
+    let width = room.saturating_sub("[]  ".len()).min(most);
     if width < least {
         return;
     }
@@ -324,10 +388,6 @@ fn progress(line: &mut Line, done: Option<u64>, total: Option<u64>, room: usize)
         .push(Tone::Busy, "#".repeat(filled))
         .push(Tone::Dim, ".".repeat(width - filled))
         .push(Tone::Plain, "]  ");
-}
-
-fn name_width<'a>(names: impl Iterator<Item = &'a str>) -> usize {
-    names.map(columns).max().unwrap_or(0).min(NAME_WIDTH)
 }
 
 /// What is awaited, for how long at most, and what the next Ctrl+C does.
@@ -366,9 +426,10 @@ fn stop_parts(stop: &StopView, state: &RunState, now: f64) -> Vec<String> {
         let bound = std::time::Duration::from_millis(stop.bound_ms).as_secs_f64();
         format!("stopping, {since} of {} at most", coarse_span(bound.ceil()))
     }];
-    let stopping = named(state, |service| service.phase == ServicePhase::Stopping);
-    if !stopping.is_empty() {
-        parts.push(format!("waiting for {stopping}"));
+    // What was reused or has ended has no process of ours.
+    let left = named(state, |service| service.pid.is_some());
+    if !left.is_empty() {
+        parts.push(format!("still there: {left}"));
     }
     let next = match (stop.hurried, stop.reason) {
         (true, _) => "Ctrl+C leaves at once, the guard ends the rest",

@@ -4,6 +4,8 @@ mod frame;
 mod json;
 mod paint;
 mod plain;
+#[cfg(test)]
+mod replay_tests;
 mod screen;
 mod summary;
 mod terminal;

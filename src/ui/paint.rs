@@ -4,7 +4,7 @@
 
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::text::printable;
+use super::text::one_line;
 
 /// What a word means to the eye; the words say the same without colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -78,7 +78,7 @@ pub struct Line(Vec<(Tone, String)>);
 impl Line {
     /// Appends words; a line break or a control character in them cannot leave the line.
     pub fn push(&mut self, tone: Tone, text: impl AsRef<str>) -> &mut Self {
-        self.0.push((tone, printable(text.as_ref()).replace('\n', " ")));
+        self.0.push((tone, one_line(text.as_ref())));
         self
     }
 

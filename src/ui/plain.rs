@@ -220,12 +220,7 @@ impl PlainView {
                     return None;
                 }
                 self.sites.insert(site.clone(), event.elapsed);
-                let counts = state
-                    .sites
-                    .iter()
-                    .find(|view| view.name == *site)
-                    .map(|view| view.counts)?;
-                format!("{site}: {}", described(&counts))
+                format!("{site}: {}", described(&counts_of(site, state)))
             }
             EventKind::SiteRetrying {
                 site,
@@ -238,7 +233,7 @@ impl PlainView {
             EventKind::SiteFinished {
                 site,
                 status,
-                counts,
+                counts: _,
                 elapsed_ms,
                 reason,
             } => {
@@ -251,11 +246,17 @@ impl PlainView {
                 format!(
                     "{site}: {word} after {}, {}{reason}",
                     seconds(*elapsed_ms),
-                    described(counts)
+                    described(&counts_of(site, state))
                 )
             }
         })
     }
+}
+
+/// All that is known, not only what the last event told.
+fn counts_of(site: &SiteName, state: &RunState) -> SiteCounts {
+    let view = state.sites.iter().find(|view| view.name == *site);
+    view.map(|view| view.counts).unwrap_or_default()
 }
 
 /// What a stage follows, in words.

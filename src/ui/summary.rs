@@ -1,7 +1,7 @@
 //! The table at the end: what became of each site, what was restarted, how it ended and where the logs are.
 
 use super::paint::{Tone, columns, padded, painted};
-use super::text::{count, plural, printable, span};
+use super::text::{count, one_line, plural, printable, span};
 use crate::run::{Command, Outcome, RunState, ServicePhase, SitePhase, SiteView};
 
 /// The summary's lines; `quiet` leaves out what went well, `color` paints the words that say how it went.
@@ -27,7 +27,7 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
         };
         lines.push(format!(
             "service {}: {}{end}",
-            service.name,
+            one_line(service.name.as_str()),
             plural(u64::from(service.restarts), "restart")
         ));
     }
@@ -89,7 +89,7 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
     if let Some(header) = &state.header
         && !quiet
     {
-        lines.push(format!("logs: {}", header.directory.display()));
+        lines.push(format!("logs: {}", one_line(&header.directory.display().to_string())));
     }
     lines
 }
@@ -112,7 +112,7 @@ fn table(sites: &[&SiteView], now: f64, color: bool) -> Vec<String> {
             .and_then(|reason| reason.lines().next())
             .unwrap_or_default();
         rows.push(vec![
-            printable(site.name.as_str()),
+            one_line(site.name.as_str()),
             status(site.phase).to_owned(),
             chunks,
             count(site.counts.results),

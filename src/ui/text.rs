@@ -17,6 +17,11 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
+/// As [`printable`], on one line.
+pub fn one_line(text: &str) -> String {
+    printable(text).replace('\n', " ")
+}
+
 /// `0.4s`, `12.3s`, `2m05s`, `1h02m`.
 pub fn span(seconds: f64) -> String {
     let seconds = seconds.max(0.0);

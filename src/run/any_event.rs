@@ -1,0 +1,253 @@
+//! Events as property tests want them: every kind, with values from anywhere.
+//!
+//! Boxed on the way: unboxed, the strategy of all kinds is too large for the stack of a test.
+
+use proptest::option;
+use proptest::prelude::*;
+
+use super::event::*;
+use super::ids::{JobId, RunId, ServiceName, SiteName};
+
+fn text() -> BoxedStrategy<String> {
+    prop_oneof![
+        Just(String::new()),
+        "[a-z]{1,8}",
+        any::<String>(),
+        Just("several\nlines\x1b[31m\u{202e}".to_owned())
+    ]
+    .boxed()
+}
+
+/// Few names, so that events meet; and some that no configuration would take.
+fn service() -> impl Strategy<Value = ServiceName> {
+    prop_oneof!["redis|celery|beat|[a-f]", any::<String>()].prop_map(ServiceName::new)
+}
+
+fn site() -> impl Strategy<Value = SiteName> {
+    prop_oneof!["books|imot.bg|[a-f]", any::<String>()].prop_map(SiteName::new)
+}
+
+fn counts() -> impl Strategy<Value = SiteCounts> {
+    let number = || option::of(prop_oneof![0..20_u64, any::<u64>()]);
+    (number(), number(), number(), number(), number()).prop_map(
+        |(total_urls, total_chunks, completed_chunks, results, errors)| SiteCounts {
+            total_urls,
+            total_chunks,
+            completed_chunks,
+            results,
+            errors,
+        },
+    )
+}
+
+fn status() -> impl Strategy<Value = ExitStatus> {
+    prop_oneof![
+        any::<i32>().prop_map(ExitStatus::Code),
+        any::<(i32, bool)>().prop_map(|(signal, core_dumped)| ExitStatus::Signal { signal, core_dumped }),
+        Just(ExitStatus::Unknown),
+    ]
+}
+
+fn stage() -> impl Strategy<Value = FollowStage> {
+    proptest::sample::select(vec![
+        FollowStage::Dispatch,
+        FollowStage::Chord,
+        FollowStage::ProgressKeys,
+        FollowStage::FileTime,
+        FollowStage::TaskEvents,
+    ])
+}
+
+fn of_run() -> BoxedStrategy<EventKind> {
+    let reasons = vec![
+        StopReason::Finished,
+        StopReason::Failure,
+        StopReason::Hangup,
+        StopReason::Terminate,
+        StopReason::Interrupt,
+    ];
+    let outcomes = vec![
+        Outcome::Succeeded,
+        Outcome::SitesFailed,
+        Outcome::ConfigurationError,
+        Outcome::InfrastructureFailed,
+        Outcome::NotEnoughProxies,
+        Outcome::Busy,
+        Outcome::Interrupted,
+        Outcome::Terminated,
+        Outcome::HungUp,
+    ];
+    let commands = proptest::sample::select(vec![Command::Run, Command::Up, Command::Prepare]);
+    let planned = (service(), any::<bool>()).prop_map(|(name, oneshot)| PlannedService { name, oneshot });
+    let levels = proptest::sample::select(vec![Level::Info, Level::Warning, Level::Error]);
+    prop_oneof![
+        (
+            (text(), commands, text(), text()),
+            (text(), text(), any::<i32>(), any::<i32>()),
+            proptest::collection::vec(planned, 0..12),
+            proptest::collection::vec(site(), 0..12),
+        )
+            .prop_map(
+                |((run_id, command, version, instance), (config, directory, pid, guard_pid), services, sites)| {
+                    EventKind::RunStarted {
+                        format: super::JOURNAL_FORMAT,
+                        run_id: RunId::new(run_id),
+                        command,
+                        version,
+                        instance,
+                        config: config.into(),
+                        directory: directory.into(),
+                        pid,
+                        guard_pid,
+                        services,
+                        sites,
+                    }
+                }
+            ),
+        (levels, text()).prop_map(|(level, message)| EventKind::Noticed { level, message }),
+        (proptest::sample::select(reasons), any::<u64>())
+            .prop_map(|(reason, bound_ms)| EventKind::StopStarted { reason, bound_ms }),
+        Just(EventKind::StopHurried),
+        any::<u64>().prop_map(|elapsed_ms| EventKind::StopFinished { elapsed_ms }),
+        (proptest::sample::select(outcomes), option::of(text())).prop_map(|(outcome, error)| {
+            EventKind::RunFinished {
+                outcome,
+                exit_code: outcome.exit_code(),
+                error,
+            }
+        }),
+        any::<(u64, u64, u64, bool)>().prop_map(|(queued, unacked, keys, removed)| EventKind::LeftoversFound {
+            queued,
+            unacked,
+            keys,
+            removed
+        }),
+    ]
+    .boxed()
+}
+
+fn of_services() -> BoxedStrategy<EventKind> {
+    prop_oneof![
+        (service(), any::<u32>()).prop_map(|(service, attempt)| EventKind::ServiceStarting { service, attempt }),
+        (service(), any::<i32>()).prop_map(|(service, pid)| EventKind::ServiceSpawned { service, pid }),
+        (service(), any::<u64>(), text()).prop_map(|(service, elapsed_ms, detail)| EventKind::ServiceReady {
+            service,
+            elapsed_ms,
+            detail
+        }),
+        (service(), text()).prop_map(|(service, detail)| EventKind::ServiceReused { service, detail }),
+        (service(), any::<u64>()).prop_map(|(service, elapsed_ms)| EventKind::ServiceCompleted { service, elapsed_ms }),
+        (service(), text()).prop_map(|(service, reason)| EventKind::ServiceUnhealthy { service, reason }),
+        (service(), status(), text()).prop_map(|(service, status, log)| EventKind::ServiceExited {
+            service,
+            status,
+            log: log.into()
+        }),
+        (service(), any::<u32>(), any::<u64>(), text()).prop_map(|(service, attempt, backoff_ms, reason)| {
+            EventKind::ServiceRestarting {
+                service,
+                attempt,
+                backoff_ms,
+                reason,
+            }
+        }),
+        (service(), text(), option::of(text())).prop_map(|(service, reason, log)| EventKind::ServiceFailed {
+            service,
+            reason,
+            log: log.map(Into::into)
+        }),
+        service().prop_map(|service| EventKind::ServiceStopping { service }),
+        (service(), status()).prop_map(|(service, status)| EventKind::ServiceStopped { service, status }),
+    ]
+    .boxed()
+}
+
+fn of_proxies() -> BoxedStrategy<EventKind> {
+    prop_oneof![
+        (text(), any::<(u64, u64, u64)>(), option::of(text())).prop_map(
+            |(file, (total, usable, min_usable), problem)| EventKind::ProxiesCounted {
+                file: file.into(),
+                total,
+                usable,
+                min_usable,
+                problem,
+            }
+        ),
+        (any::<u32>(), text()).prop_map(|(attempt, task_id)| EventKind::ProxyRefreshStarted { attempt, task_id }),
+        (option::of(text()), option::of(text()), any::<(Option<u64>, u64)>()).prop_map(
+            |(job_id, chord_id, (total_chunks, timeout_ms))| EventKind::ProxyRefreshDispatched {
+                job_id: job_id.map(JobId::new),
+                chord_id,
+                total_chunks,
+                timeout_ms,
+            }
+        ),
+        (stage(), text()).prop_map(|(stage, reason)| EventKind::ProxyStageEntered { stage, reason }),
+        any::<(u64, Option<u64>)>().prop_map(|(done, total)| EventKind::ProxyRefreshProgressed { done, total }),
+        any::<u64>().prop_map(|elapsed_ms| EventKind::ProxyRefreshFinished { elapsed_ms }),
+        (text(), any::<bool>()).prop_map(|(reason, will_retry)| EventKind::ProxyRefreshFailed { reason, will_retry }),
+    ]
+    .boxed()
+}
+
+fn of_sites() -> BoxedStrategy<EventKind> {
+    let sources = vec![ProgressSource::Chord, ProgressSource::Keys, ProgressSource::Events];
+    let ends = vec![SiteStatus::Complete, SiteStatus::Failed, SiteStatus::Cancelled];
+    prop_oneof![
+        site().prop_map(|site| EventKind::SiteQueued { site }),
+        (site(), any::<u32>(), text()).prop_map(|(site, attempt, task_id)| EventKind::SiteDispatched {
+            site,
+            attempt,
+            task_id
+        }),
+        (site(), text(), option::of(text()), counts(), any::<u64>()).prop_map(
+            |(site, job_id, chord_id, counts, timeout_ms)| EventKind::SiteJobStarted {
+                site,
+                job_id: JobId::new(job_id),
+                chord_id,
+                counts,
+                timeout_ms,
+            }
+        ),
+        (site(), stage(), text()).prop_map(|(site, stage, reason)| EventKind::SiteStageEntered { site, stage, reason }),
+        (site(), counts(), proptest::sample::select(sources))
+            .prop_map(|(site, counts, source)| EventKind::SiteProgressed { site, counts, source }),
+        (site(), text()).prop_map(|(site, chord_id)| EventKind::SiteChordCompleted { site, chord_id }),
+        (site(), any::<(u32, u64)>(), text()).prop_map(|(site, (attempt, backoff_ms), reason)| {
+            EventKind::SiteRetrying {
+                site,
+                attempt,
+                backoff_ms,
+                reason,
+            }
+        }),
+        (
+            site(),
+            proptest::sample::select(ends),
+            counts(),
+            any::<u64>(),
+            option::of(text())
+        )
+            .prop_map(|(site, status, counts, elapsed_ms, reason)| EventKind::SiteFinished {
+                site,
+                status,
+                counts,
+                elapsed_ms,
+                reason,
+            }),
+    ]
+    .boxed()
+}
+
+/// Any event at all; its times are finite, as JSON's are, and mostly those of a run.
+pub fn any_event() -> BoxedStrategy<Event> {
+    let time = || prop_oneof![0.0..1e5_f64, proptest::num::f64::NORMAL | proptest::num::f64::ZERO];
+    (
+        any::<u64>(),
+        time(),
+        time(),
+        prop_oneof![of_run(), of_services(), of_proxies(), of_sites()],
+    )
+        .prop_map(|(seq, at, elapsed, kind)| Event { seq, at, elapsed, kind })
+        .boxed()
+}
