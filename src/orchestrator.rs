@@ -288,6 +288,7 @@ impl Orchestrator {
         };
         let context = PlanContext {
             config: Arc::clone(&self.config),
+            run_id: self.run_id.clone(),
             sites: self.options.sites.clone(),
             base: base_environment(&self.config.orch.env_file_variables, &self.options.environment),
             directory: self.directory.clone(),

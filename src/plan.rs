@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::celery::Client;
 use crate::config::{BeatMode, CommandKind, Config, RedisMode, find_celery, find_redis_server};
 use crate::instance::InstanceFile;
-use crate::run::{Recorder, RunDirectory, ServiceName, SiteName};
+use crate::run::{Recorder, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
     Beat, Celery, CelerySetup, Command, Decision, Failure, Joined, Launcher, Program, Redis, RedisConnection,
     StartOrder, celery_client, decide_redis, stop_ranks,
@@ -17,6 +17,7 @@ use crate::services::{
 /// What a plan is made from.
 pub struct PlanContext {
     pub config: Arc<Config>,
+    pub run_id: RunId,
     /// Sites of this run; their tasks must be known to the worker.
     pub sites: Vec<SiteName>,
     /// `env_file` under the caller's variables.
@@ -119,6 +120,7 @@ impl Plan {
             programs.push(Arc::new(Celery::new(CelerySetup {
                 config: &config.celery,
                 instance: &config.orch.instance,
+                run_id: &context.run_id,
                 connection,
                 client: talk.clone(),
                 program: program.clone(),

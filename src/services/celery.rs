@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::connection::RedisConnection;
@@ -15,7 +15,7 @@ use super::worker_log::{BrokerAddress, announced_broker};
 use crate::celery::{Client, NodeName, Target};
 use crate::config::{BeatMode, CeleryConfig, LivenessConfig};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
-use crate::run::{EventKind, Recorder, ServiceName};
+use crate::run::{EventKind, Level, Recorder, RunId, ServiceName};
 
 /// A worker that is there answers a ping in a few milliseconds; a busy machine gets a second.
 const REUSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -25,6 +25,8 @@ const PING_PAUSE: Duration = Duration::from_millis(10);
 const PING_PATIENCE: Duration = Duration::from_millis(500);
 /// How often the log and Redis' error counters are read while the worker starts.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
+/// Digits of the run id in the name of a node whose usual name is taken.
+const RUN_DIGITS: usize = 4;
 /// For the questions after readiness.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -34,7 +36,12 @@ pub struct Celery {
     config: CeleryConfig,
     connection: RedisConnection,
     client: Client,
-    node: NodeName,
+    instance: String,
+    run_id: RunId,
+    program: PathBuf,
+    /// The node in use, ours or a reused one; known once a first look at who is there has been taken.
+    node: OnceLock<NodeName>,
+    /// All but the arguments, which name the node.
     order: SpawnOrder,
     /// Task names that it must know.
     required: BTreeSet<String>,
@@ -48,6 +55,7 @@ pub struct Celery {
 pub struct CelerySetup<'a> {
     pub config: &'a CeleryConfig,
     pub instance: &'a str,
+    pub run_id: &'a RunId,
     pub connection: &'a RedisConnection,
     pub client: Client,
     pub program: PathBuf,
@@ -60,14 +68,14 @@ pub struct CelerySetup<'a> {
 }
 
 impl Celery {
-    /// The worker of this instance: node `<instance>@<host name>`.
+    /// The worker of this instance: node `<instance>@<host name>`, or `<instance>-<run id's begin>@<host name>` where
+    /// another worker has that name.
     pub fn new(setup: CelerySetup<'_>) -> Self {
         let CelerySetup { config, connection, .. } = setup;
-        let node = node_name(setup.instance);
         let environment = merge(setup.base, &config.env, &connection.environment());
         let order = SpawnOrder {
             service: "celery".to_owned(),
-            argv: worker_argv(config, &setup.program, &node),
+            argv: Vec::new(),
             environment,
             directory: config.directory.clone(),
             log: setup.log,
@@ -91,7 +99,10 @@ impl Celery {
             config: config.clone(),
             connection: connection.clone(),
             client: setup.client,
-            node,
+            instance: setup.instance.to_owned(),
+            run_id: setup.run_id.clone(),
+            program: setup.program,
+            node: OnceLock::new(),
             order,
             required: setup.required,
             progress_patterns: setup.progress_patterns,
@@ -100,44 +111,74 @@ impl Celery {
         }
     }
 
-    /// A healthy worker that serves the same queues and knows the same tasks, if there is one.
-    async fn find_reusable(&self) -> Result<Option<NodeName>, Failure> {
-        // Without a task name to recognise the app by, any answer could be another app's.
-        if !self.config.reuse || self.required.is_empty() {
-            return Ok(None);
-        }
-        let asked = |what: &str, error: crate::celery::Error| {
-            Failure::infrastructure(format!("ask the workers on {} for {what}", self.connection.address()))
-                .because(error.to_string())
-        };
+    fn node(&self) -> &NodeName {
+        self.node.get_or_init(|| node_name(&self.instance))
+    }
+
+    /// Looks who is there already. A healthy worker of the same app is given to be reused; else this run's own gets a
+    /// name that is free: two workers of one name would both answer, and both obey, what is meant for one.
+    async fn look_around(&self) -> Result<Option<NodeName>, Failure> {
         let control = self.client.control();
         let pong = control
             .ping(&Target::All, REUSE_PATIENCE)
             .await
-            .map_err(|error| asked("a ping", error))?;
+            .map_err(|error| self.not_told("whether they are there", &error))?;
         let nodes: Vec<NodeName> = pong.good().map(|(node, ())| node.clone()).collect();
-        if nodes.is_empty() {
+        // Who listens and does not answer may be a busy solo worker of our name.
+        let name_is_free = !pong.is_incomplete() && !nodes.contains(&node_name(&self.instance));
+        let reusable = match nodes.is_empty() {
+            true => None,
+            false => self.find_reusable(nodes).await?,
+        };
+        if let Some(node) = &reusable {
+            self.node.set(node.clone()).ok();
+        } else if !name_is_free {
+            let begin: String = self.run_id.as_str().chars().take(RUN_DIGITS).collect();
+            self.node.set(node_name(&format!("{}-{begin}", self.instance))).ok();
+        }
+        Ok(reusable)
+    }
+
+    /// A worker among `nodes` that consumes the same queues and knows the same tasks. Warns of one that consumes a
+    /// queue of ours without knowing our tasks: it discards what it takes.
+    async fn find_reusable(&self, nodes: Vec<NodeName>) -> Result<Option<NodeName>, Failure> {
+        // Without a task name to recognise the app by, any answer could be another app's.
+        if self.required.is_empty() {
             return Ok(None);
         }
+        let control = self.client.control();
         let target = Target::Nodes(nodes);
         let (registered, queues) = tokio::join!(
             control.registered(&target, QUESTION_PATIENCE),
             control.active_queues(&target, QUESTION_PATIENCE)
         );
-        let registered = registered.map_err(|error| asked("their tasks", error))?;
-        let queues = queues.map_err(|error| asked("their queues", error))?;
-        let serves = |node: &NodeName| {
-            queues.of(node).is_some_and(|served| {
-                self.config
-                    .queues
-                    .iter()
-                    .all(|queue| served.iter().any(|consumed| consumed.name == *queue))
-            })
-        };
-        let same_app = registered
-            .good()
-            .filter(|(_, tasks)| self.required.iter().all(|task| tasks.contains(task)));
-        Ok(same_app.map(|(node, _)| node).find(|node| serves(node)).cloned())
+        let registered = registered.map_err(|error| self.not_told("for their tasks", &error))?;
+        let queues = queues.map_err(|error| self.not_told("for their queues", &error))?;
+        let mut reusable = None;
+        for (node, tasks) in registered.good() {
+            let consumed = queues.of(node).map(Vec::as_slice).unwrap_or_default();
+            let consumes = |queue: &&String| consumed.iter().any(|found| found.name == **queue);
+            if self.required.iter().all(|task| tasks.contains(task)) {
+                if self.config.reuse && self.config.queues.iter().all(|queue| consumes(&queue)) {
+                    reusable.get_or_insert_with(|| node.clone());
+                }
+            } else if let Some(queue) = self.config.queues.iter().find(consumes) {
+                let message = format!(
+                    "worker `{node}` on {} consumes the queue `{queue}` too, but is of another app: it discards the \
+                     tasks of this one that it takes\n  hint:  give one of the apps queues of its own (`[celery] queues`), \
+                     or another database (`[redis] broker_db`)",
+                    self.connection.address()
+                );
+                let level = Level::Warning;
+                self.recorder.emit(EventKind::Noticed { level, message });
+            }
+        }
+        Ok(reusable)
+    }
+
+    fn not_told(&self, what: &str, error: &crate::celery::Error) -> Failure {
+        Failure::infrastructure(format!("ask the workers on {} {what}", self.connection.address()))
+            .because(error.to_string())
     }
 
     /// Removes (owned Redis) or reports what dead runs left, before any worker exists that would take it up.
@@ -192,9 +233,9 @@ impl Celery {
     /// Is it the worker that this run needs? Asked once it answers.
     async fn check(&self) -> Result<String, Failure> {
         let control = self.client.control();
-        let target = Target::Nodes(vec![self.node.clone()]);
+        let target = Target::Nodes(vec![self.node().clone()]);
         let asked = |what: &str, why: String| {
-            Failure::infrastructure(format!("ask worker `{}` for {what}", self.node))
+            Failure::infrastructure(format!("ask worker `{}` for {what}", self.node()))
                 .because(why)
                 .with_log(&self.order.log)
         };
@@ -203,7 +244,7 @@ impl Celery {
             control.registered(&target, QUESTION_PATIENCE)
         );
         let stats = stats.map_err(|error| asked("its stats", error.to_string()))?;
-        let Some(stats) = stats.of(&self.node) else {
+        let Some(stats) = stats.of(self.node()) else {
             return Err(asked("its stats", format!("no answer within {QUESTION_PATIENCE:?}")));
         };
         if let (Some(port), Some(db)) = (stats.broker.port, stats.broker.database) {
@@ -217,14 +258,14 @@ impl Celery {
             }
         }
         let registered = registered.map_err(|error| asked("its tasks", error.to_string()))?;
-        let Some(tasks) = registered.of(&self.node) else {
+        let Some(tasks) = registered.of(self.node()) else {
             return Err(asked("its tasks", format!("no answer within {QUESTION_PATIENCE:?}")));
         };
         let missing: Vec<&String> = self.required.iter().filter(|task| !tasks.contains(*task)).collect();
         if !missing.is_empty() {
             return Err(missing_tasks(&missing, tasks));
         }
-        Ok(format!("{} with {} pool slots", self.node, stats.pool_slots))
+        Ok(format!("{} with {} pool slots", self.node(), stats.pool_slots))
     }
 }
 
@@ -335,7 +376,7 @@ impl Program for Celery {
         Box::pin(async move {
             if self.first_start.swap(false, Ordering::Relaxed) {
                 if !self.connection.owned
-                    && let Some(node) = self.find_reusable().await?
+                    && let Some(node) = self.look_around().await?
                 {
                     return Ok(Prepared::Reuse(node.to_string()));
                 }
@@ -344,20 +385,22 @@ impl Program for Celery {
             if self.config.beat == BeatMode::Embedded {
                 super::beat::make_schedule_directory(&self.config.beat_schedule)?;
             }
-            Ok(Prepared::Spawn(Box::new(self.order.clone())))
+            let mut order = self.order.clone();
+            order.argv = worker_argv(&self.config, &self.program, self.node());
+            Ok(Prepared::Spawn(Box::new(order)))
         })
     }
 
     fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>> {
         Box::pin(async move {
             let control = self.client.control();
-            let target = Target::Nodes(vec![self.node.clone()]);
+            let target = Target::Nodes(vec![self.node().clone()]);
             let refused_before = refused_connections(&self.client).await;
             let mut next_check = Instant::now() + CHECK_PAUSE;
             let mut last_error = None;
             loop {
                 match control.ping(&target, PING_PATIENCE).await {
-                    Ok(pong) if pong.of(&self.node).is_some() => return self.check().await,
+                    Ok(pong) if pong.of(self.node()).is_some() => return self.check().await,
                     Ok(_) => {}
                     // Redis may be restarting; the deadline judges.
                     Err(error) => last_error = Some(error.to_string()),
@@ -380,7 +423,8 @@ impl Program for Celery {
                 if now >= start.deadline {
                     let what = format!(
                         "worker `{}` is not ready after {:?}",
-                        self.node, self.config.start_timeout
+                        self.node(),
+                        self.config.start_timeout
                     );
                     let cause = last_error.unwrap_or_else(|| "it runs, but does not answer a ping".to_owned());
                     return Err(Failure::infrastructure(what)
@@ -399,12 +443,13 @@ impl Program for Celery {
             if self.config.pool == "solo" {
                 return Ok(());
             }
-            let target = Target::Nodes(vec![self.node.clone()]);
+            let target = Target::Nodes(vec![self.node().clone()]);
             match self.client.control().ping(&target, self.config.liveness.timeout).await {
-                Ok(pong) if pong.of(&self.node).is_some() => Ok(()),
+                Ok(pong) if pong.of(self.node()).is_some() => Ok(()),
                 Ok(_) => Err(format!(
                     "`{}` does not answer a ping within {:?}",
-                    self.node, self.config.liveness.timeout
+                    self.node(),
+                    self.config.liveness.timeout
                 )),
                 // A broker that is down is Redis' matter; a restart of the worker would not mend it.
                 Err(_broker) => Ok(()),
