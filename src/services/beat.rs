@@ -1,8 +1,9 @@
-//! Stand-alone `celery beat`: ready when it runs and has written its schedule.
+//! Stand-alone `celery beat`: ready when it runs and has written its schedule, or says that it starts.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use super::connection::RedisConnection;
 use super::environment::merge;
@@ -17,6 +18,14 @@ use crate::run::ServiceName;
 
 /// Beat needs no longer than a Python process takes to end.
 const GRACE: Duration = Duration::from_secs(3);
+/// A scheduler of another kind (one that keeps its schedule in a database) writes no file, and a high log level hides
+/// its words: one that has run this long has read its app and its schedule.
+const SETTLED: Duration = Duration::from_secs(5);
+/// From one look at log and schedule to the next. Both change without an event for us: the schedule has as many files
+/// as the platform's dbm likes, some of them written through a memory map, which inotify does not see.
+const PAUSE: Duration = Duration::from_millis(50);
+/// What beat says at level INFO once it has its schedule.
+const SAID: &str = "beat: Starting...";
 
 /// Beat as a service of its own.
 pub struct Beat {
@@ -24,6 +33,29 @@ pub struct Beat {
     config: CeleryConfig,
     order: SpawnOrder,
     context: ProbeContext,
+    /// The schedule's files as they were before the start.
+    before: Mutex<Stamps>,
+}
+
+/// Name, size and time of change of each file of a schedule.
+type Stamps = BTreeSet<(PathBuf, u64, SystemTime)>;
+
+/// The files of a schedule: its path, or its path with a suffix that the platform's dbm adds.
+fn stamps(schedule: &Path) -> Stamps {
+    let (Some(directory), Some(name)) = (schedule.parent(), schedule.file_name()) else {
+        return Stamps::new();
+    };
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let own = entries.filter(|entry| {
+        let (found, name) = (entry.file_name(), name.as_encoded_bytes());
+        let rest = found.as_encoded_bytes().strip_prefix(name);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(b"."))
+    });
+    own.filter_map(|entry| {
+        let metadata = entry.metadata().ok()?;
+        Some((entry.path(), metadata.len(), metadata.modified().ok()?))
+    })
+    .collect()
 }
 
 impl Beat {
@@ -80,7 +112,25 @@ impl Beat {
             config: config.clone(),
             order,
             context,
+            before: Mutex::default(),
         }
+    }
+
+    /// What shows that it has its schedule.
+    async fn evidence(&self, start: Start) -> Option<String> {
+        let schedule = self.config.beat_schedule.display();
+        let before = self.before.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if stamps(&self.config.beat_schedule) != before {
+            return Some(format!("schedule {schedule}"));
+        }
+        let said = Probe::Log {
+            contains: SAID.to_owned(),
+        };
+        if probe::once(&said, &self.context, start.log_offset, PAUSE).await.is_ok() {
+            return Some("it says that it starts".to_owned());
+        }
+        (start.spawned.elapsed() >= SETTLED.min(self.config.start_timeout))
+            .then(|| format!("running for {SETTLED:?}; it has written no schedule to {schedule}"))
     }
 }
 
@@ -125,22 +175,19 @@ impl Program for Beat {
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {
         Box::pin(async move {
             make_schedule_directory(&self.config.beat_schedule)?;
+            *self.before.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&self.config.beat_schedule);
             Ok(Prepared::Spawn(Box::new(self.order.clone())))
         })
     }
 
     fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>> {
         Box::pin(async move {
-            // shelve chooses the file's suffix by platform, so its own word is the witness.
-            let said = Probe::Log {
-                contains: "beat: Starting...".to_owned(),
-            };
-            match probe::until_passed(&said, &self.context, start.log_offset, start.deadline).await {
-                Ok(()) => Ok(format!("schedule {}", self.config.beat_schedule.display())),
-                Err(error) => {
-                    let what = format!("beat is not ready after {:?}", self.config.start_timeout);
-                    Err(Failure::infrastructure(what).because(error).with_log(&self.order.log))
+            // Its early end is the supervisor's to see.
+            loop {
+                if let Some(evidence) = self.evidence(start).await {
+                    return Ok(evidence);
                 }
+                tokio::time::sleep(PAUSE).await;
             }
         })
     }
