@@ -4,7 +4,6 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
-use std::path::Path;
 use std::time::Duration;
 
 mod support {
@@ -18,14 +17,11 @@ use support::orch::{Orch, Project};
 
 /// A project whose only task uses a Redis client of its own.
 fn hard_wired(redis: &str) -> Project {
-    let project = Project::new(&format!(
+    let configuration = format!(
         "[redis]\n{redis}\n[celery]\napp = \"hard_wired\"\nconcurrency = 1\n\
          [sites.shop]\ndispatch = {{ task = \"hard_wired.dispatch\", args = [\"{{site}}\"] }}\n"
-    ));
-    let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps/hard_wired.py");
-    fs::copy(app, project.file("hard_wired.py")).unwrap();
-    std::os::unix::fs::symlink(bookshop::environment().join(".venv"), project.file(".venv")).unwrap();
-    project
+    );
+    bookshop::project_with("hard_wired", &configuration)
 }
 
 /// A listener that answers every connection with `words`, until it is dropped.

@@ -46,6 +46,18 @@ pub fn project() -> Project {
     project
 }
 
+/// A project around `tests/fixtures/apps/<app>.py`, with the example's environment.
+pub fn project_with(app: &str, configuration: &str) -> Project {
+    let project = Project::new(configuration);
+    let name = format!("{app}.py");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/fixtures/apps")
+        .join(&name);
+    fs::copy(source, project.file(&name)).expect("copy the app");
+    std::os::unix::fs::symlink(environment().join(".venv"), project.file(".venv")).expect("link the environment");
+    project
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("make a directory");
     for entry in fs::read_dir(from).expect("list the example").flatten() {
