@@ -7,9 +7,50 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::guard::{Holder, InstanceLock, LockError};
 use crate::instance::{self, InstanceFile};
-use crate::orchestrator::{Options, StartError};
-use crate::run::{Command, RunId};
+use crate::run::{Command, Outcome, RunId, SiteName};
 use crate::services::Failure;
+
+/// What a run is started with, besides its configuration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `orch run` ends with its sites, `orch up` when told to.
+    pub command: Command,
+    /// Sites to run; empty for `orch up`.
+    pub sites: Vec<SiteName>,
+    /// How long to wait for another run of the instance to end.
+    pub wait: Duration,
+    /// The caller's variables.
+    pub environment: Vec<(String, String)>,
+}
+
+/// Why a run could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A living run holds the instance.
+    #[error(
+        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since})\n  hint:  wait for it (`--wait 10m`), or give this run another `[orch] state_dir`"
+    )]
+    Busy {
+        instance: String,
+        command: String,
+        pid: i32,
+        run_id: String,
+        since: String,
+    },
+    /// The state directory, the guard or the lock failed.
+    #[error("{0}")]
+    Failed(#[source] Failure),
+}
+
+impl StartError {
+    /// How the run counts as having ended.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            StartError::Busy { .. } => Outcome::Busy,
+            StartError::Failed(failure) => failure.kind.outcome(),
+        }
+    }
+}
 
 /// What a run holds.
 pub struct Claim {

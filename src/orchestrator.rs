@@ -9,99 +9,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::claim::{Claim, holder, make_state_dir, take_locks};
+pub use crate::claim::{Options, StartError};
 use crate::config::Config;
 use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceLock, Report};
 use crate::instance::{self, InstanceFile};
 use crate::plan::{Plan, PlanContext};
 use crate::run::{
     Command, EventKind, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, RunDirectory, RunId, ServiceName,
-    SiteName, StopReason,
+    StopReason,
 };
+pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, Supervisor, base_environment};
 use crate::sites;
 
 /// How long the cancellation of the sites may hold up the stop.
 const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
-
-/// What a run is started with, besides its configuration.
-#[derive(Clone, Debug)]
-pub struct Options {
-    /// `orch run` ends with its sites, `orch up` when told to.
-    pub command: Command,
-    /// Sites to run; empty for `orch up`.
-    pub sites: Vec<SiteName>,
-    /// How long to wait for another run of the instance to end.
-    pub wait: Duration,
-    /// The caller's variables.
-    pub environment: Vec<(String, String)>,
-}
-
-/// Why a run could not begin.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// A living run holds the instance.
-    #[error(
-        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since})\n  hint:  wait for it (`--wait 10m`), or give this run another `[orch] state_dir`"
-    )]
-    Busy {
-        instance: String,
-        command: String,
-        pid: i32,
-        run_id: String,
-        since: String,
-    },
-    /// The state directory, the guard or the lock failed.
-    #[error("{0}")]
-    Failed(#[source] Failure),
-}
-
-impl StartError {
-    /// How the run counts as having ended.
-    pub fn outcome(&self) -> Outcome {
-        match self {
-            StartError::Busy { .. } => Outcome::Busy,
-            StartError::Failed(failure) => failure.kind.outcome(),
-        }
-    }
-}
-
-/// How the work of a run came to its end.
-#[derive(Clone, Debug)]
-pub enum Ending {
-    /// It was done; the outcome says how well.
-    Done(Outcome),
-    /// It could not be done.
-    Failed(Outcome, Failure),
-    /// A signal asked for the end.
-    Stopped(StopReason),
-}
-
-impl Ending {
-    /// It could not be done, for a reason that says whose fault it is.
-    pub fn failed(failure: Failure) -> Self {
-        Ending::Failed(failure.kind.outcome(), failure)
-    }
-
-    fn outcome(&self) -> Outcome {
-        match self {
-            Ending::Done(outcome) | Ending::Failed(outcome, _) => *outcome,
-            Ending::Stopped(StopReason::Interrupt) => Outcome::Interrupted,
-            Ending::Stopped(StopReason::Terminate) => Outcome::Terminated,
-            Ending::Stopped(StopReason::Hangup) => Outcome::HungUp,
-            Ending::Stopped(StopReason::Finished) => Outcome::Succeeded,
-            Ending::Stopped(StopReason::Failure) => Outcome::InfrastructureFailed,
-        }
-    }
-
-    fn reason(&self) -> StopReason {
-        match self {
-            Ending::Done(Outcome::Succeeded | Outcome::SitesFailed) => StopReason::Finished,
-            Ending::Done(_) | Ending::Failed(..) => StopReason::Failure,
-            Ending::Stopped(reason) => *reason,
-        }
-    }
-}
 
 /// Owner of one run: of its guard, and through it of every process.
 ///

@@ -7,15 +7,53 @@ use tokio::sync::watch;
 
 use crate::celery::Client;
 use crate::config::{Config, SiteConfig};
-use crate::orchestrator::Ending;
 use crate::proxies::{self, ProxyVerdict};
-use crate::run::{EventKind, Level, Outcome, Recorder, SiteName, SiteStatus};
+use crate::run::{EventKind, Level, Outcome, Recorder, SiteName, SiteStatus, StopReason};
 use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
 use crate::sites;
 
 /// A worker that reconnects to a restarted Redis takes up to three seconds, and its tasks end meanwhile.
 const RESTORE_ATTEMPTS: usize = 10;
 const RESTORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// How the work of a run came to its end.
+#[derive(Clone, Debug)]
+pub enum Ending {
+    /// It was done; the outcome says how well.
+    Done(Outcome),
+    /// It could not be done.
+    Failed(Outcome, Failure),
+    /// A signal asked for the end.
+    Stopped(StopReason),
+}
+
+impl Ending {
+    /// It could not be done, for a reason that says whose fault it is.
+    pub fn failed(failure: Failure) -> Self {
+        Ending::Failed(failure.kind.outcome(), failure)
+    }
+
+    /// How the run counts as having ended.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Ending::Done(outcome) | Ending::Failed(outcome, _) => *outcome,
+            Ending::Stopped(StopReason::Interrupt) => Outcome::Interrupted,
+            Ending::Stopped(StopReason::Terminate) => Outcome::Terminated,
+            Ending::Stopped(StopReason::Hangup) => Outcome::HungUp,
+            Ending::Stopped(StopReason::Finished) => Outcome::Succeeded,
+            Ending::Stopped(StopReason::Failure) => Outcome::InfrastructureFailed,
+        }
+    }
+
+    /// Why the stop begins.
+    pub fn reason(&self) -> StopReason {
+        match self {
+            Ending::Done(Outcome::Succeeded | Outcome::SitesFailed) => StopReason::Finished,
+            Ending::Done(_) | Ending::Failed(..) => StopReason::Failure,
+            Ending::Stopped(reason) => *reason,
+        }
+    }
+}
 
 /// What the work needs.
 pub struct Scrape {

@@ -1,4 +1,4 @@
-//! Signals as facts: the first asks for a stop, the second skips the grace periods, the third leaves at once.
+//! Signals as facts: the first asks for a stop (or ends it, while nothing runs yet), the second skips the grace periods, the third leaves at once.
 //!
 //! A plain thread with its own copy of the guard's socket: the runtime may be blocked in the stop itself.
 
@@ -44,6 +44,8 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
                 _ => StopReason::Terminate,
             };
             match count {
+                // Nothing is started yet (another run may be being waited for): there is nothing to stop.
+                1 if theirs.hurry.get().is_none() => leave(signal),
                 1 => {
                     sender.send_replace(Some(reason));
                 }
