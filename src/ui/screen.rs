@@ -62,6 +62,13 @@ impl Screen {
         }
     }
 
+    /// Takes the terminal again after [`release`] and a pause; the next draw draws all.
+    pub fn take_again(&mut self) {
+        *current() = Use::Frame;
+        self.frame.clear();
+        self.size = (0, 0);
+    }
+
     /// Columns and rows of the terminal, as they are now; 80 by 24 where it does not say.
     pub fn size() -> (usize, usize) {
         let size = tcgetwinsize(io::stdout());
@@ -132,7 +139,7 @@ fn end_draw() {
     DRAWN.notify_all();
 }
 
-/// Erases the frame and shows the cursor, if that is not done yet; never waits for a blocked terminal.
+/// Erases the frame and shows the cursor, unless that is done; never waits for a blocked terminal.
 pub fn release() {
     let terminal = current();
     if *terminal == Use::Lines {

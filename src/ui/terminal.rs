@@ -1,17 +1,21 @@
 //! The live view: notable events as lines, and below them a frame that shows how things stand.
 //!
-//! Redrawn after events, at most every 100 ms, and each second while something runs. Not here: what the frame says
+//! Redrawn after events, at most every 100 ms, each second while something runs, and when the terminal has another
+//! size. Not here: what the frame says
 //! ([`super::frame`]) and how it gets onto the terminal ([`super::screen`]).
 
 use std::io;
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use signal_hook::consts::{SIGTSTP, SIGWINCH};
+use signal_hook::iterator::Signals;
 
 use super::paint::{Tone, painted};
 use super::plain::PlainView;
 use super::screen::Screen;
-use super::{frame, summary};
+use super::{frame, screen, summary};
 use crate::run::{Event, EventKind, Level, RunState, SiteStatus};
 
 /// Between two redraws.
@@ -24,43 +28,75 @@ const TICK: Duration = Duration::from_secs(1);
 /// # Errors
 /// The terminal is gone.
 pub fn show(events: &Receiver<Arc<Event>>, color: bool) -> io::Result<()> {
-    let mut live = Live {
+    let live = Mutex::new(Live {
         state: RunState::default(),
         plain: PlainView::default(),
         color,
         folded: Instant::now(),
         lines: Vec::new(),
         screen: Screen::take(),
-    };
+    });
+    let mut signals = Signals::new([SIGWINCH, SIGTSTP])?;
+    let handle = signals.handle();
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("terminal".to_owned())
+            .spawn_scoped(scope, || follow_terminal(&mut signals, &live))?;
+        let shown = follow_events(events, &live);
+        handle.close();
+        shown
+    })
+}
+
+fn locked<'a>(live: &'a Mutex<Live>) -> MutexGuard<'a, Live> {
+    // A half-folded event would be drawn, and replaced by the next.
+    live.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn follow_events(events: &Receiver<Arc<Event>>, live: &Mutex<Live>) -> io::Result<()> {
     let mut drawn = Instant::now();
     loop {
-        let event = if frame::is_busy(&live.state) {
+        let event = if frame::is_busy(&locked(live).state) {
             events.recv_timeout(TICK)
         } else {
             // Nothing moves: nothing is drawn.
             events.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
         match event {
-            Ok(event) => live.fold(&event),
+            Ok(event) => locked(live).fold(&event),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         // What comes close together is drawn together.
-        while live.state.outcome.is_none()
-            && let pause = REDRAW_PAUSE.saturating_sub(drawn.elapsed())
-            && let Ok(event) = if pause.is_zero() {
-                events.try_recv().map_err(drop)
-            } else {
-                events.recv_timeout(pause).map_err(drop)
-            }
+        let due = drawn + REDRAW_PAUSE;
+        while !locked(live).is_over()
+            && let Ok(event) = events.recv_timeout(due.saturating_duration_since(Instant::now()))
         {
-            live.fold(&event);
+            locked(live).fold(&event);
         }
-        if live.state.outcome.is_some() {
+        let mut live = locked(live);
+        if live.is_over() {
             return live.finish();
         }
         live.draw()?;
         drawn = Instant::now();
+    }
+}
+
+/// Redraws after a resize; gives the terminal back before Ctrl+Z and takes it again after `fg`.
+fn follow_terminal(signals: &mut Signals, live: &Mutex<Live>) {
+    for signal in signals.forever() {
+        if signal == SIGTSTP {
+            screen::release();
+            // Returns when the process is continued.
+            signal_hook::low_level::emulate_default_handler(SIGTSTP).ok();
+            locked(live).screen.take_again();
+        }
+        let mut live = locked(live);
+        // An error is the terminal's end, which the next event's draw meets as well.
+        if !live.is_over() && live.draw().is_err() {
+            return;
+        }
     }
 }
 
@@ -90,6 +126,10 @@ impl Live {
         }
     }
 
+    fn is_over(&self) -> bool {
+        self.state.outcome.is_some()
+    }
+
     fn draw(&mut self) -> io::Result<()> {
         let (width, height) = Screen::size();
         let now = self.state.elapsed + self.folded.elapsed().as_secs_f64();
@@ -100,7 +140,7 @@ impl Live {
         self.screen.draw(&lines, frame, (width, height))
     }
 
-    fn finish(mut self) -> io::Result<()> {
+    fn finish(&mut self) -> io::Result<()> {
         self.lines.extend(summary::lines(&self.state, false, self.color));
         let lines = std::mem::take(&mut self.lines);
         self.screen.draw(&lines, Vec::new(), (0, 0))
