@@ -91,7 +91,12 @@ impl Layout {
 }
 
 fn name_width(state: &RunState) -> usize {
-    let services = state.services.iter().map(|service| service.name.as_str());
+    // Services that share a line need no column.
+    let services = state
+        .services
+        .iter()
+        .filter(|service| stands_apart(service, state, SERVICES_APART));
+    let services = services.map(|service| service.name.as_str());
     let sites = state.sites.iter().map(|site| site.name.as_str());
     services
         .chain(sites)
@@ -162,12 +167,16 @@ fn service_word(phase: ServicePhase) -> (Tone, &'static str) {
     }
 }
 
+fn stands_apart(service: &ServiceView, state: &RunState, apart: usize) -> bool {
+    state.services.len() <= apart || is_under_way(service.phase) || service.phase == ServicePhase::Failed
+}
+
 /// A line each, or, where there are more than `apart` of them, one for all to which nothing happens.
 fn services(state: &RunState, layout: &Layout, apart: usize) -> Vec<Ranked> {
-    let many = state.services.len() > apart;
-    let stands_apart =
-        |service: &&ServiceView| !many || is_under_way(service.phase) || service.phase == ServicePhase::Failed;
-    let (shown, settled): (Vec<&ServiceView>, Vec<&ServiceView>) = state.services.iter().partition(stands_apart);
+    let (shown, settled): (Vec<&ServiceView>, Vec<&ServiceView>) = state
+        .services
+        .iter()
+        .partition(|service| stands_apart(service, state, apart));
     let mut lines: Vec<Ranked> = Vec::new();
     if !settled.is_empty() {
         lines.push(Ranked {
