@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, say, signals};
 use crate::config::Config;
-use crate::orchestrator::{Options, Orchestrator};
+use crate::orchestrator::{Options, Orchestrator, StartError};
 use crate::run::{Command, SiteName};
 use crate::ui::{self, Format, ViewOptions};
 
@@ -35,7 +35,7 @@ impl Session<'_> {
             environment: caller_environment(),
         };
         let mut orchestrator =
-            Orchestrator::start(config, options).map_err(|error| Refusal::because(error.outcome(), error))?;
+            start_in_turn(config, options).map_err(|error| Refusal::because(error.outcome(), error))?;
         logging::to_file(&orchestrator.directory().orch_log());
         armed.arm(orchestrator.hurry_switch()?, orchestrator.recorder().clone());
         let terminal = std::io::stdout().is_terminal();
@@ -64,5 +64,25 @@ impl Session<'_> {
             say(&format!("warning: the journal is incomplete: {error}"));
         }
         Ok(outcome.exit_code())
+    }
+}
+
+/// Takes the instance; says so before it waits for another run's end.
+fn start_in_turn(config: Config, options: Options) -> Result<Orchestrator, StartError> {
+    let at_once = Options {
+        wait: Duration::ZERO,
+        ..options.clone()
+    };
+    match Orchestrator::start(config.clone(), at_once) {
+        Err(StartError::Busy {
+            command, pid, run_id, ..
+        }) if !options.wait.is_zero() => {
+            let patience = options.wait;
+            say(&format!(
+                "waiting up to {patience:?} for `orch {command}` (pid {pid}, run {run_id}) to end"
+            ));
+            Orchestrator::start(config, options)
+        }
+        result => result,
     }
 }

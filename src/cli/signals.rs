@@ -1,4 +1,5 @@
-//! Signals as facts: the first asks for a stop (or ends it, while nothing runs yet), the second skips the grace periods, the third leaves at once.
+//! Signals as facts: the first asks for a stop (or ends it, while nothing runs yet), the second skips the grace periods,
+//! the third leaves at once.
 //!
 //! A plain thread with its own copy of the guard's socket: the runtime may be blocked in the stop itself.
 
