@@ -49,45 +49,50 @@ impl Project {
 
     /// Starts orch here as cron would: no variables but PATH and HOME.
     pub fn orch_bare(&self, arguments: &[&str]) -> Orch<'_> {
+        let mut reaper = Command::new(python());
+        reaper.env_clear().envs([("PATH", "/usr/bin:/bin"), ("HOME", "/")]);
         self.start(
-            arguments,
-            Some(&[("PATH", "/usr/bin:/bin"), ("HOME", "/")]),
-            &[],
+            reaper,
+            &words(env!("CARGO_BIN_EXE_orch"), arguments),
             Duration::from_secs(15),
         )
     }
 
     /// Starts orch here with further variables; what is left is waited for `grace` after its end.
     pub fn orch_with(&self, arguments: &[&str], environment: &[(&str, &str)], grace: Duration) -> Orch<'_> {
-        self.start(arguments, None, environment, grace)
+        let mut reaper = Command::new(python());
+        reaper.envs(environment.iter().copied());
+        self.start(reaper, &words(env!("CARGO_BIN_EXE_orch"), arguments), grace)
+    }
+
+    /// Starts a shell here in which `$ORCH` is orch; pid and exit code are the shell's.
+    pub fn shell(&self, script: &str) -> Orch<'_> {
+        let mut reaper = Command::new(python());
+        reaper.env("ORCH", env!("CARGO_BIN_EXE_orch"));
+        self.start(reaper, &words("/bin/sh", &["-c", script]), Duration::from_secs(15))
+    }
+
+    /// Starts this copy of orch here as another user, who must own the project.
+    pub fn orch_as(&self, user: u32, program: &Path, arguments: &[&str]) -> Orch<'_> {
+        let mut reaper = Command::new(python());
+        reaper.env("REAPER_USER", user.to_string()).env("HOME", &self.directory);
+        let program = program.to_str().expect("a path of text");
+        self.start(reaper, &words(program, arguments), Duration::from_secs(15))
     }
 
     #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
-    fn start(
-        &self,
-        arguments: &[&str],
-        instead: Option<&[(&str, &str)]>,
-        environment: &[(&str, &str)],
-        grace: Duration,
-    ) -> Orch<'_> {
+    fn start(&self, mut reaper: Command, words: &[&str], grace: Duration) -> Orch<'_> {
         let number = fs::read_dir(&self.directory).expect("list the project").count();
         let name = |suffix: &str| self.directory.join(format!("orch-{number}.{suffix}"));
         let (report, stdout, stderr) = (name("report"), name("stdout"), name("stderr"));
         let known = runs(&self.state_dir());
-        // By its path: a test may give orch another PATH.
-        let mut command = Command::new(python());
-        if let Some(instead) = instead {
-            command.env_clear().envs(instead.iter().copied());
-        }
-        let mut reaper = command
+        let mut reaper = reaper
             .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/reaper.py"))
             .arg(&report)
             .arg(grace.as_secs_f64().to_string())
             .args([&stdout, &stderr])
-            .arg(env!("CARGO_BIN_EXE_orch"))
-            .args(arguments)
+            .args(words)
             .current_dir(&self.directory)
-            .envs(environment.iter().copied())
             .stdout(Stdio::piped())
             .spawn()
             .expect("start python3 with tests/support/reaper.py");
@@ -106,6 +111,10 @@ impl Project {
             known,
         }
     }
+}
+
+fn words<'a>(program: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {
+    [&[program], arguments].concat()
 }
 
 impl Drop for Project {
@@ -145,7 +154,7 @@ fn print_logs(directory: &Path) {
     }
 }
 
-/// The interpreter itself: what PATH names may be a script that needs further programs of the same PATH.
+/// The interpreter itself, by its path: what PATH names may be a script that needs further programs of the same PATH.
 fn python() -> &'static Path {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();
     FOUND.get_or_init(|| {
@@ -263,6 +272,11 @@ impl Orch<'_> {
         self.wait_for(&format!("{kind} {service}"), |event| {
             event["event"] == kind && event["service"] == service
         })
+    }
+
+    /// What it has written to standard error so far.
+    pub fn stderr(&self) -> String {
+        read(&self.stderr)
     }
 
     /// Waits for its end and the report of what it left.

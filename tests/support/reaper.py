@@ -1,7 +1,8 @@
 """Runs one orch as a child subreaper would see it: `reaper.py REPORT SECONDS STDOUT STDERR COMMAND [ARGUMENT ...]`.
 
 Prints the command's pid; when the command has ended, waits until nothing that it started is left (ECHILD), at most
-SECONDS, and writes REPORT: {"code", "signal", "gone_after", "left": [command lines]}.
+SECONDS, and writes REPORT: {"code", "signal", "gone_after", "left": [command lines]}. With REAPER_USER the command is that
+user's (a number).
 """
 
 import ctypes
@@ -45,6 +46,10 @@ def main() -> None:
         null = os.open("/dev/null", os.O_RDONLY)
         for target, source in enumerate((null, out, err)):
             os.dup2(source, target)
+        if user := os.environ.pop("REAPER_USER", None):
+            os.setgroups([])
+            os.setgid(int(user))
+            os.setuid(int(user))
         os.execv(command[0], command)
     print(pid, flush=True)
     status, ended, deadline = None, None, None

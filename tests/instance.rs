@@ -1,0 +1,294 @@
+//! One instance and those who use it: `orch run` and `orch exec` beside `orch up`, runs in turn and side by side, other
+//! users, and what they all print.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::os::unix::fs::lchown;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::bookshop;
+use support::orch::{Ended, Orch, Project};
+
+/// A site whose one task appends to the file `done`; `before` and `after` it in the configuration.
+fn workshop(before: &str, after: &str) -> Project {
+    let configuration = format!(
+        "{before}\n[redis]\nmode = \"own\"\nport = 0\n[celery]\napp = \"workshop\"\nconcurrency = 1\n\
+         [sites.shop]\ndispatch = {{ task = \"workshop.append\", args = [\"done\", \"{{site}}\"] }}\n{after}\n"
+    );
+    bookshop::project_with("workshop", &configuration)
+}
+
+/// The same with a task that runs until the file `finish` is there.
+fn patient() -> Project {
+    let project = workshop("", "");
+    let configuration = fs::read_to_string(project.file("orch.toml")).unwrap();
+    let waiting = configuration.replace(
+        "workshop.append\", args = [\"done\", \"{site}\"]",
+        "workshop.wait\", args = [\"finish\"]",
+    );
+    assert_ne!(configuration, waiting);
+    fs::write(project.file("orch.toml"), waiting).unwrap();
+    project
+}
+
+fn lines(project: &Project, file: &str) -> Vec<String> {
+    let text = fs::read_to_string(project.file(file)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn wait_until_begun(orch: &mut Orch<'_>, project: &Project) {
+    let begun = project.file("begun");
+    orch.wait_for("the task", |_| begun.exists());
+}
+
+fn services(ended: &Ended, kind: &str) -> BTreeSet<String> {
+    let events = ended.events_of(kind);
+    events
+        .iter()
+        .map(|event| event["service"].as_str().unwrap().to_owned())
+        .collect()
+}
+
+fn names<const COUNT: usize>(names: [&str; COUNT]) -> BTreeSet<String> {
+    names.map(str::to_owned).into()
+}
+
+fn end(mut orch: Orch<'_>) -> Ended {
+    orch.signal(Signal::SIGTERM);
+    orch.wait_for("its stop", |event| event["event"] == "stop_started");
+    orch.finish()
+}
+
+#[test]
+fn a_run_beside_an_instance_that_is_up_uses_it_and_leaves_it_alone() {
+    let web = "[services.web]\nkind = \"daemon\"\nreadiness = { tcp = \"127.0.0.1:{ports.web}\" }\n\
+               command = [\"python3\", \"-m\", \"http.server\", \"--bind\", \"127.0.0.1\", \"{ports.web}\"]\n\
+               [sites.port]\ndispatch = { task = \"workshop.append\", args = [\"port\", \"{ports.web}\"] }\n";
+    let project = workshop("[ports]\nweb = 0", web);
+    let mut up = project.orch(&["up"]);
+    bookshop::wait_until_up(&mut up, &project);
+    let text = fs::read(project.state_dir().join("instance.json")).unwrap();
+    let instance: Value = serde_json::from_slice(&text).unwrap();
+    for runs in 1..=2 {
+        let ended = project.orch(&["run"]).finish();
+        ended.expect_code(0);
+        assert_eq!(services(&ended, "service_reused"), names(["redis", "celery", "web"]));
+        assert!(ended.events_of("service_spawned").is_empty(), "{:#?}", ended.events);
+        assert_eq!(lines(&project, "done").len(), runs);
+        let ports = lines(&project, "port");
+        assert!(
+            ports
+                .iter()
+                .all(|port| port.parse::<u64>().ok() == instance["ports"]["web"].as_u64()),
+            "{ports:?}"
+        );
+    }
+    let ended = end(up);
+    ended.expect_code(143);
+    assert!(ended.events_of("service_exited").is_empty());
+    assert!(ended.events_of("service_unhealthy").is_empty());
+}
+
+#[test]
+fn exec_has_the_environment_and_the_exit_code() {
+    let project = workshop("", "");
+    let mut up = project.orch(&["up"]);
+    bookshop::wait_until_up(&mut up, &project);
+    let ended = project
+        .orch(&["exec", "--", "sh", "-c", "echo url $REDIS_URL; exit 7"])
+        .finish();
+    ended.expect_code(7);
+    assert!(ended.stdout.contains("url redis://:"), "{}", ended.stdout);
+    // The address and password are those of the Redis that runs.
+    let ask = "import os, redis; print('pong', redis.Redis.from_url(os.environ['REDIS_URL']).ping())";
+    let ended = project.orch(&["exec", "--", ".venv/bin/python", "-c", ask]).finish();
+    ended.expect_code(0);
+    assert!(ended.stdout.contains("pong True"), "{}", ended.stdout);
+    let ended = project.orch(&["exec", "--", "no-such-command"]).finish();
+    ended.expect_code(127);
+    assert!(ended.stderr.contains("no-such-command"), "{}", ended.stderr);
+    end(up).expect_code(143);
+}
+
+#[test]
+fn exec_without_an_instance_says_how_to_start_one() {
+    let project = workshop("", "");
+    let ended = project.orch(&["exec", "--", "true"]).finish();
+    ended.expect_code(3);
+    assert!(
+        ended.stderr.contains("no instance is up") && ended.stderr.contains("orch up"),
+        "{}",
+        ended.stderr
+    );
+}
+
+#[test]
+fn a_second_run_is_refused_or_waits() {
+    let project = patient();
+    let mut first = project.orch(&["run"]);
+    wait_until_begun(&mut first, &project);
+    let run_id = first.events()[0]["run_id"].as_str().unwrap().to_owned();
+
+    let refused = project.orch(&["run"]).finish();
+    refused.expect_code(75);
+    for word in [&first.pid.to_string(), &run_id, "--wait"] {
+        assert!(refused.stderr.contains(word), "{word} is not in {}", refused.stderr);
+    }
+    let refused = project.orch(&["run", "--wait", "100ms"]).finish();
+    refused.expect_code(75);
+
+    let mut interrupted = project.orch(&["run", "--wait", "10m"]);
+    says_that_it_waits(&mut interrupted, &run_id);
+    interrupted.signal(Signal::SIGINT);
+    interrupted.finish().expect_code(130);
+
+    let mut second = project.orch(&["run", "--wait", "60s"]);
+    says_that_it_waits(&mut second, &run_id);
+    fs::write(project.file("finish"), "").unwrap();
+    first.finish().expect_code(0);
+    second.finish().expect_code(0);
+    assert_eq!(lines(&project, "begun").len(), 2);
+}
+
+fn says_that_it_waits(orch: &mut Orch<'_>, for_run: &str) {
+    let deadline = std::time::Instant::now() + support::orch::PATIENCE;
+    while !orch.stderr().contains(for_run) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "it does not say that it waits: {}",
+            orch.stderr()
+        );
+        // Another process's output file offers no event.
+        std::thread::park_timeout(std::time::Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn two_state_directories_run_side_by_side() {
+    let project = patient();
+    let mut first = project.orch(&["run"]);
+    wait_until_begun(&mut first, &project);
+    let second = project.orch(&[
+        "run",
+        "--set",
+        "orch.state_dir=another state",
+        "--set",
+        "sites.shop.dispatch.task=workshop.append",
+        "--set",
+        "sites.shop.dispatch.args=[\"done\",\"x\"]",
+    ]);
+    second.finish().expect_code(0);
+    assert_eq!(lines(&project, "done"), ["x"]);
+    fs::write(project.file("finish"), "").unwrap();
+    first.finish().expect_code(0);
+}
+
+#[test]
+fn a_closed_standard_output_changes_nothing_but_what_is_seen() {
+    let project = workshop("", "");
+    let ended = project.shell("{ \"$ORCH\" run; echo $? > code; } | head -1").finish();
+    ended.expect_code(0);
+    assert_eq!(lines(&project, "code"), ["0"], "{}", ended.stderr);
+    assert_eq!(ended.stdout.lines().count(), 1, "{}", ended.stdout);
+    assert_eq!(lines(&project, "done"), ["shop"]);
+    assert_eq!(ended.events.last().unwrap()["event"], "run_finished");
+}
+
+#[test]
+fn json_output_is_json_lines_and_the_journal() {
+    let project = workshop("", "");
+    let ended = project.orch(&["run", "--output", "json"]).finish();
+    ended.expect_code(0);
+    let printed: Vec<Value> = ended
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}")))
+        .collect();
+    assert_eq!(printed, ended.events);
+}
+
+#[test]
+fn quiet_prints_the_outcome_and_failures_only() {
+    let project = workshop("", "");
+    let ended = project.orch(&["run", "-q"]).finish();
+    ended.expect_code(0);
+    let shown = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(!shown.contains("redis ready") && !shown.contains("logs in"), "{shown}");
+    assert!(shown.contains("complete") && shown.lines().count() == 1, "{shown}");
+
+    let ended = project
+        .orch(&["run", "-q", "--set", "sites.shop.dispatch.task=workshop.nothing"])
+        .finish();
+    ended.expect_code(2);
+    let shown = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(shown.contains("workshop.nothing"), "{shown}");
+    assert!(!shown.contains("redis ready"), "{shown}");
+}
+
+/// The user and group `nobody`.
+const NOBODY: u32 = 65534;
+
+/// A copy of orch in the project, which becomes nobody's; none when this is not root.
+fn give_to_nobody(project: &Project) -> Option<PathBuf> {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can be somebody else; every other test is run by a user who is not root");
+        return None;
+    }
+    let program = project.file("orch");
+    fs::copy(env!("CARGO_BIN_EXE_orch"), &program).unwrap();
+    for entry in fs::read_dir(project.path()).unwrap().flatten() {
+        lchown(entry.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    }
+    lchown(project.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+    Some(program)
+}
+
+#[test]
+fn another_user_keeps_services_up_in_a_directory_of_its_own() {
+    let project = Project::new(
+        "[redis]\nmode = \"own\"\nport = 0\n\
+         [services.web]\nkind = \"daemon\"\ncommand = [\"sh\", \"-c\", \"id -u > user; exec sleep 600\"]\n\
+         readiness = { file = \"user\" }\n",
+    );
+    let Some(program) = give_to_nobody(&project) else {
+        return;
+    };
+    let mut up = project.orch_as(NOBODY, &program, &["up"]);
+    up.wait_for_service("service_ready", "redis");
+    up.wait_for_service("service_ready", "web");
+    assert_eq!(lines(&project, "user"), [NOBODY.to_string()]);
+    end(up).expect_code(143);
+    // Its state is no business of another user, be it root.
+    let ended = project.orch(&["up"]).finish();
+    ended.expect_code(3);
+    let told = format!("belongs to user {NOBODY}");
+    assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+}
+
+#[test]
+fn another_user_runs_sites_in_a_directory_of_its_own() {
+    let project = workshop("", "");
+    let Some(program) = give_to_nobody(&project) else {
+        return;
+    };
+    let mut celery = Command::new(project.file(".venv/bin/celery"));
+    celery.arg("--version").uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
+    if !celery.output().is_ok_and(|output| output.status.success()) {
+        eprintln!("skipped: nobody may not read the Python environment below cargo's target directory");
+        return;
+    }
+    project.orch_as(NOBODY, &program, &["run"]).finish().expect_code(0);
+    assert_eq!(lines(&project, "done"), ["shop"]);
+}
