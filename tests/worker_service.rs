@@ -83,6 +83,7 @@ fn an_app_that_cannot_be_imported_is_shown_with_the_end_of_its_log() {
         "{shown}"
     );
     assert!(shown.contains("celery.log"), "{shown}");
+    assert!(shown.contains("-A workshop worker"), "{shown}");
 }
 
 #[test]
@@ -100,6 +101,21 @@ fn an_app_with_a_broker_of_its_own_is_refused_long_before_the_deadline() {
     let (shown, ours) = (shown(&ended), redis_address(&ended));
     assert!(shown.contains(&nobody.to_string()), "{shown}");
     assert!(shown.contains(&ours), "{ours} is not in {shown}");
+}
+
+#[test]
+fn an_app_with_a_broker_that_is_no_redis_is_refused() {
+    let project = workshop(OWN, "start_timeout = \"10m\"", &append());
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let url = format!("amqp://guest@{nobody}//");
+    let ended = project
+        .orch_with(&["run"], &[("WORKSHOP_BROKER", &url)], Duration::from_secs(15))
+        .finish();
+    ended.expect_code(2);
+    assert!(shown(&ended).contains(&format!("@{nobody}")), "{}", shown(&ended));
 }
 
 fn redis_address(ended: &Ended) -> String {

@@ -11,7 +11,7 @@ use super::environment::merge;
 use super::failure::Failure;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::state::Role;
-use super::worker_log::{BrokerAddress, announced_broker};
+use super::worker_log::{Announced, BrokerAddress, announced_broker};
 use crate::celery::{Client, NodeName, Target};
 use crate::config::{BeatMode, CeleryConfig, LivenessConfig};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
@@ -25,6 +25,8 @@ const PING_PAUSE: Duration = Duration::from_millis(10);
 const PING_PATIENCE: Duration = Duration::from_millis(500);
 /// How often the log and Redis' error counters are read while the worker starts.
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
+/// For finding out whether two host names are one.
+const LOOK_UP_PATIENCE: Duration = Duration::from_secs(2);
 /// Digits of the run id in the name of a node whose usual name is taken.
 const RUN_DIGITS: usize = 4;
 /// For the questions after readiness.
@@ -216,10 +218,31 @@ impl Celery {
         Ok(())
     }
 
-    fn wrong_broker(&self, there: &BrokerAddress) -> Failure {
+    fn wrong_broker(&self, there: &dyn std::fmt::Display) -> Failure {
         Failure::configuration(format!("the worker uses another broker than orch: {there}"))
             .because(format!("orch's Redis is {}; the app does not take its URL from the environment", self.here()))
+            .with_log(&self.order.log)
             .hint("let the app read CELERY_BROKER_URL (or REDIS_HOST and REDIS_PORT), or configure `[redis]` to its address")
+    }
+
+    /// Whether a broker is not the Redis that orch speaks to. Another name of its host is no other server.
+    async fn is_elsewhere(&self, there: &BrokerAddress) -> bool {
+        let here = self.here();
+        if there.same(&here) {
+            return false;
+        }
+        if (there.port, there.db) != (here.port, here.db) {
+            return true;
+        }
+        let addresses = async |address: &BrokerAddress| -> BTreeSet<std::net::SocketAddr> {
+            let found = tokio::net::lookup_host((address.host.as_str(), address.port));
+            match tokio::time::timeout(LOOK_UP_PATIENCE, found).await {
+                Ok(Ok(found)) => found.collect(),
+                Ok(Err(_)) | Err(_) => BTreeSet::new(),
+            }
+        };
+        let (theirs, ours) = tokio::join!(addresses(there), addresses(&here));
+        theirs.is_disjoint(&ours)
     }
 
     fn here(&self) -> BrokerAddress {
@@ -253,7 +276,7 @@ impl Celery {
                 port,
                 db,
             };
-            if !there.same(&self.here()) {
+            if self.is_elsewhere(&there).await {
                 return Err(self.wrong_broker(&there));
             }
         }
@@ -279,6 +302,9 @@ fn missing_tasks(missing: &[&String], known: &[String]) -> Failure {
             .filter(|(score, _)| *score > 0.7)
             .collect();
         near.sort_by(|one, other| other.0.total_cmp(&one.0));
+        let best = near.first().map_or(0.0, |(score, _)| *score);
+        // A common module makes all names of an app similar.
+        near.retain(|(score, _)| *score > best - 0.08);
         let near: Vec<String> = near.iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
         if !cause.is_empty() {
             cause.push_str("; ");
@@ -408,10 +434,12 @@ impl Program for Celery {
                 let now = Instant::now();
                 if now >= next_check {
                     next_check = now + CHECK_PAUSE;
-                    if let Some(there) = announced_broker(&self.order.log, start.log_offset)
-                        && !there.same(&self.here())
-                    {
-                        return Err(self.wrong_broker(&there).with_log(&self.order.log));
+                    match announced_broker(&self.order.log, start.log_offset) {
+                        Some(Announced::Redis(there)) if self.is_elsewhere(&there).await => {
+                            return Err(self.wrong_broker(&there));
+                        }
+                        Some(Announced::Other(url)) => return Err(self.wrong_broker(&url)),
+                        Some(Announced::Redis(_)) | None => {}
                     }
                     if self.connection.owned
                         && self.connection.password.is_some()

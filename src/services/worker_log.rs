@@ -37,8 +37,17 @@ fn canonical(host: &str) -> &str {
     }
 }
 
+/// The broker that a banner names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Announced {
+    /// A Redis by host and port.
+    Redis(BrokerAddress),
+    /// No Redis at all, as the banner writes it.
+    Other(String),
+}
+
 /// The broker that the banner names (`.> transport:   redis://...`), if the log from `offset` on has one.
-pub fn announced_broker(log: &Path, offset: u64) -> Option<BrokerAddress> {
+pub fn announced_broker(log: &Path, offset: u64) -> Option<Announced> {
     let mut file = File::open(log).ok()?;
     file.seek(SeekFrom::Start(offset)).ok()?;
     let mut bytes = Vec::new();
@@ -46,13 +55,20 @@ pub fn announced_broker(log: &Path, offset: u64) -> Option<BrokerAddress> {
     parse(&String::from_utf8_lossy(&bytes))
 }
 
-fn parse(text: &str) -> Option<BrokerAddress> {
-    let line = text
-        .lines()
-        .find(|line| line.contains("transport:") && line.contains("redis"))?;
-    let (_, url) = line.split_once("://")?;
+fn parse(text: &str) -> Option<Announced> {
+    let (_, url) = text.lines().find_map(|line| line.split_once(".> transport:"))?;
     let url = url.split_whitespace().next()?;
-    let (authority, db) = url.split_once('/').unwrap_or((url, "0"));
+    let (scheme, rest) = url.split_once("://")?;
+    match scheme {
+        "redis" | "rediss" => redis_address(rest).map(Announced::Redis),
+        // Another way to a Redis, which may well be ours: an answered ping will tell.
+        scheme if scheme.starts_with("redis") || scheme.starts_with("sentinel") => None,
+        _ => Some(Announced::Other(url.to_owned())),
+    }
+}
+
+fn redis_address(rest: &str) -> Option<BrokerAddress> {
+    let (authority, db) = rest.split_once('/').unwrap_or((rest, "0"));
     let authority = authority.rsplit_once('@').map_or(authority, |(_, authority)| authority);
     let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "6379"));
     let db = db.split(['/', '?']).next().filter(|db| !db.is_empty()).unwrap_or("0");
@@ -72,21 +88,32 @@ mod tests {
         let banner = "- ** ---------- [config]\n- ** ---------- .> app:         shop:0x7f\n- ** ---------- .> transport:   redis://:**@127.0.0.1:6390/2\n- ** ---------- .> results:     redis://127.0.0.1:6390/1\n";
         assert_eq!(
             parse(banner),
-            Some(BrokerAddress {
+            Some(Announced::Redis(BrokerAddress {
                 host: "127.0.0.1".into(),
                 port: 6390,
                 db: 2
-            })
+            }))
         );
         assert_eq!(
-            parse("transport: redis://localhost:6379//"),
-            Some(BrokerAddress {
+            parse(".> transport: redis://localhost:6379//"),
+            Some(Announced::Redis(BrokerAddress {
                 host: "localhost".into(),
                 port: 6379,
                 db: 0
-            })
+            }))
         );
-        assert_eq!(parse("nothing yet"), None);
+        let other = "amqp://guest:**@localhost:5672//";
+        assert_eq!(
+            parse(&format!(".> transport:   {other}\n")),
+            Some(Announced::Other(other.to_owned()))
+        );
+        for unknown in [
+            "nothing yet",
+            ".> transport: redis+socket:///run/redis.sock",
+            ".> transport: sentinel://a:1;b:2",
+        ] {
+            assert_eq!(parse(unknown), None, "{unknown}");
+        }
         let (one, other) = ("localhost", "127.0.0.1");
         let at = |host: &str| BrokerAddress {
             host: host.into(),
