@@ -56,7 +56,10 @@ pub enum ServiceState {
     /// Dead, to be started again at `until`.
     BackingOff { until: Instant },
     /// It was there before; used, never stopped.
-    Reused,
+    Reused {
+        /// Its last liveness probe failed, which has been said.
+        unhealthy: bool,
+    },
     /// A oneshot that ended well.
     Completed,
     /// Dead, and to stay so, with its policy's consent.
@@ -127,6 +130,8 @@ pub struct Service {
     pub name: ServiceName,
     pub role: Role,
     pub log: PathBuf,
+    /// How it was started last, for people.
+    pub command: Option<String>,
     pub state: ServiceState,
     history: RestartHistory,
     /// Starts so far.
@@ -142,6 +147,7 @@ impl Service {
             name,
             role,
             log,
+            command: None,
             state: ServiceState::Waiting,
             history: RestartHistory::default(),
             attempt: 0,
@@ -152,7 +158,7 @@ impl Service {
     /// Whether services that come after this one may start.
     pub fn is_usable(&self) -> bool {
         match self.state {
-            ServiceState::Ready { .. } | ServiceState::Reused | ServiceState::Completed => true,
+            ServiceState::Ready { .. } | ServiceState::Reused { .. } | ServiceState::Completed => true,
             // Ended well and not wanted back: it has served its purpose.
             ServiceState::Down => true,
             ServiceState::Waiting
@@ -183,7 +189,10 @@ impl Service {
                     service: self.name.clone(),
                     detail,
                 };
-                (S::Reused, vec![Action::Emit(event), Action::WatchLiveness])
+                (
+                    S::Reused { unhealthy: false },
+                    vec![Action::Emit(event), Action::WatchLiveness],
+                )
             }
             (S::Preparing { since }, Input::Prepared) => (S::Starting { since, pid: None }, vec![Action::Spawn]),
             (S::Preparing { .. }, Input::PrepareFailed(failure)) => self.fail(failure),
@@ -330,14 +339,15 @@ impl Service {
             },
             (S::BackingOff { .. }, Input::BackoffElapsed) => (S::Waiting, vec![]),
 
-            (S::Reused, Input::LivenessFailed(reason)) => {
-                // Not ours to restart; it is said once per failed probe series by the probe itself.
+            // Not ours to restart: said once, until it is well again.
+            (S::Reused { unhealthy: false }, Input::LivenessFailed(reason)) => {
                 let event = EventKind::ServiceUnhealthy {
                     service: self.name.clone(),
                     reason,
                 };
-                (S::Reused, vec![Action::Emit(event)])
+                (S::Reused { unhealthy: true }, vec![Action::Emit(event)])
             }
+            (S::Reused { .. }, Input::LivenessPassed) => (S::Reused { unhealthy: false }, vec![]),
 
             // What comes late - a probe's answer after the death it did not see, a report of what is already judged -
             // changes nothing. Listed by state, so that a new input has to be thought about.
@@ -348,7 +358,7 @@ impl Service {
                 | S::Ready { .. }
                 | S::Ending { .. }
                 | S::BackingOff { .. }
-                | S::Reused
+                | S::Reused { .. }
                 | S::Completed
                 | S::Down
                 | S::Failed),
@@ -393,7 +403,11 @@ impl Service {
                 Role::Oneshot => format!("`{}` {} {when}", self.name, describe(status)),
                 Role::Daemon { .. } => format!("`{}` {} {when}, before it was ready", self.name, describe(status)),
             };
-            Then::Fail(Failure::infrastructure(what))
+            let failure = Failure::infrastructure(what);
+            Then::Fail(match &self.command {
+                Some(command) => failure.hint(format!("it was started as {command}")),
+                None => failure,
+            })
         } else {
             Then::Judge
         }
@@ -469,184 +483,5 @@ impl Service {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::config::RestartWhen;
-
-    fn daemon() -> Service {
-        let restart = RestartPolicy {
-            when: RestartWhen::Always,
-            backoff: Duration::from_millis(250),
-            backoff_max: Duration::from_secs(30),
-            jitter: 0.0,
-            limit: 2,
-            window: Duration::from_secs(300),
-            stable: Duration::from_secs(30),
-        };
-        Service::new(
-            "web".into(),
-            Role::Daemon {
-                restart,
-                liveness_failures: 3,
-            },
-            PathBuf::from("/log"),
-        )
-    }
-
-    fn oneshot() -> Service {
-        Service::new("tables".into(), Role::Oneshot, PathBuf::from("/log"))
-    }
-
-    const KILLED: ExitStatus = ExitStatus::Signal {
-        signal: 9,
-        core_dumped: false,
-    };
-
-    fn drive(service: &mut Service, inputs: impl IntoIterator<Item = Input>) -> Vec<Action> {
-        let now = Instant::now();
-        inputs
-            .into_iter()
-            .flat_map(|input| service.step(input, now, 0.5))
-            .collect()
-    }
-
-    fn up() -> [Input; 4] {
-        [
-            Input::DependenciesReady,
-            Input::Prepared,
-            Input::Spawned(7),
-            Input::BecameReady("it".into()),
-        ]
-    }
-
-    #[test]
-    fn comes_up_and_is_restarted_at_once_after_its_first_death() {
-        let mut service = daemon();
-        drive(&mut service, up());
-        assert!(service.is_usable());
-        let actions = drive(&mut service, [Input::Exited(KILLED)]);
-        assert!(matches!(
-            actions[..],
-            [Action::StopProbes, Action::Emit(EventKind::ServiceExited { .. })]
-        ));
-        assert!(!service.is_usable(), "dependents must not start on a dead service");
-        let actions = drive(&mut service, [Input::Gone]);
-        assert!(
-            matches!(
-                &actions[..],
-                [Action::Emit(EventKind::ServiceRestarting {
-                    attempt: 1,
-                    backoff_ms: 0,
-                    ..
-                })]
-            ),
-            "{actions:?}"
-        );
-        assert_eq!(service.state, ServiceState::Waiting);
-    }
-
-    #[test]
-    fn gives_up_after_the_limit() {
-        let mut service = daemon();
-        for _ in 0..2 {
-            drive(&mut service, up());
-            drive(
-                &mut service,
-                [Input::Exited(KILLED), Input::Gone, Input::BackoffElapsed],
-            );
-            assert_eq!(service.state, ServiceState::Waiting);
-        }
-        drive(&mut service, up());
-        let actions = drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
-        let Some(Action::GiveUp(failure)) = actions.last() else {
-            panic!("{actions:?}")
-        };
-        assert!(failure.what.contains("after 2 restarts"), "{failure}");
-    }
-
-    #[test]
-    fn an_exit_by_itself_before_readiness_fails_the_start_but_a_signal_does_not() {
-        let mut service = daemon();
-        drive(&mut service, up().into_iter().take(3));
-        let actions = drive(&mut service, [Input::Exited(ExitStatus::Code(1)), Input::Gone]);
-        assert!(matches!(actions.last(), Some(Action::GiveUp(_))), "{actions:?}");
-        let mut service = daemon();
-        drive(&mut service, up().into_iter().take(3));
-        drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
-        assert_eq!(service.state, ServiceState::Waiting);
-    }
-
-    #[test]
-    fn only_a_series_of_failed_liveness_probes_counts_as_dead() {
-        let mut service = daemon();
-        drive(&mut service, up());
-        let failed = || Input::LivenessFailed("no answer".into());
-        drive(
-            &mut service,
-            [failed(), failed(), Input::LivenessPassed, failed(), failed()],
-        );
-        assert!(matches!(service.state, ServiceState::Ready { failed_probes: 2, .. }));
-        let actions = drive(&mut service, [failed()]);
-        assert_eq!(actions, [Action::StopProbes, Action::StopTree]);
-        drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
-        assert_eq!(service.state, ServiceState::Waiting);
-    }
-
-    #[test]
-    fn a_oneshot_completes_with_code_0_only() {
-        let mut service = oneshot();
-        drive(&mut service, up().into_iter().take(3));
-        drive(&mut service, [Input::Exited(ExitStatus::Code(0)), Input::Gone]);
-        assert_eq!(service.state, ServiceState::Completed);
-        let mut service = oneshot();
-        drive(&mut service, up().into_iter().take(3));
-        let actions = drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
-        assert!(matches!(actions.last(), Some(Action::GiveUp(_))), "{actions:?}");
-    }
-
-    fn any_input() -> impl Strategy<Value = Input> {
-        prop_oneof![
-            Just(Input::DependenciesReady),
-            Just(Input::FoundHealthy("there".into())),
-            Just(Input::Prepared),
-            Just(Input::PrepareFailed(Failure::infrastructure("no"))),
-            Just(Input::Spawned(7)),
-            Just(Input::SpawnFailed(Failure::infrastructure("no"))),
-            Just(Input::BecameReady("it".into())),
-            Just(Input::ReadinessFailed(Failure::infrastructure("late"))),
-            Just(Input::LivenessPassed),
-            Just(Input::LivenessFailed("no".into())),
-            Just(Input::Exited(KILLED)),
-            Just(Input::Exited(ExitStatus::Code(0))),
-            Just(Input::Gone),
-            Just(Input::BackoffElapsed),
-        ]
-    }
-
-    proptest! {
-        #[test]
-        fn no_order_of_inputs_spawns_twice_or_revives_the_failed(inputs in prop::collection::vec(any_input(), 0..60)) {
-            let mut service = daemon();
-            let now = Instant::now();
-            let mut alive = false;
-            for input in inputs {
-                let was_failed = service.state == ServiceState::Failed;
-                let actions = service.step(input.clone(), now, 0.5);
-                if was_failed {
-                    prop_assert!(actions.is_empty());
-                }
-                for action in actions {
-                    if action == Action::Spawn {
-                        prop_assert!(!alive, "spawned while the last one was not gone");
-                        alive = true;
-                    }
-                }
-                if matches!(service.state, ServiceState::Waiting | ServiceState::BackingOff { .. } | ServiceState::Failed) {
-                    alive = false;
-                }
-            }
-        }
-    }
-}
+#[path = "state_tests.rs"]
+mod tests;

@@ -352,13 +352,13 @@ impl Supervisor {
                     let failure = Failure::infrastructure(format!("`{name}` was to be started without being prepared"));
                     return Acted::Answered(Input::SpawnFailed(failure));
                 };
-                let (argv, directory) = (order.argv.join(" "), order.directory.clone());
+                let command = command_line(&order);
+                entry.service.command = Some(command.clone());
                 entry.log_offset = log_length(&order.log);
                 return Acted::Answered(match self.launcher.spawn(*order) {
                     Ok(pid) => Input::Spawned(pid),
                     Err(error) => Input::SpawnFailed(
-                        Failure::infrastructure(format!("start `{name}`: `{argv}` in {}", directory.display()))
-                            .because(error.to_string()),
+                        Failure::infrastructure(format!("start `{name}` as {command}")).because(error.to_string()),
                     ),
                 });
             }
@@ -454,6 +454,27 @@ impl Entry {
         self.generation += 1;
         self.generation
     }
+}
+
+/// What is started where, for people: a long command (a script in an argument) is cut.
+fn command_line(order: &SpawnOrder) -> String {
+    const SHOWN: usize = 240;
+    let words: Vec<String> = order
+        .argv
+        .iter()
+        .map(
+            |word| match word.contains([' ', '\t', '\'', '"', '$', '*']) || word.is_empty() {
+                true => format!("'{}'", word.replace('\'', "'\\''")),
+                false => word.clone(),
+            },
+        )
+        .collect();
+    let mut line = words.join(" ").replace(['\n', '\r'], " ");
+    if let Some((end, _)) = line.char_indices().nth(SHOWN) {
+        line.truncate(end);
+        line.push_str("...");
+    }
+    format!("`{line}` in {}", order.directory.display())
 }
 
 /// Length of a log, 0 when there is none.

@@ -1,0 +1,197 @@
+//! The life of a service, input by input.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::RestartWhen;
+
+fn daemon() -> Service {
+    let restart = RestartPolicy {
+        when: RestartWhen::Always,
+        backoff: Duration::from_millis(250),
+        backoff_max: Duration::from_secs(30),
+        jitter: 0.0,
+        limit: 2,
+        window: Duration::from_secs(300),
+        stable: Duration::from_secs(30),
+    };
+    Service::new(
+        "web".into(),
+        Role::Daemon {
+            restart,
+            liveness_failures: 3,
+        },
+        PathBuf::from("/log"),
+    )
+}
+
+fn oneshot() -> Service {
+    Service::new("tables".into(), Role::Oneshot, PathBuf::from("/log"))
+}
+
+const KILLED: ExitStatus = ExitStatus::Signal {
+    signal: 9,
+    core_dumped: false,
+};
+
+fn drive(service: &mut Service, inputs: impl IntoIterator<Item = Input>) -> Vec<Action> {
+    let now = Instant::now();
+    inputs
+        .into_iter()
+        .flat_map(|input| service.step(input, now, 0.5))
+        .collect()
+}
+
+fn up() -> [Input; 4] {
+    [
+        Input::DependenciesReady,
+        Input::Prepared,
+        Input::Spawned(7),
+        Input::BecameReady("it".into()),
+    ]
+}
+
+#[test]
+fn comes_up_and_is_restarted_at_once_after_its_first_death() {
+    let mut service = daemon();
+    drive(&mut service, up());
+    assert!(service.is_usable());
+    let actions = drive(&mut service, [Input::Exited(KILLED)]);
+    assert!(matches!(
+        actions[..],
+        [Action::StopProbes, Action::Emit(EventKind::ServiceExited { .. })]
+    ));
+    assert!(!service.is_usable(), "dependents must not start on a dead service");
+    let actions = drive(&mut service, [Input::Gone]);
+    assert!(
+        matches!(
+            &actions[..],
+            [Action::Emit(EventKind::ServiceRestarting {
+                attempt: 1,
+                backoff_ms: 0,
+                ..
+            })]
+        ),
+        "{actions:?}"
+    );
+    assert_eq!(service.state, ServiceState::Waiting);
+}
+
+#[test]
+fn gives_up_after_the_limit() {
+    let mut service = daemon();
+    for _ in 0..2 {
+        drive(&mut service, up());
+        drive(
+            &mut service,
+            [Input::Exited(KILLED), Input::Gone, Input::BackoffElapsed],
+        );
+        assert_eq!(service.state, ServiceState::Waiting);
+    }
+    drive(&mut service, up());
+    let actions = drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+    let Some(Action::GiveUp(failure)) = actions.last() else {
+        panic!("{actions:?}")
+    };
+    assert!(failure.what.contains("after 2 restarts"), "{failure}");
+}
+
+#[test]
+fn an_exit_by_itself_before_readiness_fails_the_start_but_a_signal_does_not() {
+    let mut service = daemon();
+    drive(&mut service, up().into_iter().take(3));
+    let actions = drive(&mut service, [Input::Exited(ExitStatus::Code(1)), Input::Gone]);
+    assert!(matches!(actions.last(), Some(Action::GiveUp(_))), "{actions:?}");
+    let mut service = daemon();
+    drive(&mut service, up().into_iter().take(3));
+    drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+    assert_eq!(service.state, ServiceState::Waiting);
+}
+
+#[test]
+fn only_a_series_of_failed_liveness_probes_counts_as_dead() {
+    let mut service = daemon();
+    drive(&mut service, up());
+    let failed = || Input::LivenessFailed("no answer".into());
+    drive(
+        &mut service,
+        [failed(), failed(), Input::LivenessPassed, failed(), failed()],
+    );
+    assert!(matches!(service.state, ServiceState::Ready { failed_probes: 2, .. }));
+    let actions = drive(&mut service, [failed()]);
+    assert_eq!(actions, [Action::StopProbes, Action::StopTree]);
+    drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+    assert_eq!(service.state, ServiceState::Waiting);
+}
+
+#[test]
+fn a_reused_service_is_said_to_be_unhealthy_once() {
+    let mut service = daemon();
+    drive(
+        &mut service,
+        [Input::DependenciesReady, Input::FoundHealthy("there".into())],
+    );
+    let failed = || Input::LivenessFailed("no answer".into());
+    assert_eq!(drive(&mut service, [failed(), failed()]).len(), 1);
+    assert!(service.is_usable());
+    assert_eq!(
+        drive(&mut service, [Input::LivenessPassed, failed(), failed()]).len(),
+        1
+    );
+}
+
+#[test]
+fn a_oneshot_completes_with_code_0_only() {
+    let mut service = oneshot();
+    drive(&mut service, up().into_iter().take(3));
+    drive(&mut service, [Input::Exited(ExitStatus::Code(0)), Input::Gone]);
+    assert_eq!(service.state, ServiceState::Completed);
+    let mut service = oneshot();
+    drive(&mut service, up().into_iter().take(3));
+    let actions = drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+    assert!(matches!(actions.last(), Some(Action::GiveUp(_))), "{actions:?}");
+}
+
+fn any_input() -> impl Strategy<Value = Input> {
+    prop_oneof![
+        Just(Input::DependenciesReady),
+        Just(Input::FoundHealthy("there".into())),
+        Just(Input::Prepared),
+        Just(Input::PrepareFailed(Failure::infrastructure("no"))),
+        Just(Input::Spawned(7)),
+        Just(Input::SpawnFailed(Failure::infrastructure("no"))),
+        Just(Input::BecameReady("it".into())),
+        Just(Input::ReadinessFailed(Failure::infrastructure("late"))),
+        Just(Input::LivenessPassed),
+        Just(Input::LivenessFailed("no".into())),
+        Just(Input::Exited(KILLED)),
+        Just(Input::Exited(ExitStatus::Code(0))),
+        Just(Input::Gone),
+        Just(Input::BackoffElapsed),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_order_of_inputs_spawns_twice_or_revives_the_failed(inputs in prop::collection::vec(any_input(), 0..60)) {
+        let mut service = daemon();
+        let now = Instant::now();
+        let mut alive = false;
+        for input in inputs {
+            let was_failed = service.state == ServiceState::Failed;
+            let actions = service.step(input.clone(), now, 0.5);
+            if was_failed {
+                prop_assert!(actions.is_empty());
+            }
+            for action in actions {
+                if action == Action::Spawn {
+                    prop_assert!(!alive, "spawned while the last one was not gone");
+                    alive = true;
+                }
+            }
+            if matches!(service.state, ServiceState::Waiting | ServiceState::BackingOff { .. } | ServiceState::Failed) {
+                alive = false;
+            }
+        }
+    }
+}
