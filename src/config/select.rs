@@ -25,7 +25,7 @@ impl UnknownSites {
         const SHOWN: usize = 20;
         lines.push(match self.known.len() {
             0 => "the configuration has no sites".to_owned(),
-            count @ ..=SHOWN => format!("the {count} known sites: {}", self.known.join(", ")),
+            1..=SHOWN => format!("known sites: {}", self.known.join(", ")),
             count => format!("{count} sites are known, among them {}", self.known[..SHOWN].join(", ")),
         });
         lines.join("\n")
