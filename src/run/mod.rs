@@ -5,6 +5,7 @@ mod any_event;
 mod directory;
 mod event;
 mod exit;
+mod fold;
 mod ids;
 mod journal;
 mod recorder;

@@ -1,0 +1,402 @@
+//! How events become a snapshot: pure and total, any event, in any order, from any journal.
+//!
+//! Every kind has its arm: a new one does not compile until it is decided what it changes.
+
+use super::event::{Event, EventKind, Level, SiteStatus};
+use super::ids::{ServiceName, SiteName};
+use super::state::{
+    Header, LeftoversView, ProxiesView, ProxyCount, RunState, ServicePhase, ServiceView, SitePhase, SiteView, StopView,
+};
+
+impl RunState {
+    /// Folds one event in.
+    pub fn apply(&mut self, event: &Event) {
+        if self.seq == 0 {
+            self.started_at = event.at;
+        }
+        self.seq = event.seq;
+        self.updated_at = event.at;
+        self.elapsed = event.elapsed;
+        let now = event.elapsed;
+        match &event.kind {
+            // ----- the run
+            EventKind::RunStarted {
+                format: _,
+                run_id,
+                command,
+                version,
+                instance,
+                config,
+                directory,
+                pid,
+                guard_pid,
+                services,
+                sites,
+            } => {
+                self.header = Some(Header {
+                    run_id: run_id.clone(),
+                    command: *command,
+                    version: version.clone(),
+                    instance: instance.clone(),
+                    config: config.clone(),
+                    directory: directory.clone(),
+                    pid: *pid,
+                    guard_pid: *guard_pid,
+                });
+                for service in services {
+                    self.service(&service.name).oneshot = service.oneshot;
+                }
+                for site in sites {
+                    self.site(site);
+                }
+            }
+            EventKind::Noticed { level, message: _ } => match level {
+                Level::Info => {}
+                Level::Warning => self.warnings += 1,
+                Level::Error => self.errors += 1,
+            },
+            EventKind::StopStarted { reason, bound_ms } => {
+                self.stop = Some(StopView {
+                    reason: *reason,
+                    bound_ms: *bound_ms,
+                    since: now,
+                    hurried: false,
+                    elapsed_ms: None,
+                });
+            }
+            EventKind::StopHurried => {
+                if let Some(stop) = &mut self.stop {
+                    stop.hurried = true;
+                }
+            }
+            EventKind::StopFinished { elapsed_ms } => {
+                if let Some(stop) = &mut self.stop {
+                    stop.elapsed_ms = Some(*elapsed_ms);
+                }
+            }
+            EventKind::RunFinished {
+                outcome,
+                exit_code,
+                error,
+            } => {
+                self.outcome = Some(*outcome);
+                self.exit_code = Some(*exit_code);
+                self.error.clone_from(error);
+            }
+
+            // ----- services
+            EventKind::ServiceStarting { service, attempt: _ } => {
+                self.enter(service, ServicePhase::Starting).detail.clear();
+            }
+            EventKind::ServiceSpawned { service, pid } => self.service(service).pid = Some(*pid),
+            EventKind::ServiceReady {
+                service,
+                elapsed_ms: _,
+                detail,
+            } => {
+                self.enter(service, ServicePhase::Ready).detail.clone_from(detail);
+            }
+            EventKind::ServiceReused { service, detail } => {
+                self.enter(service, ServicePhase::Reused).detail.clone_from(detail);
+            }
+            EventKind::ServiceCompleted { service, elapsed_ms: _ } => {
+                self.enter(service, ServicePhase::Completed).pid = None;
+            }
+            EventKind::ServiceUnhealthy { service, reason } => {
+                self.enter(service, ServicePhase::Unhealthy).detail.clone_from(reason);
+            }
+            EventKind::ServiceExited { service, status, log } => {
+                let view = self.enter(service, ServicePhase::Restarting);
+                view.pid = None;
+                view.status = Some(*status);
+                view.log = Some(log.clone());
+            }
+            EventKind::ServiceRestarting {
+                service,
+                attempt: _,
+                backoff_ms: _,
+                reason,
+            } => {
+                let view = self.enter(service, ServicePhase::Restarting);
+                view.restarts = view.restarts.saturating_add(1);
+                view.detail.clone_from(reason);
+            }
+            EventKind::ServiceFailed { service, reason, log } => {
+                let view = self.enter(service, ServicePhase::Failed);
+                view.pid = None;
+                view.detail.clone_from(reason);
+                if log.is_some() {
+                    view.log.clone_from(log);
+                }
+            }
+            EventKind::ServiceStopping { service } => {
+                self.enter(service, ServicePhase::Stopping);
+            }
+            EventKind::ServiceStopped { service, status } => {
+                let view = self.enter(service, ServicePhase::Stopped);
+                view.pid = None;
+                view.status = Some(*status);
+            }
+            EventKind::LeftoversFound {
+                queued,
+                unacked,
+                keys,
+                removed,
+            } => {
+                self.leftovers = Some(LeftoversView {
+                    queued: *queued,
+                    unacked: *unacked,
+                    keys: *keys,
+                    removed: *removed,
+                });
+            }
+
+            // ----- proxies
+            EventKind::ProxiesCounted {
+                file: _,
+                total,
+                usable,
+                min_usable,
+                problem,
+            } => {
+                self.proxies.count = Some(ProxyCount {
+                    total: *total,
+                    usable: *usable,
+                    min_usable: *min_usable,
+                    problem: problem.clone(),
+                });
+            }
+            EventKind::ProxyRefreshStarted { attempt: _, task_id: _ } => {
+                self.proxies = ProxiesView {
+                    count: self.proxies.count.take(),
+                    refreshes: self.proxies.refreshes.saturating_add(1),
+                    refreshing: true,
+                    since: Some(now),
+                    ..ProxiesView::default()
+                };
+            }
+            EventKind::ProxyRefreshDispatched {
+                job_id: _,
+                chord_id: _,
+                total_chunks,
+                timeout_ms: _,
+            } => self.proxies.total = *total_chunks,
+            EventKind::ProxyStageEntered { stage, reason: _ } => self.proxies.stage = Some(*stage),
+            EventKind::ProxyRefreshProgressed { done, total } => {
+                self.proxies.done = *done;
+                self.proxies.total = total.or(self.proxies.total);
+            }
+            EventKind::ProxyRefreshFinished { elapsed_ms: _ } => self.proxies.refreshing = false,
+            EventKind::ProxyRefreshFailed { reason, will_retry: _ } => {
+                self.proxies.refreshing = false;
+                self.proxies.failure = Some(reason.clone());
+            }
+
+            // ----- sites
+            EventKind::SiteQueued { site } => self.site(site).phase = SitePhase::Queued,
+            EventKind::SiteDispatched {
+                site,
+                attempt,
+                task_id: _,
+            } => {
+                // What an earlier attempt knew is not true of this one.
+                let view = self.site(site);
+                *view = SiteView {
+                    phase: SitePhase::Dispatching,
+                    attempt: *attempt,
+                    started: view.started.or(Some(now)),
+                    ..SiteView::waiting(site.clone())
+                };
+            }
+            EventKind::SiteJobStarted {
+                site,
+                job_id,
+                chord_id: _,
+                counts,
+                timeout_ms: _,
+            } => {
+                let view = self.site(site);
+                view.phase = SitePhase::Running;
+                view.job_id = Some(job_id.clone());
+                view.counts = *counts;
+            }
+            EventKind::SiteStageEntered { site, stage, reason: _ } => self.site(site).stage = Some(*stage),
+            EventKind::SiteProgressed { site, counts, source } => {
+                let view = self.site(site);
+                if view.phase == SitePhase::Dispatching {
+                    view.phase = SitePhase::Running;
+                }
+                view.counts = counts.or(view.counts);
+                view.source = Some(*source);
+            }
+            EventKind::SiteChordCompleted { site: _, chord_id: _ } => {}
+            EventKind::SiteRetrying {
+                site,
+                attempt: _,
+                backoff_ms: _,
+                reason,
+            } => {
+                let view = self.site(site);
+                view.phase = SitePhase::Retrying;
+                view.reason = Some(reason.clone());
+            }
+            EventKind::SiteFinished {
+                site,
+                status,
+                counts,
+                elapsed_ms: _,
+                reason,
+            } => {
+                let view = self.site(site);
+                view.phase = match status {
+                    SiteStatus::Complete => SitePhase::Complete,
+                    SiteStatus::Failed => SitePhase::Failed,
+                    SiteStatus::Cancelled => SitePhase::Cancelled,
+                };
+                view.counts = counts.or(view.counts);
+                view.finished = Some(now);
+                view.reason.clone_from(reason);
+            }
+        }
+    }
+
+    /// The service of this name, made when an event is the first to tell of it.
+    fn service(&mut self, name: &ServiceName) -> &mut ServiceView {
+        let known = self.services.iter().position(|service| service.name == *name);
+        let index = known.unwrap_or_else(|| {
+            self.services.push(ServiceView::pending(name.clone()));
+            self.services.len() - 1
+        });
+        &mut self.services[index]
+    }
+
+    fn enter(&mut self, name: &ServiceName, phase: ServicePhase) -> &mut ServiceView {
+        let now = self.elapsed;
+        let service = self.service(name);
+        service.phase = phase;
+        service.since = now;
+        service
+    }
+
+    /// The site of this name, made when an event is the first to tell of it.
+    fn site(&mut self, name: &SiteName) -> &mut SiteView {
+        let known = self.sites.iter().position(|site| site.name == *name);
+        let index = known.unwrap_or_else(|| {
+            self.sites.push(SiteView::waiting(name.clone()));
+            self.sites.len() - 1
+        });
+        &mut self.sites[index]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{FollowStage, JobId, ProgressSource, SiteCounts};
+
+    fn folded(kinds: impl IntoIterator<Item = EventKind>) -> RunState {
+        let mut state = RunState::default();
+        for (number, kind) in (1_u32..).zip(kinds) {
+            state.apply(&Event {
+                seq: number.into(),
+                at: 1_000.0 + f64::from(number),
+                elapsed: f64::from(number),
+                kind,
+            });
+        }
+        state
+    }
+
+    #[test]
+    fn a_new_attempt_inherits_nothing_but_its_start() {
+        let site = || SiteName::new("books");
+        let chunks = |total| SiteCounts {
+            total_chunks: Some(total),
+            ..SiteCounts::default()
+        };
+        let state = folded([
+            EventKind::SiteDispatched {
+                site: site(),
+                attempt: 1,
+                task_id: "one".to_owned(),
+            },
+            EventKind::SiteJobStarted {
+                site: site(),
+                job_id: JobId::new("job"),
+                chord_id: None,
+                counts: chunks(9),
+                timeout_ms: 1,
+            },
+            EventKind::SiteStageEntered {
+                site: site(),
+                stage: FollowStage::Chord,
+                reason: String::new(),
+            },
+            EventKind::SiteProgressed {
+                site: site(),
+                counts: chunks(9),
+                source: ProgressSource::Chord,
+            },
+            EventKind::SiteRetrying {
+                site: site(),
+                attempt: 2,
+                backoff_ms: 1,
+                reason: "its chord failed".to_owned(),
+            },
+            EventKind::SiteDispatched {
+                site: site(),
+                attempt: 2,
+                task_id: "two".to_owned(),
+            },
+        ]);
+        let expected = SiteView {
+            phase: SitePhase::Dispatching,
+            attempt: 2,
+            started: Some(1.0),
+            ..SiteView::waiting(site())
+        };
+        assert_eq!(state.sites, [expected]);
+    }
+
+    #[test]
+    fn a_service_that_exits_has_no_process_and_one_that_returns_keeps_its_restarts() {
+        let redis = || ServiceName::new("redis");
+        let mut kinds = vec![
+            EventKind::ServiceSpawned {
+                service: redis(),
+                pid: 7,
+            },
+            EventKind::ServiceExited {
+                service: redis(),
+                status: crate::run::ExitStatus::Code(1),
+                log: "redis.log".into(),
+            },
+        ];
+        let down = folded(kinds.clone());
+        assert_eq!(
+            (down.services[0].phase, down.services[0].pid),
+            (ServicePhase::Restarting, None)
+        );
+        kinds.extend([
+            EventKind::ServiceRestarting {
+                service: redis(),
+                attempt: 1,
+                backoff_ms: 0,
+                reason: "it exited".to_owned(),
+            },
+            EventKind::ServiceStarting {
+                service: redis(),
+                attempt: 2,
+            },
+            EventKind::ServiceReady {
+                service: redis(),
+                elapsed_ms: 1,
+                detail: "answers".to_owned(),
+            },
+        ]);
+        let up = folded(kinds);
+        let view = &up.services[0];
+        assert_eq!((view.phase, view.restarts, view.since), (ServicePhase::Ready, 1, 5.0));
+        assert_eq!(view.detail, "answers");
+    }
+}
