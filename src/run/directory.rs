@@ -7,10 +7,12 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::ids::RunId;
+use super::journal::is_being_written;
 use super::state::RunState;
 
-/// Runs that are kept; an older one goes when a new one begins.
+/// Runs that are kept; an older one goes when a new one begins, unless it lives.
 const KEPT: usize = 20;
+const JOURNAL: &str = "journal.jsonl";
 
 /// The directory of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +40,7 @@ impl RunDirectory {
 
     /// Every fact of the run, one a line.
     pub fn journal(&self) -> PathBuf {
-        self.path.join("journal.jsonl")
+        self.path.join(JOURNAL)
     }
 
     /// The output of a service (or `guard`).
@@ -76,7 +78,8 @@ impl RunDirectory {
     }
 }
 
-/// Removes the oldest runs. A living one is among the newest: only `orch up` and the run beside it can be alive.
+/// Removes the oldest runs. Their age does not tell whether they live: an `orch up` that runs well writes nothing for
+/// weeks, while a run beside it comes and goes each night.
 fn prune(runs: &Path, newest: &Path) {
     let Ok(entries) = fs::read_dir(runs) else { return };
     let mut found: Vec<(SystemTime, PathBuf)> = entries
@@ -84,7 +87,7 @@ fn prune(runs: &Path, newest: &Path) {
         .filter(|entry| entry.path() != newest)
         .filter_map(|entry| {
             // The journal's time is the run's last sign of life.
-            let journal = fs::metadata(entry.path().join("journal.jsonl")).and_then(|journal| journal.modified());
+            let journal = fs::metadata(entry.path().join(JOURNAL)).and_then(|journal| journal.modified());
             let time = journal.or_else(|_| entry.metadata().and_then(|directory| directory.modified()));
             Some((time.ok()?, entry.path()))
         })
@@ -92,6 +95,9 @@ fn prune(runs: &Path, newest: &Path) {
     found.sort();
     let surplus = (found.len() + 1).saturating_sub(KEPT);
     for (_, path) in found.into_iter().take(surplus) {
+        if is_being_written(&path.join(JOURNAL)) {
+            continue;
+        }
         if let Err(error) = fs::remove_dir_all(&path) {
             tracing::warn!(%error, path = %path.display(), "remove an old run");
         }
@@ -115,5 +121,25 @@ mod tests {
         assert_eq!(fs::metadata(last.path()).unwrap().permissions().mode() & 0o777, 0o700);
         assert_eq!(fs::read_dir(state_dir.path().join("runs")).unwrap().count(), KEPT);
         assert!(last.path().exists());
+    }
+
+    #[test]
+    fn a_living_run_is_kept_however_old_it_is() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let create = || RunDirectory::create(state_dir.path(), &RunId::random()).unwrap();
+        let (living, dead) = (create(), create());
+        let recorder = crate::run::Recorder::create(&living.journal()).unwrap();
+        fs::write(dead.journal(), "").unwrap();
+        for old in [&living, &dead] {
+            let journal = fs::File::options().write(true).open(old.journal()).unwrap();
+            journal.set_modified(SystemTime::UNIX_EPOCH).unwrap();
+        }
+        for _ in 0..KEPT {
+            create();
+        }
+        assert!(living.path().exists() && !dead.path().exists());
+        drop(recorder);
+        create();
+        assert!(!living.path().exists());
     }
 }

@@ -1,8 +1,9 @@
 //! The journal: one event a line, appended by one `write` each, so that a crash tears at most the last.
 //!
+//! Its writer holds a lock on the file for as long as it lives, which tells a living run from a dead one.
 //! Not here: what the events mean ([`super::RunState`]) and who writes them ([`super::Recorder`]).
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -18,6 +19,8 @@ pub const JOURNAL_FORMAT: u32 = 1;
 #[derive(Debug)]
 pub struct JournalWriter {
     file: File,
+    /// The last write failed, perhaps in the middle of a line.
+    torn: bool,
     /// Kept between lines, so that a line costs no allocation.
     line: Vec<u8>,
 }
@@ -29,19 +32,39 @@ impl JournalWriter {
     /// It cannot be opened.
     pub fn create(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-        Ok(Self { file, line: Vec::new() })
+        // A file system without locks costs the sign of life, not the run.
+        if let Err(error) = file.try_lock() {
+            tracing::debug!(%error, path = %path.display(), "lock the journal");
+        }
+        Ok(Self {
+            file,
+            torn: false,
+            line: Vec::new(),
+        })
     }
 
     /// Appends one event by a single `write`.
     ///
     /// # Errors
-    /// The disk is full or failing; the journal then has a torn line at most.
+    /// The disk is full or failing; the journal then lacks this event, and has a torn line at most.
     pub fn append(&mut self, event: &Event) -> io::Result<()> {
         self.line.clear();
+        if self.torn {
+            // What follows a torn line must not become a part of it.
+            self.line.push(b'\n');
+        }
         serde_json::to_writer(&mut self.line, event)?;
         self.line.push(b'\n');
-        self.file.write_all(&self.line)
+        let written = self.file.write_all(&self.line);
+        self.torn = written.is_err();
+        written
     }
+}
+
+/// Whether the journal's writer is alive.
+pub fn is_being_written(journal: &Path) -> bool {
+    let locked = File::open(journal).map(|file| file.try_lock_shared());
+    matches!(locked, Ok(Err(TryLockError::WouldBlock)))
 }
 
 /// What a journal holds.
@@ -50,7 +73,7 @@ pub struct Journal {
     pub events: Vec<Event>,
     /// The last line is cut off: its writer was killed in the middle, or the disk was full.
     pub torn: bool,
-    /// Lines of kinds that this version does not know.
+    /// Lines of kinds that this version does not know, and lines torn by a disk that was full for a while.
     pub unknown: usize,
 }
 
@@ -129,6 +152,40 @@ mod tests {
                     {\"seq\":2,\"at\":0,\"elapsed\":0,\"event\":\"moon_rose\"}\nnot json\n";
         let journal = read(text.as_bytes()).expect("readable");
         assert_eq!((journal.events.len(), journal.unknown, journal.torn), (1, 2, false));
+    }
+
+    #[test]
+    fn what_follows_a_failed_write_is_readable() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal.jsonl");
+        let mut writer = JournalWriter::create(&path).expect("a journal");
+        let event = |seq| Event {
+            seq,
+            at: 0.0,
+            elapsed: 0.0,
+            kind: crate::run::EventKind::StopHurried,
+        };
+        writer.append(&event(1)).expect("appended");
+        // As a full disk leaves it: the beginning of a line.
+        let disk = std::mem::replace(&mut writer.file, File::create("/dev/full").expect("the device"));
+        writer.append(&event(2)).expect_err("no room");
+        writer.file = disk;
+        writer.file.write_all(b"{\"seq\":2,\"at\":").expect("written");
+        writer.append(&event(3)).expect("appended");
+        let journal = read_journal(&path).expect("readable");
+        assert_eq!(journal.events, [event(1), event(3)]);
+        assert_eq!((journal.unknown, journal.torn), (1, false));
+    }
+
+    #[test]
+    fn a_living_writer_is_known() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal.jsonl");
+        assert!(!is_being_written(&path));
+        let writer = JournalWriter::create(&path).expect("a journal");
+        assert!(is_being_written(&path));
+        drop(writer);
+        assert!(!is_being_written(&path));
     }
 
     #[test]
