@@ -53,16 +53,12 @@ impl Session<'_> {
             },
             orchestrator.recorder().subscribe(),
         );
-        let recorder = orchestrator.recorder().clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let ending = runtime.block_on(orchestrator.run(stop));
         // Probes and connections end with the runtime, before the services that they talk to.
         drop(runtime);
         let outcome = orchestrator.finish(&ending);
         view.finish(VIEW_PATIENCE);
-        if let Some(error) = recorder.journal_error() {
-            say(&format!("warning: the journal is incomplete: {error}"));
-        }
         Ok(outcome.exit_code())
     }
 }
