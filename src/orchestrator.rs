@@ -274,7 +274,7 @@ impl Orchestrator {
         }
     }
 
-    /// `orch up`: a failed start ends it; later, what is given up is left and the others are kept.
+    /// `orch up`: a failed start ends it; later, what is given up is left and the others are kept, while there are any.
     async fn keep_up(&self, supervisor: &mut Supervisor, job: &Scrape) -> Ending {
         tokio::select! {
             biased;
@@ -287,6 +287,9 @@ impl Orchestrator {
         loop {
             let given_up = supervisor.run().await;
             if given_up.service.as_str() == "guard" {
+                return Ending::failed(given_up.failure);
+            }
+            if !supervisor.keeps_anything() {
                 return Ending::failed(given_up.failure);
             }
             self.recorder.emit(EventKind::Noticed {

@@ -160,6 +160,22 @@ fn a_command_that_fails_at_its_start_ends_it_with_3_and_its_log() {
 }
 
 #[test]
+fn a_command_that_dies_again_and_again_is_given_up_and_the_last_one_ends_it() {
+    let project = project(
+        "[services.web]\nkind = \"daemon\"\ncommand = [\"sh\", \"-c\", \"echo no port left >&2; exit 7\"]\n\
+         restart = { limit = 2, backoff = \"1ms\" }\n",
+    );
+    let ended = project.orch(&["up"]).finish();
+    ended.expect_code(3);
+    assert_eq!(ended.events_of("service_restarting").len(), 2);
+    assert!(
+        ended.stdout.contains("after 2 restarts") && ended.stdout.contains("no port left"),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
 fn a_second_one_is_refused_with_75_naming_the_holder() {
     let project = project("[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
     let mut first = project.orch(&["up"]);

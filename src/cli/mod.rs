@@ -92,7 +92,10 @@ pub fn main() -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
-            say(&format!("error: {error:#}"));
+            let text = format!("{error:#}");
+            if !text.is_empty() {
+                say(&format!("error: {text}"));
+            }
             let outcome = error
                 .downcast_ref::<Refusal>()
                 .map_or(Outcome::InfrastructureFailed, |refusal| refusal.outcome);
@@ -110,6 +113,12 @@ pub struct Refusal {
 }
 
 impl Refusal {
+    /// One that has been told to the user already.
+    fn told(outcome: Outcome, text: &str) -> anyhow::Error {
+        say(text);
+        Self::because(outcome, "")
+    }
+
     /// As the error that a subcommand returns.
     fn because(outcome: Outcome, text: impl std::fmt::Display) -> anyhow::Error {
         anyhow::Error::new(Self {
@@ -155,14 +164,8 @@ impl ConfigArgs {
 
 fn load(options: LoadOptions) -> anyhow::Result<Config> {
     Config::load(options).map_err(|errors: ConfigErrors| {
-        // Each error is a block of its own, with its own headline.
-        say(&errors.to_string());
-        let count = errors.count();
-        let noun = if count == 1 { "error" } else { "errors" };
-        Refusal::because(
-            Outcome::ConfigurationError,
-            format!("the configuration has {count} {noun}; nothing was started"),
-        )
+        // Each error is a block of its own, with its own headline, and the last line counts them.
+        Refusal::told(Outcome::ConfigurationError, &errors.to_string())
     })
 }
 

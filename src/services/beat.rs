@@ -157,6 +157,7 @@ impl Program for Beat {
         Role::Daemon {
             restart: self.config.restart,
             liveness_failures: u32::MAX,
+            ready_at_spawn: false,
         }
     }
 

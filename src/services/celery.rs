@@ -379,6 +379,7 @@ impl Program for Celery {
         Role::Daemon {
             restart: self.config.restart,
             liveness_failures: self.config.liveness.failures,
+            ready_at_spawn: false,
         }
     }
 

@@ -81,9 +81,15 @@ impl Program for Command {
 
     fn role(&self) -> Role {
         match &self.config.kind {
-            CommandKind::Daemon { restart, liveness, .. } => Role::Daemon {
+            CommandKind::Daemon {
+                restart,
+                liveness,
+                readiness,
+                ..
+            } => Role::Daemon {
                 restart: *restart,
                 liveness_failures: liveness.as_ref().map_or(u32::MAX, |(_, config)| config.failures),
+                ready_at_spawn: readiness.is_none(),
             },
             CommandKind::Oneshot { .. } => Role::Oneshot,
         }

@@ -277,6 +277,7 @@ impl Program for Redis {
         Role::Daemon {
             restart: self.config.restart,
             liveness_failures: self.config.liveness.failures,
+            ready_at_spawn: false,
         }
     }
 

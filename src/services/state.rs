@@ -26,9 +26,20 @@ pub enum Role {
         restart: RestartPolicy,
         /// Failed liveness probes in a row that count as dead.
         liveness_failures: u32,
+        /// It has no readiness probe: that it runs is all there is to know.
+        ready_at_spawn: bool,
     },
     /// Runs to its end once.
     Oneshot,
+}
+
+impl Role {
+    fn is_ready_at_spawn(&self) -> bool {
+        match self {
+            Role::Daemon { ready_at_spawn, .. } => *ready_at_spawn,
+            Role::Oneshot => false,
+        }
+    }
 }
 
 /// Where a service is in its life.
@@ -202,28 +213,20 @@ impl Service {
                     service: self.name.clone(),
                     pid,
                 };
-                (
-                    S::Starting { since, pid: Some(pid) },
-                    vec![Action::Emit(event), Action::WatchReadiness],
-                )
+                if self.role.is_ready_at_spawn() {
+                    let (state, mut actions) = self.became_ready(since, pid, "running".to_owned(), now);
+                    actions.insert(0, Action::Emit(event));
+                    (state, actions)
+                } else {
+                    (
+                        S::Starting { since, pid: Some(pid) },
+                        vec![Action::Emit(event), Action::WatchReadiness],
+                    )
+                }
             }
             (S::Starting { .. }, Input::SpawnFailed(failure)) => self.fail(failure),
             (S::Starting { since, pid: Some(pid) }, Input::BecameReady(detail)) => {
-                self.has_been_ready = true;
-                let elapsed_ms = EventKind::millis(now.duration_since(since));
-                let event = EventKind::ServiceReady {
-                    service: self.name.clone(),
-                    elapsed_ms,
-                    detail,
-                };
-                (
-                    S::Ready {
-                        since: now,
-                        pid,
-                        failed_probes: 0,
-                    },
-                    vec![Action::Emit(event), Action::WatchLiveness],
-                )
+                self.became_ready(since, pid, detail, now)
             }
             (S::Starting { pid: Some(_), .. }, Input::ReadinessFailed(failure)) => {
                 let ending = S::Ending {
@@ -379,6 +382,22 @@ impl Service {
         };
         self.state = next;
         actions
+    }
+
+    fn became_ready(&mut self, since: Instant, pid: i32, detail: String, now: Instant) -> (ServiceState, Vec<Action>) {
+        self.has_been_ready = true;
+        let elapsed_ms = EventKind::millis(now.duration_since(since));
+        let event = EventKind::ServiceReady {
+            service: self.name.clone(),
+            elapsed_ms,
+            detail,
+        };
+        let ready = ServiceState::Ready {
+            since: now,
+            pid,
+            failed_probes: 0,
+        };
+        (ready, vec![Action::Emit(event), Action::WatchLiveness])
     }
 
     fn fail(&self, failure: Failure) -> (ServiceState, Vec<Action>) {

@@ -20,6 +20,7 @@ fn daemon() -> Service {
         Role::Daemon {
             restart,
             liveness_failures: 3,
+            ready_at_spawn: false,
         },
         PathBuf::from("/log"),
     )

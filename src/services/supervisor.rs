@@ -179,6 +179,19 @@ impl Supervisor {
         }
     }
 
+    /// Whether a service is left that is run, or is about to be run, by us.
+    pub fn keeps_anything(&self) -> bool {
+        self.entries.iter().any(|entry| match entry.service.state {
+            ServiceState::Waiting
+            | ServiceState::Preparing { .. }
+            | ServiceState::Starting { .. }
+            | ServiceState::Ready { .. }
+            | ServiceState::Ending { .. }
+            | ServiceState::BackingOff { .. } => true,
+            ServiceState::Reused { .. } | ServiceState::Completed | ServiceState::Down | ServiceState::Failed => false,
+        })
+    }
+
     fn start_what_can(&mut self) -> Option<GivenUp> {
         for index in 0..self.entries.len() {
             let waits = self

@@ -174,6 +174,15 @@ impl PlainView {
                     seconds(*timeout_ms)
                 )
             }
+            // The way a job usually goes; a fall-back is what a person should know of.
+            EventKind::ProxyStageEntered {
+                stage: FollowStage::Dispatch | FollowStage::Chord,
+                ..
+            }
+            | EventKind::SiteStageEntered {
+                stage: FollowStage::Dispatch | FollowStage::Chord,
+                ..
+            } => return None,
             EventKind::ProxyStageEntered { stage, reason } => {
                 format!("proxies: now following {}: {reason}", stage_name(*stage))
             }
