@@ -354,6 +354,22 @@ fn a_task_sees_what_orch_sets_over_the_configuration_over_the_caller_over_the_fi
 }
 
 #[test]
+fn credentials_of_another_redis_are_not_handed_on() {
+    let project = workshop(
+        &format!("{OWN}\nauth = false"),
+        "",
+        &call("environment", "[\"REDIS_PASSWORD\", \"REDIS_USERNAME\"]"),
+    );
+    let stale = [("REDIS_PASSWORD", "production's"), ("REDIS_USERNAME", "production")];
+    let ended = project.orch_with(&["run"], &stale, Duration::from_secs(15)).finish();
+    ended.expect_code(0);
+    assert_eq!(
+        lines(&project, "environment"),
+        ["REDIS_PASSWORD=None", "REDIS_USERNAME=None"]
+    );
+}
+
+#[test]
 fn leftovers_of_a_stopped_run_are_removed_before_a_worker_could_run_them() {
     let project = workshop(OWN, "grace = \"200ms\"\nquit_grace = \"2s\"", &call("flood", "5, 60"));
     let mut first = project.orch(&["run"]);

@@ -26,7 +26,7 @@ impl Command {
     pub fn new(
         config: &CommandConfig,
         base: &[(String, String)],
-        must: &[(String, String)],
+        must: &[(String, Option<String>)],
         log: PathBuf,
         rank: u32,
         launcher: Launcher,

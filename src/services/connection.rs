@@ -44,24 +44,23 @@ impl RedisConnection {
         Secret::new(format!("redis://{credentials}{host}:{}/{db}", self.port))
     }
 
-    /// What services are told: the variables that Celery and most Redis programs read.
-    pub fn environment(&self) -> Vec<(String, String)> {
+    /// What services are told: the variables that Celery and most Redis programs read. `None` must not be set: the
+    /// credentials of another Redis, from the caller or a file, would be refused by this one.
+    pub fn environment(&self) -> Vec<(String, Option<String>)> {
         let broker = self.url(self.broker_db).expose().to_owned();
         let backend = self.url(self.result_db).expose().to_owned();
-        let mut variables = vec![
-            ("CELERY_BROKER_URL".to_owned(), broker.clone()),
-            ("CELERY_RESULT_BACKEND".to_owned(), backend),
-            ("REDIS_URL".to_owned(), broker),
-            ("REDIS_HOST".to_owned(), self.host.clone()),
-            ("REDIS_PORT".to_owned(), self.port.to_string()),
-        ];
-        if let Some(password) = &self.password {
-            variables.push(("REDIS_PASSWORD".to_owned(), password.expose().to_owned()));
-        }
-        if let Some(username) = &self.username {
-            variables.push(("REDIS_USERNAME".to_owned(), username.clone()));
-        }
-        variables
+        let password = self.password.as_ref().map(|password| password.expose().to_owned());
+        [
+            ("CELERY_BROKER_URL", Some(broker.clone())),
+            ("CELERY_RESULT_BACKEND", Some(backend)),
+            ("REDIS_URL", Some(broker)),
+            ("REDIS_HOST", Some(self.host.clone())),
+            ("REDIS_PORT", Some(self.port.to_string())),
+            ("REDIS_PASSWORD", password),
+            ("REDIS_USERNAME", self.username.clone()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 }
 
@@ -110,8 +109,8 @@ mod tests {
         };
         assert_eq!(connection.url(1).expose(), "redis://:p%40ss%2F1@127.0.0.1:6379/1");
         assert!(!format!("{connection:?}").contains("p@ss"));
-        let names: Vec<_> = connection.environment().into_iter().map(|(name, _)| name).collect();
-        assert!(names.contains(&"REDIS_PASSWORD".to_owned()));
-        assert!(!names.contains(&"REDIS_USERNAME".to_owned()));
+        let variables: std::collections::BTreeMap<_, _> = connection.environment().into_iter().collect();
+        assert_eq!(variables["REDIS_PASSWORD"].as_deref(), Some("p@ss/1"));
+        assert_eq!(variables["REDIS_USERNAME"], None);
     }
 }

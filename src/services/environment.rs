@@ -2,15 +2,20 @@
 
 use std::collections::BTreeMap;
 
-/// Merges the four sources, later ones win. `None` of `must` is the case of a run without Redis.
+/// Merges the four sources, later ones win; what is `None` in `must` is not set at all.
 pub fn merge(
     base: &[(String, String)],
     configured: &BTreeMap<String, String>,
-    must: &[(String, String)],
+    must: &[(String, Option<String>)],
 ) -> Vec<(String, String)> {
     let mut merged: BTreeMap<String, String> = base.iter().cloned().collect();
     merged.extend(configured.iter().map(|(name, value)| (name.clone(), value.clone())));
-    merged.extend(must.iter().cloned());
+    for (name, value) in must {
+        match value {
+            Some(value) => merged.insert(name.clone(), value.clone()),
+            None => merged.remove(name),
+        };
+    }
     merged.into_iter().collect()
 }
 
@@ -36,7 +41,13 @@ mod tests {
     #[test]
     fn later_sources_win() {
         let base = base_environment(
-            &pairs(&[("A", "file"), ("B", "file"), ("C", "file"), ("D", "file")]),
+            &pairs(&[
+                ("A", "file"),
+                ("B", "file"),
+                ("C", "file"),
+                ("D", "file"),
+                ("E", "file"),
+            ]),
             &pairs(&[
                 ("B", "caller"),
                 ("C", "caller"),
@@ -48,7 +59,8 @@ mod tests {
             ("C".to_owned(), "config".to_owned()),
             ("D".to_owned(), "config".to_owned()),
         ]);
-        let merged = merge(&base, &configured, &pairs(&[("D", "orch")]));
+        let must = [("D".to_owned(), Some("orch".to_owned())), ("E".to_owned(), None)];
+        let merged = merge(&base, &configured, &must);
         assert_eq!(
             merged,
             pairs(&[("A", "file"), ("B", "caller"), ("C", "config"), ("D", "orch")])
