@@ -243,3 +243,54 @@ fn a_terminal_that_takes_nothing_does_not_hold_up_the_stop() {
     assert!(took < STOP_AND_PATIENCE, "{took:?}");
     drop(pty.master);
 }
+
+/// `dies` ends when the test says so, and again when it was started again.
+const ONE_DIES: &str = r#"
+[redis]
+mode = "off"
+[services.stays]
+kind = "daemon"
+command = ["sleep", "600"]
+[services.dies]
+kind = "daemon"
+command = ["sh", "-c", "until [ -e now ]; do sleep 0.02; done; exit 3"]
+restart = { limit = 1 }
+"#;
+
+/// What `orch up` prints while one of its two services is given up.
+fn printed_while_one_dies(flag: &str) -> Vec<String> {
+    let project = Project::new(ONE_DIES);
+    let mut orch = project.orch(&["up", flag]);
+    for service in ["stays", "dies"] {
+        orch.wait_for_service("service_ready", service);
+    }
+    File::create(project.file("now")).unwrap();
+    orch.wait_for("the notice", |event| event["event"] == "noticed");
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    ended.expect_code(143);
+    ended.stdout.lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn a_quiet_view_tells_failures_and_nothing_else() {
+    let lines = printed_while_one_dies("-q");
+    assert!(
+        lines[0].contains("error: ") && lines[0].contains("`dies`"),
+        "{lines:#?}"
+    );
+    let told = |text: &str| lines.iter().any(|line| line.contains(text));
+    assert!(
+        told("the other services are kept up") && told("(exit code 143)"),
+        "{lines:#?}"
+    );
+    assert!(!told("stays") && !told("ready"), "{lines:#?}");
+}
+
+#[test]
+fn a_verbose_view_tells_each_step() {
+    let lines = printed_while_one_dies("-v");
+    for step in ["stays starting", "stays has pid ", "stays ready", "dies has pid "] {
+        assert!(lines.iter().any(|line| line.contains(step)), "{step}: {lines:#?}");
+    }
+}

@@ -13,22 +13,19 @@ const PROGRESS_PAUSE: f64 = 15.0;
 /// What has been printed of progress, so that it stays rare.
 pub struct PlainView {
     zone: TimeZone,
+    /// `-v`: each step of a service and a site, not only what comes of it.
+    verbose: bool,
     /// Run time of the last progress line: by site, and of the proxies.
     sites: BTreeMap<SiteName, f64>,
     proxies: Option<f64>,
 }
 
-impl Default for PlainView {
-    fn default() -> Self {
-        Self::in_zone(TimeZone::system())
-    }
-}
-
 impl PlainView {
     /// Nothing printed yet; times are those of this zone.
-    pub fn in_zone(zone: TimeZone) -> Self {
+    pub fn new(zone: TimeZone, verbose: bool) -> Self {
         Self {
             zone,
+            verbose,
             sites: BTreeMap::new(),
             proxies: None,
         }
@@ -91,9 +88,21 @@ impl PlainView {
             EventKind::RunFinished { .. } => return None,
             EventKind::ServiceStarting { .. }
             | EventKind::ServiceSpawned { .. }
-            | EventKind::ServiceStopping { .. } => {
+            | EventKind::ServiceStopping { .. }
+            | EventKind::SiteQueued { .. }
+            | EventKind::SiteChordCompleted { .. }
+                if !self.verbose =>
+            {
                 return None;
             }
+            EventKind::ServiceStarting { service, attempt } => match attempt {
+                1 => format!("{service} starting"),
+                attempt => format!("{service} starting, attempt {attempt}"),
+            },
+            EventKind::ServiceSpawned { service, pid } => format!("{service} has pid {pid}"),
+            EventKind::ServiceStopping { service } => format!("{service} stopping"),
+            EventKind::SiteQueued { site } => format!("{site}: queued"),
+            EventKind::SiteChordCompleted { site, .. } => format!("{site}: the chord's callback has ended"),
             EventKind::ServiceReady {
                 service,
                 elapsed_ms,
@@ -168,11 +177,11 @@ impl PlainView {
                 timeout_ms,
                 ..
             } => {
-                format!(
-                    "proxies: {} chunks, within {}",
-                    count(*total_chunks),
-                    seconds(*timeout_ms)
-                )
+                let chunks = total_chunks.map_or_else(
+                    || "number of chunks not known".to_owned(),
+                    |total| plural(total, "chunk"),
+                );
+                format!("proxies: {chunks}, within {}", seconds(*timeout_ms))
             }
             // The way a job usually goes; a fall-back is what a person should know of.
             EventKind::ProxyStageEntered {
@@ -182,7 +191,7 @@ impl PlainView {
             | EventKind::SiteStageEntered {
                 stage: FollowStage::Dispatch | FollowStage::Chord,
                 ..
-            } => return None,
+            } if !self.verbose => return None,
             EventKind::ProxyStageEntered { stage, reason } => {
                 format!("proxies: now following {}: {reason}", stage_name(*stage))
             }
@@ -198,7 +207,6 @@ impl PlainView {
                 let next = if *will_retry { "; once more" } else { "" };
                 format!("proxies: refresh failed: {reason}{next}")
             }
-            EventKind::SiteQueued { .. } | EventKind::SiteChordCompleted { .. } => return None,
             EventKind::SiteDispatched { site, attempt, .. } => match attempt {
                 1 => format!("{site}: dispatched"),
                 attempt => format!("{site}: dispatched, attempt {attempt}"),

@@ -26,8 +26,8 @@ fn folded<'a>(events: impl IntoIterator<Item = &'a Event>) -> RunState {
     state
 }
 
-fn plain(events: &[Event]) -> Vec<String> {
-    let (mut state, mut view) = (RunState::default(), PlainView::in_zone(TimeZone::UTC));
+fn plain(events: &[Event], verbose: bool) -> Vec<String> {
+    let (mut state, mut view) = (RunState::default(), PlainView::new(TimeZone::UTC, verbose));
     let mut lines = Vec::new();
     for event in events {
         state.apply(event);
@@ -58,7 +58,8 @@ fn terminal(moment: &str, events: &[Event]) -> Vec<String> {
 
 fn view(name: &str, events: &[Event]) -> Vec<String> {
     match name {
-        "plain" => plain(events),
+        "plain" => plain(events, false),
+        "plain, verbose" => plain(events, true),
         "summary" => summary::lines(&folded(events), false, false),
         "summary, painted" => summary::lines(&folded(events), false, true)
             .into_iter()
@@ -124,7 +125,7 @@ proptest! {
             prop_assert!(super::paint::columns(line) <= width, "{line:?} is wider than {width}");
             prop_assert!(!line.chars().any(char::is_control), "{line:?}");
         }
-        let printed = plain(&events).into_iter().chain(summary::lines(&state, false, false));
+        let printed = plain(&events, true).into_iter().chain(summary::lines(&state, false, false));
         for line in printed {
             prop_assert!(!line.chars().any(char::is_control), "{line:?}");
         }

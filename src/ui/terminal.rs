@@ -27,10 +27,10 @@ const TICK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The terminal is gone.
-pub fn show(events: &Receiver<Arc<Event>>, color: bool) -> io::Result<()> {
+pub fn show(events: &Receiver<Arc<Event>>, plain: PlainView, color: bool) -> io::Result<()> {
     let live = Mutex::new(Live {
         state: RunState::default(),
-        plain: PlainView::default(),
+        plain,
         color,
         folded: Instant::now(),
         lines: Vec::new(),

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-/// Text from outside, safe in a terminal: control characters (but line breaks) are replaced.
+/// Text from outside, safe in a terminal: control characters (but line breaks) are replaced, and what reorders text.
 pub fn printable(text: &str) -> String {
     text.chars()
-        .map(|letter| {
-            if letter.is_control() && letter != '\n' {
-                '\u{fffd}'
-            } else {
-                letter
-            }
+        .map(|letter| match letter {
+            '\n' => letter,
+            // Embeddings, overrides and isolates (Unicode, annex 9): a name could make its line read backwards.
+            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+            _ if letter.is_control() => '\u{fffd}',
+            _ => letter,
         })
         .collect()
 }
@@ -25,10 +25,13 @@ pub fn one_line(text: &str) -> String {
 /// `0.4s`, `12.3s`, `2m05s`, `1h02m`.
 pub fn span(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
-    // Below a day's worth of seconds the cast is exact.
-    let whole = Duration::from_secs_f64(seconds.min(8.64e7)).as_secs();
+    // From here on a tenth would be rounded to `60.0s`.
+    if seconds < 59.95 {
+        return format!("{seconds:.1}s");
+    }
+    // Bounded, the cast is exact.
+    let whole = Duration::from_secs_f64(seconds.min(8.64e7)).as_secs().max(60);
     match whole {
-        0..60 => format!("{seconds:.1}s"),
         60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
         _ => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
     }
@@ -75,11 +78,14 @@ mod tests {
     #[test]
     fn figures() {
         assert_eq!(span(0.42), "0.4s");
+        assert_eq!(span(59.94), "59.9s");
+        assert_eq!(span(59.97), "1m00s");
         assert_eq!(span(125.0), "2m05s");
         assert_eq!(span(3725.0), "1h02m");
         assert_eq!(span(f64::NAN), "0.0s");
         assert_eq!(plural(1, "error"), "1 error");
         assert_eq!(plural(0, "error"), "0 errors");
         assert_eq!(printable("a\x1b[31mb\nc"), "a\u{fffd}[31mb\nc");
+        assert_eq!(printable("\u{202e}skoob\u{202c} имот"), "\u{fffd}skoob\u{fffd} имот");
     }
 }

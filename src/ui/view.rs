@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use super::plain::PlainView;
 use super::{json, screen, summary, terminal};
-use crate::run::{Event, EventKind, RunState};
+use crate::run::{Event, EventKind, Level, RunState};
 
 /// What is printed on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +29,7 @@ pub struct ViewOptions {
     pub color: bool,
     /// Failures and the outcome only.
     pub quiet: bool,
+    /// Each step of a service and a site, too.
     pub verbose: bool,
 }
 
@@ -61,11 +64,12 @@ impl Drop for ViewHandle {
 pub fn start(options: ViewOptions, events: Receiver<Arc<Event>>) -> ViewHandle {
     let (sender, done) = channel();
     let show = move || {
+        let plain = PlainView::new(TimeZone::system(), options.verbose);
         // A closed pipe (`orch run | head -1`) ends the view, not the run.
         match options.format {
             Format::Json => show_json(&events).ok(),
-            Format::Human if options.is_live() => terminal::show(&events, options.color).ok(),
-            Format::Human => show_plain(&events, &options).ok(),
+            Format::Human if options.is_live() => terminal::show(&events, plain, options.color).ok(),
+            Format::Human => show_plain(&events, plain, &options).ok(),
         };
         sender.send(()).ok();
     };
@@ -87,12 +91,23 @@ fn show_json(events: &Receiver<Arc<Event>>) -> io::Result<()> {
     Ok(())
 }
 
-fn show_plain(events: &Receiver<Arc<Event>>, options: &ViewOptions) -> io::Result<()> {
-    let (mut state, mut view) = (RunState::default(), PlainView::default());
+/// Whether a quiet view tells this when it happens: an `orch up` may not end for weeks.
+fn needs_a_person(kind: &EventKind) -> bool {
+    matches!(
+        kind,
+        EventKind::Noticed {
+            level: Level::Error,
+            ..
+        }
+    )
+}
+
+fn show_plain(events: &Receiver<Arc<Event>>, mut view: PlainView, options: &ViewOptions) -> io::Result<()> {
+    let mut state = RunState::default();
     for event in events {
         state.apply(&event);
         let mut output = io::stdout().lock();
-        if !options.quiet {
+        if !options.quiet || needs_a_person(&event.kind) {
             for line in view.lines(&event, &state) {
                 writeln!(output, "{line}")?;
             }
