@@ -28,24 +28,39 @@ const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Owner of one run: of its guard, and through it of every process.
 ///
-/// ```no_run
+/// ```standalone_crate
 /// use orch::config::{Config, LoadOptions};
 /// use orch::orchestrator::{Options, Orchestrator};
-/// use orch::run::Command;
+/// use orch::run::{Command, Outcome, StopReason};
+/// use std::time::Duration;
 ///
 /// fn main() -> Result<(), Box<dyn std::error::Error>> {
 ///     // The guard is this very program, started again: without this line there is none.
 ///     orch::guard::init();
-///     let config = Config::load(LoadOptions::default())?;
+///     let directory = tempfile::tempdir()?;
+///     let text = "[redis]\nmode = \"off\"\n[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"60\"]\n";
+///     std::fs::write(directory.path().join("orch.toml"), text)?;
+///     let config = Config::load(LoadOptions {
+///         directory: directory.path().to_owned(),
+///         ..LoadOptions::of_this_process()
+///     })?;
 ///     let options = Options {
 ///         command: Command::Up,
 ///         sites: Vec::new(),
-///         wait: std::time::Duration::ZERO,
+///         wait: Duration::ZERO,
 ///         environment: std::env::vars().collect(),
 ///     };
-///     let orchestrator = Orchestrator::start(config, options)?;
-///     // ... whatever happens from here on, a panic included, ends with nothing left:
-///     drop(orchestrator);
+///     let mut orchestrator = Orchestrator::start(config, options)?;
+///     // From here on, whatever happens, a panic included, ends with nothing left.
+///     let (stop, asked) = tokio::sync::watch::channel(None);
+///     let ask = std::thread::spawn(move || {
+///         std::thread::sleep(Duration::from_millis(100));
+///         stop.send(Some(StopReason::Finished))
+///     });
+///     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+///     let ending = runtime.block_on(orchestrator.run(asked));
+///     assert_eq!(orchestrator.finish(&ending), Outcome::Succeeded);
+///     ask.join().expect("the thread that asks")?;
 ///     Ok(())
 /// }
 /// ```
@@ -166,6 +181,11 @@ impl Orchestrator {
     /// Where the run's logs and summary are.
     pub fn directory(&self) -> &RunDirectory {
         &self.directory
+    }
+
+    /// Pid of the guard.
+    pub fn guard_pid(&self) -> i32 {
+        self.guard.pid()
     }
 
     /// A switch that skips the grace periods of the stop, usable from a signal's thread.

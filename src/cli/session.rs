@@ -37,7 +37,11 @@ impl Session<'_> {
         let mut orchestrator =
             start_in_turn(config, options).map_err(|error| Refusal::because(error.outcome(), error))?;
         logging::to_file(&orchestrator.directory().orch_log());
-        armed.arm(orchestrator.hurry_switch()?, orchestrator.recorder().clone());
+        armed.arm(signals::Running {
+            hurry: orchestrator.hurry_switch()?,
+            recorder: orchestrator.recorder().clone(),
+            guard_pid: orchestrator.guard_pid(),
+        });
         let terminal = std::io::stdout().is_terminal();
         let view = ui::start(
             ViewOptions {

@@ -5,24 +5,29 @@
 
 use std::sync::{Arc, OnceLock};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tokio::sync::watch;
 
-use crate::guard::HurrySwitch;
+use crate::guard::{HurrySwitch, reap_strangers};
 use crate::run::{EventKind, Recorder, StopReason};
 
-/// What the second signal needs, known only once the guard runs.
-#[derive(Default)]
-pub struct Armed {
-    hurry: OnceLock<(HurrySwitch, Recorder)>,
+/// What the thread needs of a run, known only once the guard runs.
+pub struct Running {
+    pub hurry: HurrySwitch,
+    pub recorder: Recorder,
+    pub guard_pid: i32,
 }
 
+/// The thread's view of the run.
+#[derive(Default)]
+pub struct Armed(OnceLock<Running>);
+
 impl Armed {
-    /// From now on the second signal skips the grace periods.
-    pub fn arm(&self, switch: HurrySwitch, recorder: Recorder) {
+    /// From now on there is something to stop.
+    pub fn arm(&self, running: Running) {
         // Armed once a process; a second run in it would keep the first's, which is harmless.
-        drop(self.hurry.set((switch, recorder)));
+        drop(self.0.set(running));
     }
 }
 
@@ -31,13 +36,19 @@ impl Armed {
 /// # Errors
 /// The signals cannot be registered.
 pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Armed>)> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
     let (sender, receiver) = watch::channel(None);
     let armed = Arc::new(Armed::default());
     let theirs = Arc::clone(&armed);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
         let mut count = 0_u32;
         for signal in signals.forever() {
+            if signal == SIGCHLD {
+                if let Some(running) = theirs.0.get() {
+                    reap_strangers(running.guard_pid);
+                }
+                continue;
+            }
             count += 1;
             let reason = match signal {
                 SIGINT => StopReason::Interrupt,
@@ -46,14 +57,14 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
             };
             match count {
                 // Nothing is started yet (another run may be being waited for): there is nothing to stop.
-                1 if theirs.hurry.get().is_none() => leave(signal),
+                1 if theirs.0.get().is_none() => leave(signal),
                 1 => {
                     sender.send_replace(Some(reason));
                 }
                 2 => {
-                    if let Some((switch, recorder)) = theirs.hurry.get() {
-                        switch.hurry();
-                        recorder.emit(EventKind::StopHurried);
+                    if let Some(running) = theirs.0.get() {
+                        running.hurry.hurry();
+                        running.recorder.emit(EventKind::StopHurried);
                     }
                 }
                 // The guard sees the socket close and finishes the work.

@@ -1,7 +1,7 @@
 //! The first line of `main`: become the guard when started as one.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -59,6 +59,7 @@ fn serve() -> io::Result<()> {
 }
 
 fn begin() -> io::Result<()> {
+    close_inherited();
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.peer_addr()?;
     // From here on the socket has no other descriptor: when this one is closed, orch knows.
@@ -71,12 +72,28 @@ fn begin() -> io::Result<()> {
     Ok(())
 }
 
+/// Closes what orch's caller has left open and every service would inherit: pipes that would then never be seen
+/// closed, locks that would never be free.
+fn close_inherited() {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else {
+        return;
+    };
+    let open: Vec<RawFd> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .collect();
+    for descriptor in open.into_iter().filter(|descriptor| *descriptor > 2) {
+        // The listing's own descriptor is closed by now: that error is expected.
+        nix::unistd::close(descriptor).ok();
+    }
+}
+
 /// Reads the first line and what comes with it.
 fn greeting(socket: &UnixStream) -> io::Result<(Hello, Vec<OwnedFd>)> {
     let (mut line, mut locks) = (Vec::new(), Vec::new());
     while !line.ends_with(b"\n") {
         let mut chunk = [0_u8; 4096];
-        let mut space = nix::cmsg_space!([std::os::fd::RawFd; 4]);
+        let mut space = nix::cmsg_space!([RawFd; 4]);
         let mut vectors = [IoSliceMut::new(&mut chunk)];
         let descriptor = socket.as_raw_fd();
         let message = recvmsg::<()>(descriptor, &mut vectors, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;

@@ -11,6 +11,7 @@ mod process_table;
 mod protocol;
 mod records;
 mod server;
+mod strangers;
 mod sys;
 
 pub use client::{Error, Guard, GuardEvent, GuardHandle, GuardOptions, HurrySwitch, StopSummary};
@@ -20,3 +21,4 @@ pub use leftovers::{Leftovers, end_leftovers};
 pub use lock::{Holder, InstanceLock, LockError};
 pub use process_table::is_alive;
 pub use protocol::*;
+pub use strangers::reap_strangers;

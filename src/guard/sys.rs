@@ -45,7 +45,7 @@ pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, lab
     let record: RawFd = record.as_raw_fd();
     let label = format!(" {label}\n").into_bytes();
     let prepare = move || {
-        // SAFETY: setsid, sigprocmask, prctl and getppid are async-signal-safe; the only memory they touch is `none`, for
+        // SAFETY: setsid, sigprocmask, signal, prctl and getppid are async-signal-safe; the only memory they touch is `none`, for
         // which all zeroes is a valid value.
         unsafe {
             check(libc::setsid())?;
@@ -57,6 +57,11 @@ pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, lab
                 &raw const none,
                 std::ptr::null_mut(),
             ))?;
+            // What a caller ignores (a shell does so with SIGINT for its background jobs) would stay ignored over exec,
+            // and a service's stop signal might be that one. SIGKILL and SIGSTOP refuse, as they should.
+            for signal in 1..32 {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
             // The signal is for a death to come; a guard that died before is seen by the new parent.
             if libc::getppid() != guard {

@@ -1,0 +1,289 @@
+//! What holds when the guard, or the guard and orch together, are killed; and what a service inherits from the guard.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+mod support {
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::orch::{Orch, PATIENCE, Project};
+
+/// A service whose grandchild has daemonised itself; the grandchild's pid is written to `stray.pid`.
+const STRAY: &str = r#"
+[redis]
+mode = "off"
+[services.stray]
+kind = "daemon"
+command = ["python3", "-c", '''
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        with open("stray.pid.new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename("stray.pid.new", "stray.pid")
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+time.sleep(600)
+''']
+readiness = { file = "stray.pid" }
+"#;
+
+fn guard_of(orch: &mut Orch<'_>) -> Pid {
+    let started = orch.wait_for("the start", |event| event["event"] == "run_started");
+    Pid::from_raw(i32::try_from(started["guard_pid"].as_i64().unwrap()).unwrap())
+}
+
+fn stray(project: &Project) -> i32 {
+    fs::read_to_string(project.file("stray.pid")).unwrap().parse().unwrap()
+}
+
+fn lives(pid: i32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
+        return false;
+    };
+    !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z')
+}
+
+#[test]
+fn a_killed_guard_is_noticed_at_once_everything_ends_and_the_code_is_3() {
+    let project = Project::new(STRAY);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "stray");
+    let guard = guard_of(&mut orch);
+    let killed = Instant::now();
+    kill(guard, Signal::SIGKILL).unwrap();
+    let ended = orch.finish();
+    ended.expect_code(3);
+    assert!(killed.elapsed() < Duration::from_secs(2), "{:?}", killed.elapsed());
+    assert!(ended.stdout.contains("the guard was killed"), "{}", ended.stdout);
+}
+
+#[test]
+fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised() {
+    let project = Project::new(STRAY);
+    let mut orch = project.orch_with(&["up"], &[], Duration::from_millis(500));
+    let spawned = orch.wait_for_service("service_spawned", "stray");
+    orch.wait_for_service("service_ready", "stray");
+    let (guard, stray) = (guard_of(&mut orch), stray(&project));
+    // Stopped first, so that neither can act on the other's death.
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        kill(guard, signal).unwrap();
+        kill(Pid::from_raw(orch.pid), signal).unwrap();
+    }
+    let main = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while lives(main) {
+        assert!(
+            Instant::now() < deadline,
+            "the parent-death signal did not end the service"
+        );
+        std::thread::park_timeout(Duration::from_millis(1));
+    }
+    assert!(
+        lives(stray),
+        "a daemonised grandchild is the documented limit; if it died this test shows nothing"
+    );
+    // A stranger with a recorded pid but another start time, as after the reuse of a pid.
+    #[expect(clippy::disallowed_methods, reason = "a stranger is started by somebody else")]
+    let mut stranger = Command::new("sleep").arg("600").spawn().unwrap();
+    let records = fs::read_dir(project.state_dir().join("pids"))
+        .unwrap()
+        .flatten()
+        .next()
+        .unwrap()
+        .path();
+    let mut text = fs::read_to_string(&records).unwrap();
+    text.push_str(&format!("{} 1 stranger\ntorn", stranger.id()));
+    fs::write(&records, text).unwrap();
+
+    fs::remove_file(project.file("stray.pid")).unwrap();
+    let mut next = project.orch(&["up"]);
+    next.wait_for_service("service_ready", "stray");
+    assert!(
+        !lives(stray),
+        "the leftover of the dead run is ended before anything is started"
+    );
+    let told = next
+        .events()
+        .iter()
+        .any(|event| event["message"].as_str().is_some_and(|text| text.contains("dead runs")));
+    assert!(told, "{:#?}", next.events());
+    assert!(lives(stranger.id().cast_signed()), "a stranger was touched");
+    next.signal(Signal::SIGTERM);
+    next.finish().expect_code(143);
+    assert!(lives(stranger.id().cast_signed()), "a stranger was touched");
+    stranger.kill().unwrap();
+    stranger.wait().unwrap();
+    assert!(orch.finish().left.is_empty());
+}
+
+#[test]
+fn a_service_inherits_no_descriptor_and_no_blocked_signal() {
+    let project = Project::new(
+        r#"
+[redis]
+mode = "off"
+[services.look]
+kind = "oneshot"
+command = ["python3", "-c", '''
+import os
+def is_open(descriptor):
+    try:
+        os.fstat(descriptor)
+        return True
+    except OSError:
+        return False
+open_now = [descriptor for descriptor in range(4096) if is_open(descriptor)]
+for name in ("status", "environ"):
+    with open(f"/proc/self/{name}") as source, open(name, "w") as target:
+        target.write(source.read())
+with open("fds", "w") as file:
+    file.write(str(open_now))
+''']
+"#,
+    );
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_completed", "look");
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+    assert_eq!(fs::read_to_string(project.file("fds")).unwrap(), "[0, 1, 2]");
+    let status = fs::read_to_string(project.file("status")).unwrap();
+    let mask = |name: &str| {
+        status
+            .lines()
+            .find_map(|line| line.strip_prefix(name))
+            .unwrap()
+            .trim()
+            .to_owned()
+    };
+    assert_eq!(mask("SigBlk:"), "0000000000000000", "{status}");
+    // Python itself ignores SIGPIPE and SIGXFSZ; no other of the standard signals may be.
+    let ignored = u64::from_str_radix(&mask("SigIgn:"), 16).unwrap();
+    assert_eq!(ignored & 0x7fff_ffff, 0x0100_1000, "{status}");
+    let environ = fs::read_to_string(project.file("environ")).unwrap();
+    assert!(
+        environ.contains("ORCH_SERVICE=look") && environ.contains("ORCH_RUN_ID="),
+        "{environ}"
+    );
+}
+
+/// `x=$(orch up)` reads until nobody holds the pipe: after a kill -9 that must not be the guard or a service.
+#[test]
+fn a_pipe_on_its_output_is_closed_with_it() {
+    let project = Project::new(&STRAY.replace("600", "60"));
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the shell whose command substitution is tested"
+    )]
+    let mut shell = Command::new("sh")
+        .args(["-c", "x=$(\"$0\" up); echo done > done", env!("CARGO_BIN_EXE_orch")])
+        .current_dir(project.path())
+        .spawn()
+        .unwrap();
+    let journal = || -> Option<Value> {
+        let run = fs::read_dir(project.state_dir().join("runs")).ok()?.flatten().next()?;
+        let text = fs::read_to_string(run.path().join("journal.jsonl")).ok()?;
+        text.contains("service_ready")
+            .then(|| serde_json::from_str(text.lines().next()?).ok())?
+    };
+    let deadline = Instant::now() + PATIENCE;
+    let started = loop {
+        if let Some(started) = journal() {
+            break started;
+        }
+        assert!(Instant::now() < deadline, "it does not start");
+        std::thread::park_timeout(Duration::from_millis(5));
+    };
+    kill(
+        Pid::from_raw(i32::try_from(started["pid"].as_i64().unwrap()).unwrap()),
+        Signal::SIGKILL,
+    )
+    .unwrap();
+    let killed = Instant::now();
+    shell.wait().unwrap();
+    assert!(
+        killed.elapsed() < Duration::from_secs(10),
+        "the pipe was held open for {:?}",
+        killed.elapsed()
+    );
+    let guard = i32::try_from(started["guard_pid"].as_i64().unwrap()).unwrap();
+    while lives(guard) {
+        assert!(Instant::now() < deadline, "the guard does not end");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+/// As PID 1 of a container: strangers' orphans are reaped, and Ctrl+C still ends it cleanly.
+#[test]
+fn as_pid_1_it_reaps_strangers() {
+    let project =
+        Project::new("[redis]\nmode = \"off\"\n[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "the container's runtime, as far as the kernel is concerned"
+    )]
+    let spawned = Command::new("unshare")
+        .args([
+            "--pid",
+            "--fork",
+            "--mount-proc",
+            "--kill-child",
+            env!("CARGO_BIN_EXE_orch"),
+            "up",
+        ])
+        .current_dir(project.path())
+        .stdout(fs::File::create(project.file("pid1.stdout")).unwrap())
+        .stderr(fs::File::create(project.file("pid1.stderr")).unwrap())
+        .spawn();
+    let Ok(mut container) = spawned else {
+        eprintln!("skipped: there is no `unshare`");
+        return;
+    };
+    let output = || fs::read_to_string(project.file("pid1.stdout")).unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while !output().contains("web ready") {
+        if container.try_wait().unwrap().is_some() {
+            let error = fs::read_to_string(project.file("pid1.stderr")).unwrap();
+            assert!(error.contains("unshare"), "{error}{}", output());
+            eprintln!("skipped: pid namespaces are forbidden here: {error}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "{}", output());
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    // The pid of orch as seen from outside: the only child of `unshare`.
+    let children = format!("/proc/{0}/task/{0}/children", container.id());
+    let orch: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
+    // A stranger enters the namespace, forks and leaves: its child is orch's now, and ends.
+    let enter = format!("nsenter --target {orch} --pid --mount sh -c 'sh -c \"sleep 0.05\" & echo $!'");
+    let entered = Command::new("sh").args(["-c", &enter]).output().unwrap();
+    assert!(entered.status.success(), "{entered:?}");
+    let zombies = || {
+        let listing = fs::read_to_string(format!("/proc/{orch}/task/{orch}/children")).unwrap_or_default();
+        let pids = listing
+            .split_whitespace()
+            .filter_map(|pid| pid.parse::<i32>().ok())
+            .collect::<Vec<_>>();
+        pids.into_iter().filter(|pid| !lives(*pid)).count()
+    };
+    let children_now = || {
+        let listing = fs::read_to_string(format!("/proc/{orch}/task/{orch}/children")).unwrap_or_default();
+        listing.split_whitespace().count()
+    };
+    while children_now() > 1 || zombies() > 0 {
+        assert!(Instant::now() < deadline, "a stranger's zombie stays");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+    kill(Pid::from_raw(orch), Signal::SIGINT).unwrap();
+    let status = container.wait().unwrap();
+    assert_eq!(status.code(), Some(130), "{}", output());
+}
