@@ -79,9 +79,15 @@ fn make_environment(directory: &Path, view: &ViewArgs) -> anyhow::Result<u8> {
             format!("{what} in {}: {error}", directory.display()),
         )
     };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if !std::env::split_paths(&path).any(|directory| directory.join("python3").is_file()) {
+        let text = "there is no `python3` in PATH\n  hint:  install Python 3.9 or newer with its venv module; on Debian and \
+                    Ubuntu: `apt install python3 python3-venv`";
+        return Err(Refusal::because(Outcome::InfrastructureFailed, text));
+    }
     let mut wanted = fs::read_to_string(directory.join("requirements.txt"))
         .map_err(|error| failed("read requirements.txt", &error))?;
-    let file = prepare_file(directory, &[]).map_err(|error| failed("write prepare.toml", &error))?;
+    let file = prepare_file(directory, None).map_err(|error| failed("write prepare.toml", &error))?;
     let config = load(file)?;
     let has_server = find_redis_server(&config, &environment).is_ok_and(|path| !path.starts_with(directory));
     if !has_server {
@@ -94,8 +100,7 @@ fn make_environment(directory: &Path, view: &ViewArgs) -> anyhow::Result<u8> {
     }
     let requirements = directory.join(".orch/prepare/requirements.txt");
     fs::write(&requirements, &wanted).map_err(|error| failed("write the requirements", &error))?;
-    let file = prepare_file(directory, &[("requirements", &requirements)])
-        .map_err(|error| failed("write prepare.toml", &error))?;
+    let file = prepare_file(directory, Some(&requirements)).map_err(|error| failed("write prepare.toml", &error))?;
     let config = load(file)?;
     say("making the example's virtual environment (once; a minute with a slow network)");
     let state = config.orch.state_dir.clone();
@@ -118,34 +123,60 @@ fn make_environment(directory: &Path, view: &ViewArgs) -> anyhow::Result<u8> {
     Ok(code)
 }
 
-/// Writes the configuration of the preparation into `.orch/prepare/`.
-fn prepare_file(directory: &Path, requirements: &[(&str, &Path)]) -> std::io::Result<PathBuf> {
+/// Writes the configuration of the preparation into `.orch/prepare/`; without requirements it has nothing to do.
+fn prepare_file(directory: &Path, requirements: Option<&Path>) -> std::io::Result<PathBuf> {
     let own = directory.join(".orch/prepare");
     fs::create_dir_all(&own)?;
-    let mut text = String::from(
-        "# Written by `orch demo`.\n[orch]\nstate_dir = \"state\"\ninstance = \"prepare\"\n[redis]\nmode = \"off\"\n",
-    );
-    if let Some((_, requirements)) = requirements.first() {
-        let quote = |path: &Path| toml_string(&path.to_string_lossy());
+    let mut text = PREPARE.to_owned();
+    if let Some(requirements) = requirements {
         let venv = directory.join(".venv");
-        text.push_str(&format!(
-            "[services.environment]\nkind = \"oneshot\"\ntimeout = \"5m\"\ndirectory = {}\ncommand = [\"python3\", \"-m\", \"venv\", {}]\n",
-            quote(directory),
-            quote(&venv),
-        ));
-        text.push_str(&format!(
-            "[services.packages]\nkind = \"oneshot\"\ntimeout = \"15m\"\nafter = [\"environment\"]\ndirectory = {}\ncommand = [\"python3\", \"-c\", {}, {}, \"-m\", \"pip\", \"install\", \"--disable-pip-version-check\", \"-r\", {}]\n",
-            quote(directory),
-            // The interpreter of the environment does not exist yet when this file is checked.
-            toml_string("import os, sys; os.execv(sys.argv[1], sys.argv[1:])"),
-            quote(&venv.join("bin/python")),
-            quote(requirements),
-        ));
+        let quote = |path: &Path| toml_string(&path.to_string_lossy());
+        text.push_str(
+            &PREPARE_STEPS
+                .replace("{directory}", &quote(directory))
+                .replace("{venv}", &quote(&venv))
+                .replace("{python}", &quote(&venv.join("bin/python")))
+                .replace("{requirements}", &quote(requirements)),
+        );
     }
     let path = own.join("prepare.toml");
     fs::write(&path, text)?;
     Ok(path)
 }
+
+/// The instance of the preparation.
+const PREPARE: &str = r#"# Written by `orch demo`.
+[orch]
+state_dir = "state"
+instance = "prepare"
+[redis]
+mode = "off"
+"#;
+
+/// What it runs.
+const PREPARE_STEPS: &str = r#"
+[services.python]
+kind = "oneshot"
+command = ["python3", "-c", """
+import sys
+if sys.version_info < (3, 9):
+    sys.exit("Python 3.9 or newer is needed, this is " + sys.version)
+"""]
+
+[services.environment]
+kind = "oneshot"
+timeout = "5m"
+after = ["python"]
+directory = {directory}
+command = ["python3", "-m", "venv", {venv}]
+
+[services.packages]
+kind = "oneshot"
+timeout = "15m"
+after = ["environment"]
+directory = {directory}
+command = [{python}, "-m", "pip", "install", "--disable-pip-version-check", "-r", {requirements}]
+"#;
 
 /// A TOML basic string.
 fn toml_string(text: &str) -> String {

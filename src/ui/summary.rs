@@ -20,16 +20,13 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
         .iter()
         .filter(|service| service.restarts > 0 || service.phase == ServicePhase::Failed)
     {
-        let end = if service.phase == ServicePhase::Failed {
-            ", then given up"
-        } else {
-            ""
+        let restarts = plural(u64::from(service.restarts), "restart");
+        let told = match (service.phase, service.restarts) {
+            (ServicePhase::Failed, 0) => "failed".to_owned(),
+            (ServicePhase::Failed, _) => format!("{restarts}, then given up"),
+            _ => restarts,
         };
-        lines.push(format!(
-            "service {}: {}{end}",
-            one_line(service.name.as_str()),
-            plural(u64::from(service.restarts), "restart")
-        ));
+        lines.push(format!("service {}: {told}", one_line(service.name.as_str())));
     }
     if let (Some(proxies), false) = (&state.proxies.count, quiet) {
         let refreshed = match state.proxies.refreshes {
