@@ -5,6 +5,7 @@
 
 mod client;
 mod init;
+mod launch;
 mod leftovers;
 mod lock;
 mod process_table;

@@ -4,13 +4,9 @@
 //! end every descendant. It reaps in one place only, never while it decides whom to kill: a zombie keeps its pid.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -20,10 +16,11 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
 
+use super::launch::launch;
 use super::process_table::{self, Process};
 use super::protocol::{Ended, Order, Report, SpawnOrder};
 use super::records::Records;
-use super::{Hello, RUN_ID_VARIABLE, SERVICE_VARIABLE, sys};
+use super::{Hello, SERVICE_VARIABLE, sys};
 
 /// What was killed and is still there is killed again after this long (a fork may have escaped the first look).
 const REARM: Duration = Duration::from_millis(100);
@@ -232,7 +229,7 @@ impl Guard {
         };
         let result = match refusal {
             Some(refusal) => Err(refusal),
-            None => self.start(&order),
+            None => launch(&order, &self.run_id, &self.records),
         };
         match result {
             Ok(pid) => {
@@ -246,32 +243,6 @@ impl Guard {
                 self.report(&Report::Spawned { service, pid });
             }
             Err(error) => self.report(&Report::SpawnFailed { service, error }),
-        }
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "this is the guard: the one that spawns")]
-    fn start(&self, order: &SpawnOrder) -> Result<i32, String> {
-        let (program, arguments) = order.argv.split_first().ok_or("no program")?;
-        let log = open_log(&order.log).map_err(|error| format!("open its log {}: {error}", order.log.display()))?;
-        let log_again = log
-            .try_clone()
-            .map_err(|error| format!("duplicate its log's descriptor: {error}"))?;
-        let mut command = Command::new(program);
-        command
-            .args(arguments)
-            .env_clear()
-            .envs(order.environment.iter().map(|(name, value)| (name, value)))
-            .env(RUN_ID_VARIABLE, &self.run_id)
-            .env(SERVICE_VARIABLE, &order.service)
-            .current_dir(&order.directory)
-            .stdin(Stdio::null())
-            .stdout(log)
-            .stderr(log_again);
-        let guard = std::process::id().cast_signed();
-        sys::as_service(&mut command, guard, self.records.descriptor(), &order.service);
-        match command.spawn() {
-            Ok(child) => Ok(child.id().cast_signed()),
-            Err(error) => Err(explain(&error, program, order)),
         }
     }
 
@@ -483,36 +454,6 @@ fn send(pid: i32, signal: i32) {
     }
     if signal != Signal::SIGKILL {
         kill(pid, Signal::SIGCONT).ok();
-    }
-}
-
-fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
-}
-
-/// What the kernel means by refusing to execute.
-fn explain(error: &io::Error, program: &str, order: &SpawnOrder) -> String {
-    let directory = order.directory.display();
-    match error.kind() {
-        io::ErrorKind::NotFound if !order.directory.is_dir() => format!("the directory {directory} does not exist"),
-        io::ErrorKind::NotFound if program.contains('/') => {
-            format!("`{program}` does not exist, or the interpreter in its first line does not")
-        }
-        io::ErrorKind::NotFound => {
-            let path = order.environment.iter().find(|(name, _)| name == "PATH");
-            format!(
-                "`{program}` is not found in PATH ({})",
-                path.map_or("not set", |(_, value)| value.as_str())
-            )
-        }
-        io::ErrorKind::PermissionDenied => format!("`{program}` may not be executed: {error}"),
-        _ => match error.raw_os_error() {
-            Some(nix::libc::EAGAIN) => {
-                format!("no further process is allowed (ulimit -u, or the container's limit): {error}")
-            }
-            Some(nix::libc::EMFILE | nix::libc::ENFILE) => format!("no file descriptor is left (ulimit -n): {error}"),
-            _ => error.to_string(),
-        },
     }
 }
 

@@ -11,6 +11,8 @@ use super::environment::merge;
 use super::failure::Failure;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::state::Role;
+use super::unknown_tasks::missing_tasks;
+use super::worker_command::{node_name, worker_argv};
 use super::worker_log::{Announced, BrokerAddress, announced_broker};
 use crate::celery::{Client, NodeName, Target};
 use crate::config::{BeatMode, CeleryConfig, LivenessConfig};
@@ -292,71 +294,6 @@ impl Celery {
     }
 }
 
-/// The error for tasks that the worker does not know, each with its nearest names.
-fn missing_tasks(missing: &[&String], known: &[String]) -> Failure {
-    let mut cause = String::new();
-    for task in missing {
-        let mut near: Vec<(f64, &String)> = known
-            .iter()
-            .map(|name| (strsim::jaro_winkler(task, name), name))
-            .filter(|(score, _)| *score > 0.7)
-            .collect();
-        near.sort_by(|one, other| other.0.total_cmp(&one.0));
-        let best = near.first().map_or(0.0, |(score, _)| *score);
-        // A common module makes all names of an app similar.
-        near.retain(|(score, _)| *score > best - 0.08);
-        let near: Vec<String> = near.iter().take(3).map(|(_, name)| format!("`{name}`")).collect();
-        if !cause.is_empty() {
-            cause.push_str("; ");
-        }
-        cause.push_str(&match near.is_empty() {
-            true => format!("`{task}` has no similar name among its {} tasks", known.len()),
-            false => format!("nearest to `{task}`: {}", near.join(", ")),
-        });
-    }
-    let names: Vec<String> = missing.iter().map(|task| format!("`{task}`")).collect();
-    Failure::configuration(format!("the worker does not know {}", names.join(", ")))
-        .because(cause)
-        .hint("correct the name in the configuration, or import the module in the app (`include`, autodiscovery)")
-}
-
-/// `<instance>@<host name>`, written out so that it does not depend on how Celery expands `%h`.
-fn node_name(instance: &str) -> NodeName {
-    let host = nix::unistd::gethostname().unwrap_or_else(|_| "localhost".into());
-    NodeName::new(format!("{instance}@{}", host.to_string_lossy()))
-}
-
-fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Vec<String> {
-    let mut argv = vec![
-        program.to_string_lossy().into_owned(),
-        "-A".into(),
-        config.app.clone(),
-        "worker".into(),
-    ];
-    let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
-    option("-n", node.to_string());
-    option("-Q", config.queues.join(","));
-    option("-c", config.concurrency.to_string());
-    option("-P", config.pool.clone());
-    option("-l", config.log_level.clone());
-    argv.push("-E".into());
-    // Alone, it has nobody to mingle with: that wait is a second of every start.
-    argv.extend(["--without-mingle".into(), "--without-gossip".into()]);
-    if config.beat == BeatMode::Embedded {
-        argv.extend([
-            "-B".into(),
-            "-s".into(),
-            config.beat_schedule.to_string_lossy().into_owned(),
-        ]);
-    }
-    argv.extend(config.extra_args.iter().cloned());
-    if !config.settings.is_empty() {
-        argv.push("--".into());
-        argv.extend(config.settings.iter().map(|(name, value)| format!("{name}={value}")));
-    }
-    argv
-}
-
 /// How often Redis has refused somebody who gave no password; 0 where it cannot be asked now.
 pub async fn refused_connections(client: &Client) -> u64 {
     let counts = client.errorstats().await.unwrap_or_default();
@@ -484,21 +421,5 @@ impl Program for Celery {
                 Err(_broker) => Ok(()),
             }
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_task_names_its_nearest() {
-        let known = ["shop.tasks.dispatch_site".to_owned(), "shop.tasks.aggregate".to_owned()];
-        let missing = "shop.tasks.dispatch_sites".to_owned();
-        let failure = missing_tasks(&[&missing], &known).to_string();
-        assert!(
-            failure.contains("nearest to `shop.tasks.dispatch_sites`: `shop.tasks.dispatch_site`"),
-            "{failure}"
-        );
     }
 }

@@ -1,0 +1,68 @@
+//! From a spawn order to a running process: environment, directory, log, record; and what a refusal means.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::protocol::SpawnOrder;
+use super::records::Records;
+use super::{RUN_ID_VARIABLE, SERVICE_VARIABLE, sys};
+
+/// Starts what is ordered; its pid, or why it cannot be started, in words for the user.
+#[expect(clippy::disallowed_methods, reason = "this is the guard: the one that spawns")]
+pub fn launch(order: &SpawnOrder, run_id: &str, records: &Records) -> Result<i32, String> {
+    let (program, arguments) = order.argv.split_first().ok_or("no program")?;
+    let log = open_log(&order.log).map_err(|error| format!("open its log {}: {error}", order.log.display()))?;
+    let log_again = log
+        .try_clone()
+        .map_err(|error| format!("duplicate its log's descriptor: {error}"))?;
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env_clear()
+        .envs(order.environment.iter().map(|(name, value)| (name, value)))
+        .env(RUN_ID_VARIABLE, run_id)
+        .env(SERVICE_VARIABLE, &order.service)
+        .current_dir(&order.directory)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(log_again);
+    let guard = std::process::id().cast_signed();
+    sys::as_service(&mut command, guard, records.descriptor(), &order.service);
+    match command.spawn() {
+        Ok(child) => Ok(child.id().cast_signed()),
+        Err(error) => Err(explain(&error, program, order)),
+    }
+}
+
+fn open_log(path: &Path) -> io::Result<File> {
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+}
+
+/// What the kernel means by refusing to execute.
+fn explain(error: &io::Error, program: &str, order: &SpawnOrder) -> String {
+    let directory = order.directory.display();
+    match error.kind() {
+        io::ErrorKind::NotFound if !order.directory.is_dir() => format!("the directory {directory} does not exist"),
+        io::ErrorKind::NotFound if program.contains('/') => {
+            format!("`{program}` does not exist, or the interpreter in its first line does not")
+        }
+        io::ErrorKind::NotFound => {
+            let path = order.environment.iter().find(|(name, _)| name == "PATH");
+            format!(
+                "`{program}` is not found in PATH ({})",
+                path.map_or("not set", |(_, value)| value.as_str())
+            )
+        }
+        io::ErrorKind::PermissionDenied => format!("`{program}` may not be executed: {error}"),
+        _ => match error.raw_os_error() {
+            Some(nix::libc::EAGAIN) => {
+                format!("no further process is allowed (ulimit -u, or the container's limit): {error}")
+            }
+            Some(nix::libc::EMFILE | nix::libc::ENFILE) => format!("no file descriptor is left (ulimit -n): {error}"),
+            _ => error.to_string(),
+        },
+    }
+}

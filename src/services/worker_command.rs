@@ -1,0 +1,44 @@
+//! How a worker is started: its node name and its command line.
+
+use std::path::Path;
+
+use crate::celery::NodeName;
+use crate::config::{BeatMode, CeleryConfig};
+
+/// `<instance>@<host name>`, written out so that it does not depend on how Celery expands `%h`.
+pub fn node_name(instance: &str) -> NodeName {
+    let host = nix::unistd::gethostname().unwrap_or_else(|_| "localhost".into());
+    NodeName::new(format!("{instance}@{}", host.to_string_lossy()))
+}
+
+/// The command line of the worker: alone, with events, with the settings of `[celery]`.
+pub fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Vec<String> {
+    let mut argv = vec![
+        program.to_string_lossy().into_owned(),
+        "-A".into(),
+        config.app.clone(),
+        "worker".into(),
+    ];
+    let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
+    option("-n", node.to_string());
+    option("-Q", config.queues.join(","));
+    option("-c", config.concurrency.to_string());
+    option("-P", config.pool.clone());
+    option("-l", config.log_level.clone());
+    argv.push("-E".into());
+    // Alone, it has nobody to mingle with: that wait is a second of every start.
+    argv.extend(["--without-mingle".into(), "--without-gossip".into()]);
+    if config.beat == BeatMode::Embedded {
+        argv.extend([
+            "-B".into(),
+            "-s".into(),
+            config.beat_schedule.to_string_lossy().into_owned(),
+        ]);
+    }
+    argv.extend(config.extra_args.iter().cloned());
+    if !config.settings.is_empty() {
+        argv.push("--".into());
+        argv.extend(config.settings.iter().map(|(name, value)| format!("{name}={value}")));
+    }
+    argv
+}
