@@ -41,12 +41,7 @@ impl Client {
                 leftovers.queued.insert((*queue).to_owned(), depth);
             }
         }
-        let mut count = redis::pipe();
-        count.cmd("HLEN").arg(self.broker_keys().unacked());
-        (leftovers.unacked,) = self
-            .broker()
-            .query("count unacknowledged messages", &count, self.deadline())
-            .await?;
+        leftovers.unacked = self.unacked_count().await?;
         leftovers.chord_keys = self.chord_keys().await?.len() as u64;
         leftovers.reply_lists = self.reply_lists().await?.len() as u64;
         Ok(leftovers)

@@ -103,6 +103,17 @@ impl Client {
         Ok(PRIORITY_STEPS.into_iter().zip(lengths).collect())
     }
 
+    /// Messages that workers have taken and not acknowledged, of all queues.
+    pub async fn unacked_count(&self) -> Result<u64> {
+        let mut count = redis::pipe();
+        count.cmd("HLEN").arg(self.broker_keys().unacked());
+        let (count,) = self
+            .broker()
+            .query("count unacknowledged messages", &count, self.deadline())
+            .await?;
+        Ok(count)
+    }
+
     /// Where a task is, see [`Client::locate_all`].
     pub async fn locate(&self, id: &TaskId, queues: &[&str]) -> Result<Whereabouts> {
         let mut places = self.locate_all(std::slice::from_ref(id), queues).await?;

@@ -1,5 +1,6 @@
 //! One file per subcommand: it parses, calls the library, and maps the outcome to an exit code.
 
+mod celery;
 mod demo;
 mod exec;
 mod init;
@@ -35,6 +36,7 @@ enum Command {
     Exec(exec::ExecArgs),
     Init(init::InitArgs),
     Demo(demo::DemoArgs),
+    Celery(celery::CeleryArgs),
 }
 
 /// Where the configuration is and what overrides it.
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Exec(args) => exec::main(&args),
         Command::Init(args) => init::main(&args),
         Command::Demo(args) => demo::main(&args),
+        Command::Celery(args) => celery::main(&args),
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -126,6 +129,11 @@ impl Refusal {
             text: text.to_string(),
         })
     }
+}
+
+/// A duration on the command line, written as in the configuration.
+fn duration(text: &str) -> Result<std::time::Duration, String> {
+    crate::config::parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// Talk goes to standard error; if that is closed there is nobody to tell.

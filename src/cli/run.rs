@@ -5,8 +5,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::session::Session;
-use super::{ConfigArgs, Refusal, ViewArgs, logging};
-use crate::config::parse_duration;
+use super::{ConfigArgs, Refusal, ViewArgs, duration, logging};
 use crate::run::{Command, Outcome};
 
 /// Brings up Redis and Celery, makes sure of proxies, runs the sites, and ends all of it
@@ -28,10 +27,6 @@ pub struct RunArgs {
     pub config: ConfigArgs,
     #[command(flatten)]
     pub view: ViewArgs,
-}
-
-fn duration(text: &str) -> Result<Duration, String> {
-    parse_duration(text).map_err(|error| error.to_string())
 }
 
 /// Runs the subcommand; the exit code.

@@ -13,4 +13,5 @@ mod text;
 mod view;
 
 pub use screen::release;
+pub use text::one_line;
 pub use view::{Format, ViewHandle, ViewOptions, start};

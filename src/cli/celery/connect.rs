@@ -1,0 +1,57 @@
+//! Which deployment is meant, and one conversation with it.
+
+use std::future::Future;
+
+use clap::Args;
+
+use crate::celery::{Client, Endpoints};
+use crate::cli::Refusal;
+use crate::run::Outcome;
+
+/// Where the broker and the results are.
+#[derive(Args, Clone, Debug)]
+pub struct ConnectArgs {
+    /// Broker, as Celery writes it: redis://[user]:[password]@host:port/db [default: $CELERY_BROKER_URL]
+    #[arg(long, value_name = "URL")]
+    broker: Option<String>,
+    /// Result backend [default: $CELERY_RESULT_BACKEND, or the broker]
+    #[arg(long, value_name = "URL")]
+    backend: Option<String>,
+}
+
+impl ConnectArgs {
+    /// A client of it; nothing is sent yet. A URL on the command line can be seen by others: the variables cannot.
+    pub fn client(&self) -> anyhow::Result<Client> {
+        let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+        let usage = |text: String| Refusal::because(Outcome::ConfigurationError, text);
+        let broker = self
+            .broker
+            .clone()
+            .or_else(|| variable("CELERY_BROKER_URL"))
+            .ok_or_else(|| {
+                usage(
+                    "no broker is named\n  hint:  `--broker redis://host:6379/0`, or the variable CELERY_BROKER_URL"
+                        .into(),
+                )
+            })?;
+        let backend = self
+            .backend
+            .clone()
+            .or_else(|| variable("CELERY_RESULT_BACKEND"))
+            .unwrap_or_else(|| broker.clone());
+        let endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
+        Client::connect(endpoints).map_err(|error| usage(error.to_string()))
+    }
+}
+
+/// Runs one conversation on a runtime of its own.
+pub fn converse<T>(conversation: impl Future<Output = T>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(conversation))
+}
+
+/// Data goes to standard output; a closed pipe is nobody's fault.
+pub fn print(text: &str) {
+    use std::io::Write;
+    writeln!(std::io::stdout(), "{text}").ok();
+}
