@@ -5,16 +5,17 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::celery::Client;
+use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict};
 use crate::run::{EventKind, Level, Outcome, Recorder, SiteName, SiteStatus, StopReason};
 use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
 use crate::sites;
 
-/// A worker that reconnects to a restarted Redis takes up to three seconds, and its tasks end meanwhile.
-const RESTORE_ATTEMPTS: usize = 10;
+/// Between two looks for messages of a dead worker: short at first, since a worker that reconnects to a restarted Redis
+/// takes up to three seconds; then longer, since one may list what it no longer runs until its pool has moved on.
 const RESTORE_PAUSE: Duration = Duration::from_secs(1);
+const RESTORE_LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// How the work of a run came to its end.
 #[derive(Clone, Debug)]
@@ -139,33 +140,33 @@ impl Scrape {
                 break;
             };
             seen = now;
-            for _ in 0..RESTORE_ATTEMPTS {
-                let restored = match client.restore_unacked().await {
-                    Ok(restored) => restored,
-                    Err(error) => {
-                        tracing::warn!(%error, "look for messages of a dead worker");
-                        tokio::time::sleep(RESTORE_PAUSE).await;
-                        continue;
-                    }
-                };
-                tracing::info!(?restored, "messages of a dead worker");
-                if restored.requeued + restored.acknowledged > 0 {
-                    let message = format!(
-                        "{} messages that a dead worker had taken were put back on their queues, {} were finished already",
-                        restored.requeued, restored.acknowledged
-                    );
-                    self.recorder.emit(EventKind::Noticed {
-                        level: Level::Info,
-                        message,
-                    });
+            let mut pause = RESTORE_PAUSE;
+            loop {
+                match client.restore_unacked().await {
+                    // Nothing is unacknowledged any more.
+                    Ok(restored) if restored == Restored::default() => break,
+                    Ok(restored) => self.tell_restored(&restored),
+                    Err(error) => tracing::warn!(%error, "look for messages of a dead worker"),
                 }
-                if restored.uncertain.is_none() && restored.requeued + restored.acknowledged == 0 {
-                    break;
-                }
-                tokio::time::sleep(RESTORE_PAUSE).await;
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RESTORE_LONGEST_PAUSE);
             }
         }
         std::future::pending().await
+    }
+
+    fn tell_restored(&self, restored: &Restored) {
+        tracing::info!(?restored, "messages of a dead worker");
+        if restored.requeued + restored.acknowledged > 0 {
+            let message = format!(
+                "{} messages that a dead worker had taken were put back on their queues, {} were finished already",
+                restored.requeued, restored.acknowledged
+            );
+            self.recorder.emit(EventKind::Noticed {
+                level: Level::Info,
+                message,
+            });
+        }
     }
 
     async fn proxies_then_sites(&self, context: &sites::Context) -> Ending {
