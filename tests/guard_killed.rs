@@ -287,3 +287,26 @@ fn as_pid_1_it_reaps_strangers() {
     let status = container.wait().unwrap();
     assert_eq!(status.code(), Some(130), "{}", output());
 }
+
+/// Ends that are easily missed: by a real-time signal, and under a caller that ignores SIGCHLD.
+#[test]
+fn no_end_is_missed() {
+    let project =
+        Project::new("[redis]\nmode = \"off\"\n[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+    let script = "trap '' CHLD; exec \"$ORCH\" up";
+    let mut orch = project.shell(script);
+    let spawned = orch.wait_for_service("service_spawned", "web");
+    let pid = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
+    // The shell's `kill`: the typed one knows no real-time signals.
+    let status = Command::new("sh")
+        .args(["-c", &format!("kill -40 {pid}")])
+        .status()
+        .unwrap();
+    assert!(status.success());
+    orch.wait_for_service("service_restarting", "web");
+    orch.wait_for("the second start", |event| {
+        event["event"] == "service_spawned" && event["pid"] != pid
+    });
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+}

@@ -60,6 +60,7 @@ fn serve() -> io::Result<()> {
 
 fn begin() -> io::Result<()> {
     close_inherited();
+    sys::reset_signals();
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     socket.peer_addr()?;
     // From here on the socket has no other descriptor: when this one is closed, orch knows.

@@ -13,12 +13,12 @@ use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::sys::wait::{WaitPidFlag, waitpid};
 use nix::unistd::Pid;
 
 use super::launch::launch;
 use super::process_table::{self, Process};
-use super::protocol::{Ended, Order, Report, SpawnOrder};
+use super::protocol::{Order, Report, SpawnOrder};
 use super::records::Records;
 use super::{Hello, SERVICE_VARIABLE, sys};
 
@@ -249,28 +249,21 @@ impl Guard {
     /// Reaps whoever has ended; reports the ends of main processes.
     fn reap(&mut self) {
         loop {
-            // WNOWAIT: the zombie stays until it is known who it was.
-            let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
-            let status = match waitid(Id::All, flags) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
-                Ok(status) => status,
-                Err(Errno::EINTR) => continue,
+            // The zombie stays until it is known who it was.
+            let death = match sys::look_at_death() {
+                Ok(Some(death)) => death,
+                Ok(None) => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => {
-                    log(&format!("waitid: {error}"));
+                    if error.raw_os_error() != Some(nix::libc::ECHILD) {
+                        log(&format!("waitid: {error}"));
+                    }
                     return;
                 }
             };
-            let Some(pid) = status.pid() else { return };
-            let ended = match status {
-                WaitStatus::Exited(_, code) => Ended::Code(code),
-                WaitStatus::Signaled(_, signal, core_dumped) => Ended::Signal {
-                    signal: signal as i32,
-                    core_dumped,
-                },
-                _ => Ended::Code(-1),
-            };
-            waitpid(pid, Some(WaitPidFlag::WNOHANG)).ok();
-            let pid = pid.as_raw();
+            let sys::Death { pid, ended } = death;
+            // Reaped whatever the library makes of its status.
+            waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
             let main = self
                 .services
                 .values_mut()

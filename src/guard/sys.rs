@@ -8,6 +8,8 @@ use std::process::Command;
 
 use nix::libc;
 
+use super::protocol::Ended;
+
 /// Makes this process the one that orphans of its descendants are re-parented to.
 ///
 /// # Errors
@@ -21,6 +23,53 @@ pub fn become_subreaper() -> io::Result<()> {
 pub fn adopt(received: RawFd) -> OwnedFd {
     // SAFETY: the kernel opened it for this process in recvmsg, and the caller passes each on exactly once.
     unsafe { OwnedFd::from_raw_fd(received) }
+}
+
+/// Undoes what the caller ignores: with an ignored SIGCHLD the kernel would reap our children, and no end be seen.
+pub fn reset_signals() {
+    // SIGPIPE stays ignored, as Rust's start has it: a closed socket is an error to be seen, not a death.
+    for signal in (1..32).filter(|signal| *signal != libc::SIGPIPE) {
+        // SAFETY: SIG_DFL runs no code of ours; SIGKILL and SIGSTOP refuse, as they should.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// A child that has ended and is not reaped yet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Death {
+    pub pid: i32,
+    pub ended: Ended,
+}
+
+/// Looks at one child that has ended, without reaping it. Ends by real-time signals count too, which the library's
+/// typed form cannot tell.
+///
+/// # Errors
+/// There is no child (ECHILD), or the call was interrupted.
+pub fn look_at_death() -> io::Result<Option<Death>> {
+    // SAFETY: siginfo_t is plain data, for which all zeroes is a valid value; waitid writes to it alone, and the fields
+    // read below are those that it fills in for a child's end.
+    unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        check(libc::waitid(
+            libc::P_ALL,
+            0,
+            &raw mut info,
+            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+        ))?;
+        let (pid, status) = (info.si_pid(), info.si_status());
+        if pid == 0 {
+            return Ok(None);
+        }
+        let ended = match info.si_code {
+            libc::CLD_EXITED => Ended::Code(status),
+            code => Ended::Signal {
+                signal: status,
+                core_dumped: code == libc::CLD_DUMPED,
+            },
+        };
+        Ok(Some(Death { pid, ended }))
+    }
 }
 
 fn check(result: libc::c_int) -> io::Result<()> {

@@ -17,7 +17,7 @@ pub fn printable(text: &str) -> String {
         .collect()
 }
 
-/// As [`printable`], on one line.
+/// Text from outside as one line that is safe in a terminal: control characters and line breaks are replaced.
 pub fn one_line(text: &str) -> String {
     printable(text).replace('\n', " ")
 }
