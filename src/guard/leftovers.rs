@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
@@ -52,6 +52,12 @@ pub fn kill_exactly(pid: i32, start_time: u64) -> bool {
     same && pidfd_send_signal(&held, Signal::KILL).is_ok()
 }
 
+/// Where a run keeps its services' logs; as the kernel names it, without symbolic links.
+fn run_directory(state_dir: &Path, run_id: &str) -> PathBuf {
+    let state_dir = state_dir.canonicalize().unwrap_or_else(|_| state_dir.to_owned());
+    state_dir.join("runs").join(run_id)
+}
+
 /// Ends what the dead runs of this state directory have left. The caller holds the instance's lock: every run that is
 /// recorded there is dead.
 ///
@@ -63,7 +69,10 @@ pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
         return Ok(Leftovers::default());
     }
     let dead: BTreeSet<&str> = runs.iter().map(|(run_id, _, _)| run_id.as_str()).collect();
-    let recorded: Vec<&records::Record> = runs.iter().flat_map(|(_, _, records)| records).collect();
+    let recorded: Vec<(&str, &records::Record)> = runs
+        .iter()
+        .flat_map(|(run_id, _, records)| records.iter().map(|record| (run_id.as_str(), record)))
+        .collect();
     let mut leftovers = Leftovers::default();
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -71,19 +80,23 @@ pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
         for process in process_table::all().into_iter().filter(|process| !process.zombie) {
             let record = recorded
                 .iter()
-                .find(|record| record.pid == process.pid && record.start_time == process.start_time)
-                .map(|record| record.service.clone());
+                .find(|(_, record)| record.pid == process.pid && record.start_time == process.start_time)
+                .map(|(_, record)| record.service.clone());
             let tagged = || {
                 let run_id = process_table::variable(process.pid, RUN_ID_VARIABLE)?;
                 dead.contains(run_id.as_str()).then(|| {
                     process_table::variable(process.pid, SERVICE_VARIABLE).unwrap_or_else(|| "a service".to_owned())
                 })
             };
-            // A session outlives its leader: what daemonised halfway is known by it.
+            // A session outlives its leader: what daemonised halfway is known by it. But the number alone proves nothing:
+            // the leader's pid may be another's since, whose own session then bears it, as after a restart of the
+            // machine. So the process must also still write to a log of that dead run.
             let of_session = || {
-                let leader = recorded.iter().find(|record| record.pid == process.session)?;
-                (process.start_time >= leader.start_time && !process_table::is_alive(leader.pid))
-                    .then(|| leader.service.clone())
+                let (run_id, leader) = recorded.iter().find(|(_, record)| record.pid == process.session)?;
+                (process.start_time >= leader.start_time
+                    && !process_table::is_alive(leader.pid)
+                    && process_table::writes_below(process.pid, &run_directory(state_dir, run_id)))
+                .then(|| leader.service.clone())
             };
             let Some(service) = record.or_else(tagged).or_else(of_session) else {
                 continue;
@@ -104,4 +117,65 @@ pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
         std::fs::remove_file(path)?;
     }
     Ok(leftovers)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    const LEADER_GONE: &str = "sleep 600 & echo $!";
+
+    /// Ends its process when the test ends, whatever became of it.
+    struct Orphan(process_table::Process);
+
+    impl Drop for Orphan {
+        fn drop(&mut self) {
+            kill_exactly(self.0.pid, self.0.start_time);
+        }
+    }
+
+    /// A process whose session's leader is dead, as daemons are, with this standard error; and the session.
+    #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
+    fn orphan(log: Stdio) -> Orphan {
+        let mut command = Command::new("/bin/sh");
+        command
+            .args(["-c", LEADER_GONE])
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(log);
+        super::super::sys::in_own_session(&mut command);
+        let mut leader = command.spawn().unwrap();
+        let mut output = std::io::BufReader::new(leader.stdout.take().unwrap());
+        let mut line = String::new();
+        std::io::BufRead::read_line(&mut output, &mut line).unwrap();
+        let orphan = Orphan(process_table::look_up(line.trim().parse().unwrap()).unwrap());
+        assert_eq!(orphan.0.session, leader.id().cast_signed());
+        leader.wait().unwrap();
+        orphan
+    }
+
+    fn lives(orphan: &Orphan) -> bool {
+        process_table::look_up(orphan.0.pid)
+            .is_some_and(|process| process.start_time == orphan.0.start_time && !process.zombie)
+    }
+
+    #[test]
+    fn a_session_whose_number_was_a_dead_service_is_ended_only_if_it_writes_to_that_runs_log() {
+        let directory = tempfile::tempdir().unwrap();
+        let run = directory.path().join("runs/dead1");
+        fs::create_dir_all(&run).unwrap();
+        fs::create_dir(directory.path().join("pids")).unwrap();
+        let ours = orphan(File::create(run.join("web.log")).unwrap().into());
+        let stranger = orphan(Stdio::null());
+        let records = format!("{} 1 web\n{} 1 web\n", ours.0.session, stranger.0.session);
+        fs::write(directory.path().join("pids/dead1"), records).unwrap();
+
+        let leftovers = end_leftovers(directory.path()).unwrap();
+        assert_eq!(leftovers.ended, [(ours.0.pid, "web".to_owned())]);
+        assert!(!lives(&ours));
+        assert!(lives(&stranger), "a stranger was touched");
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
+use std::path::Path;
 
 /// One line of `/proc/<pid>/stat`, as far as it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,6 +59,14 @@ pub fn variable(pid: i32, name: &str) -> Option<String> {
     environment.split(|byte| *byte == 0).find_map(|entry| {
         let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         String::from_utf8(value.to_vec()).ok()
+    })
+}
+
+/// Whether its standard output or error is a file below this directory (named without symbolic links); false also when
+/// that may not be seen.
+pub fn writes_below(pid: i32, directory: &Path) -> bool {
+    [1, 2].into_iter().any(|descriptor| {
+        fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).is_ok_and(|file| file.starts_with(directory))
     })
 }
 
