@@ -103,6 +103,8 @@ impl InstanceLock {
             .open(path)
             .map_err(failed)?;
         let started = Instant::now();
+        // The run whose orch was found dead, and when: its guard's time counts from then on, not from our start.
+        let mut dying: Option<(String, Instant)> = None;
         loop {
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => break,
@@ -125,7 +127,11 @@ impl InstanceLock {
                 wait_for_end(holder.pid, wait.saturating_sub(started.elapsed()));
             } else {
                 let bound = Duration::from_millis(holder.stop_bound_ms);
-                if started.elapsed() >= wait.max(bound + SLACK) {
+                let since = match &dying {
+                    Some((run_id, since)) if *run_id == holder.run_id => *since,
+                    _ => dying.insert((holder.run_id.clone(), Instant::now())).1,
+                };
+                if started.elapsed() >= wait && since.elapsed() >= bound + SLACK {
                     return Err(LockError::GuardStuck {
                         guard: holder.guard_pid,
                         run_id: holder.run_id,
@@ -230,5 +236,31 @@ mod tests {
         let waiter = std::thread::spawn(move || InstanceLock::acquire(&path, Duration::ZERO, &me()).map(|_| ()));
         drop(held);
         waiter.join().unwrap().unwrap();
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
+    fn a_guards_time_begins_with_the_death_of_its_orch() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("services.lock");
+        let started = Instant::now();
+        let mut orch = std::process::Command::new("sleep").arg("0.5").spawn().unwrap();
+        let pid = orch.id().cast_signed();
+        let start_time = process_table::look_up(pid).unwrap().start_time;
+        let holder = Holder {
+            pid,
+            start_time,
+            ..me()
+        };
+        let _held = InstanceLock::acquire(&path, Duration::ZERO, &holder).unwrap();
+        // Patient for as long as the guard's bound and slack, half a second of which a living orch takes.
+        let refused = InstanceLock::acquire(&path, Duration::from_millis(1100), &me());
+        assert!(matches!(refused, Err(LockError::GuardStuck { .. })), "{refused:?}");
+        assert!(
+            started.elapsed() >= Duration::from_millis(1600),
+            "{:?}",
+            started.elapsed()
+        );
+        orch.wait().unwrap();
     }
 }
