@@ -292,9 +292,16 @@ impl GuardHandle {
         let answers = lock(&self.0.answers);
         // An answer that came too late for the one who asked is not for us.
         while answers.try_recv().is_ok() {}
-        // Known before it runs: a stop that begins now must wait long enough for it.
-        lock(&self.0.known).plans.insert(service.clone(), plan);
-        let forget = || lock(&self.0.known).plans.remove(&service);
+        // Known before it runs: a stop that begins now must wait long enough for it. A refusal leaves what was known, such
+        // as the plan of a living one of the same name.
+        let before = lock(&self.0.known).plans.insert(service.clone(), plan);
+        let forget = || {
+            let mut known = lock(&self.0.known);
+            match before.clone() {
+                Some(plan) => known.plans.insert(service.clone(), plan),
+                None => known.plans.remove(&service),
+            }
+        };
         if let Err(error) = self.0.send(&Order::Spawn(Box::new(order))) {
             forget();
             return Err(error);

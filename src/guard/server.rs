@@ -44,6 +44,8 @@ struct Stop {
 struct Guard {
     socket: Option<UnixStream>,
     heard: Vec<u8>,
+    /// Reports that the socket has not taken yet.
+    unsent: Vec<u8>,
     run_id: String,
     records: Records,
     services: BTreeMap<String, Service>,
@@ -81,6 +83,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
     let mut guard = Guard {
         socket: Some(socket),
         heard: Vec::new(),
+        unsent: Vec::new(),
         run_id: hello.run_id.clone(),
         records: Records::create(&hello.state_dir, &hello.run_id)?,
         services: BTreeMap::new(),
@@ -102,6 +105,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
                 guard.ending = true;
             }
         }
+        guard.flush();
         guard.reap();
         guard.take_orders();
         if guard.advance() && (guard.goodbye || guard.socket.is_none()) {
@@ -130,7 +134,12 @@ impl Guard {
         };
         let mut watched = vec![PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
         if let Some(socket) = &self.socket {
-            watched.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN));
+            let unsent = if self.unsent.is_empty() {
+                PollFlags::empty()
+            } else {
+                PollFlags::POLLOUT
+            };
+            watched.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN | unsent));
         }
         match poll(&mut watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => Ok(()),
@@ -138,23 +147,29 @@ impl Guard {
         }
     }
 
+    /// Queues a report and sends what can be sent now: an orch that is stopped must not stop the guard.
     fn report(&mut self, report: &Report) {
-        let Some(socket) = &self.socket else { return };
-        let Ok(mut line) = serde_json::to_vec(report) else {
+        if self.socket.is_none() {
             return;
-        };
-        line.push(b'\n');
-        // Blocking for a moment is right: reports are few and small, and orch's reader does nothing but read. An orch
-        // that is stopped must not stop the guard, hence the bound.
-        let sent = socket
-            .set_nonblocking(false)
-            .and_then(|()| socket.set_write_timeout(Some(Duration::from_secs(5))))
-            .and_then(|()| (&*socket).write_all(&line))
-            .and_then(|()| socket.set_nonblocking(true));
-        if let Err(error) = sent
-            && error.kind() != io::ErrorKind::BrokenPipe
-        {
-            log(&format!("report: {error}"));
+        }
+        let Ok(line) = serde_json::to_vec(report) else { return };
+        // Bounded by what happens to processes; an orch that never reads again is gone in the end, and this with it.
+        self.unsent.extend_from_slice(&line);
+        self.unsent.push(b'\n');
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let (Some(socket), false) = (&mut self.socket, self.unsent.is_empty()) {
+            match socket.write(&self.unsent) {
+                Ok(sent) => {
+                    self.unsent.drain(..sent);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                // That orch is gone is seen when its orders are read.
+                Err(_closed) => self.unsent.clear(),
+            }
         }
     }
 
@@ -400,7 +415,8 @@ impl Guard {
         if !self.services.is_empty() || !self.ending {
             return false;
         }
-        if any {
+        // The listing may miss a process that is just being forked; the kernel's word does not.
+        if any || sys::has_children() {
             // Deaths wake the loop; this is for those that forked meanwhile. Also comes here to reap what is left.
             self.sweep_at = Some(Instant::now() + if everything { REARM } else { Duration::ZERO });
             return false;

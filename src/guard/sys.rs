@@ -72,6 +72,11 @@ pub fn look_at_death() -> io::Result<Option<Death>> {
     }
 }
 
+/// Whether this process has any child, zombies included: the kernel's own word.
+pub fn has_children() -> bool {
+    !matches!(look_at_death(), Err(error) if error.raw_os_error() == Some(libc::ECHILD))
+}
+
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == -1 {
         Err(io::Error::last_os_error())
