@@ -10,6 +10,8 @@ mod outage;
 mod publish;
 #[path = "celery/queues.rs"]
 mod queues;
+#[path = "celery/restore.rs"]
+mod restore;
 #[path = "celery/scene.rs"]
 mod scene;
 #[path = "celery/server.rs"]

@@ -38,7 +38,7 @@ pub struct Restored {
     pub requeued: u64,
     /// Acknowledged for a worker that could not: their results are final.
     pub acknowledged: u64,
-    /// Left alone: a live worker has them.
+    /// Left alone: a live worker has their tasks.
     pub held: u64,
     /// Why nothing could be judged; all are left alone then.
     pub uncertain: Option<String>,
@@ -65,15 +65,18 @@ impl Client {
                 });
             }
         };
-        let suspects: BTreeMap<Vec<u8>, Vec<u8>> = first
-            .into_iter()
-            .filter(|(_, value)| task_of(value).is_some_and(|id| !held.contains(&id)))
-            .collect();
+        let mut restored = Restored::default();
+        let mut suspects = Vec::new();
+        for (tag, value) in first {
+            match task_of(&value) {
+                Some(id) if held.contains(&id) => restored.held += 1,
+                Some(id) => suspects.push((id, tag, value)),
+                // No task: nobody can be asked about it.
+                None => {}
+            }
+        }
         if suspects.is_empty() {
-            return Ok(Restored {
-                held: held.len() as u64,
-                ..Restored::default()
-            });
+            return Ok(restored);
         }
         sleep(BETWEEN_LOOKS).await;
         let held = match self.held().await? {
@@ -86,13 +89,12 @@ impl Client {
             }
         };
         let again = self.unacked().await?;
-        let mut restored = Restored {
-            held: held.len() as u64,
-            ..Restored::default()
-        };
-        for (tag, value) in suspects {
-            let Some(id) = task_of(&value) else { continue };
-            if again.get(&tag) != Some(&value) || held.contains(&id) {
+        for (id, tag, value) in suspects {
+            if again.get(&tag) != Some(&value) {
+                continue;
+            }
+            if held.contains(&id) {
+                restored.held += 1;
                 continue;
             }
             let finished = !self

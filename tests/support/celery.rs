@@ -1,5 +1,6 @@
 //! A real Celery worker for a test app of `tests/fixtures/apps`.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -87,7 +88,7 @@ impl Worker {
         let ready = format!("{} ready.", options.node);
         process.wait_until("become ready", READY_LIMIT, |process| {
             // The subscription to control requests comes a moment after the log line.
-            process.log().contains(&ready) && self::listeners(redis) > listeners
+            process.log().contains(&ready) && !self::listeners(redis).is_subset(&listeners)
         });
         Self {
             process,
@@ -120,10 +121,16 @@ fn program(name: &str, redis: &RedisServer) -> Command {
     command
 }
 
-/// Pattern subscriptions of the server: each worker has one for control requests.
-fn listeners(redis: &RedisServer) -> u64 {
-    redis::cmd("PUBSUB")
-        .arg("NUMPAT")
+/// Connections with a pattern subscription: each worker has one for control requests. `PUBSUB NUMPAT` would not do, it
+/// counts each pattern once.
+fn listeners(redis: &RedisServer) -> HashSet<String> {
+    let clients: String = redis::cmd("CLIENT")
+        .arg("LIST")
         .query(&mut redis.connection(0))
-        .expect("the server answers")
+        .expect("the server answers");
+    clients
+        .lines()
+        .filter(|client| !client.contains(" psub=0 "))
+        .filter_map(|client| Some(client.split_once(' ')?.0.to_owned()))
+        .collect()
 }
