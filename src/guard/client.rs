@@ -9,7 +9,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,10 @@ const START_PATIENCE: Duration = Duration::from_secs(10);
 const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
 /// Beyond the plans' own bound, for SIGKILL to take effect.
 const STOP_SLACK: Duration = Duration::from_secs(2);
+/// For a guard that was killed or has said goodbye to be gone, and for what it left to be ended.
+const LOST_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the switch waits for another order to be written; who writes for longer is wedged.
+const HURRY_PATIENCE: Duration = Duration::from_millis(200);
 
 /// What the guard is started with.
 pub struct GuardOptions {
@@ -73,8 +77,8 @@ pub struct StopSummary {
 struct Known {
     /// Stop plans of living services.
     plans: BTreeMap<String, StopPlan>,
-    /// Pids of all main processes so far: sessions of what they leave.
-    mains: Vec<i32>,
+    /// Main processes of services of which something may live, by service: the sessions of what they leave.
+    mains: BTreeMap<String, i32>,
     all_gone: bool,
     /// The socket is closed.
     closed: bool,
@@ -85,8 +89,11 @@ struct Shared {
     known: Mutex<Known>,
     changed: Condvar,
     /// One spawn at a time; its answer comes here.
-    answers: Mutex<Receiver<Result<i32, String>>>,
+    answers: Mutex<Receiver<Answer>>,
 }
+
+/// What became of an order to start the service of this name.
+type Answer = (String, Result<i32, String>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -95,6 +102,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     fn send(&self, order: &Order) -> Result<(), Error> {
         send(&lock(&self.socket), order)
+    }
+
+    /// Waits for what the reader learns; whether it has come.
+    fn wait_until(&self, patience: Duration, done: impl Fn(&Known) -> bool) -> bool {
+        let waited = self
+            .changed
+            .wait_timeout_while(lock(&self.known), patience, |known| !done(known));
+        done(&waited.unwrap_or_else(PoisonError::into_inner).0)
     }
 }
 
@@ -119,7 +134,10 @@ pub struct Guard {
 pub struct GuardHandle(Arc<Shared>);
 
 /// Skips all grace periods, by a descriptor of its own: usable while everything else is wedged.
-pub struct HurrySwitch(UnixStream);
+pub struct HurrySwitch {
+    socket: UnixStream,
+    shared: Arc<Shared>,
+}
 
 impl Guard {
     /// Starts the guard: this program again, in a session of its own. `on_event` runs on a thread of its own.
@@ -203,25 +221,24 @@ impl Guard {
         let bound = self.handle.stop_bound() + STOP_SLACK;
         let shared = &self.handle.0;
         let sent = shared.send(&Order::StopAll);
-        let waited = shared
-            .changed
-            .wait_timeout_while(lock(&shared.known), bound, |known| !known.all_gone && !known.closed);
-        let all_gone = waited.unwrap_or_else(PoisonError::into_inner).0.all_gone;
-        let result = match (all_gone, sent) {
-            (true, _) => {
-                shared.send(&Order::Goodbye).ok();
-                Ok(StopSummary {
-                    elapsed: began.elapsed(),
-                })
-            }
-            // The reader has ended what was left by now, or is about to.
-            (false, Err(_)) => Err(Error::Gone),
-            (false, Ok(())) if lock(&shared.known).closed => Err(Error::Gone),
-            (false, Ok(())) => {
-                // A guard that is stopped or wedged: its death makes its descendants ours.
-                lock(&self.child).kill().ok();
-                Err(Error::StopTooSlow { bound })
-            }
+        shared.wait_until(bound, |known| known.all_gone || known.closed);
+        let (all_gone, closed) = {
+            let known = lock(&shared.known);
+            (known.all_gone, known.closed)
+        };
+        let result = if all_gone {
+            shared.send(&Order::Goodbye).ok();
+            Ok(StopSummary {
+                elapsed: began.elapsed(),
+            })
+        } else if closed || sent.is_err() {
+            shared.wait_until(LOST_PATIENCE, |known| known.closed);
+            Err(Error::Gone)
+        } else {
+            // A guard that is stopped or wedged: its death makes its descendants ours, and the reader ends them.
+            lock(&self.child).kill().ok();
+            shared.wait_until(LOST_PATIENCE, |known| known.closed);
+            Err(Error::StopTooSlow { bound })
         };
         lock(&shared.socket).shutdown(std::net::Shutdown::Write).ok();
         result
@@ -233,7 +250,12 @@ impl Drop for Guard {
         // What fails here is in the guard's log, and its reader ends what is left.
         self.stop_all().ok();
         if let Some(reader) = self.reader.take() {
-            reader.join().ok();
+            // It waits for the guard's end, which the kernel may withhold (a disk that does not answer).
+            if self.handle.0.wait_until(LOST_PATIENCE, |known| known.closed) {
+                reader.join().ok();
+            } else {
+                tracing::warn!(pid = self.pid, "the guard does not end; no longer waiting for it");
+            }
         }
         tracing::debug!(run_id = self.run_id, "guard gone");
     }
@@ -306,14 +328,19 @@ impl GuardHandle {
             forget();
             return Err(error);
         }
-        match answers.recv_timeout(SPAWN_PATIENCE) {
-            Ok(Ok(pid)) => Ok(pid),
-            Ok(Err(why)) => {
-                forget();
-                Err(Error::Spawn(why))
+        let deadline = Instant::now() + SPAWN_PATIENCE;
+        loop {
+            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                // Of one who has stopped waiting for it.
+                Ok((of, _)) if of != service => {}
+                Ok((_, Ok(pid))) => return Ok(pid),
+                Ok((_, Err(why))) => {
+                    forget();
+                    return Err(Error::Spawn(why));
+                }
+                Err(RecvTimeoutError::Timeout) => return Err(Error::Silent(SPAWN_PATIENCE)),
+                Err(RecvTimeoutError::Disconnected) => return Err(Error::Gone),
             }
-            Err(RecvTimeoutError::Timeout) => Err(Error::Silent(SPAWN_PATIENCE)),
-            Err(RecvTimeoutError::Disconnected) => Err(Error::Gone),
         }
     }
 
@@ -353,21 +380,36 @@ impl GuardHandle {
     /// # Errors
     /// No descriptor is left.
     pub fn hurry_switch(&self) -> Result<HurrySwitch, Error> {
-        lock(&self.0.socket).try_clone().map(HurrySwitch).map_err(Error::Start)
+        let socket = lock(&self.0.socket).try_clone().map_err(Error::Start)?;
+        Ok(HurrySwitch {
+            socket,
+            shared: Arc::clone(&self.0),
+        })
     }
 }
 
 impl HurrySwitch {
-    /// Skips all grace periods from now on. One short line in one write: it is not torn by another order.
+    /// Skips all grace periods from now on.
     pub fn hurry(&self) {
-        send(&self.0, &Order::Hurry).ok();
+        // Not into the middle of another order, unless whoever writes that is stuck.
+        let deadline = Instant::now() + HURRY_PATIENCE;
+        let turn = loop {
+            match self.shared.socket.try_lock() {
+                Ok(turn) => break Some(turn),
+                Err(TryLockError::Poisoned(turn)) => break Some(turn.into_inner()),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => break None,
+                Err(TryLockError::WouldBlock) => std::thread::park_timeout(Duration::from_millis(1)),
+            }
+        };
+        send(&self.socket, &Order::Hurry).ok();
+        drop(turn);
     }
 }
 
 /// The thread that hears the guard.
 struct Reader {
     shared: Arc<Shared>,
-    answer: Sender<Result<i32, String>>,
+    answer: Sender<Answer>,
     started: Sender<()>,
     run_id: String,
     child: Arc<Mutex<Child>>,
@@ -394,7 +436,8 @@ impl Reader {
         }
         lock(&self.child).wait().ok();
         if !wanted {
-            end_descendants(&self.run_id, &lock(&self.shared.known).mains);
+            let mains: Vec<i32> = lock(&self.shared.known).mains.values().copied().collect();
+            end_descendants(&self.run_id, &mains);
         }
         lock(&self.shared.known).closed = true;
         self.shared.changed.notify_all();
@@ -408,15 +451,17 @@ impl Reader {
             Report::Started { .. } => {
                 self.started.send(()).ok();
             }
-            Report::Spawned { pid, .. } => {
-                lock(&self.shared.known).mains.push(*pid);
-                self.answer.send(Ok(*pid)).ok();
+            Report::Spawned { service, pid } => {
+                lock(&self.shared.known).mains.insert(service.clone(), *pid);
+                self.answer.send((service.clone(), Ok(*pid))).ok();
             }
-            Report::SpawnFailed { error, .. } => {
-                self.answer.send(Err(error.clone())).ok();
+            Report::SpawnFailed { service, error } => {
+                self.answer.send((service.clone(), Err(error.clone()))).ok();
             }
             Report::Gone { service } => {
-                lock(&self.shared.known).plans.remove(service);
+                let mut known = lock(&self.shared.known);
+                known.plans.remove(service);
+                known.mains.remove(service);
             }
             Report::AllGone => {
                 lock(&self.shared.known).all_gone = true;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use super::process_table;
-use super::{RUN_ID_VARIABLE, SERVICE_VARIABLE, records};
+use super::process_table::{self, Process};
+use super::records::{self, DeadRun};
+use super::{RUN_ID_VARIABLE, SERVICE_VARIABLE};
 
 /// How long the end of killed processes is awaited.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -22,23 +23,36 @@ const PAUSE: Duration = Duration::from_millis(10);
 pub struct Leftovers {
     /// Pid and service of each process.
     pub ended: Vec<(i32, String)>,
+    /// What lives on, though it was told to end: the next start tries again.
+    pub alive: Vec<(i32, String)>,
 }
 
 impl Leftovers {
     /// Whether there was nothing.
     pub fn is_empty(&self) -> bool {
-        self.ended.is_empty()
+        self.ended.is_empty() && self.alive.is_empty()
     }
 }
 
 impl fmt::Display for Leftovers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list: Vec<String> = self
-            .ended
-            .iter()
-            .map(|(pid, service)| format!("{service} ({pid})"))
-            .collect();
-        write!(formatter, "ended what dead runs had left: {}", list.join(", "))
+        let list = |processes: &[(i32, String)]| {
+            let names: Vec<String> = processes
+                .iter()
+                .map(|(pid, service)| format!("{service} ({pid})"))
+                .collect();
+            names.join(", ")
+        };
+        match (self.ended.is_empty(), self.alive.is_empty()) {
+            (_, true) => write!(formatter, "ended what dead runs had left: {}", list(&self.ended)),
+            (true, false) => write!(formatter, "cannot end what dead runs have left: {}", list(&self.alive)),
+            (false, false) => write!(
+                formatter,
+                "ended what dead runs had left: {}; cannot end: {}",
+                list(&self.ended),
+                list(&self.alive)
+            ),
+        }
     }
 }
 
@@ -58,65 +72,93 @@ fn run_directory(state_dir: &Path, run_id: &str) -> PathBuf {
     state_dir.join("runs").join(run_id)
 }
 
-/// Ends what the dead runs of this state directory have left. The caller holds the instance's lock: every run that is
-/// recorded there is dead.
+/// This process and those above it: started from within a run that died since, they may bear its tag.
+fn own_line() -> BTreeSet<i32> {
+    let mut line = BTreeSet::new();
+    let mut next = std::process::id().cast_signed();
+    while next > 0 && line.insert(next) {
+        next = process_table::look_up(next).map_or(0, |process| process.parent);
+    }
+    line
+}
+
+/// Ends what the dead runs of this state directory have left. The caller holds the instance's lock. Their records are
+/// removed when nothing of them is left.
 ///
 /// # Errors
-/// The records cannot be read.
+/// The records cannot be read or removed.
 pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
-    let runs = records::read_all(state_dir)?;
-    if runs.is_empty() {
-        return Ok(Leftovers::default());
-    }
-    let dead: BTreeSet<&str> = runs.iter().map(|(run_id, _, _)| run_id.as_str()).collect();
-    let recorded: Vec<(&str, &records::Record)> = runs
-        .iter()
-        .flat_map(|(run_id, _, records)| records.iter().map(|record| (run_id.as_str(), record)))
-        .collect();
+    let runs = records::of_dead_runs(state_dir)?;
     let mut leftovers = Leftovers::default();
+    if runs.is_empty() {
+        return Ok(leftovers);
+    }
+    let own = own_line();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let mut alive = false;
-        for process in process_table::all().into_iter().filter(|process| !process.zombie) {
-            let record = recorded
-                .iter()
-                .find(|(_, record)| record.pid == process.pid && record.start_time == process.start_time)
-                .map(|(_, record)| record.service.clone());
-            let tagged = || {
-                let run_id = process_table::variable(process.pid, RUN_ID_VARIABLE)?;
-                dead.contains(run_id.as_str()).then(|| {
-                    process_table::variable(process.pid, SERVICE_VARIABLE).unwrap_or_else(|| "a service".to_owned())
-                })
-            };
-            // A session outlives its leader: what daemonised halfway is known by it. But the number alone proves nothing:
-            // the leader's pid may be another's since, whose own session then bears it, as after a restart of the
-            // machine. So the process must also still write to a log of that dead run.
-            let of_session = || {
-                let (run_id, leader) = recorded.iter().find(|(_, record)| record.pid == process.session)?;
-                (process.start_time >= leader.start_time
-                    && !process_table::is_alive(leader.pid)
-                    && process_table::writes_below(process.pid, &run_directory(state_dir, run_id)))
-                .then(|| leader.service.clone())
-            };
-            let Some(service) = record.or_else(tagged).or_else(of_session) else {
+        let mut killed = false;
+        leftovers.alive.clear();
+        for process in process_table::all() {
+            if process.zombie || own.contains(&process.pid) {
+                continue;
+            }
+            let Some(service) = service_of(&process, &runs, state_dir) else {
                 continue;
             };
             if kill_exactly(process.pid, process.start_time) {
-                alive = true;
+                killed = true;
                 if !leftovers.ended.iter().any(|(pid, _)| *pid == process.pid) {
-                    leftovers.ended.push((process.pid, service));
+                    leftovers.ended.push((process.pid, service.clone()));
                 }
+            } else if process_table::look_up(process.pid).is_none_or(|now| now.zombie || !now.same_as(&process)) {
+                continue;
             }
+            leftovers.alive.push((process.pid, service));
         }
-        if !alive || Instant::now() >= deadline {
+        if !killed || Instant::now() >= deadline {
             break;
         }
         std::thread::park_timeout(PAUSE);
     }
-    for (_, path, _) in &runs {
-        std::fs::remove_file(path)?;
+    let alive: BTreeSet<i32> = leftovers.alive.iter().map(|(pid, _)| *pid).collect();
+    leftovers.ended.retain(|(pid, _)| !alive.contains(pid));
+    if alive.is_empty() {
+        for run in &runs {
+            std::fs::remove_file(&run.path)?;
+        }
     }
     Ok(leftovers)
+}
+
+/// Of which service of one of these dead runs a process is.
+fn service_of(process: &Process, runs: &[DeadRun], state_dir: &Path) -> Option<String> {
+    let recorded = |run: &DeadRun| {
+        let found = run
+            .records
+            .iter()
+            .find(|record| record.pid == process.pid && record.start_time == process.start_time)?;
+        Some(found.service.clone())
+    };
+    // A session outlives its leader: what daemonised halfway is known by it. But the number alone proves nothing: the
+    // leader's pid may be another's since, whose own session then bears it. So the process must also still write to a
+    // log of that dead run.
+    let of_session = |run: &DeadRun| {
+        let leader = run.records.iter().find(|record| record.pid == process.session)?;
+        (process.start_time >= leader.start_time
+            && !process_table::is_alive(leader.pid)
+            && process_table::writes_below(process.pid, &run_directory(state_dir, &run.run_id)))
+        .then(|| leader.service.clone())
+    };
+    let tagged = || {
+        let run_id = process_table::variable(process.pid, RUN_ID_VARIABLE)?;
+        runs.iter()
+            .any(|run| run.run_id == run_id)
+            .then(|| process_table::variable(process.pid, SERVICE_VARIABLE).unwrap_or_else(|| "a service".to_owned()))
+    };
+    runs.iter()
+        .find_map(recorded)
+        .or_else(tagged)
+        .or_else(|| runs.iter().find_map(of_session))
 }
 
 #[cfg(test)]

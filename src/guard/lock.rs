@@ -173,10 +173,11 @@ impl InstanceLock {
 
 /// The holder that the file names, if it names one.
 fn read(file: &mut File) -> io::Result<Option<Holder>> {
-    let mut text = String::new();
+    let mut text = Vec::new();
     file.seek(SeekFrom::Start(0))?;
-    file.take(64 * 1024).read_to_string(&mut text)?;
-    Ok(text.lines().next().and_then(|line| serde_json::from_str(line).ok()))
+    file.take(64 * 1024).read_to_end(&mut text)?;
+    let line = text.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    Ok(serde_json::from_slice(line).ok())
 }
 
 /// Waits for a process to end, by its pidfd, in steps: another may take the lock's place meanwhile.

@@ -16,6 +16,13 @@ pub struct Process {
     pub zombie: bool,
 }
 
+impl Process {
+    /// Whether both are looks at one process.
+    pub fn same_as(&self, other: &Self) -> bool {
+        (self.pid, self.start_time) == (other.pid, other.start_time)
+    }
+}
+
 /// Field 22 of a stat line, as its digits. The name in parentheses may hold anything, so counting starts after the
 /// last `)`. Allocates nothing: it also runs between fork and exec.
 pub fn start_time_field(stat: &[u8]) -> Option<&[u8]> {

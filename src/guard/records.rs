@@ -1,11 +1,19 @@
 //! Who was started: one line a process, `<pid> <start time> <service>`, written by the process itself before it
 //! executes its program. One file a run, `<state>/pids/<run id>`, there as long as something of the run may live.
+//!
+//! Its first line, `boot <id>`, says since which start of the machine the start times count: after another one they name
+//! strangers. The run's guard holds a lock on it for as long as it lives.
 
 use std::fs::{self, File, OpenOptions};
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, flock};
+
+/// More than any run writes: what is larger is not read further.
+const LARGEST: u64 = 16 << 20;
 
 /// The records of one run, open for its children to append to.
 pub struct Records {
@@ -22,6 +30,15 @@ pub struct Record {
     pub service: String,
 }
 
+/// The records that a dead run has left.
+#[derive(Debug)]
+pub struct DeadRun {
+    pub run_id: String,
+    pub path: PathBuf,
+    /// Empty if the machine has been started again since: nothing of the run can live.
+    pub records: Vec<Record>,
+}
+
 fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("pids")
 }
@@ -35,7 +52,12 @@ impl Records {
         let directory = directory(state_dir);
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
         let path = directory.join(run_id);
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        // Nobody else writes there; shared, so that it cannot fail for a reader who is just looking.
+        flock(&file, FlockOperation::NonBlockingLockShared)?;
+        if let Some(boot) = boot_id() {
+            file.write_all(format!("boot {boot}\n").as_bytes())?;
+        }
         Ok(Self { path, file })
     }
 
@@ -52,26 +74,58 @@ impl Records {
     }
 }
 
-/// The records of every run in this state directory, by run id: of dead ones, for whoever holds the instance's lock.
+/// The records of the dead runs in this state directory. A run whose guard lives (such as an `orch run` beside an
+/// `orch up` that has just ended) is not among them; neither is what is no file.
 ///
 /// # Errors
-/// The directory or a file in it cannot be read.
-pub fn read_all(state_dir: &Path) -> io::Result<Vec<(String, PathBuf, Vec<Record>)>> {
+/// The directory or a file in it cannot be read; the text names it.
+pub fn of_dead_runs(state_dir: &Path) -> io::Result<Vec<DeadRun>> {
+    let directory = directory(state_dir);
+    let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let mut runs = Vec::new();
-    let entries = match fs::read_dir(directory(state_dir)) {
+    let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(runs),
-        Err(error) => return Err(error),
+        Err(error) => return Err(named(&directory, error)),
     };
+    let boot = boot_id();
     for entry in entries {
-        let path = entry?.path();
-        let Some(run_id) = path.file_name().and_then(|name| name.to_str()).map(str::to_owned) else {
+        let entry = entry.map_err(|error| named(&directory, error))?;
+        let path = entry.path();
+        let Some(run_id) = entry.file_name().to_str().map(str::to_owned) else {
             continue;
         };
-        let text = fs::read_to_string(&path)?;
-        runs.push((run_id, path, text.lines().filter_map(parse).collect()));
+        if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
+            continue;
+        }
+        let file = File::open(&path).map_err(|error| named(&path, error))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            continue;
+        }
+        let mut text = Vec::new();
+        file.take(LARGEST)
+            .read_to_end(&mut text)
+            .map_err(|error| named(&path, error))?;
+        let records = read(&String::from_utf8_lossy(&text), boot.as_deref());
+        runs.push(DeadRun { run_id, path, records });
     }
     Ok(runs)
+}
+
+/// What the text records about processes since this start of the machine. Without a first line about it (the kernel did
+/// not tell) the start times are believed.
+fn read(text: &str, boot: Option<&str>) -> Vec<Record> {
+    let recorded_boot = text.lines().find_map(|line| line.strip_prefix("boot "));
+    match (recorded_boot, boot) {
+        (Some(then), Some(now)) if then != now => Vec::new(),
+        _ => text.lines().filter_map(parse).collect(),
+    }
+}
+
+/// Which start of the machine this is.
+fn boot_id() -> Option<String> {
+    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
 }
 
 /// A torn line is no record.
@@ -99,5 +153,38 @@ mod tests {
         assert_eq!(parse("7 99 web server"), Some(record));
         assert_eq!(parse("7 9"), None);
         assert_eq!(parse(""), None);
+    }
+
+    #[test]
+    fn records_of_another_start_of_the_machine_name_strangers() {
+        for (text, boot, count) in [
+            ("boot a\n7 99 web\n", Some("a"), 1),
+            ("boot b\n7 99 web\n", Some("a"), 0),
+            ("7 99 web\n", Some("a"), 1),
+            ("boot b\n7 99 web\n", None, 1),
+            ("\u{fffd}\u{fffd}\n7 99 web\n8 ", Some("a"), 1),
+        ] {
+            assert_eq!(read(text, boot).len(), count, "{text:?} {boot:?}");
+        }
+    }
+
+    #[test]
+    fn a_living_guards_records_and_what_is_no_file_are_left_alone() {
+        let state = tempfile::tempdir().unwrap();
+        let living = Records::create(state.path(), "living").unwrap();
+        fs::create_dir(state.path().join("pids/directory")).unwrap();
+        fs::write(state.path().join("pids/odd"), b"\xff\xfe\n7 99 web\n").unwrap();
+        let found = || {
+            let mut runs: Vec<String> = of_dead_runs(state.path())
+                .unwrap()
+                .into_iter()
+                .map(|run| run.run_id)
+                .collect();
+            runs.sort();
+            runs
+        };
+        assert_eq!(found(), ["odd"]);
+        drop(living);
+        assert_eq!(found(), ["living", "odd"]);
     }
 }

@@ -10,6 +10,9 @@ use nix::libc;
 
 use super::protocol::Ended;
 
+/// Of a record's line of 512 bytes the rest is for two numbers.
+const LONGEST_LABEL: usize = 400;
+
 /// Makes this process the one that orphans of its descendants are re-parented to.
 ///
 /// # Errors
@@ -97,7 +100,7 @@ pub fn in_own_session(command: &mut Command) {
 /// pid and start time.
 pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, label: &str) {
     let record: RawFd = record.as_raw_fd();
-    let label = format!(" {label}\n").into_bytes();
+    let label = record_label(label);
     let prepare = move || {
         // SAFETY: setsid, sigprocmask, signal, prctl and getppid are async-signal-safe; the only memory they touch is `none`, for
         // which all zeroes is a valid value.
@@ -127,6 +130,18 @@ pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, lab
     // SAFETY: `prepare` allocates nothing and takes no lock: it makes system calls on memory that was ready before
     // the fork. `io::Error::from_raw_os_error` and `last_os_error` do not allocate either.
     unsafe { command.pre_exec(prepare) };
+}
+
+/// The label as the end of a record's line: whatever it holds, the line stays one line and fits.
+fn record_label(label: &str) -> Vec<u8> {
+    let mut text = format!(" {}", label.replace(char::is_control, "?"));
+    let mut length = text.len().min(LONGEST_LABEL);
+    while !text.is_char_boundary(length) {
+        length -= 1;
+    }
+    text.truncate(length);
+    text.push('\n');
+    text.into_bytes()
 }
 
 /// `<pid> <start time> <label>`, by the process itself: nobody else can know it before it may have daemonised.
@@ -187,6 +202,14 @@ fn decimal(mut number: u64, digits: &mut [u8; 20]) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_record_stays_one_line_that_fits() {
+        assert_eq!(record_label("web"), b" web\n");
+        assert_eq!(record_label("a\nb"), b" a?b\n");
+        let long = record_label(&"é".repeat(600));
+        assert!(long.len() <= LONGEST_LABEL + 1 && long.ends_with("é\n".as_bytes()));
+    }
 
     #[test]
     fn digits() {
