@@ -86,6 +86,17 @@ fn sigterm_and_sighup_have_their_own_codes() {
 }
 
 #[test]
+fn under_nohup_a_hangup_is_nothing() {
+    let project = project("[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+    // An exec keeps the pid, and what is ignored.
+    let mut orch = project.shell("trap '' HUP; exec \"$ORCH\" up");
+    orch.wait_for_service("service_ready", "web");
+    orch.signal(Signal::SIGHUP);
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+}
+
+#[test]
 fn stubborn_trees_are_ended_by_force_within_the_bound() {
     let project = project(STUBBORN);
     let mut orch = project.orch(&["up"]);

@@ -36,7 +36,11 @@ impl Armed {
 /// # Errors
 /// The signals cannot be registered.
 pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Armed>)> {
-    let mut signals = Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD])?;
+    let mut signals = Signals::new([SIGINT, SIGTERM, SIGCHLD])?;
+    // Who starts us under `nohup` wants us to outlive the terminal.
+    if !is_ignored(SIGHUP) {
+        signals.add_signal(SIGHUP)?;
+    }
     let (sender, receiver) = watch::channel(None);
     let armed = Arc::new(Armed::default());
     let theirs = Arc::clone(&armed);
@@ -73,6 +77,15 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
         }
     })?;
     Ok((receiver, armed))
+}
+
+/// Whether the caller has this signal ignored, as the kernel tells; false where it does not.
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status
+        .lines()
+        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
 #[expect(
