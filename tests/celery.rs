@@ -2,6 +2,10 @@
 
 mod support;
 
+#[path = "celery/batch.rs"]
+mod batch;
+#[path = "celery/canvas.rs"]
+mod canvas;
 #[path = "celery/control.rs"]
 mod control;
 #[path = "celery/outage.rs"]

@@ -11,8 +11,7 @@ use super::keys::Keys;
 use super::mailbox::{Mailbox, Request};
 use super::results::Results;
 use super::server::{ServerInfo, info_fields};
-use super::task::{Link, Task};
-use super::{Endpoints, Error, GroupId, Result, TaskId};
+use super::{Endpoints, GroupId, Result};
 
 /// Used unless [`Client::with_deadline`] says otherwise.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
@@ -70,63 +69,6 @@ impl Client {
     /// Where it speaks to.
     pub fn endpoints(&self) -> &Endpoints {
         &self.shared.endpoints
-    }
-
-    /// Puts a task on its queue.
-    ///
-    /// Never sent twice: when the connection breaks while the task is on its way, the error is
-    /// [`Error::Unconfirmed`].
-    pub async fn publish(&self, task: &Task) -> Result<TaskId> {
-        self.push(task, task.encode(&[])?).await?;
-        Ok(task.id.clone())
-    }
-
-    /// Puts the first task of a chain on its queue; each further one is published by the worker when the one before
-    /// it succeeded. Gives the ids in order. When a link fails, all later ids get the same failure: waiting for the
-    /// last id is enough.
-    pub async fn publish_chain(&self, links: &[Link]) -> Result<Vec<TaskId>> {
-        let Some((first, then)) = links.split_first() else {
-            return Err(Error::Task {
-                task: "a chain".to_owned(),
-                reason: "it has no links".to_owned(),
-            });
-        };
-        self.push(&first.task, first.task.encode(then)?).await?;
-        Ok(links.iter().map(|link| link.task.id.clone()).collect())
-    }
-
-    async fn push(&self, task: &Task, message: Vec<u8>) -> Result<()> {
-        // Finds a connection that was closed unnoticed, while repeating is still harmless.
-        self.ping_broker("publish a task").await?;
-        let mut push = redis::pipe();
-        push.cmd("LPUSH")
-            .arg(self.shared.broker_keys.queue(task.destination(), task.priority))
-            .arg(message)
-            .ignore();
-        self.shared
-            .broker
-            .query_once("publish a task", &push, self.deadline)
-            .await
-            .map_err(|error| match error {
-                Error::Unreachable { reason, endpoint, .. } => Error::Unconfirmed {
-                    task: task.id.clone(),
-                    endpoint,
-                    reason,
-                },
-                Error::Deadline { endpoint, after, .. } => Error::Unconfirmed {
-                    task: task.id.clone(),
-                    endpoint,
-                    reason: format!("no answer within {after:?}"),
-                },
-                other => other,
-            })
-    }
-
-    async fn ping_broker(&self, action: &str) -> Result<()> {
-        self.shared
-            .broker
-            .query(action, redis::pipe().cmd("PING").ignore(), self.deadline)
-            .await
     }
 
     /// Results; all share one subscription connection. Call it inside a tokio runtime.

@@ -10,6 +10,9 @@ use uuid::Uuid;
 
 use super::{Error, Result, json};
 
+/// Headers and properties of a task take about this many bytes beside the arguments' text.
+const ROOM_FOR_THE_REST: usize = 1024;
+
 /// Everything of an envelope that differs between kinds of messages.
 pub(super) struct Outgoing<'a, H, B> {
     pub(super) headers: &'a H,
@@ -18,17 +21,8 @@ pub(super) struct Outgoing<'a, H, B> {
     pub(super) routing_key: &'a str,
     pub(super) priority: u8,
     pub(super) correlation_id: Option<&'a str>,
-}
-
-#[derive(Serialize)]
-struct OutgoingEnvelope<'a, H> {
-    body: String,
-    #[serde(rename = "content-encoding")]
-    content_encoding: &'static str,
-    #[serde(rename = "content-type")]
-    content_type: &'static str,
-    headers: &'a H,
-    properties: OutgoingProperties<'a>,
+    /// Until when it is worth something, in milliseconds from now; for others to see, workers do not look at it.
+    pub(super) expiration: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -37,10 +31,12 @@ struct OutgoingProperties<'a> {
     correlation_id: Option<&'a str>,
     /// 2 is AMQP's "persistent".
     delivery_mode: u8,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiration: Option<String>,
     delivery_info: DeliveryInfo<'a>,
     priority: u8,
     body_encoding: &'static str,
-    delivery_tag: String,
+    delivery_tag: &'a str,
 }
 
 #[derive(Serialize)]
@@ -57,24 +53,37 @@ impl<H: Serialize, B: Serialize> Outgoing<'_, H, B> {
             reason: error.to_string(),
         };
         let body = serde_json::to_vec(self.body).map_err(unwritable)?;
-        let envelope = OutgoingEnvelope {
-            body: BASE64.encode(body),
-            content_encoding: "utf-8",
-            content_type: "application/json",
-            headers: self.headers,
-            properties: OutgoingProperties {
-                correlation_id: self.correlation_id,
-                delivery_mode: 2,
-                delivery_info: DeliveryInfo {
-                    exchange: self.exchange,
-                    routing_key: self.routing_key,
-                },
-                priority: self.priority,
-                body_encoding: "base64",
-                delivery_tag: Uuid::new_v4().to_string(),
+        let encoded = base64::encoded_len(body.len(), true).unwrap_or(usize::MAX);
+        json::check_size(encoded, what)?;
+        // Written by hand, not as one value: the body goes straight to its place.
+        let mut bytes = Vec::with_capacity(encoded + ROOM_FOR_THE_REST);
+        bytes.extend_from_slice(br#"{"body":""#);
+        let start = bytes.len();
+        bytes.resize(start + encoded, 0);
+        let space = bytes.get_mut(start..).unwrap_or_default();
+        let written = BASE64.encode_slice(&body, space).map_err(|error| Error::Malformed {
+            what: what.to_owned(),
+            reason: error.to_string(),
+        })?;
+        bytes.truncate(start + written);
+        bytes.extend_from_slice(br#"","content-encoding":"utf-8","content-type":"application/json","headers":"#);
+        serde_json::to_writer(&mut bytes, self.headers).map_err(unwritable)?;
+        bytes.extend_from_slice(br#","properties":"#);
+        let mut tag = Uuid::encode_buffer();
+        let properties = OutgoingProperties {
+            correlation_id: self.correlation_id,
+            delivery_mode: 2,
+            expiration: self.expiration.map(|milliseconds| milliseconds.to_string()),
+            delivery_info: DeliveryInfo {
+                exchange: self.exchange,
+                routing_key: self.routing_key,
             },
+            priority: self.priority,
+            body_encoding: "base64",
+            delivery_tag: Uuid::new_v4().hyphenated().encode_lower(&mut tag),
         };
-        let bytes = serde_json::to_vec(&envelope).map_err(unwritable)?;
+        serde_json::to_writer(&mut bytes, &properties).map_err(unwritable)?;
+        bytes.push(b'}');
         json::check_size(bytes.len(), what)?;
         Ok(bytes)
     }

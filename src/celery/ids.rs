@@ -62,3 +62,10 @@ impl TaskId {
         Self(uuid::Uuid::new_v4().to_string())
     }
 }
+
+impl GroupId {
+    /// A new random id.
+    pub fn random() -> Self {
+        Self(uuid::Uuid::new_v4().to_string())
+    }
+}

@@ -153,6 +153,7 @@ impl Request<'_> {
             routing_key: "",
             priority: 0,
             correlation_id: None,
+            expiration: None,
         }
         .encode(&format!("the control request `{}`", self.method))
     }
