@@ -163,3 +163,257 @@ fn a_dead_workers_messages_are_put_back_and_run_exactly_once_more() {
         "0 put back on their queues, 0 were finished already"
     );
 }
+
+/// A command of the app's worker.
+struct Shop {
+    redis: RedisServer,
+    _worker: Worker,
+}
+
+impl Shop {
+    fn open(options: WorkerOptions) -> Self {
+        let redis = RedisServer::start();
+        let _worker = Worker::start(&redis, options);
+        Self { redis, _worker }
+    }
+
+    fn orch(&self, arguments: &[&str]) -> Output {
+        let backend = self.redis.url(1);
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--backend", &backend]).collect();
+        orch(&arguments, Some(&self.redis.url(0)))
+    }
+
+    #[track_caller]
+    fn says(&self, arguments: &[&str], code: i32) -> String {
+        said(&self.orch(arguments), code)
+    }
+
+    #[track_caller]
+    fn object(&self, arguments: &[&str], code: i32) -> Value {
+        let text = self.says(&[arguments, &["--json"]].concat(), code);
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+#[test]
+fn a_task_is_published_awaited_and_forgotten() {
+    let shop = Shop::open(WorkerOptions::default());
+    let args = |json: &'static str| ["publish", "wire_app.add", "--args", json];
+    let sum = shop.says(&[&args("[2, 3]")[..], &["--id", "t1", "--wait"]].concat(), 0);
+    assert_eq!(sum, "t1 SUCCESS 5");
+    assert_eq!(shop.says(&["result", "t1"], 0), "t1 SUCCESS 5");
+    let object = shop.object(&["result", "t1", "--forget"], 0);
+    assert_eq!(
+        (&object["state"], &object["result"]),
+        (&Value::from("SUCCESS"), &Value::from(5))
+    );
+    let gone = shop.says(&["result", "t1"], 1);
+    assert!(gone.starts_with("t1 PENDING "), "{gone}");
+
+    let failed = shop.says(
+        &[
+            "publish",
+            "wire_app.fail",
+            "--kwargs",
+            r#"{"message": "a\u001bb"}"#,
+            "--wait",
+        ],
+        1,
+    );
+    let mut lines = failed.lines();
+    let first = lines.next().unwrap();
+    assert!(first.ends_with(" FAILURE ValueError: a\u{fffd}b"), "{first}");
+    assert!(lines.any(|line| line.contains("wire_app.py")), "{failed}");
+
+    // Nothing waits for it, so the id is all there is to say.
+    let id = shop.says(&args("[1, 1]"), 0);
+    assert_eq!(shop.says(&["result", &id, "--wait"], 0), format!("{id} SUCCESS 2"));
+    for wrong in [
+        &["publish", "wire_app.add", "--args", "{}"][..],
+        &["publish", "wire_app.add", "--header", "task=x"],
+        &["publish"],
+    ] {
+        assert_eq!(shop.orch(wrong).status.code(), Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
+fn many_tasks_are_published_from_standard_input() {
+    use std::io::Write;
+    let redis = RedisServer::start();
+    let publish = |lines: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+        command.args(["celery", "publish", "--stdin", "--broker", &redis.url(0)]);
+        let mut input = tempfile::tempfile().unwrap();
+        input.write_all(lines.as_bytes()).unwrap();
+        std::io::Seek::rewind(&mut input).unwrap();
+        command.stdin(input).output().unwrap()
+    };
+    let depth = || {
+        let object = said(
+            &orch(&["queues", "--queues", "celery,slow", "--json"], Some(&redis.url(0))),
+            0,
+        );
+        let object: Value = serde_json::from_str(&object).unwrap();
+        let of = |queue: &str| object["queues"][queue]["0"].as_u64().unwrap();
+        (of("celery"), of("slow"))
+    };
+    let output = publish("{\"task\": \"a\"}\n\n{\"task\": \"b\", \"oops\": 1}\n");
+    assert_eq!(output.status.code(), Some(2), "{output:?}");
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.contains("line 3 of standard input: unknown field `oops`"),
+        "{error}"
+    );
+    assert!(error.contains("nothing is published"), "{error}");
+    assert_eq!(depth(), (0, 0));
+
+    let lines: String = (0..1200)
+        .map(|number| match number % 3 {
+            0 => format!("{{\"task\": \"a\", \"args\": [{number}], \"queue\": \"slow\"}}\n"),
+            _ => format!("{{\"task\": \"a\", \"id\": \"t{number}\", \"countdown\": 1.5}}\n"),
+        })
+        .collect();
+    let output = publish(&lines);
+    let ids = said(&output, 0);
+    assert_eq!(ids.lines().count(), 1200);
+    assert_eq!(ids.lines().nth(1), Some("t1"));
+    assert_eq!(depth(), (800, 400));
+}
+
+#[test]
+fn workers_are_inspected() {
+    let shop = Shop::open(WorkerOptions::default());
+    let registered = shop.says(&["inspect", "registered"], 0);
+    assert!(registered.starts_with("w1@test:\n"), "{registered}");
+    assert!(registered.lines().any(|line| line == "  wire_app.add"), "{registered}");
+    for question in [
+        "active",
+        "reserved",
+        "scheduled",
+        "stats",
+        "queues",
+        "conf",
+        "revoked",
+        "report",
+    ] {
+        let object = shop.object(&["inspect", question, "--node", "w1@test"], 0);
+        assert!(!object["nodes"]["w1@test"].is_null(), "{question}: {object}");
+        let text = shop.says(&["inspect", question, "--pattern", "w?@*"], 0);
+        assert!(text.starts_with("w1@test:\n  "), "{question}: {text}");
+    }
+    let text = shop.says(&["inspect", "stats", "--node", "w9@test", "--timeout", "200ms"], 1);
+    assert_eq!(text, "no answer from w9@test within 200ms");
+    assert_eq!(shop.orch(&["inspect", "nothing"]).status.code(), Some(2));
+}
+
+#[test]
+fn tasks_in_hand_are_listed_and_revoked() {
+    let shop = Shop::open(WorkerOptions {
+        concurrency: 1,
+        ..WorkerOptions::default()
+    });
+    assert_eq!(shop.says(&["tasks"], 0), "the workers have no task in hand");
+    for (id, seconds) in [("long", "[600]"), ("next", "[601]")] {
+        shop.says(&["publish", "wire_app.sleep", "--args", seconds, "--id", id], 0);
+    }
+    shop.says(
+        &[
+            "publish",
+            "wire_app.add",
+            "--args",
+            "[1, 2]",
+            "--id",
+            "later",
+            "--countdown",
+            "1h",
+        ],
+        0,
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let states = |object: &Value| {
+        let tasks = object["tasks"].as_array().unwrap().iter();
+        let mut states: Vec<String> = tasks
+            .map(|task| format!("{} {}", task["id"].as_str().unwrap(), task["state"].as_str().unwrap()))
+            .collect();
+        states.sort();
+        states
+    };
+    let expected = ["later scheduled", "long active", "next reserved"];
+    loop {
+        let object = shop.object(&["tasks"], 0);
+        if states(&object) == expected {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{object}");
+    }
+    let text = shop.says(&["tasks", "--name", "sleep"], 0);
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(
+        text.lines().next().unwrap().starts_with("ID    STATE     FOR"),
+        "{text}"
+    );
+
+    assert_eq!(shop.says(&["revoke", "next"], 0), "w1@test: revoked");
+    assert!(shop.says(&["inspect", "revoked"], 0).contains("next"));
+    let text = shop.says(&["revoke", "long", "--terminate", "--signal", "kill"], 0);
+    assert_eq!(text, "w1@test: revoked, and ended where it runs");
+    for id in ["long", "next"] {
+        let text = shop.says(&["result", id, "--wait", "--timeout", "20s"], 1);
+        assert!(text.starts_with(&format!("{id} REVOKED TaskRevokedError: ")), "{text}");
+    }
+}
+
+#[test]
+fn pools_are_scaled_and_workers_controlled() {
+    let shop = Shop::open(WorkerOptions::default());
+    assert_eq!(shop.says(&["scale", "--grow", "2"], 0), "w1@test: 4 slots, before 2");
+    assert_eq!(shop.says(&["scale", "--to", "3"], 0), "w1@test: 3 slots, before 4");
+    assert_eq!(
+        shop.says(&["scale", "--shrink", "1", "--node", "w1@test"], 0),
+        "w1@test: 2 slots, before 3"
+    );
+    let refused = shop.says(&["scale", "--autoscale", "1,4"], 1);
+    assert!(refused.starts_with("w1@test: 2 slots, refused: "), "{refused}");
+    assert_eq!(shop.orch(&["scale"]).status.code(), Some(2));
+
+    let control = |words: &[&str]| shop.says(&[&["control"], words].concat(), 0);
+    assert_eq!(control(&["add-consumer", "slow"]), "w1@test: will consume `slow`");
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while shop.orch(&["ping", "--queues", "slow"]).status.code() != Some(0) {
+        assert!(Instant::now() < deadline, "the worker does not consume `slow`");
+    }
+    assert_eq!(
+        control(&["cancel-consumer", "slow"]),
+        "w1@test: no longer consumes `slow`"
+    );
+    assert_eq!(
+        control(&["rate-limit", "wire_app.add", "10/m"]),
+        "w1@test: rate of `wire_app.add` is 10/m"
+    );
+    assert_eq!(
+        control(&["time-limit", "wire_app.add", "--hard", "10s"]),
+        "w1@test: time limits of `wire_app.add` are set"
+    );
+    assert_eq!(control(&["heartbeat"]), "w1@test: has sent a heartbeat");
+    let refused = shop.says(&["control", "rate-limit", "wire_app.nothing", "10/m"], 1);
+    assert!(refused.starts_with("w1@test: refused: "), "{refused}");
+    assert_eq!(control(&["shutdown"]), "w1@test: told to shut down");
+}
+
+#[test]
+fn a_threads_pool_says_what_it_cannot() {
+    let shop = Shop::open(WorkerOptions {
+        arguments: ["--pool", "threads"].map(str::to_owned).to_vec(),
+        ..WorkerOptions::default()
+    });
+    let text = shop.says(&["scale", "--grow", "1", "--timeout", "1s"], 1);
+    assert!(text.contains("refused: "), "{text}");
+    shop.says(&["publish", "wire_app.sleep", "--args", "[3]", "--id", "t1"], 0);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !shop.says(&["tasks"], 0).contains("active") {
+        assert!(Instant::now() < deadline, "it does not start");
+    }
+    let text = shop.says(&["revoke", "t1", "--terminate"], 1);
+    assert!(text.starts_with("w1@test: refused: "), "{text}");
+}

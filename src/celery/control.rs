@@ -1,5 +1,6 @@
 //! Remote control of workers: ping, inspect, revoke, consumers, shutdown (Celery wire, observed on 5.2 to 5.7).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value, json};
@@ -7,9 +8,32 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::client::Client;
-use super::inspect::{ConsumedQueue, RunningTask, Scheduled, Stats, read};
+use super::inspect::{ConsumedQueue, QueriedTask, RunningTask, Scheduled, Stats, read};
 use super::mailbox::{Mailbox, Replies, Request, Target};
 use super::{Result, TaskId};
+
+/// What a pool process is sent to end the task it runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    Term,
+    Int,
+    Quit,
+    Kill,
+    Usr1,
+}
+
+impl Signal {
+    /// As workers know it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Term => "SIGTERM",
+            Self::Int => "SIGINT",
+            Self::Quit => "SIGQUIT",
+            Self::Kill => "SIGKILL",
+            Self::Usr1 => "SIGUSR1",
+        }
+    }
+}
 
 /// Talks to the workers of a broker. Each call waits until all who can answer have, or until its deadline; a worker
 /// that does not answer in time is absent from the replies, which is no error.
@@ -124,43 +148,110 @@ impl Control {
             .read(read))
     }
 
-    /// Marks tasks as revoked: workers will not start them. With `terminate` the pool process of a running one is
-    /// sent SIGTERM (a threads pool cannot and answers with an error). Revocations live in the workers' memory.
+    /// Ids of the tasks that a worker knows as revoked.
+    pub async fn revoked(&self, target: &Target, within: Duration) -> Result<Replies<Vec<TaskId>>> {
+        Ok(self.call("revoked", json!({}), target, within).await?.read(read))
+    }
+
+    /// Where workers have these tasks; who has none answers with nothing.
+    pub async fn query_tasks(
+        &self,
+        tasks: &[TaskId],
+        target: &Target,
+        within: Duration,
+    ) -> Result<Replies<BTreeMap<TaskId, QueriedTask>>> {
+        Ok(self
+            .call("query_task", json!({ "ids": tasks }), target, within)
+            .await?
+            .read(read))
+    }
+
+    /// Marks tasks as revoked: workers will not start them. With a signal the pool process of a running one is sent
+    /// that (a threads pool cannot and answers with an error). Revocations live in the workers' memory.
     pub async fn revoke(
         &self,
         tasks: &[TaskId],
-        terminate: bool,
+        terminate: Option<Signal>,
         target: &Target,
         within: Duration,
     ) -> Result<Replies<()>> {
-        let arguments = json!({ "task_id": tasks, "terminate": terminate, "signal": "SIGTERM" });
+        let arguments = json!({
+            "task_id": tasks,
+            "terminate": terminate.is_some(),
+            "signal": terminate.unwrap_or(Signal::Term).name(),
+        });
         // The text of the answer differs by version.
-        Ok(self.call("revoke", arguments, target, within).await?.read(|_| Ok(())))
+        self.order("revoke", arguments, target, within).await
+    }
+
+    /// Adds slots to the pools.
+    pub async fn pool_grow(&self, slots: u32, target: &Target, within: Duration) -> Result<Replies<()>> {
+        self.order("pool_grow", json!({ "n": slots }), target, within).await
+    }
+
+    /// Takes slots from the pools; what runs there ends first. A prefork pool only.
+    pub async fn pool_shrink(&self, slots: u32, target: &Target, within: Duration) -> Result<Replies<()>> {
+        self.order("pool_shrink", json!({ "n": slots }), target, within).await
+    }
+
+    /// Sets the bounds between which a worker that was started with `--autoscale` sizes its pool; another answers with an
+    /// error.
+    pub async fn autoscale(&self, min: u32, max: u32, target: &Target, within: Duration) -> Result<Replies<()>> {
+        self.order("autoscale", json!({ "min": min, "max": max }), target, within)
+            .await
+    }
+
+    /// Limits how often a worker starts a task, such as `10/m`; `0` lifts the limit.
+    pub async fn rate_limit(&self, task: &str, rate: &str, target: &Target, within: Duration) -> Result<Replies<()>> {
+        let arguments = json!({ "task_name": task, "rate_limit": rate });
+        self.order("rate_limit", arguments, target, within).await
+    }
+
+    /// Limits how long a task may run from now on: the exception after `soft`, the kill after `hard`; `None` is no limit.
+    pub async fn time_limit(
+        &self,
+        task: &str,
+        soft: Option<Duration>,
+        hard: Option<Duration>,
+        target: &Target,
+        within: Duration,
+    ) -> Result<Replies<()>> {
+        let seconds = |limit: Option<Duration>| limit.map(|limit| limit.as_secs_f64());
+        let arguments = json!({ "task_name": task, "soft": seconds(soft), "hard": seconds(hard) });
+        self.order("time_limit", arguments, target, within).await
+    }
+
+    /// Makes workers publish a heartbeat event now.
+    pub async fn heartbeat(&self, target: &Target, within: Duration) -> Result<Replies<()>> {
+        self.order("heartbeat", json!({}), target, within).await
+    }
+
+    /// A request whose answer says only whether it was carried out.
+    async fn order(&self, method: &str, arguments: Value, target: &Target, within: Duration) -> Result<Replies<()>> {
+        // Errors are told apart already; a rate limit says them under `error` as well.
+        Ok(self.call(method, arguments, target, within).await?.read(|_| Ok(())))
     }
 
     /// Makes workers consume a queue; they do so a moment after they answered.
     pub async fn add_consumer(&self, queue: &str, target: &Target, within: Duration) -> Result<Replies<()>> {
         let arguments = json!({ "queue": queue, "exchange": null, "exchange_type": "direct", "routing_key": null });
-        Ok(self
-            .call("add_consumer", arguments, target, within)
-            .await?
-            .read(|_| Ok(())))
+        self.order("add_consumer", arguments, target, within).await
     }
 
     /// Makes workers stop consuming a queue; they do so a moment after they answered.
     pub async fn cancel_consumer(&self, queue: &str, target: &Target, within: Duration) -> Result<Replies<()>> {
-        Ok(self
-            .call("cancel_consumer", json!({ "queue": queue }), target, within)
-            .await?
-            .read(|_| Ok(())))
+        self.order("cancel_consumer", json!({ "queue": queue }), target, within)
+            .await
     }
 
     /// Switches task events on, for the life of the worker process.
     pub async fn enable_events(&self, target: &Target, within: Duration) -> Result<Replies<()>> {
-        Ok(self
-            .call("enable_events", json!({}), target, within)
-            .await?
-            .read(|_| Ok(())))
+        self.order("enable_events", json!({}), target, within).await
+    }
+
+    /// Switches task events off; a worker that was started with `-E` keeps sending them.
+    pub async fn disable_events(&self, target: &Target, within: Duration) -> Result<Replies<()>> {
+        self.order("disable_events", json!({}), target, within).await
     }
 
     /// Starts a warm shutdown: running tasks finish. Gives how many listeners were told; there is no reply.

@@ -60,8 +60,10 @@ impl Stats {
             .filter_map(Value::as_u64)
             .filter_map(|pid| u32::try_from(pid).ok())
             .collect();
-        let pool_slots = number(pool.get("max-concurrency"))
-            .or_else(|| (!processes.is_empty()).then_some(processes.len() as u64))
+        // `max-concurrency` stays what it was at the start when a prefork pool grows or shrinks.
+        let pool_slots = (!processes.is_empty())
+            .then_some(processes.len() as u64)
+            .or_else(|| number(pool.get("max-concurrency")))
             // Gevent and eventlet pools of old versions tell neither.
             .unwrap_or(1);
         let text = |value: Option<&Value>| value.and_then(Value::as_str).map(str::to_owned);
@@ -127,6 +129,21 @@ pub struct RunningTask {
     pub worker_pid: Option<u32>,
     #[serde(default)]
     pub delivery_info: DeliveryInfo,
+}
+
+/// Where a worker has a task that was asked for.
+#[derive(Clone, Debug, PartialEq, Deserialize)]
+#[serde(from = "(String, RunningTask)")]
+pub struct QueriedTask {
+    /// `active`, `reserved`, `scheduled`, ...
+    pub state: String,
+    pub request: RunningTask,
+}
+
+impl From<(String, RunningTask)> for QueriedTask {
+    fn from((state, request): (String, RunningTask)) -> Self {
+        Self { state, request }
+    }
 }
 
 /// How a task came to a worker.

@@ -35,6 +35,8 @@ pub enum Target {
     Nodes(Vec<NodeName>),
     /// Every node whose name matches this glob.
     Glob(String),
+    /// Every node whose name matches this regular expression, as Python reads it.
+    Regex(String),
 }
 
 impl From<&NodeName> for Target {
@@ -125,17 +127,18 @@ struct Headers {
 impl Request<'_> {
     /// The message to publish; replies go to the list named `reply_to`, if any.
     pub(super) fn encode(&self, reply: Option<(&str, &str)>, within: Duration) -> Result<Vec<u8>> {
-        let (destination, pattern) = match self.target {
-            Target::All => (None, None),
-            Target::Nodes(nodes) => (Some(nodes.as_slice()), None),
-            Target::Glob(pattern) => (None, Some(pattern.as_str())),
+        let (destination, pattern, matcher) = match self.target {
+            Target::All => (None, None, None),
+            Target::Nodes(nodes) => (Some(nodes.as_slice()), None, None),
+            Target::Glob(pattern) => (None, Some(pattern.as_str()), Some("glob")),
+            Target::Regex(pattern) => (None, Some(pattern.as_str()), Some("pcre")),
         };
         let body = Body {
             method: self.method,
             arguments: self.arguments,
             destination,
             pattern,
-            matcher: pattern.map(|_| "glob"),
+            matcher,
             ticket: reply.map(|(_, ticket)| ticket),
             reply_to: reply.map(|(routing_key, _)| ReplyTo {
                 exchange: "",
@@ -276,7 +279,7 @@ impl Drop for Mailbox {
 fn is_complete(replies: &Replies<Value>, target: &Target) -> bool {
     let all_named = match target {
         Target::Nodes(nodes) => nodes.iter().all(|node| replies.nodes.contains_key(node)),
-        Target::All | Target::Glob(_) => false,
+        Target::All | Target::Glob(_) | Target::Regex(_) => false,
     };
     all_named || replies.answers >= replies.listeners
 }

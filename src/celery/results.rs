@@ -14,13 +14,61 @@ use tokio::task::JoinHandle;
 use super::connection::{Commands, pause_before};
 use super::keys::Keys;
 use super::subscription::Subscription;
-use super::{Error, Result, TaskId, TaskResult, json};
+use super::{Error, Result, TaskId, TaskResult, TaskState, json};
 
 /// How many tasks one SUBSCRIBE or one pipeline of reads names at most.
 const BATCH: usize = 200;
 
 /// How much is read of a result: one byte above the limit, so that a longer one is noticed.
 const WHOLE: usize = json::SIZE_LIMIT + 1;
+
+/// Enough of a result for its status, whatever an app calls its own ones.
+const HEAD: usize = 64;
+
+/// How far a group is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GroupProgress {
+    pub total: u64,
+    pub succeeded: u64,
+    /// Failed or revoked.
+    pub failed: u64,
+}
+
+impl GroupProgress {
+    /// Whether nothing will follow.
+    pub fn is_complete(self) -> bool {
+        self.succeeded + self.failed == self.total
+    }
+}
+
+/// How a task stands, without its value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Standing {
+    Open,
+    Succeeded,
+    Failed,
+}
+
+impl Standing {
+    fn of(status: &[u8]) -> Self {
+        match status {
+            b"SUCCESS" => Self::Succeeded,
+            b"FAILURE" | b"REVOKED" => Self::Failed,
+            _ => Self::Open,
+        }
+    }
+
+    fn is_final(self) -> bool {
+        self != Self::Open
+    }
+}
+
+/// The status at the head of a value as Celery writes it; `None` where it is not there.
+fn status_of(head: &[u8]) -> Option<&[u8]> {
+    let rest = head.strip_prefix(br#"{"status": ""#)?;
+    let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
+    (rest[end] == b'"').then(|| &rest[..end])
+}
 
 /// A state of a task, or why it cannot be told.
 type Report = Option<Result<TaskResult>>;
@@ -92,26 +140,68 @@ impl Results {
         TaskResult::decode(&value, id, std::time::Instant::now()).map(Some)
     }
 
-    /// Which of these tasks have a final result. Reads the head of each only: all versions write the status first.
+    /// Which of these tasks have a final result.
     pub(super) async fn finished_among(&self, ids: &[TaskId]) -> Result<Vec<TaskId>> {
-        const FINAL: [&[u8]; 3] = [
-            br#"{"status": "SUCCESS""#,
-            br#"{"status": "FAILURE""#,
-            br#"{"status": "REVOKED""#,
-        ];
-        let mut finished = Vec::new();
+        let standings = self.standings(ids).await?;
+        let finished = ids.iter().zip(standings);
+        Ok(finished
+            .filter(|(_, standing)| standing.is_final())
+            .map(|(id, _)| id.clone())
+            .collect())
+    }
+
+    /// How far some tasks are, such as the members of a group.
+    pub async fn progress(&self, ids: &[TaskId]) -> Result<GroupProgress> {
+        let mut progress = GroupProgress {
+            total: ids.len() as u64,
+            ..GroupProgress::default()
+        };
+        for standing in self.standings(ids).await? {
+            match standing {
+                Standing::Open => {}
+                Standing::Succeeded => progress.succeeded += 1,
+                Standing::Failed => progress.failed += 1,
+            }
+        }
+        Ok(progress)
+    }
+
+    /// How each task stands, in order. Celery writes the status first, so the head of a value is read and not the whole;
+    /// what another has written is read whole. A value that cannot be read is of an open task.
+    async fn standings(&self, ids: &[TaskId]) -> Result<Vec<Standing>> {
+        let mut standings = Vec::with_capacity(ids.len());
         for ids in ids.chunks(BATCH) {
             let keys: Vec<String> = ids.iter().map(|id| self.shared.keys.result(id)).collect();
-            let heads = read(&self.shared.backend, &keys, FINAL[0].len(), self.shared.within).await?;
-            let is_final = |head: &[u8]| FINAL.iter().any(|status| head.starts_with(status));
-            finished.extend(
-                ids.iter()
-                    .zip(heads)
-                    .filter(|(_, head)| is_final(head))
-                    .map(|(id, _)| id.clone()),
-            );
+            let heads = read(&self.shared.backend, &keys, HEAD, self.shared.within).await?;
+            for (id, head) in ids.iter().zip(heads) {
+                standings.push(match status_of(&head) {
+                    Some(status) => Standing::of(status),
+                    None if head.is_empty() => Standing::Open,
+                    None => match self.get(id).await {
+                        Ok(Some(result)) => match result.state {
+                            TaskState::Success(_) => Standing::Succeeded,
+                            state if state.is_final() => Standing::Failed,
+                            _ => Standing::Open,
+                        },
+                        Ok(None) | Err(Error::Malformed { .. } | Error::TooLarge { .. }) => Standing::Open,
+                        Err(error) => return Err(error),
+                    },
+                });
+            }
         }
-        Ok(finished)
+        Ok(standings)
+    }
+
+    /// Deletes what is stored about a task; whether there was anything. Who watches it is not told.
+    pub async fn forget(&self, id: &TaskId) -> Result<bool> {
+        let mut delete = redis::pipe();
+        delete.cmd("DEL").arg(self.shared.keys.result(id));
+        let (deleted,): (u64,) = self
+            .shared
+            .backend
+            .query("forget a result", &delete, self.shared.within)
+            .await?;
+        Ok(deleted > 0)
     }
 
     /// Follows a task from now on, whether it is already finished, running or not yet published.
@@ -382,4 +472,24 @@ async fn read(backend: &Commands, keys: &[String], bytes: usize, within: Duratio
         reads.cmd("GETRANGE").arg(key).arg(0).arg(bytes - 1);
     }
     backend.query("read task results", &reads, within).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_status_is_read_from_the_head_of_what_celery_writes() {
+        for (head, status) in [
+            (r#"{"status": "SUCCESS", "result": 5, "tr"#, Some("SUCCESS")),
+            (r#"{"status": "PROGRESS", "result": {"don"#, Some("PROGRESS")),
+            (r#"{"status": "AN_APPS_OWN_STATE_THAT_IS_LONGER_TH"#, None),
+            (r#"{"status": "ODD\"", "result": 1"#, None),
+            (r#"{"result": 5, "status": "SUCCESS"}"#, None),
+            (r#"{"status":"SUCCESS"}"#, None),
+            ("", None),
+        ] {
+            assert_eq!(status_of(head.as_bytes()), status.map(str::as_bytes), "{head}");
+        }
+    }
 }

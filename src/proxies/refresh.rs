@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Map, Value};
 
 use super::pool::{PoolCount, count_settled};
-use crate::celery::{self, Link, Target, Task, TaskId};
+use crate::celery::{self, Link, Signal, Target, Task, TaskId};
 use crate::config::{ProxiesConfig, TaskCall};
 use crate::follow::{
     Context, Desk, Ending, Errand, Fact, Failure, FileStamp, Follower, Rules, Told, fill_text, publish,
@@ -233,7 +233,7 @@ async fn revoke(context: &Context, tasks: &[TaskId]) {
     if let Err(error) = context
         .celery
         .control()
-        .revoke(tasks, true, &Target::All, TIDYING)
+        .revoke(tasks, Some(Signal::Term), &Target::All, TIDYING)
         .await
     {
         tracing::warn!(%error, "what is left of the proxy refresh cannot be revoked");

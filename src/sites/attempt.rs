@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
 use super::values::values;
-use crate::celery::{Link, Target, Task, TaskId};
+use crate::celery::{Link, Signal, Target, Task, TaskId};
 use crate::config::SiteConfig;
 use crate::follow::{
     Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Rules, TemplateError, Told, fill, fill_text,
@@ -271,7 +271,7 @@ impl<'a> Attempt<'a> {
         if matches!(ending.failure, Some(Failure::TimedOut(_))) {
             let revoked = client
                 .control()
-                .revoke(&ending.unfinished, true, &Target::All, TIDYING)
+                .revoke(&ending.unfinished, Some(Signal::Term), &Target::All, TIDYING)
                 .await;
             if let Err(error) = revoked {
                 tracing::warn!(site = %self.site.name, %error, "what is left of the site's job cannot be revoked");

@@ -37,7 +37,7 @@ pub async fn cancel(context: &Context, within: Duration) -> Vec<SiteReport> {
     }
     let client = context.celery.with_deadline(within);
     let revoke = async {
-        if let Err(error) = client.control().revoke(&tasks, false, &Target::All, within).await {
+        if let Err(error) = client.control().revoke(&tasks, None, &Target::All, within).await {
             tracing::warn!(%error, tasks = tasks.len(), "tasks of the stopped run cannot be revoked");
         }
     };

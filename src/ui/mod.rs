@@ -13,5 +13,5 @@ mod text;
 mod view;
 
 pub use screen::release;
-pub use text::one_line;
+pub use text::{one_line, printable, span};
 pub use view::{Format, ViewHandle, ViewOptions, start};

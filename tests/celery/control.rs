@@ -210,7 +210,12 @@ fn a_running_task_is_seen_and_its_revocation_ends_it() {
         assert!(running.worker_pid.is_some() && running.time_start.is_some());
 
         control
-            .revoke(std::slice::from_ref(&task.id), true, &Target::All, LIMIT)
+            .revoke(
+                std::slice::from_ref(&task.id),
+                Some(orch::celery::Signal::Term),
+                &Target::All,
+                LIMIT,
+            )
             .await
             .expect("Redis is up");
         let TaskState::Revoked(failure) = watch.finished().await.expect("a readable result").state else {

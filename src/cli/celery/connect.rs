@@ -2,20 +2,24 @@
 
 use std::future::Future;
 
+use std::path::Path;
+
 use clap::Args;
 
 use crate::celery::{Client, Endpoints};
-use crate::cli::Refusal;
+use crate::cli::{ConfigArgs, Refusal};
 use crate::run::Outcome;
+use crate::{guard, instance, services};
 
 /// Where the broker and the results are.
 #[derive(Args, Clone, Debug)]
 pub struct ConnectArgs {
-    /// Broker, as Celery writes it: redis://[user]:[password]@host:port/db [default: $CELERY_BROKER_URL]
-    #[arg(long, value_name = "URL")]
+    /// Broker, as Celery writes it: redis://[user]:[password]@host:port/db [default: $CELERY_BROKER_URL, or the instance that is up
+    /// in this directory]
+    #[arg(long, global = true, value_name = "URL")]
     broker: Option<String>,
     /// Result backend [default: $CELERY_RESULT_BACKEND, or the broker]
-    #[arg(long, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL")]
     backend: Option<String>,
 }
 
@@ -24,16 +28,15 @@ impl ConnectArgs {
     pub fn client(&self) -> anyhow::Result<Client> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let usage = |text: String| Refusal::because(Outcome::ConfigurationError, text);
-        let broker = self
-            .broker
-            .clone()
-            .or_else(|| variable("CELERY_BROKER_URL"))
-            .ok_or_else(|| {
+        let Some(broker) = self.broker.clone().or_else(|| variable("CELERY_BROKER_URL")) else {
+            return of_instance()?.ok_or_else(|| {
                 usage(
-                    "no broker is named\n  hint:  `--broker redis://host:6379/0`, or the variable CELERY_BROKER_URL"
+                    "no broker is named, and no instance is up here\n  hint:  `--broker redis://host:6379/0`, or the \
+                     variable CELERY_BROKER_URL"
                         .into(),
                 )
-            })?;
+            });
+        };
         let backend = self
             .backend
             .clone()
@@ -42,6 +45,25 @@ impl ConnectArgs {
         let endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
         Client::connect(endpoints).map_err(|error| usage(error.to_string()))
     }
+}
+
+/// A client of the instance that is up in this directory, if there is one.
+fn of_instance() -> anyhow::Result<Option<Client>> {
+    let named = std::env::var_os("ORCH_CONFIG").is_some();
+    if !named
+        && !["orch.toml", "config/orch.toml"]
+            .iter()
+            .any(|file| Path::new(file).exists())
+    {
+        return Ok(None);
+    }
+    let config = ConfigArgs::default().load(&[])?;
+    let redis = match instance::read(&config.orch.state_dir) {
+        Ok(Some(file)) if guard::is_alive(file.pid) => file.redis,
+        _ => None,
+    };
+    let client = redis.map(|redis| services::celery_client(&redis)).transpose();
+    client.map_err(|failure| Refusal::because(Outcome::ConfigurationError, failure))
 }
 
 /// Runs one conversation on a runtime of its own.

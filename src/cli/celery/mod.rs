@@ -1,9 +1,18 @@
 //! `orch celery ...`: any Celery deployment, looked at natively; no configuration needed.
 
+mod answers;
 mod connect;
+mod control;
+mod inspect;
 mod ping;
+mod publish;
 mod queues;
 mod restore;
+mod result;
+mod revoke;
+mod scale;
+mod table;
+mod tasks;
 
 use clap::{Args, Subcommand};
 
@@ -17,7 +26,14 @@ pub struct CeleryArgs {
 #[derive(Subcommand, Debug)]
 enum CeleryCommand {
     Ping(ping::PingArgs),
+    Inspect(inspect::InspectArgs),
+    Tasks(tasks::TasksArgs),
     Queues(queues::QueuesArgs),
+    Publish(publish::PublishArgs),
+    Result(result::ResultArgs),
+    Revoke(revoke::RevokeArgs),
+    Scale(scale::ScaleArgs),
+    Control(control::ControlArgs),
     Restore(restore::RestoreArgs),
 }
 
@@ -25,7 +41,14 @@ enum CeleryCommand {
 pub fn main(args: &CeleryArgs) -> anyhow::Result<u8> {
     match &args.command {
         CeleryCommand::Ping(args) => ping::main(args),
+        CeleryCommand::Inspect(args) => inspect::main(args),
+        CeleryCommand::Tasks(args) => tasks::main(args),
         CeleryCommand::Queues(args) => queues::main(args),
+        CeleryCommand::Publish(args) => publish::main(args),
+        CeleryCommand::Result(args) => result::main(args),
+        CeleryCommand::Revoke(args) => revoke::main(args),
+        CeleryCommand::Scale(args) => scale::main(args),
+        CeleryCommand::Control(args) => control::main(args),
         CeleryCommand::Restore(args) => restore::main(args),
     }
 }

@@ -1,0 +1,247 @@
+//! `orch celery publish`: tasks from the command line or, many at once, from standard input.
+
+use std::io::BufRead;
+use std::time::Duration;
+
+use clap::Args;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::connect::{ConnectArgs, converse, print};
+use super::result::{as_json, human};
+use crate::celery::{Task, TaskId, TaskState};
+use crate::cli::{Refusal, duration};
+use crate::run::Outcome;
+
+/// All lines of standard input are read before the first is published.
+const LARGEST_INPUT: usize = 1 << 30;
+
+/// Publishes a task and prints its id; with --wait, what became of it (exit code 1: it failed, or not in time)
+#[derive(Args, Debug)]
+#[command(
+    after_help = "--stdin reads one JSON object a line: {\"task\": NAME, \"args\": [], \"kwargs\": {}, \"queue\", \
+\"priority\", \"id\", \"headers\", \"eta\", \"expires\", \"countdown\", \"time_limit\", \"soft_time_limit\"}, the last three \
+in seconds. Nothing is published if a line cannot be read."
+)]
+pub struct PublishArgs {
+    #[command(flatten)]
+    connect: ConnectArgs,
+    /// The task's name, as registered in the worker
+    #[arg(required_unless_present = "stdin", conflicts_with = "stdin")]
+    task: Option<String>,
+    /// Positional arguments, a JSON list
+    #[arg(long, value_name = "JSON", conflicts_with = "stdin")]
+    args: Option<String>,
+    /// Keyword arguments, a JSON object
+    #[arg(long, value_name = "JSON", conflicts_with = "stdin")]
+    kwargs: Option<String>,
+    /// Its queue [default: celery]
+    #[arg(long)]
+    queue: Option<String>,
+    /// 0 is served first, 9 last
+    #[arg(long, value_parser = clap::value_parser!(u8).range(0..=9), default_value_t = 0)]
+    priority: u8,
+    /// Its id [default: a random one]
+    #[arg(long, conflicts_with = "stdin")]
+    id: Option<String>,
+    /// Run it no earlier than so long from now
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "stdin")]
+    countdown: Option<Duration>,
+    /// Run it no earlier than this instant, such as 2026-11-24T03:00:00Z
+    #[arg(long, value_name = "TIME", conflicts_with_all = ["stdin", "countdown"])]
+    eta: Option<Timestamp>,
+    /// Revoke it if no worker has taken it within so long
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "stdin")]
+    expires: Option<Duration>,
+    /// Kill it after so long
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "stdin")]
+    time_limit: Option<Duration>,
+    /// Raise SoftTimeLimitExceeded in it after so long
+    #[arg(long, value_name = "DURATION", value_parser = duration, conflicts_with = "stdin")]
+    soft_time_limit: Option<Duration>,
+    /// A header of the app's own; may be given again
+    #[arg(long, value_name = "NAME=VALUE", conflicts_with = "stdin")]
+    header: Vec<String>,
+    /// Wait for its end, and show the result
+    #[arg(long, conflicts_with = "stdin")]
+    wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, requires = "wait")]
+    timeout: Duration,
+    /// Publish what standard input lists, one JSON object a line
+    #[arg(long)]
+    stdin: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// A task as a line of standard input has it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    task: String,
+    #[serde(default)]
+    args: Vec<Value>,
+    #[serde(default)]
+    kwargs: Map<String, Value>,
+    #[serde(default)]
+    queue: Option<String>,
+    #[serde(default)]
+    priority: Option<u8>,
+    #[serde(default)]
+    id: Option<String>,
+    #[serde(default)]
+    headers: Map<String, Value>,
+    #[serde(default)]
+    eta: Option<String>,
+    #[serde(default)]
+    expires: Option<String>,
+    #[serde(default)]
+    countdown: Option<f64>,
+    #[serde(default)]
+    time_limit: Option<f64>,
+    #[serde(default)]
+    soft_time_limit: Option<f64>,
+}
+
+/// Runs the subcommand; the exit code.
+pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
+    let usage = |text: String| Refusal::because(Outcome::ConfigurationError, text);
+    if args.stdin {
+        let tasks = tasks_of(std::io::stdin().lock(), args).map_err(usage)?;
+        return publish_all(args, &tasks);
+    }
+    let task = task_of(args).map_err(usage)?;
+    let client = args.connect.client()?;
+    converse(async {
+        // Watched before it is published: its end cannot be missed.
+        let mut watch = args.wait.then(|| client.results().watch(&task.id));
+        client.publish(&task).await.map_err(|error| match &error {
+            crate::celery::Error::Task { .. } => usage(error.to_string()),
+            _ => Refusal::because(Outcome::InfrastructureFailed, error.to_string()),
+        })?;
+        let Some(watch) = &mut watch else {
+            match args.json {
+                true => print(&json!({ "id": task.id, "task": task.name, "queue": task.queue }).to_string()),
+                false => print(task.id.as_str()),
+            }
+            return Ok(0);
+        };
+        let known = match tokio::time::timeout(args.timeout, watch.finished()).await {
+            Ok(known) => known.map(Some),
+            Err(_) => client.results().get(&task.id).await,
+        };
+        match args.json {
+            true => print(&as_json(&task.id, &known).to_string()),
+            false => print(&human(&task.id, &known)),
+        }
+        let succeeded = matches!(&known, Ok(Some(result)) if matches!(result.state, TaskState::Success(_)));
+        Ok(u8::from(!succeeded))
+    })?
+}
+
+fn publish_all(args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<u8> {
+    let client = args.connect.client()?;
+    if let Err(error) = converse(client.publish_batch(tasks))? {
+        let outcome = match error.error {
+            crate::celery::Error::Task { .. } => Outcome::ConfigurationError,
+            _ => Outcome::InfrastructureFailed,
+        };
+        return Err(Refusal::because(outcome, error.to_string()));
+    }
+    match args.json {
+        true => {
+            let ids: Vec<&TaskId> = tasks.iter().map(|task| &task.id).collect();
+            print(&json!({ "published": tasks.len(), "ids": ids }).to_string());
+        }
+        false => tasks.iter().for_each(|task| print(task.id.as_str())),
+    }
+    Ok(0)
+}
+
+fn task_of(args: &PublishArgs) -> Result<Task, String> {
+    let mut task = Task::new(args.task.clone().unwrap_or_default());
+    if let Some(text) = &args.args {
+        task.args = serde_json::from_str(text).map_err(|error| format!("--args is no JSON list: {error}"))?;
+    }
+    if let Some(text) = &args.kwargs {
+        task.kwargs = serde_json::from_str(text).map_err(|error| format!("--kwargs is no JSON object: {error}"))?;
+    }
+    if let Some(id) = &args.id {
+        task.id = TaskId::new(id.clone());
+    }
+    task.queue.clone_from(&args.queue);
+    task.priority = args.priority;
+    task.eta = args.eta;
+    if let Some(delay) = args.countdown {
+        task = task.countdown(delay);
+    }
+    task.expires = args
+        .expires
+        .and_then(|within| Timestamp::now().checked_add(within).ok());
+    task.time_limit = args.time_limit;
+    task.soft_time_limit = args.soft_time_limit;
+    for header in &args.header {
+        let (name, value) = header
+            .split_once('=')
+            .ok_or_else(|| format!("--header `{header}` is not NAME=VALUE"))?;
+        task = task.header(name, value);
+    }
+    Ok(task)
+}
+
+fn tasks_of(mut input: impl BufRead, args: &PublishArgs) -> Result<Vec<Task>, String> {
+    let (mut tasks, mut line, mut total) = (Vec::new(), Vec::new(), 0);
+    for number in 1.. {
+        line.clear();
+        let length = input
+            .read_until(b'\n', &mut line)
+            .map_err(|error| format!("read standard input: {error}"))?;
+        if length == 0 {
+            break;
+        }
+        total += length;
+        if total > LARGEST_INPUT {
+            return Err(format!(
+                "standard input is larger than {LARGEST_INPUT} bytes: publish it in parts"
+            ));
+        }
+        if line.iter().all(u8::is_ascii_whitespace) {
+            continue;
+        }
+        let read = serde_json::from_slice::<Line>(&line).map_err(|error| error.to_string());
+        let task = read.and_then(|line| task_of_line(line, args));
+        tasks.push(task.map_err(|why| format!("line {number} of standard input: {why}; nothing is published"))?);
+    }
+    Ok(tasks)
+}
+
+fn task_of_line(line: Line, args: &PublishArgs) -> Result<Task, String> {
+    let span = |name: &str, seconds: Option<f64>| {
+        seconds
+            .map(|seconds| Duration::try_from_secs_f64(seconds).map_err(|error| format!("`{name}`: {error}")))
+            .transpose()
+    };
+    let instant = |name: &str, text: Option<String>| {
+        text.map(|text| text.parse::<Timestamp>().map_err(|error| format!("`{name}`: {error}")))
+            .transpose()
+    };
+    let mut task = Task::new(line.task).args(line.args);
+    task.kwargs = line.kwargs;
+    task.headers = line.headers;
+    if let Some(id) = line.id {
+        task.id = TaskId::new(id);
+    }
+    task.queue = line.queue.or_else(|| args.queue.clone());
+    task.priority = line.priority.unwrap_or(args.priority);
+    task.eta = instant("eta", line.eta)?;
+    if let Some(delay) = span("countdown", line.countdown)? {
+        task = task.countdown(delay);
+    }
+    task.expires = instant("expires", line.expires)?;
+    task.time_limit = span("time_limit", line.time_limit)?;
+    task.soft_time_limit = span("soft_time_limit", line.soft_time_limit)?;
+    Ok(task)
+}

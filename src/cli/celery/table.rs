@@ -1,0 +1,67 @@
+//! Columns of text, aligned.
+
+use unicode_width::UnicodeWidthStr;
+
+use crate::ui::one_line;
+
+/// Lines of a table under its headings; every cell is made safe for a terminal, the last column is as long as it is.
+pub fn table(headings: &[&str], rows: &[Vec<String>]) -> Vec<String> {
+    let rows: Vec<Vec<String>> = rows
+        .iter()
+        .map(|row| row.iter().map(|cell| one_line(cell)).collect())
+        .collect();
+    let width = |column: usize| {
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.width());
+        cells
+            .chain(headings.get(column).map(|heading| heading.width()))
+            .max()
+            .unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..headings.len()).map(width).collect();
+    let line = |cells: &mut dyn Iterator<Item = &str>| {
+        let mut line = String::new();
+        for (cell, width) in cells.zip(&widths) {
+            line.push_str(cell);
+            line.push_str(&" ".repeat(width.saturating_sub(cell.width()) + 2));
+        }
+        line.trim_end().to_owned()
+    };
+    let mut lines = vec![line(&mut headings.iter().copied())];
+    lines.extend(rows.iter().map(|row| line(&mut row.iter().map(String::as_str))));
+    lines
+}
+
+/// At most so many characters of a text, the cut shown.
+pub fn shortened(text: &str, longest: usize) -> String {
+    let mut characters = text.chars();
+    let head: String = characters.by_ref().take(longest).collect();
+    if characters.next().is_none() {
+        return head;
+    }
+    let mut cut: String = head.chars().take(longest.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = vec![
+            vec!["a".to_owned(), "long one".to_owned(), "x\ny".to_owned()],
+            vec!["漢字".to_owned(), "b".to_owned(), String::new()],
+        ];
+        assert_eq!(
+            table(&["A", "B", "C"], &rows),
+            ["A     B         C", "a     long one  x y", "漢字  b"]
+        );
+    }
+
+    #[test]
+    fn a_cut_is_shown() {
+        assert_eq!(shortened("abc", 3), "abc");
+        assert_eq!(shortened("abcd", 3), "ab…");
+    }
+}
