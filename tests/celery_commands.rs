@@ -34,7 +34,7 @@ fn ping_tells_healthy_from_unhealthy_in_one_line() {
     let redis = RedisServer::start_with(Some("s3cret"));
     let url = redis.url(0);
     let nobody = said(&orch(&["ping"], Some(&url)), 1);
-    assert_eq!(nobody, "unhealthy: no worker answers within 2s");
+    assert_eq!(nobody, "unhealthy: no worker listens");
     let worker = Worker::start(&redis, WorkerOptions::default());
     let healthy = said(
         &orch(
@@ -416,4 +416,45 @@ fn a_threads_pool_says_what_it_cannot() {
     }
     let text = shop.says(&["revoke", "t1", "--terminate"], 1);
     assert!(text.starts_with("w1@test: refused: "), "{text}");
+}
+
+#[test]
+fn a_worker_that_answers_and_does_not_consume_is_unhealthy() {
+    let shop = Shop::open(WorkerOptions::default());
+    let consuming = ["ping", "--consuming", "--for", "1s"];
+    assert!(shop.says(&consuming, 0).starts_with("healthy: "));
+    // Busy and full is no fault.
+    for _ in 0..20 {
+        shop.says(&["publish", "wire_app.sleep", "--args", "[0.2]"], 0);
+    }
+    assert!(shop.says(&consuming, 0).starts_with("healthy: "));
+
+    shop.says(&["control", "add-consumer", "slow"], 0);
+    shop.says(&["control", "cancel-consumer", "celery"], 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let reason = loop {
+        shop.says(&["publish", "wire_app.add", "--args", "[1, 1]"], 0);
+        let output = shop.orch(&[&consuming[..], &["--queues", "celery"]].concat());
+        if output.status.code() == Some(1) {
+            break said(&output, 1);
+        }
+        assert!(Instant::now() < deadline, "{output:?}");
+    };
+    assert!(
+        reason.starts_with("unhealthy: w1@test answers but is no consumer of `celery`, where "),
+        "{reason}"
+    );
+    assert_eq!(reason.lines().count(), 1, "{reason}");
+    shop.says(&["control", "cancel-consumer", "slow"], 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while shop.orch(&consuming).status.code() == Some(0) {
+        assert!(Instant::now() < deadline, "it consumes nothing any more");
+    }
+    let object = shop.object(&["ping", "--consuming"], 1);
+    assert_eq!(object["healthy"], false, "{object}");
+    shop.says(&["control", "add-consumer", "celery"], 0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while shop.orch(&consuming).status.code() != Some(0) {
+        assert!(Instant::now() < deadline, "it consumes again");
+    }
 }

@@ -6,6 +6,7 @@
 mod chord;
 mod client;
 mod connection;
+mod consuming;
 mod control;
 mod endpoint;
 mod envelope;
@@ -34,6 +35,7 @@ mod task_result;
 
 pub use chord::ChordProgress;
 pub use client::Client;
+pub use consuming::{Consumption, ConsumptionWatch, Observation, Verdict, WorkerView, judge};
 pub use control::{Control, Signal};
 pub use endpoint::{Address, Endpoint, Endpoints, Password, Tls};
 pub use error::{Error, Result};

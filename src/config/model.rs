@@ -134,6 +134,8 @@ pub struct CeleryConfig {
     pub grace: Duration,
     /// Cold shutdown (QUIT). Default 2s.
     pub quit_grace: Duration,
+    /// Work waits and slots are free for so long: it does not consume. Default 10s.
+    pub stalled_after: Duration,
     pub liveness: LivenessConfig,
     pub restart: RestartPolicy,
 }

@@ -274,6 +274,12 @@ pub enum EventKind {
         service: ServiceName,
         reason: String,
     },
+    /// A worker that answers but does not consume was told to consume again.
+    ConsumerAdded {
+        service: ServiceName,
+        queue: String,
+        reason: String,
+    },
     /// Its main process ended without having been asked to.
     ServiceExited {
         service: ServiceName,

@@ -105,6 +105,8 @@ impl RunState {
             EventKind::ServiceUnhealthy { service, reason } => {
                 self.enter(service, ServicePhase::Unhealthy).detail.clone_from(reason);
             }
+            // The next liveness probe tells whether it helped.
+            EventKind::ConsumerAdded { .. } => {}
             EventKind::ServiceExited { service, status, log } => {
                 let view = self.enter(service, ServicePhase::Restarting);
                 view.pid = None;

@@ -7,6 +7,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::connection::RedisConnection;
+use super::consumption::ConsumptionCare;
 use super::environment::merge;
 use super::failure::Failure;
 use super::program::{Boxed, Prepared, Program, Start};
@@ -53,6 +54,7 @@ pub struct Celery {
     progress_patterns: Vec<String>,
     recorder: Recorder,
     first_start: AtomicBool,
+    consumption: ConsumptionCare,
 }
 
 /// What it takes to build [`Celery`].
@@ -112,10 +114,27 @@ impl Celery {
             progress_patterns: setup.progress_patterns,
             recorder: setup.recorder,
             first_start: AtomicBool::new(true),
+            consumption: ConsumptionCare::default(),
         }
     }
 
-    fn node(&self) -> &NodeName {
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(super) fn config(&self) -> &CeleryConfig {
+        &self.config
+    }
+
+    pub(super) fn recorder(&self) -> &Recorder {
+        &self.recorder
+    }
+
+    pub(super) fn service_name(&self) -> &ServiceName {
+        &self.name
+    }
+
+    pub(super) fn node(&self) -> &NodeName {
         self.node.get_or_init(|| node_name(&self.instance))
     }
 
@@ -346,6 +365,7 @@ impl Program for Celery {
                 }
                 self.clear_leftovers().await?;
             }
+            self.consumption.begin_anew();
             if self.config.beat == BeatMode::Embedded {
                 super::beat::make_schedule_directory(&self.config.beat_schedule)?;
             }
@@ -405,20 +425,19 @@ impl Program for Celery {
 
     fn alive(self: Arc<Self>) -> Boxed<Result<(), String>> {
         Box::pin(async move {
-            // A solo pool answers between tasks only: silence is work, and its death is seen as a process's.
-            if self.config.pool == "solo" {
-                return Ok(());
-            }
+            let patience = self.config.liveness.timeout;
             let target = Target::Nodes(vec![self.node().clone()]);
-            match self.client.control().ping(&target, self.config.liveness.timeout).await {
-                Ok(pong) if pong.of(self.node()).is_some() => Ok(()),
-                Ok(_) => Err(format!(
-                    "`{}` does not answer a ping within {:?}",
-                    self.node(),
-                    self.config.liveness.timeout
-                )),
+            match self.client.control().ping(&target, patience).await {
+                Ok(pong) if pong.of(self.node()).is_some() => self.consumption.check(&self).await,
+                // A solo pool answers between tasks only: silence is work, and its death is seen as a process's.
+                Ok(_) if self.config.pool == "solo" => Ok(()),
+                Ok(_) if self.consumption.may_be_reconnecting(&self.client).await => Ok(()),
+                Ok(_) => Err(format!("`{}` does not answer a ping within {patience:?}", self.node())),
                 // A broker that is down is Redis' matter; a restart of the worker would not mend it.
-                Err(_broker) => Ok(()),
+                Err(_broker) => {
+                    self.consumption.broker_is_away();
+                    Ok(())
+                }
             }
         })
     }

@@ -6,6 +6,7 @@ mod beat;
 mod celery;
 mod command;
 mod connection;
+mod consumption;
 mod environment;
 mod failure;
 mod http_probe;

@@ -115,6 +115,9 @@ impl PlainView {
                 format!("{service} completed after {}", seconds(*elapsed_ms))
             }
             EventKind::ServiceUnhealthy { service, reason } => format!("{service} unhealthy: {reason}"),
+            EventKind::ConsumerAdded { service, queue, reason } => {
+                format!("{service} told to consume `{queue}` again: {reason}")
+            }
             EventKind::ServiceExited { service, status, log } => {
                 format!(
                     "{service} {}; log: {}",

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::connect::{ConnectArgs, converse, print};
-use crate::celery::{Client, ConsumedQueue, NodeName, Replies, Target};
+use crate::celery::{Client, ConsumedQueue, ConsumptionWatch, DEFAULT_QUEUE, NodeName, Replies, Target, Verdict};
 use crate::cli::duration;
 use crate::ui::one_line;
 
@@ -25,6 +25,12 @@ pub struct PingArgs {
     /// How many workers must answer
     #[arg(long, value_name = "N", default_value_t = 1)]
     min_workers: usize,
+    /// Also see that they consume: work that waits must be taken while slots are free
+    #[arg(long)]
+    consuming: bool,
+    /// How long a worker may leave work waiting while it has room
+    #[arg(long = "for", value_name = "DURATION", default_value = "10s", value_parser = duration, requires = "consuming")]
+    patience: Duration,
     /// How long to wait for answers
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     timeout: Duration,
@@ -33,11 +39,18 @@ pub struct PingArgs {
     json: bool,
 }
 
+/// Between two looks at a worker that leaves work waiting.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// What was seen.
 struct Seen {
+    /// How many listen to control requests.
+    listeners: u64,
     nodes: BTreeSet<NodeName>,
     /// None: was not asked.
     queues: Option<BTreeSet<String>>,
+    /// Who does not consume, and why.
+    not_consuming: Vec<String>,
 }
 
 /// Runs the subcommand; the exit code.
@@ -80,13 +93,58 @@ async fn look(client: &Client, args: &PingArgs) -> crate::celery::Result<Seen> {
     let control = client.control();
     let pong = control.ping(&target, args.timeout).await?;
     let nodes: BTreeSet<NodeName> = pong.good().map(|(node, ())| node.clone()).collect();
-    let queues = if args.queues.is_empty() || nodes.is_empty() {
-        None
-    } else {
-        let target = Target::Nodes(nodes.iter().cloned().collect());
-        Some(consumed(&control.active_queues(&target, args.timeout).await?))
+    let mut seen = Seen {
+        listeners: pong.listeners,
+        nodes,
+        queues: None,
+        not_consuming: Vec::new(),
     };
-    Ok(Seen { nodes, queues })
+    if seen.nodes.is_empty() || (args.queues.is_empty() && !args.consuming) {
+        return Ok(seen);
+    }
+    let target = Target::Nodes(seen.nodes.iter().cloned().collect());
+    let replies = control.active_queues(&target, args.timeout).await?;
+    if args.consuming {
+        for node in &seen.nodes {
+            // A fleet shares the queues out; where nothing is consumed the default is what is left waiting.
+            let own = replies.of(node).map(Vec::as_slice).unwrap_or_default();
+            let mut queues: Vec<String> = own.iter().map(|queue| queue.name.clone()).collect();
+            if args.node.contains(&node.to_string()) || replies.nodes.len() == 1 {
+                queues.extend(
+                    args.queues
+                        .iter()
+                        .filter(|queue| !queues.contains(queue))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
+            }
+            if queues.is_empty() {
+                queues.push(DEFAULT_QUEUE.to_owned());
+            }
+            seen.not_consuming.extend(watch(client, node, &queues, args).await?);
+        }
+    }
+    seen.queues = (!args.queues.is_empty()).then(|| consumed(&replies));
+    Ok(seen)
+}
+
+/// Looks at a worker until it is certain whether it consumes; why not, if so.
+async fn watch(
+    client: &Client,
+    node: &NodeName,
+    queues: &[String],
+    args: &PingArgs,
+) -> crate::celery::Result<Option<String>> {
+    let mut watch = ConsumptionWatch::new(node.clone(), args.patience);
+    loop {
+        match watch.look(&client.observe(node, queues, args.timeout).await?) {
+            Verdict::Consuming => return Ok(None),
+            Verdict::NotConsuming { reason, .. } => return Ok(Some(reason)),
+            Verdict::Silent => return Ok(Some(format!("{node} has stopped answering"))),
+            // No event tells that nothing happens.
+            Verdict::Watching => tokio::time::sleep(PAUSE.min(args.patience)).await,
+        }
+    }
 }
 
 fn consumed(replies: &Replies<Vec<ConsumedQueue>>) -> BTreeSet<String> {
@@ -115,6 +173,7 @@ fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
     if seen.nodes.len() < args.min_workers {
         let answered = seen.nodes.len();
         return Err(match answered {
+            0 if seen.listeners == 0 => "no worker listens".to_owned(),
             0 => format!("no worker answers within {:?}", args.timeout),
             _ => format!(
                 "{answered} of {} workers answer within {:?}",
@@ -129,10 +188,10 @@ fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
         .map(String::as_str)
         .filter(|queue| !consumed.is_some_and(|consumed| consumed.contains(*queue)))
         .collect();
-    if idle.is_empty() {
-        Ok(())
-    } else {
-        Err(format!("nobody consumes {}", idle.join(", ")))
+    match (seen.not_consuming.first(), idle.as_slice()) {
+        (Some(reason), _) => Err(reason.clone()),
+        (None, []) => Ok(()),
+        (None, idle) => Err(format!("nobody consumes {}", idle.join(", "))),
     }
 }
 
@@ -152,7 +211,15 @@ mod tests {
         let words = Words::parse_from(std::iter::once("ping").chain(words.split_whitespace()));
         let queues = (!words.args.queues.is_empty()).then(|| queues.iter().map(|queue| (*queue).to_owned()).collect());
         let nodes = nodes.iter().map(|node| NodeName::new(*node)).collect();
-        judge(&Seen { nodes, queues }, &words.args)
+        judge(
+            &Seen {
+                listeners: 9,
+                nodes,
+                queues,
+                not_consuming: Vec::new(),
+            },
+            &words.args,
+        )
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub(in crate::config) fn celery(root: &Section<'_>, state_dir: &Path, surroundin
         start_timeout: section.or("start_timeout", Duration::from_secs(30), Item::positive_duration),
         grace: section.or("grace", Duration::from_secs(5), Item::duration),
         quit_grace: section.or("quit_grace", Duration::from_secs(2), Item::duration),
+        stalled_after: section.or("stalled_after", Duration::from_secs(10), Item::positive_duration),
         liveness: policy::liveness(&section),
         restart: policy::restart(&section),
     };

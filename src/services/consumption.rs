@@ -1,0 +1,124 @@
+//! The cure of a worker that answers but does not consume: its consumer is added again, a few times; when that does not
+//! help it counts as dead, and is restarted (warm, then cold, as its stop plan has it).
+//!
+//! A broker that cannot be asked is no reason for anything.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::celery::Celery;
+use crate::celery::{Client, ConsumptionWatch, Target, Verdict};
+use crate::run::EventKind;
+
+/// How often a worker process is given its consumer back before it is restarted.
+const LIMIT: u32 = 3;
+
+/// How long a worker may take to be back once its broker is: those that survive an outage are within three seconds.
+const RECONNECT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is remembered from one liveness probe to the next.
+#[derive(Default)]
+pub struct ConsumptionCare(Mutex<Memory>);
+
+#[derive(Default)]
+struct Memory {
+    watch: Option<ConsumptionWatch>,
+    /// Consumers added to this worker process.
+    added: u32,
+    /// When the broker last could not be asked.
+    away: Option<Instant>,
+    /// The server's run, which is another after its restart.
+    server: Option<String>,
+}
+
+impl ConsumptionCare {
+    /// A new worker process: what was seen of another says nothing.
+    pub fn begin_anew(&self) {
+        *self.memory() = Memory::default();
+    }
+
+    /// The broker could not be asked just now.
+    pub fn broker_is_away(&self) {
+        self.memory().away = Some(Instant::now());
+    }
+
+    /// Whether silence may come from an outage of the broker that is over since a moment only.
+    pub async fn may_be_reconnecting(&self, client: &Client) -> bool {
+        if self
+            .memory()
+            .away
+            .is_some_and(|away| away.elapsed() < RECONNECT_PATIENCE)
+        {
+            return true;
+        }
+        // It may have died and come back between two probes.
+        let now = client.server_info().await.ok().and_then(|info| info.run_id);
+        let mut memory = self.memory();
+        let restarted = memory.server.is_some() && now.is_some() && memory.server != now;
+        if restarted {
+            memory.server = now;
+            memory.away = Some(Instant::now());
+        }
+        restarted
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks whether the worker consumes, and helps it; the error is why it must be restarted.
+    pub async fn check(&self, worker: &Celery) -> Result<(), String> {
+        let (client, config) = (worker.client(), worker.config());
+        let patience = config.liveness.timeout;
+        let client = client.with_deadline(patience);
+        if self.memory().server.is_none() {
+            let server = client.server_info().await.ok().and_then(|info| info.run_id);
+            self.memory().server = server;
+        }
+        let Ok(observation) = client.observe(worker.node(), &config.queues, patience).await else {
+            return Ok(());
+        };
+        let verdict = {
+            let mut memory = self.memory();
+            let fresh = || ConsumptionWatch::new(worker.node().clone(), config.stalled_after);
+            memory.watch.get_or_insert_with(fresh).look(&observation)
+        };
+        let (queue, reason) = match verdict {
+            // It has just answered a ping: the next probe will tell.
+            Verdict::Consuming | Verdict::Watching | Verdict::Silent => return Ok(()),
+            Verdict::NotConsuming { queue, reason } => (queue, reason),
+        };
+        // Without a queue that waits, it is all of them that it should consume.
+        let queues = match queue {
+            Some(queue) => vec![queue],
+            None => config.queues.clone(),
+        };
+        let first = {
+            let mut memory = self.memory();
+            memory.watch = None;
+            memory.added += 1;
+            memory.added <= LIMIT
+        };
+        if !first {
+            return Err(format!("{reason}, though it was told to {LIMIT} times"));
+        }
+        let (control, target) = (client.control(), Target::from(worker.node()));
+        for queue in queues {
+            // What it believes to consume already it would not consume again.
+            let added = async {
+                control.cancel_consumer(&queue, &target, patience).await?;
+                control.add_consumer(&queue, &target, patience).await
+            };
+            if let Err(error) = added.await {
+                tracing::debug!(%error, "add a consumer");
+                continue;
+            }
+            worker.recorder().emit(EventKind::ConsumerAdded {
+                service: worker.service_name().clone(),
+                queue,
+                reason: reason.clone(),
+            });
+        }
+        Ok(())
+    }
+}

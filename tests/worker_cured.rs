@@ -1,0 +1,188 @@
+//! A worker that lives and does not work, or dies with work in its hands, is cured while the run goes on.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::Command;
+use std::time::Instant;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::bookshop;
+use support::orch::{Orch, PATIENCE, Project};
+
+/// A project of the workshop app whose worker is looked at often; `sites` are the rest of the configuration.
+fn workshop(celery: &str, sites: &str) -> Project {
+    bookshop::project_with(
+        "workshop",
+        &format!(
+            "[orch]\nmax_parallel_sites = 1\n[redis]\nmode = \"own\"\nport = 0\nauth = false\n\
+             [celery]\napp = \"workshop\"\nconcurrency = 1\nstalled_after = \"2s\"\n{celery}\n\
+             [celery.liveness]\ninterval = \"300ms\"\ntimeout = \"1s\"\nfailures = 2\n{sites}"
+        ),
+    )
+}
+
+/// One after the other: what becomes of the second shows what became of the worker.
+const TWO_SITES: &str = "[sites.first]\ndispatch = { task = \"workshop.work\", args = [1.5] }\n\
+     [sites.second]\ndispatch = { task = \"workshop.append\", args = [\"done\", \"{site}\"] }\n";
+
+fn pid_of(orch: &mut Orch<'_>, service: &str) -> Pid {
+    let spawned = orch.wait_for_service("service_spawned", service);
+    Pid::from_raw(i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap())
+}
+
+/// `orch celery ...` beside the instance of a project, which it finds by itself.
+fn orch_celery(project: &Project, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_orch"))
+        .arg("celery")
+        .args(arguments)
+        .current_dir(project.path())
+        .env_remove("CELERY_BROKER_URL")
+        .output()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(text).unwrap())
+}
+
+fn at(event: &Value) -> f64 {
+    event["at"].as_f64().unwrap()
+}
+
+#[test]
+fn a_worker_whose_consumer_was_cancelled_consumes_again_and_the_run_completes() {
+    let project = workshop("", TWO_SITES);
+    let mut orch = project.orch(&["run"]);
+    orch.wait_for("the first site's task", |_| project.file("begun").exists());
+    let (code, text) = orch_celery(&project, &["control", "cancel-consumer", "celery"]);
+    assert_eq!(code, Some(0), "{text}");
+    let ended = orch.finish();
+    ended.expect_code(0);
+    let added = ended.events_of("consumer_added");
+    assert!(!added.is_empty(), "{}", ended.stdout);
+    let reason = added[0]["reason"].as_str().unwrap();
+    // By whether the second site's task is there already.
+    let reasons = [
+        "answers but consumes no queue",
+        "answers but is no consumer of `celery`, where 1 message waits",
+    ];
+    assert!(reasons.iter().any(|text| reason.ends_with(text)), "{reason}");
+    assert!(ended.events_of("service_restarting").is_empty(), "{}", ended.stdout);
+    assert_eq!(fs::read_to_string(project.file("done")).unwrap(), "second\n");
+}
+
+#[test]
+fn a_worker_that_has_fallen_silent_is_restarted_and_the_run_completes() {
+    let project = workshop("", TWO_SITES);
+    let mut orch = project.orch(&["run"]);
+    let worker = pid_of(&mut orch, "celery");
+    orch.wait_for("the site's task", |_| project.file("begun").exists());
+    kill(worker, Signal::SIGSTOP).unwrap();
+    let ended = orch.finish();
+    ended.expect_code(0);
+    let restart = ended.events_of("service_restarting")[0];
+    assert_eq!(restart["service"], "celery");
+    assert!(
+        restart["reason"].as_str().unwrap().contains("does not answer a ping"),
+        "{restart}"
+    );
+}
+
+#[test]
+fn a_broker_that_is_away_is_no_reason_to_restart_the_worker() {
+    let project = workshop("", "[redis.restart]\nbackoff = \"1500ms\"\nlimit = 9\n");
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "celery");
+    let first = pid_of(&mut orch, "redis");
+    kill(first, Signal::SIGKILL).unwrap();
+    let second = orch.wait_for("another Redis", |event| {
+        event["event"] == "service_spawned" && event["service"] == "redis" && event["pid"] != first.as_raw()
+    });
+    // A second death in a row is followed by a pause, in which the worker is looked at several times.
+    orch.wait_for("the second to be ready", |event| {
+        event["event"] == "service_ready" && event["service"] == "redis" && at(event) > at(&second)
+    });
+    kill(
+        Pid::from_raw(i32::try_from(second["pid"].as_i64().unwrap()).unwrap()),
+        Signal::SIGKILL,
+    )
+    .unwrap();
+    let third = orch.wait_for("a third Redis", |event| {
+        event["event"] == "service_ready" && event["service"] == "redis" && at(event) > at(&second) + 1.0
+    });
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let (code, text) = orch_celery(&project, &["ping", "--consuming"]);
+        if code == Some(0) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{text}");
+    }
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    ended.expect_code(143);
+    assert!(at(&third) > at(&second));
+    let restarted: Vec<_> = ended
+        .events_of("service_restarting")
+        .into_iter()
+        .filter(|event| event["service"] == "celery")
+        .collect();
+    assert!(restarted.is_empty(), "{restarted:?}");
+}
+
+#[test]
+fn tasks_that_a_killed_worker_held_run_again_within_seconds_and_once() {
+    const TASKS: usize = 20;
+    let project = workshop(
+        "",
+        &format!(
+            "[celery.settings]\n\"worker_prefetch_multiplier\" = 40\n\
+             [sites.late]\ndispatch = {{ task = \"workshop.late_chord\", args = [{TASKS}, 0.1] }}\n"
+        ),
+    );
+    let mut orch = project.orch(&["run"]);
+    let worker = pid_of(&mut orch, "celery");
+    orch.wait_for("the first task", |_| project.file("late").exists());
+    kill(worker, Signal::SIGKILL).unwrap();
+    let ended = orch.finish();
+    ended.expect_code(0);
+    let ready = at(ended
+        .events_of("service_ready")
+        .into_iter()
+        .rfind(|event| event["service"] == "celery")
+        .unwrap());
+
+    let text = fs::read_to_string(project.file("late")).unwrap();
+    let mut runs: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+    for line in text.lines() {
+        let (number, time) = line.split_once(' ').unwrap();
+        runs.entry(number.parse().unwrap())
+            .or_default()
+            .push(time.parse().unwrap());
+    }
+    assert_eq!(runs.len(), TASKS, "{text}");
+    let again: Vec<f64> = runs
+        .values()
+        .map(|times| times.iter().copied().filter(|time| *time > ready).collect::<Vec<f64>>())
+        .inspect(|times| assert!(times.len() <= 1, "one ran more than once more:\n{text}"))
+        .flatten()
+        .collect();
+    assert!(again.len() >= TASKS - 3, "only {} were held:\n{text}", again.len());
+    let last = again.iter().copied().fold(0.0, f64::max) - ready;
+    let first = again.iter().copied().fold(f64::MAX, f64::min) - ready;
+    println!(
+        "{} held tasks ran again {first:.2} s to {last:.2} s after the new worker's readiness",
+        again.len()
+    );
+    assert!(last < 5.0, "the last began after {last:.2} s:\n{text}");
+    let sum = (0..TASKS).sum::<usize>() as u64;
+    assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
+}
