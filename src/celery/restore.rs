@@ -2,10 +2,11 @@
 //! visibility timeout (an hour by default).
 //!
 //! `unacked` does not say whose a message is. It is put back only when every worker that listens has answered and none
-//! holds its task, twice, a second apart; and what has a final result is acknowledged instead: running it again would
+//! holds its task, twice, a second apart: that no live worker consumes its queue would not do, since one that was told to
+//! stop consuming still holds what it took. And what has a final result is acknowledged instead: running it again would
 //! count twice in a chord (Celery before 5.7).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -30,6 +31,9 @@ const LIMIT: usize = 50_000;
 const MOVE: &str = "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then return 0 end \
     if ARGV[3] ~= '' then redis.call('RPUSH', KEYS[3], ARGV[3]) end \
     redis.call('HDEL', KEYS[1], ARGV[1]) redis.call('ZREM', KEYS[2], ARGV[1]) return 1";
+
+/// A task, the delivery tag and the value of its message in `unacked`.
+type Suspect = (TaskId, Vec<u8>, Vec<u8>);
 
 /// What was done about the unacknowledged messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -89,7 +93,7 @@ impl Client {
             }
         };
         let again = self.unacked().await?;
-        for (id, tag, value) in suspects {
+        for (id, tag, value) in self.last_taken_first(suspects).await? {
             if again.get(&tag) != Some(&value) {
                 continue;
             }
@@ -133,6 +137,22 @@ impl Client {
                 return Ok(all);
             }
         }
+    }
+
+    /// In the order in which they must be put back, so that what was taken first is next to be served: each goes before
+    /// those that are there.
+    async fn last_taken_first(&self, mut messages: Vec<Suspect>) -> Result<Vec<Suspect>> {
+        let mut scores = redis::pipe();
+        scores.cmd("ZRANGE").arg(self.broker_keys().unacked_index());
+        scores.arg(0).arg(-1);
+        let (tags,): (Vec<Vec<u8>>,) = self
+            .broker()
+            .query("read when messages were taken", &scores, self.deadline())
+            .await?;
+        let places: HashMap<&[u8], usize> = tags.iter().map(Vec::as_slice).zip(0..).collect();
+        // A message that the index does not know is older than all.
+        messages.sort_by_key(|(_, tag, _)| std::cmp::Reverse(places.get(tag.as_slice()).map_or(0, |place| place + 1)));
+        Ok(messages)
     }
 
     /// Every task that a worker has; `Err` says who has not answered.

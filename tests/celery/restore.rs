@@ -150,20 +150,40 @@ fn what_a_live_worker_holds_is_left_to_it() {
         }
         scene.client.publish(&waiting).await.expect("Redis is up");
         until_received(&mut events, &waiting.id).await;
+        let mut also_lost = Vec::new();
+        for _ in 0..3 {
+            let task = late().queue("one");
+            scene.client.publish(&task).await.expect("Redis is up");
+            until_received(&mut events, &task.id).await;
+            also_lost.push(task.id);
+        }
         dead.process.kill();
 
         let restored = restore(&scene).await;
         assert_eq!(
             restored,
             Restored {
-                requeued: 1,
+                requeued: 4,
                 held: 2,
                 ..Restored::default()
             }
         );
         assert_eq!(unacked(&scene), (2, 2));
-        let depth = scene.client.queue_depth("one").await.expect("Redis is up");
-        assert_eq!(depth[&0], 1);
+        // Served from the right: in the order in which they were taken.
+        let messages: Vec<String> = redis::cmd("LRANGE")
+            .arg("one")
+            .arg(0)
+            .arg(-1)
+            .query(&mut scene.redis.connection(0))
+            .expect("Redis is up");
+        let ids: Vec<TaskId> = messages
+            .iter()
+            .rev()
+            .map(|message| serde_json::from_str::<Value>(message).expect("JSON"))
+            .map(|message| TaskId::from(message["headers"]["id"].as_str().expect("an id")))
+            .collect();
+        also_lost.insert(0, lost.id.clone());
+        assert_eq!(ids, also_lost);
         assert_eq!(runs(&scene, &held.id), 1);
     });
 }
