@@ -458,3 +458,110 @@ fn a_worker_that_answers_and_does_not_consume_is_unhealthy() {
         assert!(Instant::now() < deadline, "it consumes again");
     }
 }
+
+#[test]
+fn poison_is_found_and_moved_aside_and_the_rest_runs() {
+    let redis = RedisServer::start();
+    let backend = redis.url(1);
+    let run = |arguments: &[&str]| {
+        let arguments: Vec<&str> = arguments.iter().copied().chain(["--backend", &backend]).collect();
+        orch(&arguments, Some(&redis.url(0)))
+    };
+    let mut worker = Worker::start(&redis, WorkerOptions::default());
+    // A body of two: a worker that takes it ends, and the message is back in the queue.
+    let poison = r#"{"body": "W1tdLCB7fV0=", "content-encoding": "utf-8", "content-type": "application/json",
+        "headers": {"task": "wire_app.add", "id": "p1", "lang": "py"},
+        "properties": {"body_encoding": "base64", "delivery_tag": "t1", "delivery_info":
+        {"exchange": "", "routing_key": "celery"}}}"#;
+    let push = |list: &str, item: &str| {
+        redis::cmd("LPUSH")
+            .arg(list)
+            .arg(item)
+            .exec(&mut redis.connection(0))
+            .unwrap();
+    };
+    push("celery", poison);
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while worker.process.ended().is_none() {
+        assert!(
+            Instant::now() < deadline,
+            "it does not end of it:\n{}",
+            worker.process.log()
+        );
+        std::thread::sleep(Duration::from_millis(10));
+    }
+
+    let good = said(&run(&["publish", "wire_app.add", "--args", "[2, 2]"]), 0);
+    push("celery\u{6}\u{16}9", "no JSON at all");
+    push(
+        "celery",
+        r#"{"properties": {"delivery_tag": 1, "delivery_info": {"exchange": "", "routing_key": "celery"}},
+        "content-type": "application/json", "body": "{}"}"#,
+    );
+    let text = said(&run(&["queues", "--check", "--queues", "celery"]), 1);
+    for expected in [
+        "celery: task wire_app.add p1 ends workers: its body is a list of 2, not of 3: {",
+        "celery (priority 9): ends workers: it is no JSON (",
+        "celery: is dropped by workers: it names no task: {",
+    ] {
+        assert!(
+            text.lines().any(|line| line.starts_with(expected)),
+            "{expected}\n{text}"
+        );
+    }
+    assert!(text.ends_with("2 of those that end a worker are left"), "{text}");
+
+    let object = said(&run(&["queues", "--quarantine", "--json"]), 0);
+    let object: Value = serde_json::from_str(&object).unwrap();
+    assert_eq!(
+        (&object["deadly_left"], &object["harmful"][0]["quarantined"]),
+        (&0.into(), &true.into()),
+        "{object}"
+    );
+    let kept: Vec<String> = redis::cmd("LRANGE")
+        .arg("orch:quarantine:celery")
+        .arg(0)
+        .arg(-1)
+        .query(&mut redis.connection(0))
+        .unwrap();
+    let kept: Vec<Value> = kept.iter().map(|item| serde_json::from_str(item).unwrap()).collect();
+    // The worker has put it back with its mark.
+    let is_kept = |part: &str| kept.iter().any(|item| item["message"].as_str().unwrap().contains(part));
+    assert!(is_kept(r#""id": "p1""#), "{kept:?}");
+    assert!(is_kept("no JSON at all"), "{kept:?}");
+
+    let mut next = Worker::start(&redis, WorkerOptions::default());
+    let text = said(&run(&["result", &good, "--wait", "--timeout", "20s"]), 0);
+    assert_eq!(text, format!("{good} SUCCESS 4"));
+    assert!(next.process.ended().is_none());
+}
+
+#[test]
+fn unacknowledged_messages_are_listed_with_their_age() {
+    let shop = Shop::open(WorkerOptions {
+        concurrency: 1,
+        ..WorkerOptions::default()
+    });
+    shop.says(
+        &["publish", "wire_app.sleep_late", "--args", "[600]", "--id", "slow"],
+        0,
+    );
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let object = loop {
+        let object = shop.object(&["queues", "--unacked"], 0);
+        if object["unacked"] == 1 {
+            break object;
+        }
+        assert!(Instant::now() < deadline, "{object}");
+    };
+    let message = &object["unacked_messages"][0];
+    assert_eq!(
+        (&message["id"], &message["task"]),
+        (&"slow".into(), &"wire_app.sleep_late".into()),
+        "{object}"
+    );
+    assert!(message["taken_s"].as_f64().unwrap() < 60.0, "{object}");
+    let text = shop.says(&["queues", "--unacked"], 0);
+    assert!(text.contains("unacknowledged: 1, the oldest taken "), "{text}");
+    assert!(text.lines().last().unwrap().starts_with("slow  "), "{text}");
+}

@@ -45,6 +45,11 @@ impl Keys {
         format!("{}celery-taskset-meta-{group}{suffix}", self.prefix)
     }
 
+    /// List of what was moved aside out of a queue: ours, not Celery's.
+    pub(super) fn quarantine(&self, queue: &str) -> String {
+        format!("{}orch:quarantine:{queue}", self.prefix)
+    }
+
     pub(super) fn unacked(&self) -> String {
         format!("{}unacked", self.prefix)
     }

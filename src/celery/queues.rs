@@ -38,6 +38,15 @@ pub enum Whereabouts {
     Unknown(String),
 }
 
+/// A message that a worker has taken and not acknowledged.
+#[derive(Clone, Debug, PartialEq)]
+pub struct UnackedMessage {
+    /// When it was taken: unix seconds of the worker's clock.
+    pub taken_at: f64,
+    /// `None`: it cannot be read.
+    pub task: Option<QueuedTask>,
+}
+
 /// What is under way of some jobs, a job being all tasks with one `root_id`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
@@ -112,6 +121,42 @@ impl Client {
             .query("count unacknowledged messages", &count, self.deadline())
             .await?;
         Ok(count)
+    }
+
+    /// Messages that workers have taken and not acknowledged, those taken first at the head; at most `limit`.
+    pub async fn unacked_messages(&self, limit: usize) -> Result<Vec<UnackedMessage>> {
+        let last = limit.saturating_sub(1);
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let mut index = redis::pipe();
+        index.cmd("ZRANGE").arg(self.broker_keys().unacked_index());
+        index.arg(0).arg(last).arg("WITHSCORES");
+        let (tags,): (Vec<(Vec<u8>, f64)>,) = self
+            .broker()
+            .query("read when messages were taken", &index, self.deadline())
+            .await?;
+        let mut messages = Vec::with_capacity(tags.len());
+        for tags in tags.chunks(PAGE) {
+            let mut page = redis::pipe();
+            page.cmd("HMGET").arg(self.broker_keys().unacked());
+            for (tag, _) in tags {
+                page.arg(tag);
+            }
+            let (values,): (Vec<Option<Vec<u8>>>,) = self
+                .broker()
+                .query("read unacknowledged messages", &page, self.deadline())
+                .await?;
+            for ((_, taken_at), value) in tags.iter().zip(values) {
+                // Acknowledged meanwhile.
+                let Some(value) = value else { continue };
+                messages.push(UnackedMessage {
+                    taken_at: *taken_at,
+                    task: QueuedTask::decode_unacked(&value).ok().flatten(),
+                });
+            }
+        }
+        Ok(messages)
     }
 
     /// Where a task is, see [`Client::locate_all`].

@@ -5,6 +5,7 @@ mod connect;
 mod control;
 mod inspect;
 mod ping;
+mod poison;
 mod publish;
 mod queues;
 mod restore;

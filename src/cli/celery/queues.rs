@@ -1,19 +1,22 @@
 //! `orch celery queues`: how much waits, by priority, and what is taken and not acknowledged.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::json;
 
 use super::connect::{ConnectArgs, converse, print};
-use crate::celery::{Client, Target};
+use super::table::table;
+use crate::celery::{Client, Target, UnackedMessage};
 use crate::cli::Refusal;
 use crate::run::Outcome;
-use crate::ui::one_line;
+use crate::ui::{one_line, span};
 
 /// How long workers have to say what they consume.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// More unacknowledged messages than this are not listed.
+const LONGEST_LIST: usize = 10_000;
 
 /// Shows the depth of queues by priority, and the messages that are taken and not acknowledged
 #[derive(Args, Debug)]
@@ -23,6 +26,15 @@ pub struct QueuesArgs {
     /// Which queues, separated by commas [default: those that the workers consume]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     queues: Vec<String>,
+    /// Also list the messages that are taken and not acknowledged
+    #[arg(long)]
+    unacked: bool,
+    /// Look for messages that end the workers which take them (exit code 1: there are such)
+    #[arg(long, conflicts_with = "unacked")]
+    check: bool,
+    /// Look for them and move them to the list orch:quarantine:<queue>, where they are kept
+    #[arg(long, conflicts_with = "unacked")]
+    quarantine: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -34,40 +46,105 @@ type Depths = BTreeMap<String, BTreeMap<u8, u64>>;
 /// Runs the subcommand; the exit code.
 pub fn main(args: &QueuesArgs) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
-    let (depths, unacked) = converse(look(&client, &args.queues))?
-        .map_err(|error| Refusal::because(Outcome::InfrastructureFailed, error.to_string()))?;
+    let failed = |error: crate::celery::Error| Refusal::because(Outcome::InfrastructureFailed, error.to_string());
+    if args.check || args.quarantine {
+        return converse(super::poison::check(&client, &args.queues, args.quarantine, args.json))?.map_err(failed);
+    }
+    let seen = converse(look(&client, args))?.map_err(failed)?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs_f64();
+    let age = |taken_at: f64| (now - taken_at).max(0.0);
+    let oldest = seen.messages.first().map(|message| age(message.taken_at));
     if args.json {
-        print(&json!({ "queues": depths, "unacked": unacked }).to_string());
+        let messages = seen.messages.iter().map(|message| {
+            let task = message.task.as_ref();
+            json!({
+                "id": task.map(|task| &task.id),
+                "task": task.and_then(|task| task.name.as_ref()),
+                "queue": task.and_then(|task| task.routing_key.as_ref()),
+                "taken_s": age(message.taken_at),
+            })
+        });
+        let mut object = json!({ "queues": seen.depths, "unacked": seen.unacked, "oldest_unacked_s": oldest });
+        if args.unacked {
+            object["unacked_messages"] = messages.collect();
+        }
+        print(&object.to_string());
         return Ok(0);
     }
-    for line in table(&depths) {
+    for line in depths_table(&seen.depths) {
         print(&line);
     }
-    print(&format!("unacknowledged: {unacked}"));
+    let oldest = oldest.map(|seconds| format!(", the oldest taken {} ago", span(seconds)));
+    print(&format!(
+        "unacknowledged: {}{}",
+        seen.unacked,
+        oldest.unwrap_or_default()
+    ));
+    if args.unacked && !seen.messages.is_empty() {
+        let rows: Vec<Vec<String>> = seen
+            .messages
+            .iter()
+            .map(|message| {
+                let unknown = || "?".to_owned();
+                let task = message.task.as_ref();
+                vec![
+                    task.map_or_else(unknown, |task| task.id.to_string()),
+                    span(age(message.taken_at)),
+                    task.and_then(|task| task.routing_key.clone()).unwrap_or_else(unknown),
+                    task.and_then(|task| task.name.clone()).unwrap_or_else(unknown),
+                ]
+            })
+            .collect();
+        table(&["ID", "TAKEN FOR", "QUEUE", "TASK"], &rows)
+            .iter()
+            .for_each(|line| print(line));
+    }
     Ok(0)
 }
 
-async fn look(client: &Client, named: &[String]) -> crate::celery::Result<(Depths, u64)> {
-    let mut names: Vec<String> = named.to_vec();
-    if names.is_empty() {
-        let replies = client.control().active_queues(&Target::All, PATIENCE).await?;
-        names = replies
-            .good()
-            .flat_map(|(_, queues)| queues)
-            .map(|queue| queue.name.clone())
-            .collect();
-        names.sort();
-        names.dedup();
+/// What was seen.
+struct Seen {
+    depths: Depths,
+    unacked: u64,
+    /// The oldest only, unless all are wanted.
+    messages: Vec<UnackedMessage>,
+}
+
+/// The queues that are named, else those that the workers consume.
+pub async fn queue_names(client: &Client, named: &[String]) -> crate::celery::Result<Vec<String>> {
+    if !named.is_empty() {
+        return Ok(named.to_vec());
     }
+    let replies = client.control().active_queues(&Target::All, PATIENCE).await?;
+    let mut names: Vec<String> = replies
+        .good()
+        .flat_map(|(_, queues)| queues)
+        .map(|queue| queue.name.clone())
+        .collect();
+    names.sort();
+    names.dedup();
+    Ok(names)
+}
+
+async fn look(client: &Client, args: &QueuesArgs) -> crate::celery::Result<Seen> {
     let mut depths = Depths::new();
-    for name in names {
+    for name in queue_names(client, &args.queues).await? {
         let depth = client.queue_depth(&name).await?;
         depths.insert(name, depth);
     }
-    Ok((depths, client.unacked_count().await?))
+    Ok(Seen {
+        depths,
+        unacked: client.unacked_count().await?,
+        messages: client
+            .unacked_messages(if args.unacked { LONGEST_LIST } else { 1 })
+            .await?,
+    })
 }
 
-fn table(depths: &Depths) -> Vec<String> {
+fn depths_table(depths: &Depths) -> Vec<String> {
     if depths.is_empty() {
         return vec!["no queue is named, and no worker answers that consumes one".to_owned()];
     }
@@ -95,7 +172,7 @@ mod tests {
         let depth = BTreeMap::from([(0, 3), (3, 0), (6, 0), (9, 1)]);
         let depths = Depths::from([("celery".to_owned(), depth)]);
         assert_eq!(
-            table(&depths),
+            depths_table(&depths),
             ["QUEUE   MESSAGES  PRIORITY 0/3/6/9", "celery         4  3/0/0/1"]
         );
     }
