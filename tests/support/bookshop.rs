@@ -11,13 +11,21 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+#[path = "python.rs"]
+mod python;
+
 use super::orch::{Orch, Project};
 
-/// The virtual environment, made by `orch demo --prepare-only` where it is not there yet.
+/// The virtual environment, made by `orch demo --prepare-only` where it is not there yet. `ORCH_TEST_CELERY` puts
+/// another version of Celery into one of its own.
 pub fn environment() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bookshop");
+        let version = std::env::var("ORCH_TEST_CELERY").ok();
+        let name = version
+            .as_ref()
+            .map_or_else(|| "bookshop".to_owned(), |version| format!("bookshop-{version}"));
+        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         let prepared = Command::new(env!("CARGO_BIN_EXE_orch"))
             .args(["demo", "--prepare-only", "--dir"])
             .arg(&directory)
@@ -30,6 +38,10 @@ pub fn environment() -> &'static Path {
             "orch demo --prepare-only: {}\n{text}",
             prepared.status
         );
+        if let Some(version) = version {
+            let requirements = python::requirements(&format!("celery-{version}"));
+            python::install(&directory.join(".venv"), &requirements);
+        }
         directory
     })
 }

@@ -1,7 +1,7 @@
-//! A real Celery worker for a test app of `tests/fixtures/apps`.
+//! A real Celery worker for a test app of `tests/fixtures/apps`, of the version that `ORCH_TEST_CELERY` names.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -13,8 +13,23 @@ use super::redis::RedisServer;
 
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
-/// The pinned version that tests run against unless they say otherwise.
-pub const REQUIREMENTS: &str = "celery-5.4";
+/// The version of Celery, such as `5.4`, that tests run against: `ORCH_TEST_CELERY`, else the pinned one.
+pub fn version() -> String {
+    std::env::var("ORCH_TEST_CELERY").unwrap_or_else(|_| "5.4".to_owned())
+}
+
+/// Whether the tests run against this version or a newer one.
+pub fn at_least(major: u32, minor: u32) -> bool {
+    let version = version();
+    let (have_major, have_minor) = version.split_once('.').expect("ORCH_TEST_CELERY is such as 5.4");
+    let number = |text: &str| text.parse::<u32>().expect("ORCH_TEST_CELERY is such as 5.4");
+    (number(have_major), number(have_minor)) >= (major, minor)
+}
+
+/// The virtual environment with that Celery.
+pub fn environment() -> PathBuf {
+    python::environment(&format!("celery-{}", version()))
+}
 
 /// What a worker is started with; the app reads its broker and backend from `BROKER` and `BACKEND`.
 pub struct WorkerOptions {
@@ -51,13 +66,12 @@ impl Worker {
     /// Starts a worker whose broker is database 0 and whose backend is database 1, and waits until it consumes and
     /// listens for control requests.
     pub fn start(redis: &RedisServer, options: WorkerOptions) -> Self {
-        let environment = python::environment(REQUIREMENTS);
         let directory = tempfile::Builder::new()
             .prefix("orch-worker-")
             .tempdir()
             .expect("a temporary directory");
         let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps");
-        let mut command = Command::new(environment.join("bin/celery"));
+        let mut command = Command::new(environment().join("bin/celery"));
         command
             .current_dir(directory.path())
             .env("PYTHONPATH", apps)
@@ -114,7 +128,7 @@ pub fn python(redis: &RedisServer, app: &str, line: &str) -> String {
 
 /// A program of the environment, with all that the test apps read.
 fn program(name: &str, redis: &RedisServer) -> Command {
-    let mut command = Command::new(python::environment(REQUIREMENTS).join("bin").join(name));
+    let mut command = Command::new(environment().join("bin").join(name));
     let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps");
     command.env("PYTHONPATH", apps).env("PYTHONDONTWRITEBYTECODE", "1");
     command.env("BROKER", redis.url(0)).env("BACKEND", redis.url(1));

@@ -12,7 +12,7 @@ const COMPLETE: &str = ".complete";
 ///
 /// The first call takes a while; others, of other processes too, wait for it.
 pub fn environment(name: &str) -> PathBuf {
-    let requirements = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/requirements/{name}.txt"));
+    let requirements = requirements(name);
     let text = fs::read_to_string(&requirements).unwrap_or_else(|error| panic!("{}: {error}", requirements.display()));
     let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("venv");
     fs::create_dir_all(&root).expect("cargo's target directory is writable");
@@ -28,6 +28,18 @@ pub fn environment(name: &str) -> PathBuf {
     directory
 }
 
+pub fn requirements(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/requirements/{name}.txt"))
+}
+
+/// Where an environment's packages are.
+pub fn site_packages(environment: &Path) -> PathBuf {
+    let versions = fs::read_dir(environment.join("lib")).expect("a virtual environment has a lib");
+    let packages = versions.flatten().map(|version| version.path().join("site-packages"));
+    let mut packages = packages.filter(|path| path.is_dir());
+    packages.next().expect("a virtual environment has its packages")
+}
+
 fn make(directory: &Path, requirements: &Path) {
     if directory.exists() {
         fs::remove_dir_all(directory).expect("a directory of ours");
@@ -36,6 +48,12 @@ fn make(directory: &Path, requirements: &Path) {
         Command::new("python3").args(["-m", "venv"]).arg(directory),
         "is python3-venv installed?",
     );
+    install(directory, requirements);
+    File::create(directory.join(COMPLETE)).expect("a directory of ours");
+}
+
+/// Installs packages, over others of these names that are there.
+pub fn install(directory: &Path, requirements: &Path) {
     let mut install = Command::new(directory.join("bin/python"));
     install
         .args([
@@ -48,7 +66,6 @@ fn make(directory: &Path, requirements: &Path) {
         ])
         .arg(requirements);
     run(&mut install, "is the network up?");
-    File::create(directory.join(COMPLETE)).expect("a directory of ours");
 }
 
 fn run(command: &mut Command, hint: &str) {

