@@ -20,3 +20,5 @@ mod restore;
 mod scene;
 #[path = "celery/server.rs"]
 mod server;
+#[path = "celery/wrong_type.rs"]
+mod wrong_type;

@@ -133,7 +133,11 @@ impl Results {
             self.shared.within,
         )
         .await?;
-        let value = values.into_iter().next().unwrap_or_default();
+        let value = values
+            .into_iter()
+            .next()
+            .unwrap_or(Ok(Vec::new()))
+            .map_err(|reason| unreadable(id, reason))?;
         if value.is_empty() {
             return Ok(None);
         }
@@ -174,6 +178,10 @@ impl Results {
             let keys: Vec<String> = ids.iter().map(|id| self.shared.keys.result(id)).collect();
             let heads = read(&self.shared.backend, &keys, HEAD, self.shared.within).await?;
             for (id, head) in ids.iter().zip(heads) {
+                let Ok(head) = head else {
+                    standings.push(Standing::Open);
+                    continue;
+                };
                 standings.push(match status_of(&head) {
                     Some(status) => Standing::of(status),
                     None if head.is_empty() => Standing::Open,
@@ -424,8 +432,10 @@ impl Hub {
                 .await?;
             let values = read(&self.backend, channels, WHOLE, self.within).await?;
             for (channel, value) in channels.iter().zip(values) {
-                if !value.is_empty() {
-                    self.report(channel, &value, subscription);
+                match value {
+                    Ok(value) if value.is_empty() => {}
+                    Ok(value) => self.report(channel, &value, subscription),
+                    Err(reason) => self.refuse(channel, reason, subscription),
                 }
             }
         }
@@ -456,6 +466,18 @@ impl Hub {
         }
     }
 
+    /// Ends the watches of one task whose key holds no result.
+    fn refuse(&mut self, channel: &str, reason: String, subscription: &mut Subscription) {
+        let Some(watched) = self.watched.remove(channel) else {
+            return;
+        };
+        let error = unreadable(&watched.id, reason);
+        for (_, watcher) in &watched.watchers {
+            watcher.send_replace(Some(Err(error.clone())));
+        }
+        subscription.unsubscribe(channel);
+    }
+
     fn fail_all(&mut self, error: &Error) {
         for (_, watched) in self.watched.drain() {
             for (_, watcher) in &watched.watchers {
@@ -465,13 +487,34 @@ impl Hub {
     }
 }
 
-/// The first bytes of the values of keys, empty where there is none.
-async fn read(backend: &Commands, keys: &[String], bytes: usize, within: Duration) -> Result<Vec<Vec<u8>>> {
+/// The first bytes of the values of keys, empty where there is none; `Err` where a key holds another type of value, which
+/// must not hide the others.
+async fn read(
+    backend: &Commands,
+    keys: &[String],
+    bytes: usize,
+    within: Duration,
+) -> Result<Vec<Result<Vec<u8>, String>>> {
+    let action = "read task results";
     let mut reads = redis::pipe();
+    reads.ignore_errors();
     for key in keys {
         reads.cmd("GETRANGE").arg(key).arg(0).arg(bytes - 1);
     }
-    backend.query("read task results", &reads, within).await
+    let values: Vec<redis::RedisResult<Vec<u8>>> = backend.query(action, &reads, within).await?;
+    let read = values.into_iter().map(|value| match value {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) if error.code() == Some("WRONGTYPE") => Ok(Err(error.to_string())),
+        Err(error) => Err(backend.connector().error(&error, action)),
+    });
+    read.collect()
+}
+
+fn unreadable(id: &TaskId, reason: String) -> Error {
+    Error::Malformed {
+        what: format!("the result of task {id}"),
+        reason,
+    }
 }
 
 #[cfg(test)]

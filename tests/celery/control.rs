@@ -6,7 +6,7 @@ use orch::celery::{NodeName, Target, Task, TaskState};
 use serde_json::json;
 
 use crate::scene::{Scene, node, run};
-use crate::support::celery::WorkerOptions;
+use crate::support::celery::{WorkerOptions, at_least};
 
 const LIMIT: Duration = Duration::from_secs(5);
 
@@ -221,7 +221,9 @@ fn a_running_task_is_seen_and_its_revocation_ends_it() {
         let TaskState::Revoked(failure) = watch.finished().await.expect("a readable result").state else {
             panic!("it was revoked")
         };
-        assert_eq!(failure.exc_message, "terminated");
+        // From 5.6 on a worker also writes it at once, before the task has ended.
+        let at_once = at_least(5, 6) && failure.exc_message == "revoked";
+        assert!(at_once || failure.exc_message == "terminated", "{failure:?}");
     });
 }
 

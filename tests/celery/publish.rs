@@ -8,7 +8,7 @@ use orch::celery::{
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, node, run};
-use crate::support::celery::WorkerOptions;
+use crate::support::celery::{WorkerOptions, at_least, version};
 
 #[test]
 fn results_arrive_whatever_they_are() {
@@ -188,7 +188,10 @@ fn a_failed_header_fails_the_callback_and_is_counted() {
             .await
             .expect("Redis is up")
             .expect("it stays");
-        assert_eq!((progress.done, progress.total, progress.failed), (3, Some(3), 1));
+        assert_eq!((progress.done, progress.failed), (3, 1));
+        // But for its size, which 5.7 deletes a moment later.
+        let deleted = at_least(5, 7) && progress.total.is_none();
+        assert!(deleted || progress.total == Some(3), "{progress:?}");
     });
 }
 
@@ -365,8 +368,13 @@ fn a_key_prefix_is_before_every_name() {
     run(async {
         let mut endpoints = scene.client.endpoints().clone();
         endpoints.broker.key_prefix = "app:".to_owned();
-        // Celery 5.3 and 5.4 put an underscore between.
-        endpoints.backend.key_prefix = "app:_".to_owned();
+        // 5.2 knows no prefix for its results, 5.3 and 5.4 put an underscore between.
+        endpoints.backend.key_prefix = match version().as_str() {
+            "5.2" => "",
+            "5.3" | "5.4" => "app:_",
+            _ => "app:",
+        }
+        .to_owned();
         let client = Client::connect(endpoints).expect("no files are read");
         let mut events = client.events().await.expect("Redis is up");
         let ids = client.publish_chain(&job(2, 0.1, false)).await.expect("Redis is up");

