@@ -216,7 +216,7 @@ impl Mailbox {
         };
         while !is_complete(&replies, target) {
             let Some(message) = self.pop(deadline).await? else {
-                let mark = self.expiry();
+                let mark = self.expiry(&[""]);
                 self.broker.query::<()>(SET_EXPIRY, &mark, SLACK).await?;
                 break;
             };
@@ -257,11 +257,11 @@ impl Mailbox {
         Ok(popped.map(|(_, message)| message))
     }
 
-    /// Late replies would make a list without expiry: these commands make it first, with one, holding an empty mark.
-    fn expiry(&self) -> redis::Pipeline {
+    /// Late replies would make a list without expiry: these commands make it first, with one, holding empty marks.
+    fn expiry(&self, marks: &[&str]) -> redis::Pipeline {
         let list = self.keys.reply_list(&self.queue);
         let mut mark = redis::pipe();
-        mark.atomic().cmd("RPUSH").arg(&list).arg("").ignore();
+        mark.atomic().cmd("RPUSH").arg(&list).arg(marks).ignore();
         mark.cmd("EXPIRE").arg(&list).arg(LATE_REPLIES_EXPIRE).ignore();
         mark
     }
@@ -271,7 +271,8 @@ impl Drop for Mailbox {
     /// A call that was cancelled or failed leaves replies to come.
     fn drop(&mut self) {
         if self.awaits_replies {
-            self.broker.send_and_forget(SET_EXPIRY, self.expiry());
+            // Our own read may still be blocked in the server: it takes one mark with it, the other keeps the list.
+            self.broker.send_and_forget(SET_EXPIRY, self.expiry(&["", ""]));
         }
     }
 }

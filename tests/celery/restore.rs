@@ -120,7 +120,10 @@ fn what_a_dead_worker_had_runs_exactly_once_more_and_what_was_finished_does_not(
         assert_eq!(runs(&scene, &running.id), 2);
         assert_eq!(runs(&scene, &finished.id), 1);
 
-        // What runs now is a live worker's.
+        // What runs now is a live worker's; the finished one's acknowledgement comes after its result.
+        while unacked(&scene) != (3, 3) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let again = restore(&scene).await;
         assert_eq!(
             again,
