@@ -20,8 +20,13 @@ pub(super) fn load(version: &str, topic: &str) -> Value {
 /// An envelope as it was on the wire: in the frames its body is decoded.
 pub(super) fn wire(envelope: &Value) -> Vec<u8> {
     let mut envelope = envelope.clone();
-    envelope["body"] = Value::String(BASE64.encode(envelope["body"].to_string()));
+    envelope["body"] = base64(envelope["body"].to_string().as_bytes());
     envelope.to_string().into_bytes()
+}
+
+/// A body as an envelope holds it.
+pub(super) fn base64(body: &[u8]) -> Value {
+    Value::String(BASE64.encode(body))
 }
 
 /// The inverse of [`wire`].

@@ -285,10 +285,10 @@ fn is_complete(replies: &Replies<Value>, target: &Target) -> bool {
     all_named || replies.answers >= replies.listeners
 }
 
-type Answers = BTreeMap<NodeName, Result<Value, String>>;
+pub(super) type Answers = BTreeMap<NodeName, Result<Value, String>>;
 
 /// The answers of a reply to this ticket, `None` for another ticket.
-fn read_reply(message: &[u8], ticket: &str) -> Result<Option<Answers>> {
+pub(super) fn read_reply(message: &[u8], ticket: &str) -> Result<Option<Answers>> {
     let what = "a control reply";
     let message = Incoming::decode(message, what)?;
     if message.header("ticket") != Some(ticket) {

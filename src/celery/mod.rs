@@ -15,6 +15,9 @@ mod event;
 mod event_stream;
 #[cfg(test)]
 mod frames;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod ids;
 mod inspect;
 mod json;
@@ -23,6 +26,8 @@ mod leftovers;
 mod mailbox;
 mod message;
 mod poison;
+#[cfg(test)]
+mod properties;
 mod publish;
 mod python_repr;
 mod queues;
