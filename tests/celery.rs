@@ -8,6 +8,8 @@ mod batch;
 mod canvas;
 #[path = "celery/control.rs"]
 mod control;
+#[path = "celery/interop.rs"]
+mod interop;
 #[path = "celery/outage.rs"]
 mod outage;
 #[path = "celery/publish.rs"]
