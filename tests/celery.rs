@@ -10,6 +10,8 @@ mod canvas;
 mod control;
 #[path = "celery/interop.rs"]
 mod interop;
+#[path = "celery/malformed.rs"]
+mod malformed;
 #[path = "celery/outage.rs"]
 mod outage;
 #[path = "celery/publish.rs"]

@@ -2,11 +2,13 @@
 //!
 //! An event of a kind that is not known here passes through with all its fields, as do unknown fields of known kinds.
 
+use std::fmt;
 use std::time::Instant;
 
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use super::envelope::Incoming;
+use super::envelope::read_body;
 use super::{Error, NodeName, Result, TaskId};
 
 /// One event.
@@ -83,6 +85,10 @@ pub struct TaskOrigin {
     pub root_id: Option<TaskId>,
     pub parent_id: Option<TaskId>,
     pub retries: u64,
+    /// ISO 8601.
+    pub eta: Option<String>,
+    /// ISO 8601.
+    pub expires: Option<String>,
 }
 
 /// What happened to a worker.
@@ -107,72 +113,279 @@ impl Event {
     /// cannot be read.
     pub(super) fn decode(message: &[u8], received_at: Instant) -> Result<(Vec<Self>, u64)> {
         let what = "an event";
-        match Incoming::decode(message, what)?.body(what)? {
-            Value::Array(several) => {
-                let total = several.len();
-                let events: Vec<Self> = several
-                    .into_iter()
-                    .filter_map(|event| Self::read(event, received_at))
-                    .collect();
-                let malformed = (total - events.len()) as u64;
-                Ok((events, malformed))
-            }
-            one => match Self::read(one, received_at) {
-                Some(event) => Ok((vec![event], 0)),
-                None => Err(Error::Malformed {
+        let mut events = match read_body(message, what)? {
+            Body::Several { events, malformed } => (events, malformed),
+            Body::One(Some(event)) => (vec![*event], 0),
+            Body::One(None) => {
+                return Err(Error::Malformed {
                     what: what.to_owned(),
                     reason: "it lacks a field".to_owned(),
-                }),
-            },
+                });
+            }
+        };
+        for event in &mut events.0 {
+            event.received_at = received_at;
         }
+        Ok(events)
+    }
+}
+
+/// The body of a message, read without a tree in between.
+enum Body {
+    /// `None`: it is no event.
+    One(Option<Box<Event>>),
+    Several {
+        events: Vec<Event>,
+        malformed: u64,
+    },
+}
+
+impl<'de> Deserialize<'de> for Body {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BodyVisitor)
+    }
+}
+
+struct BodyVisitor;
+
+impl<'de> Visitor<'de> for BodyVisitor {
+    type Value = Body;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an event or a list of events")
     }
 
-    fn read(event: Value, received_at: Instant) -> Option<Self> {
-        let Value::Object(fields) = event else { return None };
-        let mut fields = Fields(fields);
-        let name = fields.text("type")?;
-        let node = NodeName::from(fields.text("hostname")?);
-        let timestamp = fields.number("timestamp").unwrap_or_default();
-        let clock = fields.count("clock").unwrap_or_default();
-        let pid = fields.count("pid").and_then(|pid| u32::try_from(pid).ok());
-        let kind = fields.kind(name)?;
-        Some(Self {
-            kind,
-            node,
-            timestamp,
-            clock,
-            pid,
-            extra: fields.0,
-            received_at,
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Body, A::Error> {
+        Ok(Body::One(Fields::read(map)?.event().map(Box::new)))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Body, A::Error> {
+        let (mut events, mut malformed) = (Vec::new(), 0);
+        while let Some(Item(event)) = items.next_element()? {
+            match event {
+                Some(event) => events.push(event),
+                None => malformed += 1,
+            }
+        }
+        Ok(Body::Several { events, malformed })
+    }
+}
+
+/// An item of a list of events; `None`: it is no event.
+struct Item(Option<Event>);
+
+impl<'de> Deserialize<'de> for Item {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(ItemVisitor)
+    }
+}
+
+struct ItemVisitor;
+
+impl<'de> Visitor<'de> for ItemVisitor {
+    type Value = Item;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("anything")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Item, A::Error> {
+        Ok(Item(Fields::read(map)?.event()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Item, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Item(None))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Item, E> {
+        Ok(Item(None))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Item, E> {
+        Ok(Item(None))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Item, E> {
+        Ok(Item(None))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Item, E> {
+        Ok(Item(None))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Item, E> {
+        Ok(Item(None))
+    }
+
+    fn visit_unit<E>(self) -> Result<Item, E> {
+        Ok(Item(None))
+    }
+}
+
+/// The names of fields that some event has, and their places in [`Fields`].
+macro_rules! fields {
+    ($($field:ident = $name:literal),* $(,)?) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        enum Field {
+            $($field),*
+        }
+
+        impl Field {
+            const NAMES: &[&str] = &[$($name),*];
+
+            fn named(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$field),)*
+                    _ => None,
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    Type = "type",
+    Hostname = "hostname",
+    Timestamp = "timestamp",
+    Clock = "clock",
+    Pid = "pid",
+    UtcOffset = "utcoffset",
+    Uuid = "uuid",
+    Name = "name",
+    Args = "args",
+    Kwargs = "kwargs",
+    RootId = "root_id",
+    ParentId = "parent_id",
+    Retries = "retries",
+    Eta = "eta",
+    Expires = "expires",
+    Queue = "queue",
+    Result = "result",
+    Runtime = "runtime",
+    Exception = "exception",
+    Traceback = "traceback",
+    Terminated = "terminated",
+    Signum = "signum",
+    Expired = "expired",
+    Requeue = "requeue",
+    Active = "active",
+    Processed = "processed",
+}
+
+/// A name in an event: a known field's, or any other.
+enum Name {
+    Known(Field),
+    Other(String),
+}
+
+impl<'de> Deserialize<'de> for Name {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_str(NameVisitor)
+    }
+}
+
+struct NameVisitor;
+
+impl Visitor<'_> for NameVisitor {
+    type Value = Name;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("the name of a field")
+    }
+
+    fn visit_str<E>(self, name: &str) -> Result<Name, E> {
+        Ok(match Field::named(name) {
+            Some(field) => Name::Known(field),
+            None => Name::Other(name.to_owned()),
         })
     }
 }
 
 /// The fields of an event that are not yet taken.
-struct Fields(Map<String, Value>);
+struct Fields {
+    known: [Option<Value>; Field::NAMES.len()],
+    other: Map<String, Value>,
+}
 
 impl Fields {
-    fn text(&mut self, name: &str) -> Option<String> {
-        match self.0.remove(name)? {
+    fn read<'de, A: MapAccess<'de>>(mut map: A) -> Result<Self, A::Error> {
+        let mut fields = Self {
+            known: [const { None }; Field::NAMES.len()],
+            other: Map::new(),
+        };
+        while let Some(name) = map.next_key()? {
+            let value: Value = map.next_value()?;
+            match name {
+                Name::Known(field) => {
+                    if let Some(place) = fields.known.get_mut(field as usize) {
+                        *place = Some(value);
+                    }
+                }
+                Name::Other(name) => {
+                    fields.other.insert(name, value);
+                }
+            }
+        }
+        Ok(fields)
+    }
+
+    fn event(mut self) -> Option<Event> {
+        let name = self.text(Field::Type)?;
+        let node = NodeName::from(self.text(Field::Hostname)?);
+        let timestamp = self.number(Field::Timestamp).unwrap_or_default();
+        let clock = self.count(Field::Clock).unwrap_or_default();
+        let pid = self.count(Field::Pid).and_then(|pid| u32::try_from(pid).ok());
+        // Of the publisher's clock; the timestamp does not depend on it.
+        self.take(Field::UtcOffset);
+        let kind = self.kind(name)?;
+        Some(Event {
+            kind,
+            node,
+            timestamp,
+            clock,
+            pid,
+            extra: self.rest(),
+            received_at: Instant::now(),
+        })
+    }
+
+    /// What is not taken, by name.
+    fn rest(self) -> Map<String, Value> {
+        let mut rest = self.other;
+        for (name, value) in Field::NAMES.iter().zip(self.known) {
+            if let Some(value) = value {
+                rest.insert((*name).to_owned(), value);
+            }
+        }
+        rest
+    }
+
+    fn take(&mut self, field: Field) -> Option<Value> {
+        self.known.get_mut(field as usize)?.take()
+    }
+
+    fn text(&mut self, field: Field) -> Option<String> {
+        match self.take(field)? {
             Value::String(text) => Some(text),
             _ => None,
         }
     }
 
-    fn number(&mut self, name: &str) -> Option<f64> {
-        self.0.remove(name)?.as_f64()
+    fn number(&mut self, field: Field) -> Option<f64> {
+        self.take(field)?.as_f64()
     }
 
-    fn count(&mut self, name: &str) -> Option<u64> {
-        self.0.remove(name)?.as_u64()
+    fn count(&mut self, field: Field) -> Option<u64> {
+        self.take(field)?.as_u64()
     }
 
-    fn flag(&mut self, name: &str) -> bool {
-        self.0.remove(name).and_then(|flag| flag.as_bool()).unwrap_or_default()
+    fn flag(&mut self, field: Field) -> bool {
+        self.take(field).and_then(|flag| flag.as_bool()).unwrap_or_default()
     }
 
-    fn id(&mut self, name: &str) -> Option<TaskId> {
-        self.text(name).map(TaskId::from)
+    fn id(&mut self, field: Field) -> Option<TaskId> {
+        self.text(field).map(TaskId::from)
     }
 
     /// `None` when a field without which the event means nothing is missing.
@@ -189,53 +402,55 @@ impl Fields {
         let event = match name.as_str() {
             "task-sent" => TaskEvent::Sent {
                 task: self.origin(),
-                queue: self.text("queue"),
+                queue: self.text(Field::Queue),
             },
             "task-received" => TaskEvent::Received(self.origin()),
             "task-started" => TaskEvent::Started,
             "task-succeeded" => TaskEvent::Succeeded {
-                result: self.text("result"),
-                runtime_seconds: self.number("runtime"),
+                result: self.text(Field::Result),
+                runtime_seconds: self.number(Field::Runtime),
             },
             "task-failed" => TaskEvent::Failed {
-                exception: self.text("exception"),
-                traceback: self.text("traceback"),
+                exception: self.text(Field::Exception),
+                traceback: self.text(Field::Traceback),
             },
             "task-retried" => TaskEvent::Retried {
-                exception: self.text("exception"),
-                traceback: self.text("traceback"),
+                exception: self.text(Field::Exception),
+                traceback: self.text(Field::Traceback),
             },
             "task-revoked" => TaskEvent::Revoked {
-                terminated: self.flag("terminated"),
-                signum: self.0.remove("signum").and_then(|signum| signum.as_i64()),
-                expired: self.flag("expired"),
+                terminated: self.flag(Field::Terminated),
+                signum: self.take(Field::Signum).and_then(|signum| signum.as_i64()),
+                expired: self.flag(Field::Expired),
             },
             "task-rejected" => TaskEvent::Rejected {
-                requeue: self.flag("requeue"),
+                requeue: self.flag(Field::Requeue),
             },
             _ => return Some(EventKind::Other { name }),
         };
         Some(EventKind::Task {
-            id: self.id("uuid")?,
+            id: self.id(Field::Uuid)?,
             event,
         })
     }
 
     fn origin(&mut self) -> TaskOrigin {
         TaskOrigin {
-            name: self.text("name"),
-            args: self.text("args"),
-            kwargs: self.text("kwargs"),
-            root_id: self.id("root_id"),
-            parent_id: self.id("parent_id"),
-            retries: self.count("retries").unwrap_or_default(),
+            name: self.text(Field::Name),
+            args: self.text(Field::Args),
+            kwargs: self.text(Field::Kwargs),
+            root_id: self.id(Field::RootId),
+            parent_id: self.id(Field::ParentId),
+            retries: self.count(Field::Retries).unwrap_or_default(),
+            eta: self.text(Field::Eta),
+            expires: self.text(Field::Expires),
         }
     }
 
     fn load(&mut self) -> WorkerLoad {
         WorkerLoad {
-            active: self.count("active"),
-            processed: self.count("processed"),
+            active: self.count(Field::Active),
+            processed: self.count(Field::Processed),
         }
     }
 }

@@ -1,0 +1,297 @@
+//! What should not be on the wire and is: a clear error or a counted skip, and everything else arrives.
+
+use std::time::Duration;
+
+use orch::celery::{Error, EventKind, GroupId, Notice, Target, Task, TaskEvent, TaskId, TaskState};
+use serde_json::{Value, json};
+
+use crate::scene::{Scene, node, run};
+use crate::support::redis::RedisServer;
+
+/// Above the largest result that Redis' clients send, below our own limit.
+const LARGE: usize = 50 * 1024 * 1024;
+
+/// Writes a result as a worker does: stored and published at once.
+fn write(redis: &RedisServer, id: &TaskId, value: &[u8]) {
+    let key = format!("celery-task-meta-{id}");
+    redis::pipe()
+        .atomic()
+        .cmd("SETEX")
+        .arg(&key)
+        .arg(60)
+        .arg(value)
+        .cmd("PUBLISH")
+        .arg(&key)
+        .arg(value)
+        .exec(&mut redis.connection(1))
+        .expect("Redis is up");
+}
+
+#[test]
+fn a_result_that_cannot_be_read_ends_its_own_wait_only() {
+    let scene = Scene::without_worker();
+    let large = format!(
+        r#"{{"status": "SUCCESS", "result": "{}", "task_id": "x"}}"#,
+        "x".repeat(LARGE)
+    );
+    let table: [(&str, &[u8], Option<&str>); 9] = [
+        ("a pickle", b"\x80\x04\x95\x1e\x00\x00\x00", Some("expected value")),
+        ("a list", b"[1, 2]", Some("invalid type")),
+        ("a number", b"7", Some("invalid type")),
+        ("half of it", br#"{"status": "SUCC"#, Some("EOF")),
+        ("no status", br#"{"result": 5}"#, Some("missing field `status`")),
+        ("a status of another type", br#"{"status": 5}"#, Some("invalid type")),
+        ("another order of keys", br#"{"result": 5, "status": "SUCCESS"}"#, None),
+        (
+            "fields of other types",
+            br#"{"status": "SUCCESS", "result": 1, "children": 7, "traceback": 8}"#,
+            None,
+        ),
+        ("fifty megabytes", large.as_bytes(), None),
+    ];
+    run(async {
+        let results = scene.client.results();
+        let good = TaskId::random();
+        let mut waits_on = results.watch(&good);
+        for (what, value, error) in table {
+            for before in [true, false] {
+                let id = TaskId::random();
+                if before {
+                    write(&scene.redis, &id, value);
+                }
+                let mut watch = results.watch(&id);
+                if !before {
+                    // Nothing is there yet; the subscription is by the time this has been answered.
+                    assert_eq!(results.get(&id).await.expect("Redis is up"), None);
+                    write(&scene.redis, &id, value);
+                }
+                match (watch.finished().await, error) {
+                    (Ok(result), None) => assert!(matches!(result.state, TaskState::Success(_)), "{what}"),
+                    (Err(Error::Malformed { what: named, reason }), Some(error)) => {
+                        assert!(
+                            named.contains(id.as_str()) && reason.contains(error),
+                            "{what}: {reason}"
+                        );
+                    }
+                    (outcome, _) => panic!("{what}: {outcome:?}"),
+                }
+            }
+        }
+        write(&scene.redis, &good, br#"{"status": "SUCCESS", "result": 1}"#);
+        let result = waits_on.finished().await.expect("a readable result");
+        assert_eq!(result.state, TaskState::Success(json!(1)));
+    });
+}
+
+#[test]
+fn a_result_key_of_another_type_is_named() {
+    let scene = Scene::without_worker();
+    let id = TaskId::random();
+    redis::cmd("LPUSH")
+        .arg(format!("celery-task-meta-{id}"))
+        .arg("no string")
+        .exec(&mut scene.redis.connection(1))
+        .expect("Redis is up");
+    run(async {
+        let error = scene.client.results().get(&id).await.expect_err("a list").to_string();
+        assert!(error.contains("WRONGTYPE"), "{error}");
+    });
+}
+
+#[test]
+fn events_that_cannot_be_read_are_counted_and_the_rest_arrives() {
+    let scene = Scene::without_worker();
+    let publish = |payload: &[u8]| {
+        redis::cmd("PUBLISH")
+            .arg("/0.celeryev/task.multi")
+            .arg(payload)
+            .exec(&mut scene.redis.connection(0))
+            .expect("Redis is up");
+    };
+    let envelope = |body: &Value| {
+        json!({"body": body.to_string(), "content-type": "application/json", "content-encoding": "utf-8",
+               "headers": {}, "properties": {}})
+        .to_string()
+    };
+    let event = |id: &str, timestamp: Value| json!({"type": "task-started", "uuid": id, "hostname": "w1@test", "timestamp": timestamp, "clock": 1});
+    run(async {
+        let mut events = scene.client.events().await.expect("Redis is up");
+        let bad: [&[u8]; 4] = [
+            b"no JSON",
+            b"{}",
+            br#"{"body": "!!", "properties": {"body_encoding": "base64"}}"#,
+            b"\xff\xfe\x00",
+        ];
+        bad.iter().for_each(|payload| publish(payload));
+        // The year 9999, and times that are none.
+        let times = [
+            json!(253_402_300_799.0),
+            json!(1e300),
+            json!(-1),
+            json!("soon"),
+            json!(null),
+        ];
+        for (number, time) in times.iter().enumerate() {
+            publish(envelope(&event(&format!("t{number}"), time.clone())).as_bytes());
+        }
+        publish(
+            envelope(&json!([event("t5", json!(1)), 7, {"type": "task-started"}, event("t6", json!(1))])).as_bytes(),
+        );
+        for number in 0..=6 {
+            let Notice::Event(event) = events.next().await.expect("Redis is up") else {
+                panic!("nothing was lost")
+            };
+            let EventKind::Task {
+                id,
+                event: TaskEvent::Started,
+            } = &event.kind
+            else {
+                panic!("{event:?}")
+            };
+            assert_eq!(id.as_str(), format!("t{number}"));
+        }
+        assert_eq!(events.malformed(), 6);
+    });
+}
+
+#[test]
+fn replies_that_are_not_ours_or_cannot_be_read_do_not_stand_for_a_worker() {
+    let scene = Scene::new();
+    run(async {
+        let control = scene.client.control();
+        // Its list is known once a request is under way: all that lie in Redis are spoiled while a worker that does not
+        // exist is waited for.
+        let target = Target::Nodes(vec![node(), "nobody@test".into()]);
+        let spoil = async {
+            loop {
+                let mut connection = scene.redis.connection(0);
+                let keys: Vec<String> = redis::cmd("KEYS")
+                    .arg("*.reply.celery.pidbox")
+                    .query(&mut connection)
+                    .expect("Redis is up");
+                let blocked: String = redis::cmd("CLIENT")
+                    .arg("LIST")
+                    .query(&mut connection)
+                    .expect("Redis is up");
+                if keys.is_empty() && !blocked.contains("cmd=brpop") {
+                    tokio::task::yield_now().await;
+                }
+                for key in keys {
+                    for reply in [
+                        "no JSON",
+                        "{}",
+                        r#"{"body": "!!", "properties": {"body_encoding": "base64"}}"#,
+                    ] {
+                        redis::cmd("LPUSH")
+                            .arg(&key)
+                            .arg(reply)
+                            .exec(&mut connection)
+                            .expect("Redis is up");
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let asked = control.ping(&target, Duration::from_millis(500));
+        let replies = tokio::select! {
+            replies = asked => replies.expect("Redis is up"),
+            () = spoil => unreachable!("it has no end"),
+        };
+        assert_eq!(replies.of(&node()), Some(&()));
+        assert_eq!(replies.nodes.len(), 1, "{replies:?}");
+        // And the next is answered as if nothing had been.
+        let replies = control
+            .ping(&Target::from(&node()), Duration::from_secs(5))
+            .await
+            .expect("Redis is up");
+        assert_eq!(replies.of(&node()), Some(&()));
+    });
+}
+
+#[test]
+fn bookkeeping_that_is_none_is_an_error_or_nothing() {
+    let scene = Scene::without_worker();
+    let group = GroupId::random();
+    let key = |suffix: &str| format!("celery-taskset-meta-{group}{suffix}");
+    let mut backend = scene.redis.connection(1);
+    let mut broker = scene.redis.connection(0);
+    run(async {
+        redis::pipe()
+            .cmd("ZADD")
+            .arg(key(".j"))
+            .arg(1)
+            .arg("garbage")
+            .arg(2)
+            .arg(b"\xff\xfe")
+            .cmd("SET")
+            .arg(key(".s"))
+            .arg(5)
+            .exec(&mut backend)
+            .expect("Redis is up");
+        let progress = scene
+            .client
+            .chord_progress(&group)
+            .await
+            .expect("Redis is up")
+            .expect("begun");
+        assert_eq!((progress.done, progress.total, progress.failed), (2, Some(5), 0));
+        redis::cmd("SET")
+            .arg(key(".s"))
+            .arg("many")
+            .exec(&mut backend)
+            .expect("Redis is up");
+        assert!(scene.client.chord_progress(&group).await.is_err());
+
+        for (tag, value) in [
+            ("a", "no JSON"),
+            ("b", "[]"),
+            ("c", r#"[{"headers": 5}, "", "celery"]"#),
+        ] {
+            redis::pipe()
+                .cmd("HSET")
+                .arg("unacked")
+                .arg(tag)
+                .arg(value)
+                .cmd("ZADD")
+                .arg("unacked_index")
+                .arg(1)
+                .arg(tag)
+                .exec(&mut broker)
+                .expect("Redis is up");
+        }
+        let listed = scene.client.unacked_messages(10).await.expect("Redis is up");
+        assert_eq!(listed.len(), 3);
+        assert!(listed.iter().all(|message| message.task.is_none()), "{listed:?}");
+        let task = Task::new("wire_app.add");
+        let queues = ["celery"];
+        scene.client.publish(&task).await.expect("Redis is up");
+        scene
+            .client
+            .locate(&task.id, &queues)
+            .await
+            .expect("what cannot be read is no task");
+        let inspection = scene
+            .client
+            .inspect_messages(&["celery".to_owned()])
+            .await
+            .expect("Redis is up");
+        assert_eq!(
+            (inspection.looked_at, inspection.harmful.len()),
+            (4, 3),
+            "{inspection:?}"
+        );
+
+        redis::cmd("SET")
+            .arg("wrong")
+            .arg(1)
+            .exec(&mut broker)
+            .expect("Redis is up");
+        let error = scene
+            .client
+            .queue_depth("wrong")
+            .await
+            .expect_err("no list")
+            .to_string();
+        assert!(error.contains("WRONGTYPE"), "{error}");
+    });
+}
