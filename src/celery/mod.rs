@@ -20,6 +20,7 @@ mod frames;
 pub mod fuzzing;
 mod ids;
 mod inspect;
+mod jobs;
 mod json;
 mod keys;
 mod leftovers;
@@ -49,6 +50,7 @@ pub use event::{Event, EventKind, TaskEvent, TaskOrigin, WorkerEvent, WorkerLoad
 pub use event_stream::{EventStream, Notice};
 pub use ids::{GroupId, NodeName, TaskId};
 pub use inspect::{BrokerAddress, ConsumedQueue, DeliveryInfo, QueriedTask, RunningTask, Scheduled, Stats};
+pub use jobs::{Job, JobTracker, Limits, Outcome, TaskCounts, Totals};
 pub use json::SIZE_LIMIT;
 pub use leftovers::Leftovers;
 pub use mailbox::{Replies, Target};

@@ -359,6 +359,11 @@ impl Page<'_> {
         self.desk.ledger().end_of(&self.root, task)
     }
 
+    /// The tasks of the job's chord.
+    pub fn know_header(&self, tasks: &[TaskId]) {
+        self.desk.ledger().know_header(&self.root, tasks);
+    }
+
     pub fn tally(&self) -> Tally {
         self.desk.ledger().tally(&self.root)
     }

@@ -44,6 +44,8 @@ pub struct Tally {
     pub failed: u64,
     /// Received by a worker, and no end was seen.
     pub unfinished: u64,
+    /// Tasks of the chord's header whose end was seen, and how many it has; once it is known.
+    pub header: Option<(u64, u64)>,
 }
 
 /// What was seen.

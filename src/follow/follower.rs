@@ -249,6 +249,9 @@ impl<'a> Follower<'a> {
                         .iter()
                         .flat_map(|group| group.tasks.clone())
                         .collect();
+                    if let [group] = result.children.groups.as_slice() {
+                        self.page.know_header(&group.tasks);
+                    }
                     let spawned = result.children.tasks.len() + result.children.groups.len().max(self.header.len());
                     self.header.extend(result.children.tasks);
                     let groups = result
@@ -301,7 +304,11 @@ impl<'a> Follower<'a> {
         if keys_were_read {
             self.see(Input::KeysRead(self.keys.clone()), tell);
         }
-        let (counts, source) = self.counts();
+        let (mut counts, source) = self.counts();
+        // Sources tell the same with different delays: what is done stays done.
+        if let Some((told, _)) = self.told {
+            counts.completed_chunks = counts.completed_chunks.max(told.completed_chunks);
+        }
         if counts != SiteCounts::default() && self.told.is_none_or(|told| told.0 != counts) {
             self.told = Some((counts, source));
             tell(Told::Progressed { counts, source });

@@ -50,6 +50,17 @@ struct JobPage {
     /// Ends of the tasks whose end is waited for by id.
     watched: HashMap<TaskId, Option<EventEnd>>,
     recent: VecDeque<(TaskId, EventEnd)>,
+    /// Of the chord's header: tasks whose end was not seen, and how many it has.
+    header: Option<(HashSet<TaskId>, usize)>,
+}
+
+impl JobPage {
+    /// Ends seen of the header's tasks, and how many it has.
+    fn header(&self) -> Option<(u64, u64)> {
+        let (open, size) = self.header.as_ref()?;
+        let ended = size.saturating_sub(open.len());
+        Some((u64::try_from(ended).ok()?, u64::try_from(*size).ok()?))
+    }
 }
 
 impl Ledger {
@@ -72,6 +83,17 @@ impl Ledger {
                 .find(|(recent, _)| recent == task)
                 .map(|(_, end)| end.clone());
             page.watched.entry(task.clone()).or_insert(ended);
+        }
+    }
+
+    /// The tasks of the job's chord; what ended a moment ago is known.
+    pub fn know_header(&mut self, root: &TaskId, tasks: &[TaskId]) {
+        if let Some(page) = self.jobs.get_mut(root)
+            && page.header.is_none()
+        {
+            let ended: HashSet<&TaskId> = page.recent.iter().map(|(task, _)| task).collect();
+            let open = tasks.iter().filter(|task| !ended.contains(task)).cloned().collect();
+            page.header = Some((open, tasks.len()));
         }
     }
 
@@ -114,6 +136,9 @@ impl Ledger {
             page.recent.pop_front();
         }
         page.recent.push_back((task.clone(), end.clone()));
+        if let Some((open, _)) = &mut page.header {
+            open.remove(task);
+        }
         if let Some(watched) = page.watched.get_mut(task) {
             *watched = Some(end);
         }
@@ -155,6 +180,7 @@ impl Ledger {
             succeeded: page.map_or(0, |page| page.succeeded),
             failed: page.map_or(0, |page| page.failed),
             unfinished: u64::try_from(unfinished).unwrap_or(u64::MAX),
+            header: page.and_then(JobPage::header),
         }
     }
 
@@ -202,7 +228,8 @@ mod tests {
             Tally {
                 succeeded: 0,
                 failed: 1,
-                unfinished: 1
+                unfinished: 1,
+                header: None
             }
         );
         assert_eq!(ledger.owner(&id("b")), Owner::Job(id("root")));
@@ -237,9 +264,15 @@ mod tests {
             Tally {
                 succeeded: 1,
                 failed: 0,
-                unfinished: 0
+                unfinished: 0,
+                header: None
             }
         );
+        ledger.received(id("b"), id("root"));
+        ledger.know_header(&id("root"), &[id("a"), id("b"), id("c")]);
+        assert_eq!(ledger.tally(&id("root")).header, Some((1, 3)), "one ended before");
+        ledger.ended(&id("b"), EventEnd::Failed("no".into()));
+        assert_eq!(ledger.tally(&id("root")).header, Some((2, 3)));
         ledger.close(&id("root"));
         assert_eq!(ledger.tally(&id("root")), Tally::default());
     }

@@ -326,6 +326,7 @@ impl Following {
             succeeded,
             failed,
             unfinished,
+            header: _,
         } = tally;
         if unfinished > 0 {
             self.lost(format!("{unfinished} of the job's tasks never ended and are {nowhere}"));

@@ -131,6 +131,7 @@ fn tallied(succeeded: u64, failed: u64, unfinished: u64) -> Input {
             succeeded,
             failed,
             unfinished,
+            header: None,
         },
     }
 }
@@ -435,6 +436,7 @@ fn any_input() -> impl Strategy<Value = Input> {
                     succeeded,
                     failed,
                     unfinished,
+                    header: None,
                 },
             }
         }),

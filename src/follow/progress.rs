@@ -1,4 +1,4 @@
-//! How far a job is: the chord's counters, the app's progress keys, and the tally of events, whichever tell more.
+//! How far a job is: the tally of events, the app's progress keys, the chord's counters, whichever tell more.
 
 use super::counts::merged;
 use super::facts::Keys;
@@ -45,7 +45,18 @@ pub fn combined(
         errors: (chord.failed > 0).then_some(chord.failed),
         ..SiteCounts::default()
     });
-    let counts = merged(by_keys, merged(known, by_chord));
+    let mut counts = merged(by_keys, merged(known, by_chord));
+    // Events come at once, keys and counters when they are read. But events can be missed, and an app's chunks need not
+    // be the tasks of its chord.
+    if let Some((ended, size)) = tally.header
+        && ended > 0
+        && ended >= counts.completed_chunks.unwrap_or(0)
+        && counts.total_chunks.is_none_or(|total| total == size)
+    {
+        counts.completed_chunks = Some(ended);
+        counts.total_chunks = Some(size);
+        return (counts, ProgressSource::Events);
+    }
     let source = match (by_keys.completed_chunks, counts.completed_chunks) {
         (Some(_), _) => ProgressSource::Keys,
         (None, Some(_)) => ProgressSource::Chord,
@@ -94,6 +105,7 @@ mod tests {
             succeeded: 20,
             failed: 0,
             unfinished: 0,
+            header: None,
         };
 
         let (counts, source) = combined(Some(&keys(Some(3))), known, Some(chord), tally);
@@ -105,6 +117,22 @@ mod tests {
 
         let (counts, source) = combined(Some(&keys(None)), known, Some(chord), tally);
         assert_eq!((counts.completed_chunks, source), (Some(4), ProgressSource::Chord));
+
+        for (header, keyed, expected) in [
+            (Some((5, 10)), Some(3), (Some(5), ProgressSource::Events)),
+            (Some((3, 10)), Some(3), (Some(3), ProgressSource::Events)),
+            // Missed ones.
+            (Some((3, 10)), Some(8), (Some(8), ProgressSource::Keys)),
+            (Some((3, 10)), None, (Some(4), ProgressSource::Chord)),
+            // None was seen: nobody sends any.
+            (Some((0, 10)), None, (Some(4), ProgressSource::Chord)),
+            // The app counts something else.
+            (Some((9, 12)), Some(3), (Some(3), ProgressSource::Keys)),
+        ] {
+            let tally = Tally { header, ..tally };
+            let (counts, source) = combined(Some(&keys(keyed)), known, Some(chord), tally);
+            assert_eq!((counts.completed_chunks, source), expected, "{header:?} {keyed:?}");
+        }
 
         let (counts, source) = combined(None, known, None, tally);
         assert_eq!((counts.completed_chunks, source), (Some(10), ProgressSource::Events));

@@ -3,7 +3,7 @@
 use super::paint::{Line, Tone, columns, cut, padded};
 use super::plain::stage_name;
 use super::summary;
-use super::text::{coarse_span, count, plural};
+use super::text::{coarse_span, count, plural, source_name};
 use crate::run::{
     Command, RunState, ServiceName, ServicePhase, ServiceView, SitePhase, SiteView, StopReason, StopView,
 };
@@ -359,7 +359,14 @@ fn figures(site: &SiteView, now: f64) -> Line {
     let counts = &site.counts;
     if counts.total_chunks.is_some() || counts.completed_chunks.is_some() {
         let done = counts.completed_chunks.unwrap_or(0);
-        line.push(Tone::Plain, format!("{done}/{} chunks, ", count(counts.total_chunks)));
+        let by = match (site.phase, site.source) {
+            (SitePhase::Running, Some(source)) => format!(" ({})", source_name(source)),
+            _ => String::new(),
+        };
+        line.push(
+            Tone::Plain,
+            format!("{done}/{} chunks{by}, ", count(counts.total_chunks)),
+        );
     }
     if let (SitePhase::Complete, Some(results)) = (site.phase, counts.results) {
         line.push(Tone::Plain, format!("{}, ", plural(results, "result")));

@@ -231,7 +231,7 @@ impl PlainView {
             EventKind::SiteStageEntered { site, stage, reason } => {
                 format!("{site}: now following {}: {reason}", stage_name(*stage))
             }
-            EventKind::SiteProgressed { site, .. } => {
+            EventKind::SiteProgressed { site, source, .. } => {
                 if self
                     .sites
                     .get(site)
@@ -240,7 +240,8 @@ impl PlainView {
                     return None;
                 }
                 self.sites.insert(site.clone(), event.elapsed);
-                format!("{site}: {}", described(&counts_of(site, state)))
+                let by = super::text::source_name(*source);
+                format!("{site}: {}, by {by}", described(&counts_of(site, state)))
             }
             EventKind::SiteRetrying {
                 site,

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use crate::run::ProgressSource;
+
 /// Text from outside, safe in a terminal: control characters (but line breaks) are replaced, and what reorders text.
 pub fn printable(text: &str) -> String {
     text.chars()
@@ -44,6 +46,15 @@ pub fn coarse_span(seconds: f64) -> String {
         format!("{}s", seconds.floor())
     } else {
         span(seconds)
+    }
+}
+
+/// What tells the finished chunks.
+pub fn source_name(source: ProgressSource) -> &'static str {
+    match source {
+        ProgressSource::Events => "events",
+        ProgressSource::Keys => "keys",
+        ProgressSource::Chord => "chord",
     }
 }
 
