@@ -3,14 +3,16 @@
 //! Not the library's `ConnectionManager`: it keeps the error of a connection attempt that failed for another reason
 //! than I/O (such as `LOADING`) for ever, and repeats nothing.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, RedisConnectionInfo};
-use tokio::sync::Mutex;
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
+    RedisConnectionInfo,
+};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::endpoint::{Address, Tls};
 use super::{Endpoint, Error, Result};
@@ -18,9 +20,6 @@ use super::{Endpoint, Error, Result};
 /// Between two attempts of one call; doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-
-/// For clean-up that nobody waits for.
-const CLEANUP_LIMIT: Duration = Duration::from_secs(1);
 
 /// The pause before attempt `number` (the first repetition is 1).
 pub(super) fn pause_before(number: u32) -> Duration {
@@ -62,6 +61,40 @@ impl Connector {
             .map_err(|error| self.error(&error, action))
     }
 
+    /// A connection of its own that hears when what it read has changed; the caller reads with its own commands. Without
+    /// the receiver where the server tells nothing of the kind. The caller bounds the time.
+    pub(super) async fn open_tracking(
+        &self,
+        action: &str,
+    ) -> Result<(MultiplexedConnection, Option<mpsc::UnboundedReceiver<PushInfo>>)> {
+        let info = self.client.get_connection_info().clone();
+        let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+        let client =
+            redis::Client::open(info.set_redis_settings(settings)).map_err(|error| self.error(&error, action))?;
+        let (pushes, told) = mpsc::unbounded_channel();
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None)
+            .set_push_sender(pushes);
+        let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+            Ok(connection) => connection,
+            Err(error) if error.kind() == redis::ErrorKind::RESP3NotSupported => {
+                return Ok((self.open(action).await?, None));
+            }
+            Err(error) => return Err(self.error(&error, action)),
+        };
+        let mut track = redis::cmd("CLIENT");
+        track.arg("TRACKING").arg("ON").arg("NOLOOP");
+        match track.exec_async(&mut connection).await {
+            Ok(()) => Ok((connection, Some(told))),
+            Err(error) if error.is_io_error() => Err(self.error(&error, action)),
+            Err(error) => {
+                tracing::debug!(%error, "the server does not track reads");
+                Ok((connection, None))
+            }
+        }
+    }
+
     /// A connection of its own for subscriptions. The caller bounds the time.
     pub(super) async fn open_pubsub(&self, action: &str) -> Result<redis::aio::PubSub> {
         self.client
@@ -87,7 +120,6 @@ impl Connector {
 pub(super) struct Commands {
     connector: Connector,
     current: Mutex<Option<MultiplexedConnection>>,
-    cleanups: std::sync::Mutex<JoinSet<()>>,
 }
 
 impl Commands {
@@ -95,7 +127,6 @@ impl Commands {
         Self {
             connector,
             current: Mutex::new(None),
-            cleanups: std::sync::Mutex::new(JoinSet::new()),
         }
     }
 
@@ -153,26 +184,6 @@ impl Commands {
         }
     }
 
-    /// Sends commands without anyone waiting for their outcome, for clean-up in a `Drop`. Ends with `self` at the latest.
-    pub(super) fn send_and_forget(&self, action: &'static str, commands: Pipeline) {
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else {
-            return;
-        };
-        let Some(mut connection) = self.current.try_lock().ok().and_then(|current| current.clone()) else {
-            return;
-        };
-        let mut cleanups = self.cleanups.lock().unwrap_or_else(PoisonError::into_inner);
-        while cleanups.try_join_next().is_some() {}
-        let cleanup = async move {
-            match timeout(CLEANUP_LIMIT, commands.query_async::<()>(&mut connection)).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::debug!(%error, action, "clean-up failed"),
-                Err(_) => tracing::debug!(action, "clean-up was not answered"),
-            }
-        };
-        cleanups.spawn_on(cleanup, &runtime);
-    }
-
     async fn once_until<T: FromRedisValue>(
         &self,
         action: &str,
@@ -215,7 +226,8 @@ impl Commands {
 fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
     let mut settings = RedisConnectionInfo::default()
         .set_db(i64::from(endpoint.database))
-        .set_lib_name(env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
+        // It would cost each connection a round trip, and old servers answer it with errors that they count.
+        .set_skip_set_lib_name();
     if let Some(username) = &endpoint.username {
         settings = settings.set_username(username);
     }

@@ -1,30 +1,21 @@
 //! One request to workers by broadcast, and the replies to it (Celery wire, observed on 5.2 to 5.7).
 //!
 //! Replies are sent to a list of our own, named by `reply_to` with exchange `""`: no binding is needed that a worker
-//! could sweep away. The list belongs to a connection and is used again; tickets tell whose reply it is. Where
-//! replies are still to come when the call ends, the list is given an expiry, so that nothing stays behind.
+//! could sweep away. The list belongs to a connection and is used again; tickets tell whose reply it is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redis::aio::MultiplexedConnection;
 use serde::Serialize;
 use serde_json::Value;
-use tokio::time::{Instant, timeout_at};
-use uuid::Uuid;
+use tokio::time::Instant;
 
 use super::connection::Commands;
 use super::envelope::{Incoming, Outgoing};
 use super::keys::Keys;
+use super::reply_list::ReplyList;
 use super::{Error, NodeName, Result};
-
-/// How long late replies are kept before Redis throws them away, in seconds.
-const LATE_REPLIES_EXPIRE: u64 = 60;
-/// How much longer than Redis we wait for its answer to a blocking read.
-const SLACK: Duration = Duration::from_millis(500);
-
-const SET_EXPIRY: &str = "set an expiry on control replies";
 
 /// Which workers are asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -162,42 +153,25 @@ impl Request<'_> {
     }
 }
 
-/// A connection with a reply list; used by one call at a time.
+/// Sends requests and takes in their replies; used by one call at a time.
 pub(super) struct Mailbox {
-    broker: Arc<Commands>,
-    /// Its own: a blocking read would hold up all others.
-    connection: MultiplexedConnection,
-    /// Whether replies may still come to the list.
-    awaits_replies: bool,
-    keys: Keys,
-    /// As the worker is told it; the list's name has the key prefix before it.
-    queue: String,
+    replies: ReplyList,
+    channel: String,
 }
 
 impl Mailbox {
     /// Connects. The caller bounds the time.
     pub(super) async fn open(broker: Arc<Commands>, keys: &Keys) -> Result<Self> {
-        let connection = broker.connector().open("open a connection for control replies").await?;
-        let queue = Keys::reply_queue(&Uuid::new_v4().to_string());
         Ok(Self {
-            broker,
-            connection,
-            awaits_replies: false,
-            keys: keys.clone(),
-            queue,
+            replies: ReplyList::open(broker, keys).await?,
+            channel: keys.control(),
         })
     }
 
     /// Publishes a request; gives the number of its listeners.
     pub(super) async fn publish(&mut self, request: &Request<'_>, ticket: &str, within: Duration) -> Result<u64> {
-        let message = request.encode(Some((&self.queue, ticket)), within)?;
-        self.awaits_replies = true;
-        redis::cmd("PUBLISH")
-            .arg(self.keys.control())
-            .arg(message)
-            .query_async(&mut self.connection)
-            .await
-            .map_err(|error| self.broker.connector().error(&error, "publish a control request"))
+        let message = request.encode(Some((self.replies.queue(), ticket)), within)?;
+        self.replies.publish(&self.channel, &message, within).await
     }
 
     /// Takes in replies until all who can have answered, or the deadline.
@@ -215,15 +189,10 @@ impl Mailbox {
             malformed: 0,
         };
         while !is_complete(&replies, target) {
-            let Some(message) = self.pop(deadline).await? else {
-                let mark = self.expiry(&[""]);
-                self.broker.query::<()>(SET_EXPIRY, &mark, SLACK).await?;
-                break;
+            let Some(message) = self.replies.next(deadline).await? else {
+                // Who is late makes no new list: it waits for its expiry with what is already there.
+                return Ok(replies);
             };
-            // The mark of an earlier call, see `expiry`.
-            if message.is_empty() {
-                continue;
-            }
             match read_reply(&message, ticket) {
                 Ok(None) => {}
                 Ok(Some(answers)) => {
@@ -236,44 +205,11 @@ impl Mailbox {
                 }
             }
         }
-        self.awaits_replies = false;
+        // Two workers may share a name: while there is a listener that has not answered, the list waits for its expiry.
+        if replies.answers >= listeners {
+            self.replies.clear().await;
+        }
         Ok(replies)
-    }
-
-    async fn pop(&mut self, deadline: Instant) -> Result<Option<Vec<u8>>> {
-        let action = "read control replies";
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            return Ok(None);
-        }
-        // Redis reads 0 as "for ever".
-        let seconds = left.as_secs_f64().max(0.001);
-        let mut pop = redis::cmd("BRPOP");
-        pop.arg(self.keys.reply_list(&self.queue)).arg(seconds);
-        let popped = timeout_at(deadline + SLACK, pop.query_async(&mut self.connection)).await;
-        let popped: Option<(Vec<u8>, Vec<u8>)> = popped
-            .map_err(|_| self.broker.connector().deadline_error(action, left + SLACK))?
-            .map_err(|error| self.broker.connector().error(&error, action))?;
-        Ok(popped.map(|(_, message)| message))
-    }
-
-    /// Late replies would make a list without expiry: these commands make it first, with one, holding empty marks.
-    fn expiry(&self, marks: &[&str]) -> redis::Pipeline {
-        let list = self.keys.reply_list(&self.queue);
-        let mut mark = redis::pipe();
-        mark.atomic().cmd("RPUSH").arg(&list).arg(marks).ignore();
-        mark.cmd("EXPIRE").arg(&list).arg(LATE_REPLIES_EXPIRE).ignore();
-        mark
-    }
-}
-
-impl Drop for Mailbox {
-    /// A call that was cancelled or failed leaves replies to come.
-    fn drop(&mut self) {
-        if self.awaits_replies {
-            // Our own read may still be blocked in the server: it takes one mark with it, the other keeps the list.
-            self.broker.send_and_forget(SET_EXPIRY, self.expiry(&["", ""]));
-        }
     }
 }
 

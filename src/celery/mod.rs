@@ -32,6 +32,7 @@ mod properties;
 mod publish;
 mod python_repr;
 mod queues;
+mod reply_list;
 mod restore;
 mod results;
 mod server;

@@ -251,3 +251,181 @@ fn shutdown_ends_the_worker_warm() {
     };
     assert!(status.success(), "{status}");
 }
+
+/// Answers the next control request as worker after worker, with what a worker pushes for each; gives the list.
+fn answer_next(
+    redis: &crate::support::redis::RedisServer,
+    replies: impl FnOnce(&str) -> Vec<String> + Send + 'static,
+) -> std::thread::JoinHandle<String> {
+    let (mut listen, mut push) = (redis.connection(0), redis.connection(0));
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    let answers = std::thread::spawn(move || {
+        let mut requests = listen.as_pubsub();
+        requests.subscribe("/0.celery.pidbox").expect("Redis is up");
+        ready.send(()).expect("the test waits for it");
+        let request: String = requests
+            .get_message()
+            .and_then(|message| message.get_payload())
+            .expect("a request");
+        let request: serde_json::Value = serde_json::from_str(&request).expect("JSON");
+        let body = base64::Engine::decode(
+            &base64::engine::general_purpose::STANDARD,
+            request["body"].as_str().expect("text"),
+        );
+        let body: serde_json::Value = serde_json::from_slice(&body.expect("base64")).expect("JSON");
+        let list = body["reply_to"]["routing_key"].as_str().expect("a list").to_owned();
+        for reply in replies(body["ticket"].as_str().expect("a ticket")) {
+            let pushed: u64 = redis::cmd("LPUSH")
+                .arg(&list)
+                .arg(reply)
+                .query(&mut push)
+                .expect("Redis is up");
+            assert!(pushed > 1, "the list was not there before");
+        }
+        list
+    });
+    is_ready.recv().expect("it listens");
+    answers
+}
+
+/// One more that a request reaches.
+fn listener(scene: &Scene) -> redis::Connection {
+    use redis::ConnectionLike;
+    let mut connection = scene.redis.connection(0);
+    let confirmed = connection.req_command(redis::cmd("SUBSCRIBE").arg("/0.celery.pidbox"));
+    confirmed.expect("Redis is up");
+    connection
+}
+
+fn reply(ticket: &str, body: &serde_json::Value) -> String {
+    json!({"body": body.to_string(), "content-type": "application/json", "content-encoding": "utf-8",
+        "headers": {"ticket": ticket, "clock": 1}, "properties": {"delivery_tag": "t", "delivery_info": {}}})
+    .to_string()
+}
+
+#[test]
+fn replies_that_are_not_meant_or_cannot_be_read_are_counted_or_skipped() {
+    let scene = Scene::without_worker();
+    let _others: Vec<redis::Connection> = (0..5).map(|_| listener(&scene)).collect();
+    let answers = answer_next(&scene.redis, |ticket| {
+        vec![
+            "no JSON".to_owned(),
+            reply(ticket, &json!(["no", "object"])),
+            reply("another ticket", &json!({"w0@test": {"ok": "pong"}})),
+            // Twice the same name, then one nobody asked for, then one that says something else.
+            reply(ticket, &json!({"w1@test": {"ok": "pong"}})),
+            reply(ticket, &json!({"w1@test": {"ok": "pong"}})),
+            reply(ticket, &json!({"stranger@nowhere": {"error": "KeyError('ping')"}})),
+            reply(ticket, &json!({"w3@test": {"ok": "pung"}})),
+        ]
+    });
+    run(async {
+        let control = scene.client.control();
+        let target = Target::Nodes(["w1@test", "w2@test"].map(NodeName::from).to_vec());
+        let within = Duration::from_millis(500);
+        let replies = control.ping(&target, within).await.expect("Redis is up");
+        assert_eq!((replies.listeners, replies.answers, replies.malformed), (6, 4, 2));
+        assert_eq!(replies.of(&NodeName::from("w1@test")), Some(&()));
+        assert!(replies.nodes[&NodeName::from("w3@test")].is_err(), "no pong");
+        assert!(replies.nodes[&NodeName::from("stranger@nowhere")].is_err());
+        assert!(replies.of(&NodeName::from("w0@test")).is_none(), "another ticket's");
+    });
+    answers.join().expect("it answered");
+}
+
+#[test]
+fn two_workers_of_one_name_and_strangers_are_visible() {
+    let scene = Scene::without_worker();
+    // Three listen, so that three answers are waited for.
+    let _others = [listener(&scene), listener(&scene)];
+    let answers = answer_next(&scene.redis, |ticket| {
+        vec![
+            reply(ticket, &json!({"w1@test": {"ok": "pong"}})),
+            reply(ticket, &json!({"w1@test": {"ok": "pong"}})),
+            reply(ticket, &json!({"stranger@nowhere": {"error": "KeyError('ping')"}})),
+        ]
+    });
+    run(async {
+        let started = Instant::now();
+        let replies = scene.client.control().ping(&Target::All, LIMIT).await;
+        let replies = replies.expect("Redis is up");
+        assert_eq!((replies.listeners, replies.answers, replies.nodes.len()), (3, 3, 2));
+        assert_eq!(
+            replies.nodes[&NodeName::from("stranger@nowhere")],
+            Err("KeyError('ping')".to_owned())
+        );
+        assert!(started.elapsed() < LIMIT / 2, "all have answered");
+    });
+    let list = answers.join().expect("it answered");
+    let left: u64 = redis::cmd("EXISTS")
+        .arg(&list)
+        .query(&mut scene.redis.connection(0))
+        .expect("Redis is up");
+    assert_eq!(left, 0, "{list}");
+}
+
+#[test]
+fn a_server_that_does_not_tell_of_changes_is_asked_again() {
+    let scene = Scene::new();
+    redis::cmd("ACL")
+        .arg(&["SETUSER", "plain", "on", ">pw", "~*", "&*", "+@all", "-client"])
+        .exec(&mut scene.redis.connection(0))
+        .expect("Redis is up");
+    let url = format!("redis://plain:pw@127.0.0.1:{}/0", scene.redis.port);
+    let endpoints = orch::celery::Endpoints::from_urls(&url, &url).expect("our own URL");
+    let client = orch::celery::Client::connect(endpoints).expect("no certificates are read");
+    run(async {
+        for _ in 0..3 {
+            let started = Instant::now();
+            let replies = client.control().ping(&Target::from(&node()), LIMIT).await;
+            assert_eq!(replies.expect("Redis is up").of(&node()), Some(&()));
+            assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
+        }
+    });
+}
+
+#[test]
+fn a_worker_without_autoscale_refuses_and_limits_are_taken() {
+    let scene = Scene::new();
+    run(async {
+        let control = scene.client.control();
+        let target = Target::Regex("^w[0-9]@".to_owned());
+        let refused = control.autoscale(1, 4, &target, LIMIT).await.expect("Redis is up");
+        let error = refused.nodes[&node()].as_ref().expect_err("it was started without");
+        assert!(error.contains("ValueError") || error.contains("utoscale"), "{error}");
+        let task = "wire_app.add";
+        for replies in [
+            control.rate_limit(task, "100/m", &target, LIMIT).await,
+            control.rate_limit(task, "0", &target, LIMIT).await,
+            control
+                .time_limit(
+                    task,
+                    Some(Duration::from_secs(5)),
+                    Some(Duration::from_secs(9)),
+                    &target,
+                    LIMIT,
+                )
+                .await,
+            control.heartbeat(&target, LIMIT).await,
+            control.disable_events(&target, LIMIT).await,
+            control.enable_events(&target, LIMIT).await,
+        ] {
+            assert_eq!(replies.expect("Redis is up").of(&node()), Some(&()));
+        }
+        let unknown = control.rate_limit("no.such.task", "1/s", &target, LIMIT).await;
+        assert!(unknown.expect("Redis is up").nodes[&node()].is_err());
+
+        let task = Task::new("wire_app.sleep").args([json!(60)]);
+        let mut events = scene.client.events().await.expect("Redis is up");
+        scene.client.publish(&task).await.expect("Redis is up");
+        crate::scene::until_started(&mut events, &task.id).await;
+        let ids = std::slice::from_ref(&task.id);
+        let asked = control.query_tasks(ids, &target, LIMIT).await.expect("Redis is up");
+        let found = &asked.of(&node()).expect("it answers")[&task.id];
+        assert_eq!((found.state.as_str(), &found.request.id), ("active", &task.id));
+        let kill = Some(orch::celery::Signal::Kill);
+        control.revoke(ids, kill, &target, LIMIT).await.expect("Redis is up");
+        let revoked = control.revoked(&target, LIMIT).await.expect("Redis is up");
+        assert_eq!(revoked.of(&node()).expect("it answers"), ids);
+    });
+}
