@@ -565,3 +565,109 @@ fn unacknowledged_messages_are_listed_with_their_age() {
     assert!(text.contains("unacknowledged: 1, the oldest taken "), "{text}");
     assert!(text.lines().last().unwrap().starts_with("slow  "), "{text}");
 }
+
+#[test]
+fn events_are_shown_as_they_come() {
+    let shop = Shop::open(WorkerOptions {
+        events: false,
+        ..WorkerOptions::default()
+    });
+    let (url, backend) = (shop.redis.url(0), shop.redis.url(1));
+    let tail = std::thread::spawn(move || {
+        orch(
+            &[
+                "events",
+                "--enable",
+                "--limit",
+                "3",
+                "--task",
+                "fail",
+                "--backend",
+                &backend,
+            ],
+            Some(&url),
+        )
+    });
+    // Published again and again: the tail may not listen yet.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !tail.is_finished() {
+        shop.says(
+            &["publish", "wire_app.fail", "--args", r#"["no\u001b"]"#, "--id", "f1"],
+            0,
+        );
+        shop.says(&["publish", "wire_app.add", "--args", "[1, 1]"], 0);
+        assert!(Instant::now() < deadline, "no events come");
+    }
+    let text = said(&tail.join().unwrap(), 0);
+    assert_eq!(text.lines().count(), 3, "{text}");
+    assert!(
+        text.lines()
+            .all(|line| line.contains(" w1@test task-") && line.contains(" wire_app.fail f1")),
+        "{text}"
+    );
+    assert!(!text.contains('\u{1b}'), "{text}");
+
+    let (url, backend) = (shop.redis.url(0), shop.redis.url(1));
+    let tail = std::thread::spawn(move || {
+        let words = [
+            "events",
+            "--json",
+            "--limit",
+            "1",
+            "--type",
+            "task-failed",
+            "--backend",
+            &backend,
+        ];
+        orch(&words, Some(&url))
+    });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while !tail.is_finished() {
+        shop.says(&["publish", "wire_app.fail"], 0);
+        assert!(Instant::now() < deadline, "no events come");
+    }
+    let object: Value = serde_json::from_str(&said(&tail.join().unwrap(), 0)).unwrap();
+    assert_eq!(object["type"], "task-failed", "{object}");
+    assert!(
+        object["exception"].as_str().unwrap().starts_with("ValueError("),
+        "{object}"
+    );
+    let nothing = shop.orch(&["events", "--for", "100ms", "--type", "nothing"]);
+    assert_eq!(said(&nothing, 0), "");
+}
+
+#[test]
+fn top_shows_workers_queues_and_jobs() {
+    let shop = Shop::open(WorkerOptions::default());
+    let (url, backend) = (shop.redis.url(0), shop.redis.url(1));
+    let top = std::thread::spawn(move || {
+        orch(
+            &["top", "--json", "--once", "--interval", "4s", "--backend", &backend],
+            Some(&url),
+        )
+    });
+    let mut published = 0;
+    while !top.is_finished() {
+        shop.says(&["publish", "wire_app.add", "--args", "[1, 1]"], 0);
+        published += 1;
+    }
+    let object: Value = serde_json::from_str(&said(&top.join().unwrap(), 0)).unwrap();
+    let worker = &object["workers"]["w1@test"];
+    assert_eq!(
+        (&worker["online"], &worker["slots"]),
+        (&true.into(), &2.into()),
+        "{object}"
+    );
+    assert_eq!(worker["queues"][0], "celery", "{object}");
+    assert!(object["queues"]["celery"].is_u64(), "{object}");
+    let jobs = object["jobs"].as_array().unwrap();
+    assert!(!jobs.is_empty() && jobs.len() <= published, "{object}");
+    assert!(
+        jobs.iter()
+            .any(|job| job["task"] == "wire_app.add" && job["succeeded"] == 1),
+        "{object}"
+    );
+    let text = shop.says(&["top", "--interval", "300ms"], 0);
+    assert!(text.starts_with("WORKER   STATE   BUSY"), "{text}");
+    assert!(text.contains("QUEUE   WAITING"), "{text}");
+}

@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use super::connection::{Commands, pause_before};
 use super::keys::Keys;
 use super::subscription::Subscription;
-use super::{Error, Result, TaskId, TaskResult, TaskState, json};
+use super::{Error, Outcome, Result, TaskId, TaskResult, TaskState, json};
 
 /// How many tasks one SUBSCRIBE or one pipeline of reads names at most.
 const BATCH: usize = 200;
@@ -47,19 +47,30 @@ enum Standing {
     Open,
     Succeeded,
     Failed,
+    Revoked,
 }
 
 impl Standing {
     fn of(status: &[u8]) -> Self {
         match status {
             b"SUCCESS" => Self::Succeeded,
-            b"FAILURE" | b"REVOKED" => Self::Failed,
+            b"FAILURE" => Self::Failed,
+            b"REVOKED" => Self::Revoked,
             _ => Self::Open,
         }
     }
 
     fn is_final(self) -> bool {
         self != Self::Open
+    }
+
+    fn outcome(self) -> Option<Outcome> {
+        match self {
+            Self::Open => None,
+            Self::Succeeded => Some(Outcome::Succeeded),
+            Self::Failed => Some(Outcome::Failed),
+            Self::Revoked => Some(Outcome::Revoked),
+        }
     }
 }
 
@@ -164,10 +175,16 @@ impl Results {
             match standing {
                 Standing::Open => {}
                 Standing::Succeeded => progress.succeeded += 1,
-                Standing::Failed => progress.failed += 1,
+                Standing::Failed | Standing::Revoked => progress.failed += 1,
             }
         }
         Ok(progress)
+    }
+
+    /// How each of these tasks ended, in order; `None`: no end is stored.
+    pub async fn outcomes(&self, ids: &[TaskId]) -> Result<Vec<Option<Outcome>>> {
+        let standings = self.standings(ids).await?;
+        Ok(standings.into_iter().map(Standing::outcome).collect())
     }
 
     /// How each task stands, in order. Celery writes the status first, so the head of a value is read and not the whole;
@@ -188,6 +205,7 @@ impl Results {
                     None => match self.get(id).await {
                         Ok(Some(result)) => match result.state {
                             TaskState::Success(_) => Standing::Succeeded,
+                            TaskState::Revoked(_) => Standing::Revoked,
                             state if state.is_final() => Standing::Failed,
                             _ => Standing::Open,
                         },

@@ -12,6 +12,6 @@ mod terminal;
 mod text;
 mod view;
 
-pub use screen::release;
-pub use text::{one_line, printable, span};
+pub use screen::{Screen, release};
+pub use text::{coarse_span, one_line, printable, span};
 pub use view::{Format, ViewHandle, ViewOptions, start};

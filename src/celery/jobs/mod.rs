@@ -2,6 +2,7 @@
 //! the app.
 
 mod job;
+mod reconcile;
 mod tracker;
 #[cfg(test)]
 mod tracker_tests;

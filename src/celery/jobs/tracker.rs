@@ -163,6 +163,12 @@ impl JobTracker {
         of_job.map(|(id, _)| id.clone()).collect()
     }
 
+    /// Tasks of all jobs of which no end was seen.
+    pub fn all_open_tasks(&self) -> Vec<TaskId> {
+        let of_jobs = self.tasks.iter().filter(|(_, task)| task.job.is_some());
+        of_jobs.map(|(id, _)| id.clone()).collect()
+    }
+
     /// Takes in an end that was learnt from a stored result; does nothing if it is known.
     pub fn settle(&mut self, id: &TaskId, outcome: Outcome, now: Instant) {
         if self.tasks.contains_key(id) {

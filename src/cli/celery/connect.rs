@@ -74,6 +74,11 @@ pub fn converse<T>(conversation: impl Future<Output = T>) -> anyhow::Result<T> {
 
 /// Data goes to standard output; a closed pipe is nobody's fault.
 pub fn print(text: &str) {
+    print_on(text);
+}
+
+/// The same, of what goes on for as long as anybody reads it: whether somebody does.
+pub fn print_on(text: &str) -> bool {
     use std::io::Write;
-    writeln!(std::io::stdout(), "{text}").ok();
+    writeln!(std::io::stdout(), "{text}").is_ok()
 }

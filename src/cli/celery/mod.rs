@@ -3,6 +3,7 @@
 mod answers;
 mod connect;
 mod control;
+mod events;
 mod inspect;
 mod ping;
 mod poison;
@@ -14,6 +15,7 @@ mod revoke;
 mod scale;
 mod table;
 mod tasks;
+mod top;
 
 use clap::{Args, Subcommand};
 
@@ -30,6 +32,8 @@ enum CeleryCommand {
     Inspect(inspect::InspectArgs),
     Tasks(tasks::TasksArgs),
     Queues(queues::QueuesArgs),
+    Events(events::EventsArgs),
+    Top(top::TopArgs),
     Publish(publish::PublishArgs),
     Result(result::ResultArgs),
     Revoke(revoke::RevokeArgs),
@@ -45,6 +49,8 @@ pub fn main(args: &CeleryArgs) -> anyhow::Result<u8> {
         CeleryCommand::Inspect(args) => inspect::main(args),
         CeleryCommand::Tasks(args) => tasks::main(args),
         CeleryCommand::Queues(args) => queues::main(args),
+        CeleryCommand::Events(args) => events::main(args),
+        CeleryCommand::Top(args) => top::main(args),
         CeleryCommand::Publish(args) => publish::main(args),
         CeleryCommand::Result(args) => result::main(args),
         CeleryCommand::Revoke(args) => revoke::main(args),
