@@ -20,6 +20,8 @@ mod publish;
 mod queues;
 #[path = "celery/restore.rs"]
 mod restore;
+#[path = "celery/results.rs"]
+mod results;
 #[path = "celery/scene.rs"]
 mod scene;
 #[path = "celery/server.rs"]

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{GroupId, NodeName, Result, TaskId, json};
+use super::{Error, GroupId, NodeName, Result, TaskId, json};
 
 /// What Celery wrote about a task, as of [`received_at`](Self::received_at).
 #[derive(Clone, Debug, PartialEq)]
@@ -103,7 +103,13 @@ impl fmt::Display for TaskFailure {
 impl TaskResult {
     /// Reads the value of a `celery-task-meta-<id>` key.
     pub(super) fn decode(bytes: &[u8], id: &TaskId, received_at: Instant) -> Result<Self> {
-        let meta: Meta = json::parse(bytes, &format!("the result of task {id}"))?;
+        let what = format!("the result of task {id}");
+        // Serde would read the fields of an object from a list, too.
+        if bytes.trim_ascii_start().starts_with(b"[") {
+            let reason = "it is a list, not an object".to_owned();
+            return Err(Error::Malformed { what, reason });
+        }
+        let meta: Meta = json::parse(bytes, &what)?;
         let state = match meta.status.as_str() {
             "STARTED" => TaskState::Started {
                 pid: meta
