@@ -6,6 +6,7 @@ use std::borrow::Cow;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
@@ -113,41 +114,14 @@ impl Incoming {
 
     /// Decodes the body.
     pub(super) fn body(&self, what: &str) -> Result<Value> {
-        let malformed = |reason: String| Error::Malformed {
-            what: what.to_owned(),
-            reason,
+        let body = Encoded {
+            body: &self.body,
+            content_type: self.content_type.as_deref(),
+            content_encoding: self.content_encoding.as_deref(),
+            is_compressed: self.headers.get("compression").is_some_and(|how| !how.is_null()),
+            body_encoding: self.properties.get("body_encoding").and_then(Value::as_str),
         };
-        if let Some(kind) = self.content_type.as_deref().filter(|kind| *kind != "application/json") {
-            return Err(malformed(format!(
-                "its content type is `{kind}`, only JSON is supported"
-            )));
-        }
-        if let Some(encoding) = self
-            .content_encoding
-            .as_deref()
-            .filter(|encoding| !encoding.eq_ignore_ascii_case("utf-8"))
-        {
-            return Err(malformed(format!(
-                "its content encoding is `{encoding}`, only utf-8 is supported"
-            )));
-        }
-        if self
-            .headers
-            .get("compression")
-            .is_some_and(|compression| !compression.is_null())
-        {
-            return Err(malformed("it is compressed".to_owned()));
-        }
-        match self.properties.get("body_encoding").and_then(Value::as_str) {
-            Some("base64") => {
-                let body = BASE64
-                    .decode(&self.body)
-                    .map_err(|error| malformed(error.to_string()))?;
-                json::parse(&body, what)
-            }
-            None => json::parse(self.body.as_bytes(), what),
-            Some(other) => Err(malformed(format!("its body encoding is `{other}`"))),
-        }
+        json::parse(&body.decode(what)?, what)
     }
 
     /// A header that is a text.
@@ -156,15 +130,58 @@ impl Incoming {
     }
 }
 
-/// The parts of an envelope that say how its body is encoded, read in place: events come by the hundred thousand.
+/// A body with all that says how to read it.
+struct Encoded<'a> {
+    body: &'a str,
+    content_type: Option<&'a str>,
+    content_encoding: Option<&'a str>,
+    is_compressed: bool,
+    body_encoding: Option<&'a str>,
+}
+
+impl<'a> Encoded<'a> {
+    /// The JSON text.
+    fn decode(&self, what: &str) -> Result<Cow<'a, [u8]>> {
+        let malformed = |reason: String| Error::Malformed {
+            what: what.to_owned(),
+            reason,
+        };
+        if let Some(kind) = self.content_type.filter(|kind| *kind != "application/json") {
+            return Err(malformed(format!(
+                "its content type is `{kind}`, only JSON is supported"
+            )));
+        }
+        if let Some(encoding) = self
+            .content_encoding
+            .filter(|encoding| !encoding.eq_ignore_ascii_case("utf-8"))
+        {
+            return Err(malformed(format!(
+                "its content encoding is `{encoding}`, only utf-8 is supported"
+            )));
+        }
+        if self.is_compressed {
+            return Err(malformed("it is compressed".to_owned()));
+        }
+        match self.body_encoding {
+            Some("base64") => BASE64
+                .decode(self.body)
+                .map(Cow::Owned)
+                .map_err(|error| malformed(error.to_string())),
+            None => Ok(Cow::Borrowed(self.body.as_bytes())),
+            Some(other) => Err(malformed(format!("its body encoding is `{other}`"))),
+        }
+    }
+}
+
+/// As much of an envelope as its body needs.
 #[derive(Deserialize)]
 struct Wrapping<'a> {
     #[serde(borrow)]
-    body: Cow<'a, str>,
-    #[serde(rename = "content-type", default, borrow)]
-    content_type: Option<Cow<'a, str>>,
-    #[serde(rename = "content-encoding", default, borrow)]
-    content_encoding: Option<Cow<'a, str>>,
+    body: json::Text<'a>,
+    #[serde(rename = "content-type", borrow)]
+    content_type: Option<json::Text<'a>>,
+    #[serde(rename = "content-encoding", borrow)]
+    content_encoding: Option<json::Text<'a>>,
     #[serde(default)]
     headers: WrappingHeaders,
     #[serde(default, borrow)]
@@ -173,39 +190,31 @@ struct Wrapping<'a> {
 
 #[derive(Default, Deserialize)]
 struct WrappingHeaders {
-    #[serde(default)]
-    compression: Option<serde::de::IgnoredAny>,
+    compression: Option<IgnoredAny>,
 }
 
 #[derive(Default, Deserialize)]
 struct WrappingProperties<'a> {
-    #[serde(default, borrow)]
-    body_encoding: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    body_encoding: Option<json::Text<'a>>,
 }
 
-/// The decoded body of a message as JSON of the wanted shape. What is not as Celery writes it goes the slow way, which
-/// knows all there is to know.
-pub(super) fn read_body<T: serde::de::DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
-    json::check_size(bytes.len(), what)?;
-    if let Ok(wrapping) = serde_json::from_slice::<Wrapping<'_>>(bytes)
-        && wrapping.content_type.is_none_or(|kind| kind == "application/json")
-        && wrapping
-            .content_encoding
-            .is_none_or(|encoding| encoding.eq_ignore_ascii_case("utf-8"))
-        && wrapping.headers.compression.is_none()
-        && wrapping
-            .properties
-            .body_encoding
-            .is_some_and(|encoding| encoding == "base64")
-        && let Ok(body) = BASE64.decode(wrapping.body.as_bytes())
-    {
-        return json::parse(&body, what);
+/// Reads a message of which only the body matters: `read` is given the JSON text, and nothing else is kept.
+pub(super) fn with_body<T>(message: &[u8], what: &str, mut read: impl FnMut(&[u8]) -> Result<T>) -> Result<T> {
+    fn text<'a>(text: &'a Option<json::Text<'_>>) -> Option<&'a str> {
+        text.as_ref().map(|text| text.0.as_ref())
     }
-    let body = Incoming::decode(bytes, what)?.body(what)?;
-    serde_json::from_value(body).map_err(|error| Error::Malformed {
-        what: what.to_owned(),
-        reason: error.to_string(),
-    })
+    json::parse_with(message, what, |message| {
+        let wrapping: Wrapping<'_> = serde_json::from_slice(message)?;
+        let body = Encoded {
+            body: &wrapping.body.0,
+            content_type: text(&wrapping.content_type),
+            content_encoding: text(&wrapping.content_encoding),
+            is_compressed: wrapping.headers.compression.is_some(),
+            body_encoding: text(&wrapping.properties.body_encoding),
+        };
+        Ok(body.decode(what).and_then(|body| read(&body)))
+    })?
 }
 
 #[cfg(test)]

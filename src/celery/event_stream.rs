@@ -67,16 +67,17 @@ impl EventStream {
                     tracing::warn!(endpoint = %self.connector.endpoint(), "lost the subscription for events");
                     self.subscription = None;
                 }
-                Some(message) => match Event::decode(message.get_payload_bytes(), Instant::now()) {
-                    Ok((events, malformed)) => {
-                        self.malformed += malformed;
-                        self.waiting.extend(events);
+                Some(message) => {
+                    let mut events = Vec::new();
+                    match Event::decode(message.get_payload_bytes(), Instant::now(), &mut events) {
+                        Ok(malformed) => self.malformed += malformed,
+                        Err(error) => {
+                            self.malformed += 1;
+                            tracing::debug!(%error, "skipped an event");
+                        }
                     }
-                    Err(error) => {
-                        self.malformed += 1;
-                        tracing::debug!(%error, "skipped an event");
-                    }
-                },
+                    self.waiting.extend(events);
+                }
             }
         }
     }

@@ -56,7 +56,8 @@ pub fn control_reply(bytes: &[u8]) -> usize {
 
 /// A message of an event channel.
 pub fn event(bytes: &[u8]) -> usize {
-    printed(Event::decode(bytes, Instant::now()))
+    let mut events = Vec::new();
+    printed(Event::decode(bytes, Instant::now(), &mut events).map(|malformed| (events, malformed)))
 }
 
 /// The value of a result key, which is also what is published there.

@@ -3,7 +3,10 @@
 //! Python's `json` writes `NaN` and `Infinity`, and lone surrogates as escapes; neither is JSON. They are read as
 //! `null` and U+FFFD, so that one odd number in a result does not hide the result.
 
-use serde::de::DeserializeOwned;
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Visitor};
 
 use super::{Error, Result};
 
@@ -12,16 +15,53 @@ pub const SIZE_LIMIT: usize = 64 * 1024 * 1024;
 
 /// Reads `bytes`; `what` names them in an error.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    parse_with(bytes, what, |bytes| serde_json::from_slice(bytes))
+}
+
+/// Like [`parse`], for what borrows from the text: `read` is called again with the repaired text where the first
+/// attempt failed.
+pub(super) fn parse_with<T>(
+    bytes: &[u8],
+    what: &str,
+    mut read: impl FnMut(&[u8]) -> serde_json::Result<T>,
+) -> Result<T> {
     check_size(bytes.len(), what)?;
-    serde_json::from_slice(bytes)
+    read(bytes)
         .or_else(|error| {
             let repaired = repaired(bytes).ok_or(error)?;
-            serde_json::from_slice(&repaired)
+            read(&repaired)
         })
         .map_err(|error| Error::Malformed {
             what: what.to_owned(),
             reason: error.to_string(),
         })
+}
+
+/// A text, borrowed where it has no escapes.
+pub(super) struct Text<'de>(pub(super) Cow<'de, str>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Borrowing;
+
+        impl<'de> Visitor<'de> for Borrowing {
+            type Value = Text<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a text")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> std::result::Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+
+        deserializer.deserialize_str(Borrowing)
+    }
 }
 
 /// Fails when `bytes` is above [`SIZE_LIMIT`].

@@ -12,6 +12,7 @@ mod endpoint;
 mod envelope;
 mod error;
 mod event;
+mod event_decode;
 mod event_stream;
 #[cfg(test)]
 mod frames;

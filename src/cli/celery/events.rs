@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::connect::{ConnectArgs, converse, print_on};
 use super::table::shortened;
-use crate::celery::{Event, EventKind, Notice, Target, TaskEvent, TaskId, TaskOrigin, WorkerEvent, WorkerLoad};
+use crate::celery::{Event, EventKind, Notice, Target, TaskEvent, TaskId, TaskOrigin, WorkerEvent};
 use crate::cli::{Refusal, duration, say};
 use crate::run::Outcome;
 use crate::ui::one_line;
@@ -18,6 +18,8 @@ use crate::ui::one_line;
 const NAMES: usize = 50_000;
 /// Longer values are cut, but for `--json`.
 const LONGEST_VALUE: usize = 100;
+/// Too long, or the same again and again.
+const JSON_ONLY: [&str; 5] = ["traceback", "freq", "sw_ident", "sw_ver", "sw_sys"];
 /// A worker sends a heartbeat every two seconds: one that does so and nothing else has its task events off.
 const SILENCE: Duration = Duration::from_secs(5);
 /// For switching events on.
@@ -186,7 +188,7 @@ fn line(event: &Event, memory: &mut Memory, args: &EventsArgs) -> Option<String>
     if let EventKind::Task { id, .. } = &event.kind {
         text.push_str(&format!(" {} {id}", known.name.as_deref().unwrap_or("?")));
     }
-    for (name, value) in fields.iter().filter(|(name, _)| *name != "traceback") {
+    for (name, value) in fields.iter().filter(|(name, _)| !JSON_ONLY.contains(&name.as_str())) {
         let value = match value {
             Value::String(text) => text.clone(),
             other => other.to_string(),
@@ -237,8 +239,11 @@ fn fields(event: &Event) -> Map<String, Value> {
             TaskEvent::Rejected { requeue } => json!({ "requeue": requeue }),
         },
         EventKind::Worker(WorkerEvent::Online(load) | WorkerEvent::Heartbeat(load) | WorkerEvent::Offline(load)) => {
-            let WorkerLoad { active, processed } = load;
-            json!({ "active": active, "processed": processed })
+            json!({
+                "active": load.active, "processed": load.processed, "loadavg": load.load_average,
+                "freq": load.heartbeat_seconds, "sw_ident": load.software, "sw_ver": load.software_version,
+                "sw_sys": load.system,
+            })
         }
         EventKind::Other { .. } => Value::Object(event.extra.clone()),
     };
