@@ -90,7 +90,7 @@ fn late_replies_to_a_cancelled_call_expire() {
     });
 }
 
-/// Beside the empty marks that keep the list.
+/// Beside the empty marks that keep the list. A reply may come before them: then the expiry follows.
 fn late_reply_in_an_expiring_list(redis: &mut redis::Connection) -> bool {
     let lists: Vec<String> = redis::cmd("KEYS")
         .arg("*.reply.celery.pidbox")
@@ -107,8 +107,7 @@ fn late_reply_in_an_expiring_list(redis: &mut redis::Connection) -> bool {
         .arg(list)
         .query(redis)
         .expect("Redis is up");
-    assert!(ttl > 0, "{list} has no expiry");
-    items.iter().any(|item| !item.is_empty())
+    ttl > 0 && items.iter().any(|item| !item.is_empty())
 }
 
 #[test]
