@@ -214,11 +214,13 @@ impl Mailbox {
 }
 
 fn is_complete(replies: &Replies<Value>, target: &Target) -> bool {
-    let all_named = match target {
-        Target::Nodes(nodes) => nodes.iter().all(|node| replies.nodes.contains_key(node)),
-        Target::All | Target::Glob(_) | Target::Regex(_) => false,
+    let Target::Nodes(wanted) = target else {
+        return replies.answers >= replies.listeners;
     };
-    all_named || replies.answers >= replies.listeners
+    // Who was not asked does not stand for one who was.
+    let strangers = replies.nodes.keys().filter(|node| !wanted.contains(node)).count() as u64;
+    wanted.iter().all(|node| replies.nodes.contains_key(node))
+        || replies.answers.saturating_sub(strangers) >= replies.listeners
 }
 
 pub(super) type Answers = BTreeMap<NodeName, Result<Value, String>>;
@@ -341,7 +343,8 @@ mod tests {
             (vec!["a", "b"], 2, Target::All, true),
             (vec!["a", "b"], 5, both.clone(), true),
             (vec!["a"], 5, both.clone(), false),
-            (vec!["a"], 1, both, true),
+            (vec!["a"], 1, both.clone(), true),
+            (vec!["stranger"], 1, both, false),
         ] {
             let nodes = answered.iter().map(|name| (node(name), Ok(Value::Null))).collect();
             let replies = Replies {

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use orch::celery::{Error, EventKind, GroupId, Notice, Target, Task, TaskEvent, TaskId, TaskState};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use orch::celery::{Error, EventKind, GroupId, NodeName, Notice, Target, Task, TaskEvent, TaskId, TaskState};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, node, run};
@@ -293,5 +295,101 @@ fn bookkeeping_that_is_none_is_an_error_or_nothing() {
             .expect_err("no list")
             .to_string();
         assert!(error.contains("WRONGTYPE"), "{error}");
+    });
+}
+
+/// Answers one request as no worker would, and then as the worker that was asked.
+fn answer_badly_then_well(redis: &RedisServer, ready: &std::sync::mpsc::Sender<()>) {
+    let mut listener = redis.connection(0);
+    let mut listener = listener.as_pubsub();
+    listener
+        .set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("a socket");
+    listener.psubscribe("/0.celery.pidbox").expect("Redis is up");
+    ready.send(()).expect("the test waits");
+    let request = listener.get_message().expect("a request");
+    let request: Value = serde_json::from_slice(request.get_payload_bytes()).expect("our own JSON");
+    let body = BASE64
+        .decode(request["body"].as_str().expect("a body"))
+        .expect("our own base64");
+    let body: Value = serde_json::from_slice(&body).expect("our own JSON");
+    let list = body["reply_to"]["routing_key"].as_str().expect("a list");
+    let reply = |ticket: &Value, encoding: Value, body: &str| {
+        json!({"body": body, "content-type": "application/json", "content-encoding": "utf-8",
+               "headers": {"ticket": ticket}, "properties": {"body_encoding": encoding}})
+        .to_string()
+    };
+    let ticket = &body["ticket"];
+    let pong = |node: &str| json!({node: {"ok": "pong"}}).to_string();
+    for message in [
+        reply(ticket, json!("base64"), "!! no base64 !!"),
+        reply(ticket, json!(null), r#"["no", "object"]"#),
+        reply(&json!("another call"), json!(null), &pong("w1@fake")),
+        reply(ticket, json!(null), &pong("stranger@nowhere")),
+        reply(ticket, json!(null), &pong("w1@fake")),
+    ] {
+        redis::cmd("LPUSH")
+            .arg(list)
+            .arg(message)
+            .exec(&mut redis.connection(0))
+            .expect("Redis is up");
+    }
+}
+
+#[test]
+fn a_strangers_reply_does_not_end_the_wait_for_the_node_that_was_asked() {
+    let scene = Scene::without_worker();
+    std::thread::scope(|threads| {
+        let (ready, listens) = std::sync::mpsc::channel();
+        let redis = &scene.redis;
+        threads.spawn(move || answer_badly_then_well(redis, &ready));
+        listens.recv().expect("the listener subscribes");
+        run(async {
+            let asked: NodeName = "w1@fake".into();
+            let control = scene.client.control();
+            let replies = control.ping(&Target::from(&asked), Duration::from_secs(10)).await;
+            let replies = replies.expect("Redis is up");
+            assert_eq!(replies.of(&asked), Some(&()), "{replies:?}");
+            assert_eq!(replies.malformed, 2, "{replies:?}");
+        });
+    });
+}
+
+#[test]
+fn garbage_among_the_unacknowledged_does_not_keep_a_lost_message_from_its_queue() {
+    let scene = Scene::new();
+    let id = TaskId::random();
+    let message = json!({"body": "W1sxLCAyXSwge30sIHt9XQ==", "content-type": "application/json", "content-encoding": "utf-8",
+        "headers": {"task": "wire_app.add", "id": id, "root_id": id},
+        "properties": {"body_encoding": "base64", "delivery_tag": "lost", "priority": 0,
+                       "delivery_info": {"exchange": "", "routing_key": "celery"}}});
+    let lost = json!([message, "", "celery"]).to_string();
+    let garbage: [(&str, &[u8]); 6] = [
+        ("a", b"no JSON"),
+        ("b", b"[]"),
+        ("c", br#"[{"headers": 5}, "", "celery"]"#),
+        ("d", b"\xff\xfe"),
+        ("e", br#"[{"headers": {"id": "no-queue"}}, 7, null]"#),
+        (
+            "f",
+            br#"[{"headers": {"id": "nobody-bound"}, "properties": []}, "no such exchange", "x"]"#,
+        ),
+    ];
+    run(async {
+        let mut put = redis::pipe();
+        for (tag, value) in garbage.into_iter().chain([("lost", lost.as_bytes())]) {
+            put.cmd("HSET").arg("unacked").arg(tag).arg(value);
+            put.cmd("ZADD").arg("unacked_index").arg(1).arg(tag);
+        }
+        put.exec(&mut scene.redis.connection(0)).expect("Redis is up");
+        let restored = scene.client.restore_unacked().await.expect("Redis is up");
+        assert_eq!((restored.requeued, &restored.uncertain), (1, &None), "{restored:?}");
+        let result = scene.client.results().watch(&id).finished().await;
+        assert_eq!(result.expect("a readable result").state, TaskState::Success(json!(3)));
+        let kept: u64 = redis::cmd("HLEN")
+            .arg("unacked")
+            .query(&mut scene.redis.connection(0))
+            .expect("Redis is up");
+        assert_eq!(kept, garbage.len() as u64, "what cannot be judged is kept");
     });
 }
