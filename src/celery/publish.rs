@@ -201,20 +201,33 @@ impl Client {
         place: &impl Fn(usize) -> Place<'a>,
     ) -> Result<Option<Pipeline>> {
         let rest = tasks.get(first..).unwrap_or_default();
-        let mut commands = redis::Pipeline::with_capacity(rest.len().min(PIPELINE));
+        let mut commands = redis::Pipeline::with_capacity(4);
         let (mut messages, mut bytes) = (0, 0);
+        // One command for each run of tasks of one list: they are pushed in order, as by a command each.
+        let mut run: Option<(String, redis::Cmd)> = None;
         for (index, task) in (first..).zip(rest).take(PIPELINE) {
             let message = task.encode(&place(index))?;
             bytes += message.len();
             messages += 1;
-            commands
-                .cmd("LPUSH")
-                .arg(self.broker_keys().queue(task.destination(), task.priority))
-                .arg(message)
-                .ignore();
+            let list = self.broker_keys().queue(task.destination(), task.priority);
+            match &mut run {
+                Some((same, push)) if *same == list => {
+                    push.arg(message);
+                }
+                _ => {
+                    let mut push = redis::cmd("LPUSH");
+                    push.arg(&list).arg(message);
+                    if let Some((_, full)) = run.replace((list, push)) {
+                        commands.add_command(full).ignore();
+                    }
+                }
+            }
             if bytes >= PIPELINE_BYTES {
                 break;
             }
+        }
+        if let Some((_, full)) = run {
+            commands.add_command(full).ignore();
         }
         Ok((messages > 0).then_some(Pipeline { commands, messages }))
     }
