@@ -8,6 +8,8 @@ mod batch;
 mod canvas;
 #[path = "celery/control.rs"]
 mod control;
+#[path = "celery/events.rs"]
+mod events;
 #[path = "celery/interop.rs"]
 mod interop;
 #[path = "celery/malformed.rs"]

@@ -1,4 +1,7 @@
 //! The stream of all events of a broker, which survives reconnects and says when something may be missing.
+//!
+//! A thread of its own empties the socket (`event_drain`), so that a consumer that is busy for a while loses nothing;
+//! here the bytes become events.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -7,16 +10,30 @@ use tokio::time::sleep;
 
 use super::connection::{Connector, pause_before};
 use super::event::Event;
+use super::event_drain::Drain;
+use super::event_inbox::End;
 use super::keys::Keys;
-use super::subscription::Subscription;
+use super::push::{self, Broken};
 use super::{Error, Result};
+
+/// Decoded at once; then other tasks of the thread have their turn.
+const MESSAGES: usize = 64;
 
 /// What the stream gives.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Notice {
     Event(Box<Event>),
     /// The subscription was lost and is back. Events between are gone, since pub/sub has no replay: inspect again
-    /// whatever is derived from them.
+    /// whatever is derived from them. All that came before the loss has been given.
+    Gap,
+}
+
+/// What a batch holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Batch {
+    /// One event or more.
+    Events,
+    /// None, and some are missing: see [`Notice::Gap`].
     Gap,
 }
 
@@ -24,31 +41,60 @@ pub enum Notice {
 pub struct EventStream {
     connector: Connector,
     pattern: String,
-    subscription: Option<Subscription>,
+    drain: Option<Drain>,
+    memory_limit: usize,
     /// Attempts to reconnect since the loss.
     attempts: u32,
+    /// Bytes that came, and how many of them are read.
+    bytes: Vec<u8>,
+    read: usize,
     waiting: VecDeque<Event>,
+    batch: Vec<Event>,
     malformed: u64,
+    overflows: u64,
 }
 
 impl EventStream {
+    /// How many bytes of events are kept for a consumer that is behind, unless [`Self::set_memory_limit`] says
+    /// otherwise: some 800,000 single events.
+    pub const MEMORY_LIMIT: usize = 512 * 1024 * 1024;
+
     /// Subscribes and waits for the confirmation.
     pub(super) async fn open(connector: &Connector, keys: &Keys) -> Result<Self> {
         let pattern = keys.events();
-        let subscription = subscribed(connector, &pattern).await?;
+        let drain = Drain::open(connector, &pattern, Self::MEMORY_LIMIT).await?;
         Ok(Self {
             connector: connector.clone(),
             pattern,
-            subscription: Some(subscription),
+            drain: Some(drain),
+            memory_limit: Self::MEMORY_LIMIT,
             attempts: 0,
+            bytes: Vec::new(),
+            read: 0,
             waiting: VecDeque::new(),
+            batch: Vec::new(),
             malformed: 0,
+            overflows: 0,
         })
     }
 
     /// Messages and events that could not be read and were skipped.
     pub fn malformed(&self) -> u64 {
         self.malformed
+    }
+
+    /// How often the consumer was so far behind that the memory limit was reached and the subscription given up; each
+    /// time a gap is told.
+    pub fn overflows(&self) -> u64 {
+        self.overflows
+    }
+
+    /// Bytes of events that are kept for a consumer that is behind.
+    pub fn set_memory_limit(&mut self, bytes: usize) {
+        self.memory_limit = bytes;
+        if let Some(drain) = &self.drain {
+            drain.inbox().set_limit(bytes);
+        }
     }
 
     /// The next event. Waits while the server is away; fails only when the server refuses us for good.
@@ -58,28 +104,97 @@ impl EventStream {
             if let Some(event) = self.waiting.pop_front() {
                 return Ok(Notice::Event(Box::new(event)));
             }
-            let Some(subscription) = &mut self.subscription else {
-                self.reconnect().await?;
-                return Ok(Notice::Gap);
-            };
-            match subscription.next().await {
-                None => {
-                    tracing::warn!(endpoint = %self.connector.endpoint(), "lost the subscription for events");
-                    self.subscription = None;
-                }
-                Some(message) => {
-                    let mut events = Vec::new();
-                    match Event::decode(message.get_payload_bytes(), Instant::now(), &mut events) {
-                        Ok(malformed) => self.malformed += malformed,
-                        Err(error) => {
-                            self.malformed += 1;
-                            tracing::debug!(%error, "skipped an event");
-                        }
-                    }
-                    self.waiting.extend(events);
-                }
+            match self.fill().await? {
+                Batch::Events => self.waiting.extend(self.batch.drain(..)),
+                Batch::Gap => return Ok(Notice::Gap),
             }
         }
+    }
+
+    /// Like [`Self::next`] for all events that are at hand, some hundred at most, put at the end of `events`: for a
+    /// consumer that must keep up with a storm of them. Safe to cancel.
+    pub async fn next_batch(&mut self, events: &mut Vec<Event>) -> Result<Batch> {
+        if self.waiting.is_empty() {
+            if self.fill().await? == Batch::Gap {
+                return Ok(Batch::Gap);
+            }
+            events.append(&mut self.batch);
+        } else {
+            events.extend(self.waiting.drain(..));
+        }
+        Ok(Batch::Events)
+    }
+
+    /// Puts one event or more into `self.batch`, or says that some are missing.
+    async fn fill(&mut self) -> Result<Batch> {
+        loop {
+            // A storm of events must not keep the other tasks of this thread from their turn.
+            tokio::task::coop::consume_budget().await;
+            let more = self.decode();
+            if !self.batch.is_empty() {
+                return Ok(Batch::Events);
+            }
+            if more {
+                continue;
+            }
+            let Some(drain) = &self.drain else {
+                self.reconnect().await?;
+                return Ok(Batch::Gap);
+            };
+            match drain.inbox().next().await {
+                Ok(chunk) if self.read == self.bytes.len() => {
+                    self.bytes = chunk;
+                    self.read = 0;
+                }
+                Ok(chunk) => {
+                    self.bytes.drain(..self.read);
+                    self.read = 0;
+                    self.bytes.extend_from_slice(&chunk);
+                }
+                Err(end) => self.lose(end),
+            }
+        }
+    }
+
+    /// Decodes some of the bytes; whether there may be more to decode.
+    fn decode(&mut self) -> bool {
+        let now = Instant::now();
+        for _ in 0..MESSAGES {
+            let (length, payload) = match push::frame(&self.bytes[self.read..]) {
+                Ok(Some(frame)) => (frame.length, frame.payload),
+                Ok(None) => return false,
+                Err(Broken) => {
+                    self.lose(End::Lost);
+                    return false;
+                }
+            };
+            if let Some(payload) = payload {
+                match Event::decode(payload, now, &mut self.batch) {
+                    Ok(malformed) => self.malformed += malformed,
+                    Err(error) => {
+                        self.malformed += 1;
+                        tracing::debug!(%error, "skipped an event");
+                    }
+                }
+            }
+            self.read += length;
+        }
+        true
+    }
+
+    fn lose(&mut self, end: End) {
+        let endpoint = self.connector.endpoint();
+        match end {
+            End::Lost => tracing::warn!(%endpoint, "lost the subscription for events"),
+            End::Full => {
+                self.overflows += 1;
+                let limit = self.memory_limit;
+                tracing::warn!(%endpoint, limit, "gave up the subscription for events: too far behind");
+            }
+        }
+        self.drain = None;
+        self.bytes.clear();
+        self.read = 0;
     }
 
     async fn reconnect(&mut self) -> Result<()> {
@@ -88,21 +203,15 @@ impl EventStream {
                 sleep(pause_before(self.attempts)).await;
             }
             self.attempts = self.attempts.saturating_add(1);
-            match subscribed(&self.connector, &self.pattern).await {
-                Ok(subscription) => {
-                    self.subscription = Some(subscription);
+            match Drain::open(&self.connector, &self.pattern, self.memory_limit).await {
+                Ok(drain) => {
+                    self.drain = Some(drain);
                     self.attempts = 0;
                     return Ok(());
                 }
-                Err(error) if error.is_transient() => {}
+                Err(error) if Error::is_transient(&error) => {}
                 Err(error) => return Err(error),
             }
         }
     }
-}
-
-async fn subscribed(connector: &Connector, pattern: &str) -> Result<Subscription, Error> {
-    let mut subscription = Subscription::open(connector).await?;
-    subscription.subscribe_pattern(pattern).await?;
-    Ok(subscription)
 }

@@ -13,6 +13,8 @@ mod envelope;
 mod error;
 mod event;
 mod event_decode;
+mod event_drain;
+mod event_inbox;
 mod event_stream;
 #[cfg(test)]
 mod frames;
@@ -31,6 +33,7 @@ mod poison;
 #[cfg(test)]
 mod properties;
 mod publish;
+mod push;
 mod python_repr;
 mod queues;
 mod reply_list;
@@ -49,7 +52,7 @@ pub use control::{Control, Signal};
 pub use endpoint::{Address, Endpoint, Endpoints, Password, Tls};
 pub use error::{Error, Result};
 pub use event::{Event, EventKind, TaskEvent, TaskOrigin, WorkerEvent, WorkerLoad};
-pub use event_stream::{EventStream, Notice};
+pub use event_stream::{Batch, EventStream, Notice};
 pub use ids::{GroupId, NodeName, TaskId};
 pub use inspect::{BrokerAddress, ConsumedQueue, DeliveryInfo, QueriedTask, RunningTask, Scheduled, Stats};
 pub use jobs::{Job, JobTracker, Limits, Outcome, TaskCounts, Totals};
