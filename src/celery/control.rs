@@ -10,30 +10,8 @@ use uuid::Uuid;
 use super::client::Client;
 use super::inspect::{ConsumedQueue, QueriedTask, RunningTask, Scheduled, Stats, read};
 use super::mailbox::{Mailbox, Replies, Request, Target};
+use super::signal::Signal;
 use super::{Result, TaskId};
-
-/// What a pool process is sent to end the task it runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Signal {
-    Term,
-    Int,
-    Quit,
-    Kill,
-    Usr1,
-}
-
-impl Signal {
-    /// As workers know it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Term => "SIGTERM",
-            Self::Int => "SIGINT",
-            Self::Quit => "SIGQUIT",
-            Self::Kill => "SIGKILL",
-            Self::Usr1 => "SIGUSR1",
-        }
-    }
-}
 
 /// Talks to the workers of a broker. Each call waits until all who can answer have, or until its deadline; a worker
 /// that does not answer in time is absent from the replies, which is no error.

@@ -49,6 +49,18 @@ pub struct Replies<T> {
     pub malformed: u64,
 }
 
+impl<T> Default for Replies<T> {
+    /// Nobody was asked.
+    fn default() -> Self {
+        Self {
+            nodes: BTreeMap::new(),
+            listeners: 0,
+            answers: 0,
+            malformed: 0,
+        }
+    }
+}
+
 impl<T> Replies<T> {
     /// The good answer of one node.
     pub fn of(&self, node: &NodeName) -> Option<&T> {

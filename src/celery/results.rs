@@ -14,7 +14,8 @@ use tokio::task::JoinHandle;
 use super::connection::{Commands, pause_before};
 use super::keys::Keys;
 use super::subscription::Subscription;
-use super::{Error, Outcome, Result, TaskId, TaskResult, TaskState, json};
+use super::task_result::group_members;
+use super::{Error, GroupId, Outcome, Result, TaskId, TaskResult, TaskState, json};
 
 /// How many tasks one SUBSCRIBE or one pipeline of reads names at most.
 const BATCH: usize = 200;
@@ -185,6 +186,31 @@ impl Results {
     pub async fn outcomes(&self, ids: &[TaskId]) -> Result<Vec<Option<Outcome>>> {
         let standings = self.standings(ids).await?;
         Ok(standings.into_iter().map(Standing::outcome).collect())
+    }
+
+    /// The members of a group whose result was saved (`GroupResult.save`); `None` when nothing is saved, as for most: the
+    /// id of a group that a task has started is in its [`children`](TaskResult::children), with its members.
+    pub async fn group_members(&self, group: &GroupId) -> Result<Option<Vec<TaskId>>> {
+        let key = self.shared.keys.chord(group, "");
+        let values = read(
+            &self.shared.backend,
+            std::slice::from_ref(&key),
+            WHOLE,
+            self.shared.within,
+        )
+        .await?;
+        let value = values
+            .into_iter()
+            .next()
+            .unwrap_or(Ok(Vec::new()))
+            .map_err(|reason| Error::Malformed {
+                what: format!("the members of group {group}"),
+                reason,
+            })?;
+        if value.is_empty() {
+            return Ok(None);
+        }
+        group_members(&value, group).map(Some)
     }
 
     /// How each task stands, in order. Celery writes the status first, so the head of a value is read and not the whole;

@@ -148,6 +148,21 @@ impl TaskResult {
     }
 }
 
+/// Reads the value of a `celery-taskset-meta-<group>` key, which `GroupResult.save` writes: the members in order.
+pub(super) fn group_members(bytes: &[u8], group: &GroupId) -> Result<Vec<TaskId>> {
+    let what = format!("the members of group {group}");
+    let mut saved: Value = json::parse(bytes, &what)?;
+    let mut found = Children::default();
+    collect(&saved["result"].take(), &mut found);
+    match found.groups.into_iter().find(|found| found.id == *group) {
+        Some(found) => Ok(found.tasks),
+        None => Err(Error::Malformed {
+            what,
+            reason: "it holds no such group".to_owned(),
+        }),
+    }
+}
+
 #[derive(Deserialize)]
 struct Meta {
     status: String,

@@ -51,22 +51,10 @@ pub fn code<T>(replies: &Replies<T>, silent: &[&str]) -> u8 {
 
 /// Prints who has carried a request out; the exit code.
 pub fn report(what: &str, replies: &Replies<()>, target: &TargetArgs, as_json: bool) -> u8 {
-    let silent = target.silent(replies);
     if as_json {
-        let nodes: Map<String, Value> = replies
-            .nodes
-            .iter()
-            .map(|(node, answer)| {
-                let answer = match answer {
-                    Ok(()) => json!({ "ok": true }),
-                    Err(error) => json!({ "ok": false, "error": error }),
-                };
-                (node.to_string(), answer)
-            })
-            .collect();
-        print(&json!({ "nodes": nodes, "silent": silent }).to_string());
-        return code(replies, &silent);
+        return report_with(replies, target, []);
     }
+    let silent = target.silent(replies);
     for (node, answer) in &replies.nodes {
         match answer {
             Ok(()) => print(&format!("{}: {what}", one_line(node.as_str()))),
@@ -74,6 +62,28 @@ pub fn report(what: &str, replies: &Replies<()>, target: &TargetArgs, as_json: b
         }
     }
     say_silent(&silent, replies.nodes.is_empty(), target.timeout);
+    code(replies, &silent)
+}
+
+/// Prints who has carried a request out as one JSON object, with further fields; the exit code.
+pub fn report_with<const N: usize>(replies: &Replies<()>, target: &TargetArgs, further: [(&str, Value); N]) -> u8 {
+    let silent = target.silent(replies);
+    let nodes: Map<String, Value> = replies
+        .nodes
+        .iter()
+        .map(|(node, answer)| {
+            let answer = match answer {
+                Ok(()) => json!({ "ok": true }),
+                Err(error) => json!({ "ok": false, "error": error }),
+            };
+            (node.to_string(), answer)
+        })
+        .collect();
+    let mut object = json!({ "nodes": nodes, "silent": silent });
+    for (name, value) in further {
+        object[name] = value;
+    }
+    print(&object.to_string());
     code(replies, &silent)
 }
 

@@ -6,7 +6,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::connect::{ConnectArgs, converse, print};
-use crate::celery::{Client, Error, Results, TaskFailure, TaskId, TaskResult, TaskState};
+use crate::celery::{Client, Error, GroupId, Results, TaskFailure, TaskId, TaskResult, TaskState};
 use crate::cli::{Refusal, duration};
 use crate::run::Outcome;
 use crate::ui::{one_line, printable};
@@ -17,8 +17,11 @@ pub struct ResultArgs {
     #[command(flatten)]
     connect: ConnectArgs,
     /// The tasks
-    #[arg(required = true, value_name = "ID")]
+    #[arg(required_unless_present = "group", value_name = "ID")]
     id: Vec<String>,
+    /// Show how far a group is that Python saved (`GroupResult.save`), instead of tasks
+    #[arg(long, value_name = "ID", conflicts_with_all = ["id", "wait", "forget"])]
+    group: Option<String>,
     /// Wait until they have ended
     #[arg(long)]
     wait: bool,
@@ -34,11 +37,16 @@ pub struct ResultArgs {
 }
 
 /// What is known of a task.
-type Known = Result<Option<TaskResult>, Error>;
+pub type Known = Result<Option<TaskResult>, Error>;
 
 /// Runs the subcommand; the exit code.
 pub fn main(args: &ResultArgs) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
+    if let Some(group) = &args.group {
+        let group = GroupId::new(group);
+        return converse(progress(&client, &group, args.json))?
+            .map_err(|error| Refusal::because(Outcome::InfrastructureFailed, error.to_string()));
+    }
     converse(async {
         let mut code = 0;
         let ids: Vec<TaskId> = args.id.iter().map(TaskId::new).collect();
@@ -65,6 +73,33 @@ pub fn main(args: &ResultArgs) -> anyhow::Result<u8> {
         }
         Ok(code)
     })?
+}
+
+/// Prints how far a group is; the exit code: 0 when all have succeeded.
+async fn progress(client: &Client, group: &GroupId, as_json: bool) -> Result<u8, Error> {
+    let results = client.results();
+    let Some(members) = results.group_members(group).await? else {
+        print(&match as_json {
+            true => json!({ "group": group, "saved": false }).to_string(),
+            false => one_line(&format!("{group}: nothing is saved of such a group")),
+        });
+        return Ok(1);
+    };
+    let progress = results.progress(&members).await?;
+    print(&match as_json {
+        true => json!({
+            "group": group, "saved": true, "total": progress.total, "succeeded": progress.succeeded,
+            "failed": progress.failed, "ready": progress.is_complete(), "tasks": members,
+        })
+        .to_string(),
+        false => one_line(&format!(
+            "{group}: {} of {} done, {} failed",
+            progress.succeeded + progress.failed,
+            progress.total,
+            progress.failed
+        )),
+    });
+    Ok(u8::from(progress.succeeded != progress.total))
 }
 
 async fn look(results: &Results, ids: &[TaskId], args: &ResultArgs) -> Vec<Known> {
@@ -108,6 +143,11 @@ fn name(state: &TaskState) -> &str {
         TaskState::Revoked(_) => "REVOKED",
         TaskState::Custom { name, .. } => name,
     }
+}
+
+/// The first line of a task's result for people.
+pub fn head(id: &TaskId, known: &Known) -> String {
+    human(id, known).lines().next().unwrap_or_default().to_owned()
 }
 
 /// A task's result for people: id, state, value or exception, then the traceback.
