@@ -205,21 +205,38 @@ impl Commands {
     }
 
     async fn attempt<T: FromRedisValue>(&self, action: &str, commands: &Pipeline) -> Result<T> {
-        let mut connection = self.connection(action).await?;
-        commands
-            .query_async(&mut connection)
-            .await
-            .map_err(|error| self.connector.error(&error, action))
+        let (mut connection, is_new) = self.connection(action).await?;
+        let error = match commands.query_async(&mut connection).await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        if is_new
+            && error.is_io_error()
+            && let Some(other) = self.what_else_listens(action).await
+        {
+            return Err(other);
+        }
+        Err(self.connector.error(&error, action))
     }
 
-    async fn connection(&self, action: &str) -> Result<MultiplexedConnection> {
+    /// Whether it is no Redis that broke a new connection: the library tells what it could not read to a single command
+    /// only, and to a pipeline that the connection broke.
+    async fn what_else_listens(&self, action: &str) -> Option<Error> {
+        let mut connection = self.connector.open(action).await.ok()?;
+        let error = redis::cmd("PING").exec_async(&mut connection).await.err()?;
+        let error = self.connector.error(&error, action);
+        matches!(error, Error::NotRedis { .. }).then_some(error)
+    }
+
+    /// The connection, and whether it was opened for this.
+    async fn connection(&self, action: &str) -> Result<(MultiplexedConnection, bool)> {
         let mut current = self.current.lock().await;
         if let Some(connection) = current.as_ref() {
-            return Ok(connection.clone());
+            return Ok((connection.clone(), false));
         }
         let connection = self.connector.open(action).await?;
         *current = Some(connection.clone());
-        Ok(connection)
+        Ok((connection, true))
     }
 }
 

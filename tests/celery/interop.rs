@@ -64,19 +64,21 @@ fn a_failing_link_ends_the_chain_and_what_was_to_follow_a_failure_runs() {
 #[test]
 fn a_retry_is_seen_and_is_not_the_end() {
     let scene = Scene::new();
-    let ids = published(&scene, "print(json.dumps([flaky.apply_async((1,), countdown=0.5).id]))");
-    let [id] = ids.as_slice() else {
-        panic!("one id: {ids:?}")
-    };
-    run(async {
-        let mut watch = scene.client.results().watch(id);
-        let first = watch.next().await.expect("a readable result").state;
-        assert!(
-            matches!(&first, TaskState::Retry(failure) if failure.to_string() == "ValueError: not yet"),
-            "{first:?}"
-        );
-        let last = watch.finished().await.expect("a readable result").state;
-        assert_eq!(last, TaskState::Success(json!("after 1")));
+    let id = TaskId::from("flaky-1");
+    std::thread::scope(|threads| {
+        // Watched before it is published, which takes the start of a Python.
+        let publish = "flaky.apply_async((1,), task_id='flaky-1'); print('[]')";
+        threads.spawn(|| published(&scene, publish));
+        run(async {
+            let mut watch = scene.client.results().watch(&id);
+            let first = watch.next().await.expect("a readable result").state;
+            assert!(
+                matches!(&first, TaskState::Retry(failure) if failure.to_string() == "ValueError: not yet"),
+                "{first:?}"
+            );
+            let last = watch.finished().await.expect("a readable result").state;
+            assert_eq!(last, TaskState::Success(json!("after 1")));
+        });
     });
 }
 
