@@ -123,6 +123,33 @@ fn exec_has_the_environment_and_the_exit_code() {
 }
 
 #[test]
+fn orch_celery_speaks_to_the_instance_that_is_up_here() {
+    let project = workshop("", "");
+    let refused = project.orch(&["celery", "ping"]).finish();
+    refused.expect_code(2);
+    assert!(refused.stderr.contains("no instance is up here"), "{}", refused.stderr);
+    let mut up = project.orch(&["up"]);
+    bookshop::wait_until_up(&mut up, &project);
+    let healthy = project.orch(&["celery", "ping", "-v", "--timeout", "10s"]).finish();
+    healthy.expect_code(0);
+    assert!(healthy.stdout.starts_with("healthy: "), "{}", healthy.stdout);
+    assert!(
+        healthy.stderr.starts_with("broker 127.0.0.1:") && healthy.stderr.contains("(by the instance that is up here)"),
+        "{}",
+        healthy.stderr
+    );
+    // Nothing of the instance is looked at when a broker is named.
+    let elsewhere = ["celery", "ping", "-v", "--broker", "redis://:secret@127.0.0.1:1/3"];
+    let elsewhere = project.orch(&elsewhere).finish();
+    elsewhere.expect_code(1);
+    assert_eq!(
+        elsewhere.stderr.trim_end(),
+        "broker 127.0.0.1:1/3, results 127.0.0.1:1/3 (by --broker)"
+    );
+    end(up).expect_code(143);
+}
+
+#[test]
 fn exec_without_an_instance_says_how_to_start_one() {
     let project = workshop("", "");
     let ended = project.orch(&["exec", "--", "true"]).finish();

@@ -1,14 +1,14 @@
 //! Which deployment is meant, and one conversation with it.
 
 use std::future::Future;
-
 use std::path::Path;
 
 use clap::Args;
 
 use crate::celery::{Client, Endpoints};
-use crate::cli::{ConfigArgs, Refusal};
+use crate::cli::{ConfigArgs, Refusal, say};
 use crate::run::Outcome;
+use crate::ui::one_line;
 use crate::{guard, instance, services};
 
 /// Where the broker and the results are.
@@ -21,6 +21,9 @@ pub struct ConnectArgs {
     /// Result backend [default: $CELERY_RESULT_BACKEND, or the broker]
     #[arg(long, global = true, value_name = "URL")]
     backend: Option<String>,
+    /// Say on standard error which broker is used, and by whose word
+    #[arg(short, long, global = true)]
+    verbose: bool,
 }
 
 impl ConnectArgs {
@@ -28,14 +31,20 @@ impl ConnectArgs {
     pub fn client(&self) -> anyhow::Result<Client> {
         let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
         let usage = |text: String| Refusal::because(Outcome::ConfigurationError, text);
-        let Some(broker) = self.broker.clone().or_else(|| variable("CELERY_BROKER_URL")) else {
-            return of_instance()?.ok_or_else(|| {
+        let named = match &self.broker {
+            Some(broker) => Some((broker.clone(), "--broker")),
+            None => variable("CELERY_BROKER_URL").map(|broker| (broker, "CELERY_BROKER_URL")),
+        };
+        let Some((broker, source)) = named else {
+            let client = of_instance()?.ok_or_else(|| {
                 usage(
                     "no broker is named, and no instance is up here\n  hint:  `--broker redis://host:6379/0`, or the \
                      variable CELERY_BROKER_URL"
                         .into(),
                 )
-            });
+            })?;
+            self.tell(&client, "the instance that is up here");
+            return Ok(client);
         };
         let backend = self
             .backend
@@ -43,7 +52,21 @@ impl ConnectArgs {
             .or_else(|| variable("CELERY_RESULT_BACKEND"))
             .unwrap_or_else(|| broker.clone());
         let endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
-        Client::connect(endpoints).map_err(|error| usage(error.to_string()))
+        let client = Client::connect(endpoints).map_err(|error| usage(error.to_string()))?;
+        self.tell(&client, source);
+        Ok(client)
+    }
+
+    /// Without user and password.
+    fn tell(&self, client: &Client, source: &str) {
+        if self.verbose {
+            let endpoints = client.endpoints();
+            say(&format!(
+                "broker {}, results {} (by {source})",
+                one_line(&endpoints.broker.to_string()),
+                one_line(&endpoints.backend.to_string())
+            ));
+        }
     }
 }
 
