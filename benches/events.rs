@@ -1,5 +1,5 @@
-//! Events per second from Redis to typed, counted values: orch, Python's `celery.events.State`, Flower, on the same stream;
-//! a burst that a slow subscriber does not survive; memory over millions of events.
+//! Events per second from Redis to jobs: orch (typed, folded by its tracker), Python's `celery.events.State`, Flower, on
+//! the same stream; a burst that a slow subscriber does not survive; memory over millions of events.
 //!
 //! `cargo bench --bench events`. `ORCH_EVENTS` (default 20000) is the length of the measured streams, `ORCH_BURST`
 //! (150000) that of the burst, `ORCH_EVENTS_MEMORY` (1000000) that of the memory run.
@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use orch::celery::{Client, Endpoints, EventKind, Notice};
+use orch::celery::{Client, Endpoints, EventKind, JobTracker, Notice};
 use serde_json::{Value, json};
 
 #[path = "../tests/support/mod.rs"]
@@ -112,12 +112,38 @@ fn envelope(body: &Value, routing_key: &str) -> Vec<u8> {
     .into_bytes()
 }
 
+/// Events that are written out before they are published.
+const READY: usize = 300_000;
+
 /// Publishes as fast as Redis takes it; prints when it began and ended, unix seconds.
 fn publish(role: &str) {
     let numbers: Vec<usize> = role.split(' ').map(|word| word.parse().unwrap()).collect();
     let &[port, count, list] = numbers.as_slice() else {
         panic!("{role}")
     };
+    let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
+    let mut began = None;
+    for first in (0..count).step_by(READY) {
+        let (commands, messages) = commands(first..count.min(first + READY), list);
+        began.get_or_insert_with(now);
+        let mut answers = stream.try_clone().unwrap();
+        let reader = std::thread::spawn(move || {
+            // One line for each command.
+            let (mut lines, mut buffer) = (0, vec![0; 1 << 16]);
+            while lines < messages {
+                let length = answers.read(&mut buffer).unwrap();
+                assert!(length > 0, "Redis closed the connection");
+                lines += buffer[..length].iter().filter(|byte| **byte == b'\n').count();
+            }
+        });
+        stream.write_all(&commands).unwrap();
+        reader.join().unwrap();
+    }
+    println!("{} {}", began.unwrap(), now());
+}
+
+/// The commands that publish these events, and how many they are.
+fn commands(events: std::ops::Range<usize>, list: usize) -> (Vec<u8>, usize) {
     let mut commands = Vec::new();
     let mut messages = 0;
     let mut add = |routing_key: &str, body: &Value| {
@@ -135,32 +161,19 @@ fn publish(role: &str) {
         commands.extend_from_slice(b"\r\n");
         messages += 1;
     };
+    let end = events.end;
     if list == 0 {
-        for number in 0..count {
+        for number in events {
             let (event, kind) = event(number);
             add(kind, &event);
         }
     } else {
-        for first in (0..count).step_by(list) {
-            let events: Vec<Value> = (first..count.min(first + list)).map(|number| event(number).0).collect();
+        for first in events.step_by(list) {
+            let events: Vec<Value> = (first..end.min(first + list)).map(|number| event(number).0).collect();
             add("task.multi", &Value::from(events));
         }
     }
-    let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).unwrap())).unwrap();
-    let mut answers = stream.try_clone().unwrap();
-    let began = now();
-    let reader = std::thread::spawn(move || {
-        // One line for each command.
-        let (mut lines, mut buffer) = (0, vec![0; 1 << 16]);
-        while lines < messages {
-            let length = answers.read(&mut buffer).unwrap();
-            assert!(length > 0, "Redis closed the connection");
-            lines += buffer[..length].iter().filter(|byte| **byte == b'\n').count();
-        }
-    });
-    stream.write_all(&commands).unwrap();
-    reader.join().unwrap();
-    println!("{began} {}", now());
+    (commands, messages)
 }
 
 fn now() -> f64 {
@@ -188,23 +201,32 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// What has been taken, by kind: the least that a consumer does with it.
+/// What has been taken, folded into jobs: what Python's State does with it, and more.
 #[derive(Default)]
 struct Taken {
     tasks: u64,
-    others: u64,
     gaps: u64,
+    jobs: JobTracker,
 }
 
 impl Taken {
     fn take(&mut self, notice: Notice) {
         match notice {
-            Notice::Event(event) => match event.kind {
-                EventKind::Task { .. } => self.tasks += 1,
-                EventKind::Worker(_) | EventKind::Other { .. } => self.others += 1,
-            },
-            Notice::Gap => self.gaps += 1,
+            Notice::Event(event) => {
+                self.tasks += u64::from(matches!(event.kind, EventKind::Task { .. }));
+                self.jobs.fold(*event);
+            }
+            Notice::Gap => {
+                self.gaps += 1;
+                self.jobs.gap();
+            }
         }
+    }
+
+    /// Tasks whose end was counted.
+    fn ended(&self) -> u64 {
+        let shown: u64 = self.jobs.jobs().map(|job| job.counts.ended()).sum();
+        shown + self.jobs.totals().folded.ended()
     }
 }
 
@@ -233,6 +255,7 @@ fn orch(count: usize, list: usize) -> f64 {
     let redis = RedisServer::start();
     let (taken, last, (began, _)) = consume(&redis, count, list);
     assert_eq!((taken.tasks, taken.gaps), (count as u64, 0));
+    assert_eq!(taken.ended(), count as u64 / 3);
     count as f64 / (last - began)
 }
 
@@ -365,15 +388,30 @@ fn metrics(port: u16) -> Option<u64> {
 /// Memory of a consumer over a long stream.
 fn memory(count: usize) {
     let redis = RedisServer::start();
-    let before = resident();
-    let (taken, _, _) = consume(&redis, count / 10, 20);
-    let tenth = resident();
-    let (more, _, _) = consume(&redis, count - count / 10, 20);
+    let client = Client::connect(Endpoints::from_urls(&redis.url(0), &redis.url(0)).unwrap()).unwrap();
+    let mut looks = Vec::new();
+    let taken = runtime().block_on(async {
+        let mut events = client.events().await.unwrap();
+        let published = publisher(&redis, count, 20);
+        let mut taken = Taken::default();
+        let marks = [count / 10, count / 2, count].map(|mark| mark as u64);
+        while taken.tasks < count as u64 {
+            match tokio::time::timeout(Duration::from_secs(10), events.next()).await {
+                Ok(notice) => taken.take(notice.unwrap()),
+                Err(_) => break,
+            }
+            if marks.contains(&taken.tasks) {
+                looks.push(format!("{} KiB after {}", resident(), taken.tasks));
+            }
+        }
+        published.join().unwrap();
+        taken
+    });
     println!(
-        "memory: {before} KiB before, {tenth} KiB after {} events, {} KiB after {count} ({} taken)",
-        count / 10,
-        resident(),
-        taken.tasks + more.tasks
+        "memory over {count} events in lists of 20: {}; {} tasks ended, {} gaps",
+        looks.join(", "),
+        taken.ended(),
+        taken.gaps
     );
 }
 
