@@ -644,6 +644,56 @@ fn events_are_shown_as_they_come() {
 }
 
 #[test]
+fn a_tail_ends_well_on_interrupt_and_says_what_it_missed() {
+    let redis = RedisServer::start();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+    command.args(["celery", "events", "--broker", &redis.url(0)]);
+    let mut tail = support::process::Process::start("orch", &mut command, &directory.path().join("log"));
+    let publish = || {
+        let body = r#"{"type": "shop-opened", "hostname": "w1@node", "timestamp": 1e300, "till": 3}"#;
+        let message = serde_json::json!({ "body": body }).to_string();
+        let listeners: u64 = redis::cmd("PUBLISH")
+            .arg("/0.celeryev/shop.opened")
+            .arg(message)
+            .query(&mut redis.connection(0))
+            .unwrap();
+        listeners
+    };
+    let limit = Duration::from_secs(20);
+    tail.wait_until("subscribe", limit, |_| publish() > 0);
+    tail.wait_until("show an event", limit, |tail| {
+        tail.log().contains("??:??:??.??? w1@node shop-opened till=3\n")
+    });
+    redis::cmd("PUBLISH")
+        .arg("/0.celeryev/shop.opened")
+        .arg("nonsense")
+        .exec(&mut redis.connection(0))
+        .unwrap();
+    tail.wait_until("count what it skips", limit, |tail| {
+        tail.log().contains("1 events could not be read and were skipped")
+    });
+    redis::cmd("CLIENT")
+        .arg(&["KILL", "TYPE", "pubsub"])
+        .exec(&mut redis.connection(0))
+        .unwrap();
+    tail.wait_until("say that it missed some", limit, |tail| {
+        tail.log().contains("events are missing here")
+    });
+    tail.signal(nix::sys::signal::Signal::SIGINT);
+    let deadline = Instant::now() + limit;
+    let status = loop {
+        if let Some(status) = tail.ended() {
+            break status;
+        }
+        assert!(Instant::now() < deadline, "it goes on");
+        // The end of a process that is only looked at is no event.
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.code(), Some(0), "{}", tail.log());
+}
+
+#[test]
 fn top_shows_workers_queues_and_jobs() {
     let shop = Shop::open(WorkerOptions::default());
     let (url, backend) = (shop.redis.url(0), shop.redis.url(1));

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
+use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::connect::{ConnectArgs, converse, print_on};
 use super::table::shortened;
@@ -33,8 +34,8 @@ pub struct EventsArgs {
     /// Only these types, separated by commas, such as `task-failed,worker-offline`
     #[arg(long = "type", value_delimiter = ',', value_name = "TYPES")]
     kinds: Vec<String>,
-    /// Only events of tasks whose name contains this
-    #[arg(long, value_name = "TEXT")]
+    /// Only events of tasks whose name contains this, or matches it where it has `*` or `?`
+    #[arg(long, value_name = "GLOB")]
     task: Option<String>,
     /// Only events of this node
     #[arg(long, value_name = "NODE")]
@@ -98,6 +99,7 @@ pub fn main(args: &EventsArgs) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
     let failed = |error: crate::celery::Error| Refusal::because(Outcome::InfrastructureFailed, error.to_string());
     converse(async {
+        let mut interrupt = Interrupt::listen()?;
         let mut events = client.events().await.map_err(failed)?;
         if args.enable {
             client
@@ -112,7 +114,11 @@ pub fn main(args: &EventsArgs) -> anyhow::Result<u8> {
         let (mut shown, mut skipped, mut tasks, mut hinted) = (0, 0, false, false);
         while args.limit.is_none_or(|limit| shown < limit) {
             let until = end.map_or_else(|| Instant::now() + SILENCE, |end| end.min(Instant::now() + SILENCE));
-            let notice = tokio::time::timeout_at(until.into(), events.next()).await;
+            let notice = tokio::select! {
+                biased;
+                () = interrupt.came() => break,
+                notice = tokio::time::timeout_at(until.into(), events.next()) => notice,
+            };
             if end.is_some_and(|end| Instant::now() >= end) {
                 break;
             }
@@ -158,7 +164,7 @@ fn line(event: &Event, memory: &mut Memory, args: &EventsArgs) -> Option<String>
         && args
             .task
             .as_ref()
-            .is_none_or(|text| known.name.as_ref().is_some_and(|name| name.contains(text.as_str())))
+            .is_none_or(|text| known.name.as_ref().is_some_and(|name| is_meant(text, name)))
         && args
             .root
             .as_ref()
@@ -196,6 +202,60 @@ fn line(event: &Event, memory: &mut Memory, args: &EventsArgs) -> Option<String>
         text.push_str(&format!(" {name}={}", shortened(&value, LONGEST_VALUE)));
     }
     Some(one_line(&text))
+}
+
+fn is_meant(wanted: &str, name: &str) -> bool {
+    if wanted.contains(['*', '?']) {
+        matches(wanted.as_bytes(), name.as_bytes())
+    } else {
+        name.contains(wanted)
+    }
+}
+
+/// Whether all of the text is as the glob says: `*` stands for anything, `?` for one byte.
+fn matches(glob: &[u8], text: &[u8]) -> bool {
+    let (mut at, mut in_glob) = (0, 0);
+    // Where to go on if the last star has to stand for one byte more.
+    let mut star: Option<(usize, usize)> = None;
+    while at < text.len() {
+        match glob.get(in_glob) {
+            Some(b'*') => {
+                star = Some((at, in_glob));
+                in_glob += 1;
+            }
+            Some(wanted) if *wanted == b'?' || *wanted == text[at] => {
+                at += 1;
+                in_glob += 1;
+            }
+            _ => match &mut star {
+                Some((from, begun)) => {
+                    *from += 1;
+                    (at, in_glob) = (*from, *begun + 1);
+                }
+                None => return false,
+            },
+        }
+    }
+    glob[in_glob..].iter().all(|rest| *rest == b'*')
+}
+
+/// Ctrl+C, or a request to end: the end of a tail like any other.
+struct Interrupt(tokio::net::UnixStream);
+
+impl Interrupt {
+    fn listen() -> std::io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::low_level::pipe::register(signal, theirs.try_clone()?)?;
+        }
+        ours.set_nonblocking(true)?;
+        Ok(Self(tokio::net::UnixStream::from_std(ours)?))
+    }
+
+    async fn came(&mut self) {
+        // Fails no sooner than the other end is closed, which the handlers hold for ever.
+        self.0.readable().await.ok();
+    }
 }
 
 fn name_of(kind: &EventKind) -> &str {
@@ -295,5 +355,23 @@ mod tests {
             assert_eq!(clock_time(timestamp), "??:??:??.???", "{timestamp}");
         }
         assert!(clock_time(1_795_437_575.766).ends_with(".766"));
+    }
+
+    #[test]
+    fn tasks_are_meant_by_a_part_of_their_name_or_by_a_glob() {
+        for (wanted, name, is) in [
+            ("scrape", "shop.tasks.scrape_page", true),
+            ("crawl", "shop.tasks.scrape_page", false),
+            ("shop.*", "shop.tasks.scrape_page", true),
+            ("scrape*", "shop.tasks.scrape_page", false),
+            ("*.scrape_*", "shop.tasks.scrape_page", true),
+            ("*a*b", "xaxbxab", true),
+            ("*a*b", "xaxbxabx", false),
+            ("ta?k", "task", true),
+            ("ta?k", "tak", false),
+            ("*", "", true),
+        ] {
+            assert_eq!(is_meant(wanted, name), is, "{wanted} {name}");
+        }
     }
 }
