@@ -203,15 +203,21 @@ impl Client {
         );
         let (consumed, stats, active) = (consumed?, stats?, active?);
         let (reserved, scheduled) = (reserved?, scheduled?);
-        let count = |length: Option<usize>| length.unwrap_or_default() as u64;
-        let worker = match (consumed.of(node), stats.of(node)) {
-            (Some(consumed), Some(stats)) => Some(WorkerView {
+        // An account with a part missing would show free slots that are not.
+        let worker = match (
+            consumed.of(node),
+            stats.of(node),
+            active.of(node),
+            reserved.of(node),
+            scheduled.of(node),
+        ) {
+            (Some(consumed), Some(stats), Some(active), Some(reserved), Some(scheduled)) => Some(WorkerView {
                 queues: consumed.iter().map(|queue| queue.name.clone()).collect(),
                 slots: stats.pool_slots,
                 prefetch: stats.prefetch_count,
                 begun: stats.totals.values().sum(),
-                active: count(active.of(node).map(Vec::len)),
-                held: count(reserved.of(node).map(Vec::len)) + count(scheduled.of(node).map(Vec::len)),
+                active: active.len() as u64,
+                held: (reserved.len() + scheduled.len()) as u64,
             }),
             _ => None,
         };

@@ -119,13 +119,14 @@ fn diagnose_message(message: &Value) -> Option<Diagnosis> {
     let Some(body) = fields.get("body").and_then(Value::as_str) else {
         return deadly("its body is no text");
     };
-    let encoding = properties.get("body_encoding").and_then(Value::as_str);
-    let decoded = match encoding {
-        Some("base64") => match BASE64.decode(body) {
+    let encoding = properties.get("body_encoding").filter(|encoding| is_set(encoding));
+    let decoded = match encoding.map(|encoding| (encoding, encoding.as_str())) {
+        None => body.as_bytes().to_vec(),
+        Some((_, Some("base64"))) => match base64_as_python_reads_it(body) {
             Ok(decoded) => decoded,
-            Err(error) => return deadly(format!("its body is no base64 ({error})")),
+            Err(why) => return deadly(format!("its body is no base64 ({why})")),
         },
-        _ => body.as_bytes().to_vec(),
+        Some((unknown, _)) => return deadly(format!("nobody knows its body_encoding {unknown}")),
     };
     let names_task = has(headers, "task");
     if names_task && !has(headers, "id") {
@@ -156,6 +157,53 @@ fn diagnose_message(message: &Value) -> Option<Diagnosis> {
         None
     } else {
         dropped("it names no task")
+    }
+}
+
+/// Python takes an empty text, 0 and false for none.
+fn is_set(value: &Value) -> bool {
+    match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::String(text) => !text.is_empty(),
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        _ => true,
+    }
+}
+
+/// Base64 as workers read it: what is not of the alphabet is skipped, and nothing counts behind the padding (Python's
+/// `base64.b64decode`). A stricter reading would call messages poison that run.
+fn base64_as_python_reads_it(text: &str) -> std::result::Result<Vec<u8>, &'static str> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    // Bits that are not yet a byte, characters of the group of four, and padding behind them.
+    let (mut bits, mut characters, mut padding) = (0_u32, 0_u32, 0_u32);
+    for character in text.bytes() {
+        let value = match character {
+            b'A'..=b'Z' => character - b'A',
+            b'a'..=b'z' => character - b'a' + 26,
+            b'0'..=b'9' => character - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            b'=' if characters >= 2 => {
+                padding += 1;
+                if characters + padding >= 4 {
+                    return Ok(bytes);
+                }
+                continue;
+            }
+            _ => continue,
+        };
+        padding = 0;
+        bits = (bits << 6 | u32::from(value)) & 0xFFFF;
+        if characters > 0 {
+            // After two, three and four characters 4, 2 and 0 bits are left over.
+            bytes.push((bits >> (6 - 2 * characters)).to_le_bytes()[0]);
+        }
+        characters = (characters + 1) % 4;
+    }
+    match characters {
+        0 => Ok(bytes),
+        1 => Err("a single character is left over"),
+        _ => Err("its padding is missing"),
     }
 }
 
@@ -331,7 +379,13 @@ mod tests {
         let mut no_encoding = without("/properties/body_encoding");
         no_encoding["body"] = good()["body"].clone();
         let mut bad_base64 = good();
-        bad_base64["body"] = Value::from("!!");
+        bad_base64["body"] = Value::from("A");
+        let mut unpadded = good();
+        unpadded["body"] = Value::from("W1tdLCB7fSwge31");
+        let mut in_lines = good();
+        in_lines["body"] = Value::from("W1td\r\nLCB7fSwg\r\ne31d\r\n");
+        let mut unknown_encoding = good();
+        unknown_encoding["properties"]["body_encoding"] = Value::from("zip");
         let mut pickled = good();
         pickled["content-type"] = Value::from("application/x-python-serialize");
         let mut old = with_body(r#"{"task": "pkg.add", "id": "1", "args": [1, 2], "kwargs": {}}"#);
@@ -355,6 +409,9 @@ mod tests {
             (with_body("[[1, 2], {}]"), Some(Deadly)),
             (with_body(r#"{"args": []}"#), Some(Deadly)),
             (bad_base64, Some(Deadly)),
+            (unpadded, Some(Deadly)),
+            (in_lines, None),
+            (unknown_encoding, Some(Deadly)),
             (without("/headers/task"), Some(Dropped)),
             (nothing, Some(Dropped)),
             (no_encoding, Some(Dropped)),
@@ -365,6 +422,37 @@ mod tests {
         }
         for item in [&b"poison"[..], b"", b"\xff\xfe", b"{\"body\":"] {
             assert_eq!(diagnose(item).expect("no JSON").harm, Deadly);
+        }
+    }
+
+    #[test]
+    fn base64_is_read_as_python_reads_it() {
+        // Each as CPython 3.11 gives it.
+        for (text, bytes) in [
+            ("", Some(&b""[..])),
+            ("!!", Some(b"")),
+            ("A", None),
+            ("AAA", None),
+            ("AA\nAA", Some(&[0, 0, 0])),
+            ("W1tdLCB7fV0=\n", Some(b"[[], {}]")),
+            ("W1tdLCB7fV0", None),
+            // Bits that are left over count for nothing.
+            ("AB==", Some(&[0])),
+            ("AA==AA", Some(&[0])),
+            ("AA=A", None),
+            ("A===", None),
+            ("AAAA=", Some(&[0, 0, 0])),
+            ("AA===", Some(&[0])),
+            ("\u{e9}", Some(b"")),
+        ] {
+            assert_eq!(base64_as_python_reads_it(text).ok().as_deref(), bytes, "{text:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_encoded_is_read(bytes: Vec<u8>) {
+            prop_assert_eq!(base64_as_python_reads_it(&BASE64.encode(&bytes)), Ok(bytes));
         }
     }
 
