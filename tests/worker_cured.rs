@@ -96,6 +96,33 @@ fn a_worker_that_has_fallen_silent_is_restarted_and_the_run_completes() {
     );
 }
 
+/// The worker either connects again by itself or falls silent and is restarted, by its version.
+#[test]
+fn a_worker_whose_connections_are_cut_works_again_and_the_run_completes() {
+    let project = workshop("", TWO_SITES);
+    let mut orch = project.orch(&["run"]);
+    let redis = orch.wait_for_service("service_ready", "redis");
+    orch.wait_for("the first site's task", |_| project.file("begun").exists());
+    let (_, address) = redis["detail"].as_str().unwrap().rsplit_once(' ').unwrap();
+    let mut connection = redis::Client::open(format!("redis://{address}"))
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    // Those of orch too: it must not take its own loss for the worker's.
+    for kind in ["pubsub", "normal"] {
+        let cut: u64 = redis::cmd("CLIENT")
+            .arg("KILL")
+            .arg("TYPE")
+            .arg(kind)
+            .query(&mut connection)
+            .unwrap();
+        assert!(cut > 0, "no {kind} connection");
+    }
+    let ended = orch.finish();
+    ended.expect_code(0);
+    assert_eq!(fs::read_to_string(project.file("done")).unwrap(), "second\n");
+}
+
 #[test]
 fn a_broker_that_is_away_is_no_reason_to_restart_the_worker() {
     let project = workshop("", "[redis.restart]\nbackoff = \"1500ms\"\nlimit = 9\n");
