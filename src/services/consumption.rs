@@ -10,8 +10,8 @@ use super::celery::Celery;
 use crate::celery::{Client, ConsumptionWatch, Target, Verdict};
 use crate::run::EventKind;
 
-/// How often a worker process is given its consumer back before it is restarted.
-const LIMIT: u32 = 3;
+/// How often, within the window of the restart policy, a worker process is given its consumer back before it is restarted.
+const LIMIT: usize = 3;
 
 /// How long a worker may take to be back once its broker is: those that survive an outage are within three seconds.
 const RECONNECT_PATIENCE: Duration = Duration::from_secs(10);
@@ -23,8 +23,8 @@ pub struct ConsumptionCare(Mutex<Memory>);
 #[derive(Default)]
 struct Memory {
     watch: Option<ConsumptionWatch>,
-    /// Consumers added to this worker process.
-    added: u32,
+    /// When consumers were added to this worker process, within the window.
+    added: Vec<Instant>,
     /// When the broker last could not be asked.
     away: Option<Instant>,
     /// The server's run, which is another after its restart.
@@ -96,8 +96,9 @@ impl ConsumptionCare {
         let first = {
             let mut memory = self.memory();
             memory.watch = None;
-            memory.added += 1;
-            memory.added <= LIMIT
+            memory.added.retain(|added| added.elapsed() < config.restart.window);
+            memory.added.push(Instant::now());
+            memory.added.len() <= LIMIT
         };
         if !first {
             return Err(format!("{reason}, though it was told to {LIMIT} times"));
