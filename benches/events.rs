@@ -23,8 +23,12 @@ mod support;
 use support::python;
 use support::redis::RedisServer;
 
-/// Events that the replaying process prepares at once.
-const BLOCK: usize = 200_000;
+/// Events that the replaying process prepares and sends at once: all, but for the memory run, where it is not the
+/// backlog that is measured.
+fn block(count: usize) -> usize {
+    if count <= 500_000 { count } else { 20_000 }
+}
+
 /// Set for this program's second role: port, number of events, events in a list (0: single ones).
 const PUBLISHER: &str = "ORCH_BENCH_PUBLISHER";
 /// Set for its third role: number of events, events in a list (0: single ones).
@@ -181,8 +185,7 @@ fn replay(role: &str) {
         }
         stream
     };
-    // What is larger is prepared on the way: it is the memory that is measured then.
-    let block = count.min(BLOCK);
+    let block = block(count);
     let first = prepare(0..block);
     println!("{}", listener.local_addr().unwrap().port());
     let (mut socket, _) = listener.accept().unwrap();
@@ -197,8 +200,10 @@ fn replay(role: &str) {
         .unwrap();
     println!("{}", now());
     socket.write_all(&first).unwrap();
-    for start in (block..count).step_by(BLOCK) {
-        socket.write_all(&prepare(start..count.min(start + BLOCK))).unwrap();
+    for start in (block..count).step_by(block) {
+        // Else it would be the backlog's memory that is measured.
+        std::io::stdin().read_line(&mut String::new()).unwrap();
+        socket.write_all(&prepare(start..count.min(start + block))).unwrap();
     }
     // Until the subscriber has all and goes.
     while socket.read(&mut buffer).is_ok_and(|length| length > 0) {}
@@ -243,8 +248,10 @@ struct Taken {
 }
 
 /// Takes events until all are there, or none comes for five seconds; measures memory at each of `marks`.
-async fn consume(events: &mut EventStream, count: usize, marks: &[u64]) -> Taken {
+/// `pace` is told each time that a block is taken.
+async fn consume(events: &mut EventStream, count: usize, marks: &[u64], mut pace: impl Write) -> Taken {
     let mut taken = Taken::default();
+    let mut blocks = 0;
     let mut marks = marks.iter().copied().peekable();
     let mut batch = Vec::new();
     while taken.events < count as u64 {
@@ -258,6 +265,11 @@ async fn consume(events: &mut EventStream, count: usize, marks: &[u64]) -> Taken
             Err(_) => break,
         }
         taken.last = now();
+        while taken.events / block(count) as u64 > blocks {
+            blocks += 1;
+            // After the last block nobody listens.
+            writeln!(pace).ok();
+        }
         while marks.next_if(|mark| taken.events >= *mark).is_some() {
             taken.memory.push((taken.events, resident()));
         }
@@ -285,7 +297,7 @@ fn published(count: usize, list: usize) -> (Taken, f64, f64) {
     runtime().block_on(async {
         let mut events = client(redis.port).events().await.unwrap();
         let publisher = publisher(&redis, count, list);
-        let taken = consume(&mut events, count, &[]).await;
+        let taken = consume(&mut events, count, &[], std::io::sink()).await;
         let (began, ended) = publisher.join().unwrap();
         (taken, began, ended)
     })
@@ -301,13 +313,17 @@ fn orch(count: usize, list: usize) -> f64 {
 #[expect(clippy::disallowed_methods, reason = "a bench starts what it measures")]
 fn from_replay(count: usize, list: usize, marks: &[u64]) -> (Taken, f64) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.env(REPLAYER, format!("{count} {list}")).stdout(Stdio::piped());
+    command
+        .env(REPLAYER, format!("{count} {list}"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
     let mut child = command.spawn().unwrap();
+    let pace = child.stdin.take().unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let port = lines.next().unwrap().unwrap().parse().unwrap();
     let taken = runtime().block_on(async {
         let mut events = client(port).events().await.unwrap();
-        consume(&mut events, count, marks).await
+        consume(&mut events, count, marks, pace).await
     });
     check(&taken, count);
     let began: f64 = lines.next().unwrap().unwrap().parse().unwrap();
