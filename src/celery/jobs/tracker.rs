@@ -4,9 +4,11 @@
 //! by the task's id, in whatever order they come. What it remembers is bounded: finished tasks are counts, finished jobs
 //! are totals.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
+
+use foldhash::{HashMap, HashMapExt, HashSet, HashSetExt};
 
 use super::job::{Job, TaskCounts};
 use crate::celery::{Event, EventKind, TaskEvent, TaskId};
