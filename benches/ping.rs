@@ -41,9 +41,9 @@ fn main() {
         .arg(&["SET", "appendonly", "no"])
         .exec(&mut redis.connection(0))
         .unwrap();
-    let _worker = Worker::start(&redis, WorkerOptions::default());
+    let worker = Worker::start(&redis, WorkerOptions::default());
     let mut failed = whole_process(&redis);
-    failed |= memory(&redis);
+    failed |= memory(&redis, &worker);
     failed |= in_process(&redis);
     assert!(!failed, "a target is missed");
 }
@@ -111,12 +111,14 @@ fn whole_process(redis: &RedisServer) -> bool {
     verdict("at least 100 times less CPU", their_cpu / our_cpu >= 100.0) || slow
 }
 
-fn memory(redis: &RedisServer) -> bool {
+fn memory(redis: &RedisServer, worker: &Worker) -> bool {
     let directory = tempfile::tempdir().unwrap();
     let mut command = orch(
         redis,
         &["--node", "w1@test", "--node", "nobody@test", "--timeout", "300ms"],
     );
+    // It waits for a worker that is stopped: long enough to be looked at.
+    worker.process.signal(nix::sys::signal::Signal::SIGSTOP);
     let mut ping = Process::start("orch celery ping", &mut command, &directory.path().join("log"));
     let mut peak = 0;
     while ping.ended().is_none() {
@@ -127,6 +129,7 @@ fn memory(redis: &RedisServer) -> bool {
         peak = peak.max(high.filter(|_| ours).unwrap_or(0));
         std::thread::park_timeout(Duration::from_millis(5));
     }
+    worker.process.signal(nix::sys::signal::Signal::SIGCONT);
     assert!(peak > 0, "it was not seen");
     let mib = peak as f64 / 1024.0;
     println!("orch celery ping: {mib:.2} MiB peak resident (VmHWM)");

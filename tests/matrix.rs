@@ -21,7 +21,8 @@ const VERSIONS: [&str; 6] = ["5.2", "5.3", "5.4", "5.5", "5.6", "5.7"];
 const SERVERS: [(&str, &str); 3] = [("redis-6.2", "6.2."), ("redis-7.0", "7.0."), ("valkey-9", "9.")];
 
 /// What the modules of `tests/celery` are about.
-const CAPABILITIES: [(&str, &str); 16] = [
+const CAPABILITIES: [(&str, &str); 17] = [
+    ("results", "Results, and waiting for them"),
     ("publish", "Tasks, chains, results, events"),
     ("canvas", "Groups and chords, published by orch"),
     ("batch", "Batch publish"),
