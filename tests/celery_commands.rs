@@ -728,3 +728,28 @@ fn top_shows_workers_queues_and_jobs() {
     assert!(text.starts_with("WORKER   STATE   BUSY"), "{text}");
     assert!(text.contains("QUEUE   WAITING"), "{text}");
 }
+
+#[test]
+fn an_app_whose_keys_have_a_prefix_is_reached() {
+    let prefixed = r#"{"global_keyprefix": "shop:"}"#;
+    let shop = Shop::open(WorkerOptions {
+        settings: vec![
+            ("broker_transport_options", prefixed),
+            ("result_backend_transport_options", prefixed),
+        ],
+        ..WorkerOptions::default()
+    });
+    let prefix = match support::celery::version().as_str() {
+        "5.2" => "",
+        "5.3" | "5.4" => "shop:_",
+        _ => "shop:",
+    };
+    let with = |words: &[&'static str]| [words, &["--key-prefix", "shop:", "--backend-key-prefix", prefix]].concat();
+    assert_eq!(shop.says(&["ping"], 1), "unhealthy: no worker listens");
+    assert!(shop.says(&with(&["ping"]), 0).starts_with("healthy: w1@test in "));
+    let sum = shop.says(
+        &with(&["publish", "wire_app.add", "--args", "[1, 2]", "--id", "t1", "--wait"]),
+        0,
+    );
+    assert_eq!(sum, "t1 SUCCESS 3");
+}

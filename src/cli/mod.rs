@@ -36,7 +36,7 @@ enum Command {
     Exec(exec::ExecArgs),
     Init(init::InitArgs),
     Demo(demo::DemoArgs),
-    Celery(celery::CeleryArgs),
+    Celery(Box<celery::CeleryArgs>),
 }
 
 /// Where the configuration is and what overrides it.

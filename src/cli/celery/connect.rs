@@ -21,6 +21,24 @@ pub struct ConnectArgs {
     /// Result backend [default: $CELERY_RESULT_BACKEND, or the broker]
     #[arg(long, global = true, value_name = "URL")]
     backend: Option<String>,
+    /// What the app's `broker_transport_options` have as `global_keyprefix`
+    #[arg(
+        long,
+        global = true,
+        value_name = "PREFIX",
+        default_value = "",
+        hide_default_value = true
+    )]
+    key_prefix: String,
+    /// The same of its `result_backend_transport_options`; Celery 5.3 and 5.4 write an underscore behind it, 5.2 knows none
+    #[arg(
+        long,
+        global = true,
+        value_name = "PREFIX",
+        default_value = "",
+        hide_default_value = true
+    )]
+    backend_key_prefix: String,
     /// Say on standard error which broker is used, and by whose word
     #[arg(short, long, global = true)]
     verbose: bool,
@@ -44,7 +62,7 @@ impl ConnectArgs {
                 )
             })?;
             self.tell(&client, "the instance that is up here");
-            return Ok(client);
+            return self.prefixed(client.endpoints().clone());
         };
         let backend = self
             .backend
@@ -52,9 +70,15 @@ impl ConnectArgs {
             .or_else(|| variable("CELERY_RESULT_BACKEND"))
             .unwrap_or_else(|| broker.clone());
         let endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
-        let client = Client::connect(endpoints).map_err(|error| usage(error.to_string()))?;
+        let client = self.prefixed(endpoints)?;
         self.tell(&client, source);
         Ok(client)
+    }
+
+    fn prefixed(&self, mut endpoints: Endpoints) -> anyhow::Result<Client> {
+        endpoints.broker.key_prefix.clone_from(&self.key_prefix);
+        endpoints.backend.key_prefix.clone_from(&self.backend_key_prefix);
+        Client::connect(endpoints).map_err(|error| Refusal::because(Outcome::ConfigurationError, error.to_string()))
     }
 
     /// Without user and password.
