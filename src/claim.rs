@@ -21,6 +21,8 @@ pub struct Options {
     pub wait: Duration,
     /// The caller's variables.
     pub environment: Vec<(String, String)>,
+    /// See [`GuardOptions::sole_spawner`](crate::guard::GuardOptions::sole_spawner).
+    pub sole_spawner: bool,
 }
 
 /// Why a run could not begin.

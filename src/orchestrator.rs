@@ -49,6 +49,7 @@ const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 ///         sites: Vec::new(),
 ///         wait: Duration::ZERO,
 ///         environment: std::env::vars().collect(),
+///         sole_spawner: false,
 ///     };
 ///     let mut orchestrator = Orchestrator::start(config, options)?;
 ///     // From here on, whatever happens, a panic included, ends with nothing left.
@@ -130,6 +131,7 @@ impl Orchestrator {
             state_dir: state_dir.clone(),
             log: directory.log("guard"),
             lock: inherited,
+            sole_spawner: options.sole_spawner,
         };
         let guard = Guard::start(guard_options, on_event).map_err(|error| failed("start the guard", &error))?;
         for lock in &mut locks {

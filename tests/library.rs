@@ -50,6 +50,7 @@ fn hold(directory: &Path, then: impl FnOnce()) {
         sites: Vec::new(),
         wait: Duration::ZERO,
         environment,
+        sole_spawner: false,
     };
     let mut orchestrator = Orchestrator::start(config, options).unwrap();
     let (_stop, asked) = tokio::sync::watch::channel(None);
@@ -83,6 +84,7 @@ fn without_init(directory: &Path) {
         state_dir: directory.to_owned(),
         log: directory.join("guard.log"),
         lock: Vec::new(),
+        sole_spawner: false,
     };
     let Err(error) = Guard::start(options, |_| {}) else {
         panic!("a guard without `init`")

@@ -33,6 +33,7 @@ impl Session<'_> {
             sites: self.sites,
             wait: self.wait,
             environment: caller_environment(),
+            sole_spawner: true,
         };
         let mut orchestrator =
             start_in_turn(config, options).map_err(|error| Refusal::because(error.outcome(), error))?;

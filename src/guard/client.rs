@@ -38,6 +38,9 @@ pub struct GuardOptions {
     pub log: PathBuf,
     /// Lock descriptors that it holds until its end; services do not get them.
     pub lock: Vec<OwnedFd>,
+    /// This program starts nothing but the guard: whatever is below it when the guard has died was the guard's, and is
+    /// ended whether it bears the run's tag or not. False for a program with children of its own.
+    pub sole_spawner: bool,
 }
 
 /// What orch hears.
@@ -153,6 +156,8 @@ impl Guard {
         let (ours, theirs) = UnixStream::pair().map_err(Error::Start)?;
         ours.set_write_timeout(Some(Duration::from_secs(10)))
             .map_err(Error::Start)?;
+        // A shell's background jobs become the children of what it execs, and strangers' orphans those of PID 1.
+        let owns_all = options.sole_spawner && std::process::id() != 1 && process_table::has_children() == Some(false);
         let child = launch(&options, theirs).map_err(Error::Start)?;
         let pid = child.id().cast_signed();
         let child = Arc::new(Mutex::new(child));
@@ -172,6 +177,7 @@ impl Guard {
             answer,
             started,
             run_id: options.run_id.clone(),
+            owns_all,
             child: Arc::clone(&child),
         };
         let thread = std::thread::Builder::new()
@@ -412,6 +418,8 @@ struct Reader {
     answer: Sender<Answer>,
     started: Sender<()>,
     run_id: String,
+    /// Every descendant of this process is the guard's.
+    owns_all: bool,
     child: Arc<Mutex<Child>>,
 }
 
@@ -437,7 +445,7 @@ impl Reader {
         lock(&self.child).wait().ok();
         if !wanted {
             let mains: Vec<i32> = lock(&self.shared.known).mains.values().copied().collect();
-            end_descendants(&self.run_id, &mains);
+            end_descendants(&self.run_id, &mains, self.owns_all);
         }
         lock(&self.shared.known).closed = true;
         self.shared.changed.notify_all();
@@ -473,15 +481,16 @@ impl Reader {
     }
 }
 
-/// Ends what a dead guard has left to us: our descendants that carry the run's id or are in a session of its services.
-/// The host program may have children of its own, and as PID 1 strangers' orphans: those are not touched.
-fn end_descendants(run_id: &str, mains: &[i32]) {
+/// Ends what a dead guard has left to us. Where not all descendants are the guard's (the host program may have children
+/// of its own, and as PID 1 strangers' orphans), those that carry the run's id or are in a session of its services.
+fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) {
     let me = std::process::id().cast_signed();
     let deadline = Instant::now() + STOP_SLACK;
     loop {
         let mut left = false;
         for (process, top) in process_table::descendants(me) {
-            let ours = mains.contains(&process.session)
+            let ours = owns_all
+                || mains.contains(&process.session)
                 || mains.contains(&top)
                 || process_table::variable(process.pid, RUN_ID_VARIABLE).as_deref() == Some(run_id);
             if !ours {

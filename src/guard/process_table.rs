@@ -89,6 +89,18 @@ pub fn all() -> Vec<Process> {
         .collect()
 }
 
+/// Whether this process has children; `None` where the kernel does not list them.
+pub fn has_children() -> Option<bool> {
+    let threads = fs::read_dir("/proc/self/task").ok()?;
+    for thread in threads {
+        let listed = fs::read(thread.ok()?.path().join("children")).ok()?;
+        if !listed.trim_ascii().is_empty() {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
 /// Every descendant of `root` with the child of `root` that it descends from, itself included; parents first.
 pub fn descendants(root: i32) -> Vec<(Process, i32)> {
     let mut children: HashMap<i32, Vec<Process>> = HashMap::new();

@@ -1,0 +1,59 @@
+//! The chaos driver: kills, stops and starves what orch runs at random moments, and checks after each round what orch
+//! promises: no process left, no stranger touched, every chunk counted, exit code and summary true, state directory fit
+//! for the next start. Not here: single faults with a known course; the other tests have those.
+//!
+//! Variables (`settings`): `ORCH_CHAOS_SECONDS`, `ORCH_CHAOS_ROUNDS`, `ORCH_CHAOS_SEED`, `ORCH_CHAOS_CAMPAIGNS`,
+//! `ORCH_CHAOS_REPORT`. Without any a few rounds of the quick campaigns run, as a test among the others.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+#[path = "../support"]
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+mod fault;
+mod job;
+mod lifecycle;
+mod processes;
+mod report;
+mod scrape;
+mod settings;
+
+use report::Report;
+use settings::{Campaign, Settings};
+
+fn main() -> ExitCode {
+    let settings = match Settings::from_environment() {
+        Ok(settings) => settings,
+        Err(problem) => {
+            eprintln!("chaos: {problem}");
+            return ExitCode::from(2);
+        }
+    };
+    println!(
+        "chaos: seed {} (ORCH_CHAOS_SEED={0} does the same again)",
+        settings.seed
+    );
+    let began = Instant::now();
+    let mut report = Report::default();
+    for campaign in &settings.campaigns {
+        let limits = settings.limits(*campaign, began);
+        println!("chaos: {campaign}: {limits}");
+        let results = match campaign {
+            Campaign::OrchKilled => lifecycle::run(lifecycle::Victim::Orch, limits),
+            Campaign::GuardKilled => lifecycle::run(lifecycle::Victim::Guard, limits),
+            Campaign::BothKilled => lifecycle::run(lifecycle::Victim::Both, limits),
+            Campaign::RunKilled => scrape::run(limits),
+            Campaign::Job => job::run(limits),
+        };
+        println!("{results}");
+        report.add(*campaign, results);
+    }
+    report.finish(&settings, began.elapsed())
+}

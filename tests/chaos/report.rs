@@ -1,0 +1,165 @@
+//! What the rounds found: printed, and written to a file of the documentation where asked.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fmt::Write as _;
+use std::fs;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use crate::settings::{Campaign, Settings};
+
+/// The outcome of one campaign's rounds.
+#[derive(Debug, Default)]
+pub struct Results {
+    pub rounds: u32,
+    /// How often each fault was done; for kills, in which part of the life.
+    pub faults: BTreeMap<String, u32>,
+    /// Further figures, by name.
+    pub figures: BTreeMap<String, String>,
+    /// What could not be done here, and why.
+    pub skipped: BTreeMap<String, u32>,
+    /// Broken promises, each with the round that shows it.
+    pub violations: Vec<String>,
+}
+
+impl Results {
+    pub fn count(&mut self, fault: impl Into<String>) {
+        *self.faults.entry(fault.into()).or_default() += 1;
+    }
+}
+
+impl fmt::Display for Results {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "    {} rounds", self.rounds)?;
+        for (fault, times) in &self.faults {
+            write!(out, "\n    {times:>6}  {fault}")?;
+        }
+        for (name, figure) in &self.figures {
+            write!(out, "\n            {name}: {figure}")?;
+        }
+        for (what, times) in &self.skipped {
+            write!(out, "\n    skipped {times} times: {what}")?;
+        }
+        for violation in &self.violations {
+            write!(out, "\n    VIOLATION: {violation}")?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Report(Vec<(Campaign, Results)>);
+
+impl Report {
+    pub fn add(&mut self, campaign: Campaign, results: Results) {
+        self.0.push((campaign, results));
+    }
+
+    pub fn finish(self, settings: &Settings, took: Duration) -> ExitCode {
+        let violations: usize = self.0.iter().map(|(_, results)| results.violations.len()).sum();
+        let rounds: u32 = self.0.iter().map(|(_, results)| results.rounds).sum();
+        println!(
+            "chaos: {rounds} rounds in {} s, seed {}: {violations} violations",
+            took.as_secs(),
+            settings.seed
+        );
+        if let Some(file) = &settings.report
+            && let Err(error) = fs::write(file, self.page(settings, took))
+        {
+            eprintln!("chaos: {}: {error}", file.display());
+            return ExitCode::from(2);
+        }
+        ExitCode::from(u8::from(violations > 0))
+    }
+
+    fn page(&self, settings: &Settings, took: Duration) -> String {
+        let mut page = String::from(
+            "# Reliability\n\nWritten by the chaos driver (`tests/chaos`), by nothing else. The command:\n\n```sh\n",
+        );
+        let names: Vec<_> = settings.campaigns.iter().map(ToString::to_string).collect();
+        let asked = ["ORCH_CHAOS_SECONDS", "ORCH_CHAOS_ROUNDS"]
+            .into_iter()
+            .filter_map(|name| Some(format!("{name}={} ", std::env::var(name).ok()?)))
+            .collect::<String>();
+        let _ = writeln!(
+            page,
+            "{asked}ORCH_CHAOS_CAMPAIGNS={} ORCH_CHAOS_SEED={} ORCH_CHAOS_REPORT=docs/reliability.md \\\n    cargo test --release --test chaos\n```\n",
+            names.join(","),
+            settings.seed
+        );
+        let facts = [
+            ("commit", said("git", &["rev-parse", "--short=12", "HEAD"])),
+            ("system", said("uname", &["-srm"])),
+            (
+                "processors",
+                std::thread::available_parallelism().map_or(0, usize::from).to_string(),
+            ),
+            ("duration", format!("{} s", took.as_secs())),
+            ("Celery", celery()),
+        ];
+        for (name, value) in facts {
+            let _ = writeln!(page, "- {name}: {value}");
+        }
+        for (campaign, results) in &self.0 {
+            let _ = writeln!(page, "\n## {campaign}\n\n{}\n", meaning(*campaign));
+            let _ = writeln!(page, "| | |\n|---|---:|\n| rounds | {} |", results.rounds);
+            for (fault, times) in &results.faults {
+                let _ = writeln!(page, "| {fault} | {times} |");
+            }
+            for (name, figure) in &results.figures {
+                let _ = writeln!(page, "| {name} | {figure} |");
+            }
+            for (what, times) in &results.skipped {
+                let _ = writeln!(page, "| skipped: {what} | {times} |");
+            }
+            let _ = writeln!(page, "| **violations** | **{}** |", results.violations.len());
+            for violation in &results.violations {
+                let _ = writeln!(page, "\n- {violation}");
+            }
+        }
+        page
+    }
+}
+
+fn meaning(campaign: Campaign) -> &'static str {
+    match campaign {
+        Campaign::OrchKilled => {
+            "`orch up` with four command services (daemonised grandchildren, one without any variable; a tree that \
+             ignores SIGTERM; a service that forks while it is stopped) is sent SIGKILL at a moment uniform over its \
+             life. A violation is any process left 1 s after the stop bound, a stranger touched, or a state directory \
+             that the next round cannot use."
+        }
+        Campaign::GuardKilled => {
+            "The same, and the guard is sent SIGKILL. Besides, orch must end by itself with exit code 3."
+        }
+        Campaign::BothKilled => {
+            "The same, and both are stopped and sent SIGKILL at once: the main processes must die by themselves, and \
+             the next `orch up` of the state directory must end what had daemonised."
+        }
+        Campaign::RunKilled => {
+            "`orch run` with its own Redis, a Celery worker and a job is sent SIGKILL at a moment uniform over its life."
+        }
+        Campaign::Job => {
+            "One job, a chord of many short chunks on a real Celery worker, with a random fault every few seconds. \
+             A violation is a chunk that was not done, or not counted exactly once, or an exit code or summary that \
+             does not say so, or any process left."
+        }
+    }
+}
+
+fn celery() -> String {
+    let python = crate::support::bookshop::environment().join(".venv/bin/python");
+    said(
+        python.to_str().unwrap_or_default(),
+        &["-c", "import celery; print(celery.__version__)"],
+    )
+}
+
+fn said(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output();
+    output.map_or_else(
+        |error| error.to_string(),
+        |output| String::from_utf8_lossy(&output.stdout).trim().to_owned(),
+    )
+}

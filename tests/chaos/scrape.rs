@@ -1,0 +1,142 @@
+//! `orch run` with its own Redis, a Celery worker and a job; orch is killed at a random moment of its life.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+
+use crate::processes::sleep_until;
+use crate::report::Results;
+use crate::settings::Limits;
+use crate::support::bookshop;
+use crate::support::orch::Project;
+
+const CHUNKS: u32 = 40;
+/// Beyond the stop bound, until which everything must be gone.
+const SLACK: Duration = Duration::from_secs(1);
+/// A worker's start is CPU; more at a time would only make each life longer.
+const LANES: usize = 2;
+
+/// A project whose one site, `shop`, is a chord of so many chunks of so many seconds.
+pub fn configuration(chunks: u32, seconds: f64, further: &str) -> String {
+    format!(
+        r#"
+[redis]
+port = 0
+mode = "own"
+restart = {{ limit = 1000, backoff = "50ms", backoff_max = "500ms" }}
+[celery]
+app = "chaos_app"
+concurrency = 4
+restart = {{ limit = 1000, backoff = "50ms", backoff_max = "500ms" }}
+{further}
+[sites.shop]
+timeout = "10m"
+dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "{{job_id}}", chunks = {chunks}, seconds = {seconds:?}, ledger = "ledger" }} }}
+"#
+    )
+}
+
+struct Life {
+    whole: Duration,
+    bound: Duration,
+}
+
+pub fn run(limits: Limits) -> Results {
+    let (next, results) = (AtomicU32::new(0), Mutex::new(Results::default()));
+    let slowest = Mutex::new(Duration::ZERO);
+    thread::scope(|scope| {
+        for _ in 0..LANES {
+            scope.spawn(|| {
+                let project = project();
+                let life = undisturbed(&project);
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if !limits.allow(number) {
+                        break;
+                    }
+                    let moment = life.whole.mul_f64(limits.random(number).f64());
+                    let round = catch_unwind(AssertUnwindSafe(|| round(&project, &life, moment)));
+                    let mut results = results.lock().unwrap();
+                    results.rounds += 1;
+                    match round {
+                        Ok(Ok((part, gone_after))) => {
+                            results.count(part);
+                            let mut slowest = slowest.lock().unwrap();
+                            *slowest = gone_after.max(*slowest);
+                        }
+                        Ok(Err(problem)) => results.violations.push(format!("round {number}: {problem}")),
+                        Err(_) => {
+                            let problem = format!("round {number}: the round panicked, see above");
+                            results.violations.push(problem);
+                        }
+                    }
+                }
+                // After all rounds the state directory still serves an undisturbed run.
+                if catch_unwind(AssertUnwindSafe(|| undisturbed(&project))).is_err() {
+                    let problem = "after all rounds an undisturbed `orch run` failed, see above".to_owned();
+                    results.lock().unwrap().violations.push(problem);
+                }
+            });
+        }
+    });
+    let mut results = results.into_inner().unwrap();
+    let slowest = slowest.into_inner().unwrap();
+    results.figures.insert(
+        "longest from the end of orch to the end of the last process".to_owned(),
+        format!("{} ms", slowest.as_millis()),
+    );
+    results
+}
+
+fn project() -> Project {
+    bookshop::project_with(
+        "chaos_app",
+        &configuration(CHUNKS, 0.05, "grace = \"2s\"\nquit_grace = \"1s\""),
+    )
+}
+
+fn undisturbed(project: &Project) -> Life {
+    let orch = project.orch(&["run"]);
+    let began = Instant::now();
+    let ended = orch.finish();
+    let whole = began.elapsed();
+    ended.expect_code(0);
+    let stop = ended.events_of("stop_started");
+    let bound = stop
+        .first()
+        .and_then(|stop| stop["bound_ms"].as_u64())
+        .expect("the printed bound");
+    Life {
+        whole,
+        bound: Duration::from_millis(bound),
+    }
+}
+
+/// In which part of the life it was killed, and how long after its end the last process ended.
+fn round(project: &Project, life: &Life, moment: Duration) -> Result<(&'static str, Duration), String> {
+    let orch = project.orch_with(&["run"], &[], life.bound + SLACK);
+    sleep_until(Instant::now() + moment);
+    orch.signal(Signal::SIGKILL);
+    let ended = orch.finish();
+    let shown = || format!("at {moment:?} of {:?}\n{}{}", life.whole, ended.stdout, ended.stderr);
+    if !ended.left.is_empty() {
+        return Err(format!("left behind: {:?} {}", ended.left, shown()));
+    }
+    match (ended.signal, ended.code) {
+        (Some(9), None) | (None, Some(0)) => {}
+        other => return Err(format!("ended with {other:?} {}", shown())),
+    }
+    let happened = |kind: &str| !ended.events_of(kind).is_empty();
+    let part = match ended.code {
+        Some(_) => "after its end",
+        None if happened("stop_started") => "while stopping",
+        None if happened("site_job_started") => "while the job ran",
+        None if happened("site_queued") => "while the job was dispatched",
+        None => "while starting",
+    };
+    Ok((part, ended.gone_after))
+}

@@ -1,0 +1,171 @@
+//! What the driver is asked to do, from the environment.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+/// What a round of one kind does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Campaign {
+    /// `orch up` with stubborn and daemonising services; orch is killed at a random moment of its life.
+    OrchKilled,
+    /// The same, and its guard is killed.
+    GuardKilled,
+    /// The same, and both are killed in the same instant; the next start ends what is left.
+    BothKilled,
+    /// `orch run` with Redis and a Celery worker; orch is killed at a random moment of its life.
+    RunKilled,
+    /// A job of many chunks with a random fault every few seconds.
+    Job,
+}
+
+impl Campaign {
+    pub const ALL: [Self; 5] = [
+        Self::OrchKilled,
+        Self::GuardKilled,
+        Self::BothKilled,
+        Self::RunKilled,
+        Self::Job,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::OrchKilled => "orch-killed",
+            Self::GuardKilled => "guard-killed",
+            Self::BothKilled => "both-killed",
+            Self::RunKilled => "run-killed",
+            Self::Job => "job",
+        }
+    }
+
+    /// Its share of the time, in hundredths.
+    fn share(self) -> u32 {
+        match self {
+            Self::OrchKilled => 15,
+            Self::GuardKilled | Self::BothKilled => 5,
+            Self::RunKilled => 15,
+            Self::Job => 60,
+        }
+    }
+
+    /// Its share of the rounds asked for, in thousandths: of 1,000 kills of orch 50 are of `orch run`.
+    fn rounds(self) -> u32 {
+        match self {
+            Self::OrchKilled => 950,
+            Self::GuardKilled | Self::BothKilled => 100,
+            Self::RunKilled => 50,
+            Self::Job => 4,
+        }
+    }
+}
+
+impl fmt::Display for Campaign {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+impl FromStr for Campaign {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|campaign| campaign.name() == text)
+            .ok_or_else(|| {
+                let known: Vec<_> = Self::ALL.iter().map(|campaign| campaign.name()).collect();
+                format!("no campaign `{text}`; there are {}", known.join(", "))
+            })
+    }
+}
+
+/// How much of a campaign is done.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub seed: u64,
+    pub rounds: Option<u32>,
+    pub until: Option<Instant>,
+}
+
+impl Limits {
+    /// Whether round `number`, from 0, may begin.
+    pub fn allow(&self, number: u32) -> bool {
+        // The first round always: a campaign that did nothing would be a success that shows nothing.
+        number == 0
+            || self.rounds.is_none_or(|rounds| number < rounds) && self.until.is_none_or(|until| Instant::now() < until)
+    }
+
+    /// The randomness of one round: a function of the seed and its number alone.
+    pub fn random(&self, number: u32) -> fastrand::Rng {
+        fastrand::Rng::with_seed(self.seed ^ (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.rounds, self.until) {
+            (Some(rounds), _) => write!(out, "{rounds} rounds"),
+            (None, Some(until)) => {
+                let left = until.saturating_duration_since(Instant::now());
+                write!(out, "for {} s", left.as_secs())
+            }
+            (None, None) => out.write_str("without end"),
+        }
+    }
+}
+
+pub struct Settings {
+    pub seed: u64,
+    pub campaigns: Vec<Campaign>,
+    /// All campaigns together.
+    time: Option<Duration>,
+    /// Kills of orch; the other campaigns in proportion.
+    rounds: Option<u32>,
+    /// File to write.
+    pub report: Option<PathBuf>,
+}
+
+impl Settings {
+    pub fn from_environment() -> Result<Self, String> {
+        let seconds: Option<u64> = variable("ORCH_CHAOS_SECONDS")?;
+        let rounds: Option<u32> = variable("ORCH_CHAOS_ROUNDS")?;
+        let named: Option<String> = variable("ORCH_CHAOS_CAMPAIGNS")?;
+        let asked = seconds.is_some() || rounds.is_some();
+        let campaigns = match named {
+            Some(names) => names.split(',').map(str::parse).collect::<Result<_, _>>()?,
+            None if asked => Campaign::ALL.to_vec(),
+            None => vec![Campaign::OrchKilled, Campaign::GuardKilled, Campaign::BothKilled],
+        };
+        Ok(Self {
+            seed: variable("ORCH_CHAOS_SEED")?.unwrap_or_else(|| fastrand::u64(..1_000_000_000)),
+            campaigns,
+            time: seconds.map(Duration::from_secs),
+            rounds: rounds.or((!asked).then_some(10)),
+            report: variable("ORCH_CHAOS_REPORT")?,
+        })
+    }
+
+    pub fn limits(&self, campaign: Campaign, began: Instant) -> Limits {
+        let part = |all: u32| (all * campaign.rounds()).div_ceil(1000);
+        // A campaign that ended early leaves its time to the next ones: each ends where the shares up to it end.
+        let before = self.campaigns.iter().take_while(|other| **other != campaign);
+        let shares: u32 = before.map(|other| other.share()).sum::<u32>() + campaign.share();
+        let whole: u32 = self.campaigns.iter().map(|other| other.share()).sum();
+        Limits {
+            seed: self.seed ^ u64::from(campaign.rounds()) << 32 ^ u64::from(campaign.share()) << 40,
+            rounds: self.rounds.map(part),
+            until: self.time.map(|time| began + time * shares / whole),
+        }
+    }
+}
+
+fn variable<T: FromStr>(name: &str) -> Result<Option<T>, String> {
+    match std::env::var(name) {
+        Err(_) => Ok(None),
+        Ok(text) => {
+            let parsed = text.parse().map_err(|_| format!("{name}={text} is not understood"));
+            parsed.map(Some)
+        }
+    }
+}
