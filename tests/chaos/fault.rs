@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::disk::Disk;
 use crate::processes::{children, lives, signal, tree};
+use crate::proxy::Proxy;
 
-/// One fault. What is stopped is continued after a pause.
+/// One fault. What is stopped, held or full is so for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     WorkerKilled,
@@ -20,10 +22,15 @@ pub enum Fault {
     GuardStopped,
     /// orch and all below it, as when a machine sleeps.
     AllSuspended,
+    DiskFull,
+    ConnectionsCut,
+    ConnectionsHeld,
+    ConnectionTruncated,
 }
 
 impl Fault {
-    pub const ALL: [Self; 9] = [
+    /// For a job whose Redis is orch's own.
+    pub const OWNED: &[Self] = &[
         Self::WorkerKilled,
         Self::PoolChildKilled,
         Self::RedisKilled,
@@ -33,6 +40,17 @@ impl Fault {
         Self::OrchStopped,
         Self::GuardStopped,
         Self::AllSuspended,
+        Self::DiskFull,
+    ];
+    /// For a job whose Redis is behind the driver's proxy: orch does not put the messages of a dead worker back there,
+    /// since others may use it, so the worker lives.
+    pub const BEHIND_PROXY: &[Self] = &[
+        Self::PoolChildKilled,
+        Self::PoolChildStopped,
+        Self::OrchStopped,
+        Self::ConnectionsCut,
+        Self::ConnectionsHeld,
+        Self::ConnectionTruncated,
     ];
 }
 
@@ -48,20 +66,25 @@ impl fmt::Display for Fault {
             Self::OrchStopped => "orch stopped for a while",
             Self::GuardStopped => "the guard stopped for a while",
             Self::AllSuspended => "everything suspended and resumed",
+            Self::DiskFull => "the disk full for a while",
+            Self::ConnectionsCut => "all connections to Redis cut",
+            Self::ConnectionsHeld => "all connections to Redis silent for a while",
+            Self::ConnectionTruncated => "a message to or from Redis truncated",
         })
     }
 }
 
-/// The processes of a run, as they are now.
-#[derive(Clone, Copy, Debug)]
-pub struct Cast {
+/// What can be hit, as it is now.
+pub struct Cast<'a> {
     pub orch: i32,
     pub guard: i32,
     pub redis: Option<i32>,
     pub worker: Option<i32>,
+    pub proxy: Option<&'a Proxy>,
+    pub disk: Option<&'a Disk>,
 }
 
-impl Cast {
+impl Cast<'_> {
     /// Whom a fault by signals would hit; none when there is nobody now.
     fn victims(&self, fault: Fault, random: &mut fastrand::Rng) -> Vec<i32> {
         let pool_child = |random: &mut fastrand::Rng| {
@@ -75,39 +98,53 @@ impl Cast {
             Fault::OrchStopped => vec![Some(self.orch)],
             Fault::GuardStopped => vec![Some(self.guard)],
             Fault::AllSuspended => tree(self.orch).into_iter().map(Some).collect(),
+            Fault::DiskFull | Fault::ConnectionsCut | Fault::ConnectionsHeld | Fault::ConnectionTruncated => vec![],
         };
         found.into_iter().flatten().filter(|pid| lives(*pid)).collect()
     }
 
-    /// Does it; what it returns must be undone by [`resume`] after the pause. `None`: there was nobody to hit.
-    pub fn strike(&self, fault: Fault, random: &mut fastrand::Rng) -> Option<Struck> {
+    /// Does it and undoes what lasts, after a pause; whether there was anybody to hit.
+    pub fn strike(&self, fault: Fault, random: &mut fastrand::Rng) -> bool {
         let victims = self.victims(fault, random);
-        if victims.is_empty() {
-            return None;
+        let pause = Duration::from_millis(random.u64(200..4000));
+        match (fault, self.proxy, self.disk) {
+            (Fault::ConnectionsCut, Some(proxy), _) => proxy.cut() > 0,
+            (Fault::ConnectionsHeld, Some(proxy), _) => {
+                proxy.hold();
+                std::thread::sleep(pause);
+                proxy.release();
+                true
+            }
+            (Fault::ConnectionTruncated, Some(proxy), _) => {
+                proxy.truncate_next();
+                true
+            }
+            (Fault::DiskFull, _, Some(disk)) => {
+                disk.fill();
+                std::thread::sleep(pause);
+                disk.free();
+                true
+            }
+            (Fault::WorkerKilled | Fault::PoolChildKilled | Fault::RedisKilled, ..) => {
+                to_all(&victims, Signal::SIGKILL)
+            }
+            _ => {
+                let hit = to_all(&victims, Signal::SIGSTOP);
+                if hit {
+                    std::thread::sleep(pause);
+                    to_all(&victims, Signal::SIGCONT);
+                }
+                hit
+            }
         }
-        let (kind, pause) = match fault {
-            Fault::WorkerKilled | Fault::PoolChildKilled | Fault::RedisKilled => (Signal::SIGKILL, None),
-            _ => (Signal::SIGSTOP, Some(Duration::from_millis(random.u64(200..4000)))),
-        };
-        let mut hit = false;
-        for victim in &victims {
-            hit |= signal(*victim, kind);
-        }
-        hit.then_some(Struck { victims, pause })
     }
 }
 
-/// What was done.
-pub struct Struck {
-    victims: Vec<i32>,
-    /// Until they are to be continued.
-    pub pause: Option<Duration>,
-}
-
-impl Struck {
-    pub fn resume(&self) {
-        for victim in &self.victims {
-            signal(*victim, Signal::SIGCONT);
-        }
+/// Whether any of them was there.
+fn to_all(victims: &[i32], kind: Signal) -> bool {
+    let mut hit = false;
+    for victim in victims {
+        hit |= signal(*victim, kind);
     }
+    hit
 }

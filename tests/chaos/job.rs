@@ -7,35 +7,69 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
+use crate::disk::Disk;
 use crate::fault::{Cast, Fault};
 use crate::processes::sleep_until;
+use crate::proxy::Proxy;
 use crate::report::Results;
-use crate::scrape::configuration;
+use crate::scrape::{OWN_REDIS, configuration};
 use crate::settings::Limits;
 use crate::support::bookshop;
 use crate::support::orch::{Ended, Orch, Project};
+use crate::support::redis::RedisServer;
 
 /// Of a whole job; `ORCH_CHAOS_CHUNKS` chooses another number.
 const CHUNKS: u32 = 2000;
 const CHUNK_SECONDS: f64 = 0.12;
 /// From one fault to the next.
 const PACE: Duration = Duration::from_secs(3);
+const RETRIES: u32 = 5;
 /// Beyond this a job hangs.
 const PATIENCE: Duration = Duration::from_secs(420);
 /// With late acknowledgement a chunk whose process dies is done again.
 const LATE: &str = "settings = { \"task.acks_late\" = 1, \"task.reject_on_worker_lost\" = 1 }";
+
+/// How the job is set up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setup {
+    /// orch's own Redis, late acknowledgement.
+    Late,
+    /// orch's own Redis, early acknowledgement: what dies with its process is lost, and must be told.
+    Early,
+    /// A Redis of others, behind a proxy that cuts, holds back and truncates; late acknowledgement.
+    BehindProxy,
+}
+
+impl Setup {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Late => "late acknowledgement",
+            Self::Early => "early acknowledgement",
+            Self::BehindProxy => "late acknowledgement behind a proxy",
+        }
+    }
+
+    fn faults(self) -> &'static [Fault] {
+        match self {
+            Self::Late | Self::Early => Fault::OWNED,
+            Self::BehindProxy => Fault::BEHIND_PROXY,
+        }
+    }
+}
 
 pub fn run(limits: Limits) -> Results {
     let mut results = Results::default();
     let mut number = 0;
     while limits.allow(number) {
         let random = limits.random(number);
-        // With and without late acknowledgement in turn.
-        let late = number % 2 == 0;
-        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(late, random, &mut results)));
+        let setup = [Setup::Late, Setup::BehindProxy, Setup::Early][number as usize % 3];
+        println!("  job {number}: {}", setup.name());
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job(setup, random, &mut results)));
         results.rounds += 1;
         let problems = outcome.unwrap_or_else(|_| vec!["the round panicked, see above".to_owned()]);
-        let named = problems.into_iter().map(|problem| format!("job {number}: {problem}"));
+        let named = problems
+            .into_iter()
+            .map(|problem| format!("job {number}, {}: {problem}", setup.name()));
         results.violations.extend(named);
         number += 1;
     }
@@ -43,12 +77,24 @@ pub fn run(limits: Limits) -> Results {
 }
 
 /// One job from its start to its end; what it broke.
-fn job(late: bool, mut random: fastrand::Rng, results: &mut Results) -> Vec<String> {
+fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<String> {
     let chunks = chunks();
-    let project = bookshop::project_with(
-        "chaos_app",
-        &configuration(chunks, CHUNK_SECONDS, if late { LATE } else { "" }),
+    let external = (setup == Setup::BehindProxy).then(|| {
+        let server = RedisServer::start();
+        let proxy = Proxy::before(server.port);
+        (server, proxy)
+    });
+    let redis = external.as_ref().map_or_else(
+        || OWN_REDIS.to_owned(),
+        |(_, proxy)| format!("mode = \"external\"\nport = {}", proxy.port),
     );
+    let further = if setup == Setup::Early { "" } else { LATE };
+    // What Celery itself loses though it acknowledges late (a result that Redis had no disk for) is seen by orch, and
+    // the site is done again. With early acknowledgement the first loss is the end, so that it can be looked at.
+    let retries = if setup == Setup::Early { 0 } else { RETRIES };
+    let configuration = configuration(&redis, (chunks, CHUNK_SECONDS), retries, further);
+    let project = bookshop::project_with("chaos_app", &configuration);
+    let disk = Disk::at(&project.state_dir());
     let mut orch = project.orch_with(&["run"], &[], Duration::from_secs(15));
     let began = Instant::now();
     orch.wait_for("the job", |event| event["event"] == "site_job_started");
@@ -56,39 +102,42 @@ fn job(late: bool, mut random: fastrand::Rng, results: &mut Results) -> Vec<Stri
     let mut done = 0;
     while !over(&orch) {
         if began.elapsed() > PATIENCE {
-            return vec![format!(
-                "the job hangs after {done} faults: {}",
-                last_events(&orch.events())
-            )];
+            let events = last_events(&orch.events());
+            return vec![format!("the job hangs after {done} faults: {events}")];
         }
         // Short steps, so that the end is seen.
         if Instant::now() < next {
             sleep_until((Instant::now() + Duration::from_millis(50)).min(next));
             continue;
         }
-        let fault = Fault::ALL[random.usize(..Fault::ALL.len())];
-        if let Some(struck) = cast(&orch.events()).and_then(|cast| cast.strike(fault, &mut random)) {
-            println!("    {:>6.1} s: {fault}", began.elapsed().as_secs_f64());
+        next = Instant::now() + PACE;
+        let fault = setup.faults()[random.usize(..setup.faults().len())];
+        if let (Fault::DiskFull, Err(reason)) = (fault, &disk) {
+            *results.skipped.entry(format!("{fault}: {reason}")).or_default() += 1;
+            continue;
+        }
+        let at = began.elapsed().as_secs_f64();
+        let events = orch.events();
+        let struck = cast(&events).is_some_and(|cast| {
+            let cast = Cast {
+                proxy: external.as_ref().map(|(_, proxy)| proxy),
+                disk: disk.as_ref().ok(),
+                ..cast
+            };
+            cast.strike(fault, &mut random)
+        });
+        if struck {
+            println!("    {at:>6.1} s: {fault}");
             results.count(fault.to_string());
             done += 1;
-            if let Some(pause) = struck.pause {
-                sleep_until(Instant::now() + pause);
-                struck.resume();
-            }
         }
-        next = Instant::now() + PACE;
     }
     let ended = orch.finish();
-    let name = if late {
-        "late acknowledgement"
-    } else {
-        "early acknowledgement"
-    };
     results.figures.insert(
-        format!("job of {chunks} chunks with {name}"),
+        format!("job of {chunks} chunks, {}", setup.name()),
         format!("{done} faults, {} s", began.elapsed().as_secs()),
     );
-    check(&project, &ended, chunks, late, results)
+    check(&project, &ended, chunks, setup, results)
 }
 
 fn chunks() -> u32 {
@@ -106,7 +155,7 @@ fn over(orch: &Orch<'_>) -> bool {
 }
 
 /// Who plays which part now, by the journal.
-fn cast(events: &[Value]) -> Option<Cast> {
+fn cast(events: &[Value]) -> Option<Cast<'static>> {
     let pid = |value: &Value| value.as_i64().and_then(|pid| i32::try_from(pid).ok());
     let started = events.iter().find(|event| event["event"] == "run_started")?;
     let service = |name: &str| {
@@ -118,6 +167,8 @@ fn cast(events: &[Value]) -> Option<Cast> {
         guard: pid(&started["guard_pid"])?,
         redis: service("redis"),
         worker: service("celery"),
+        proxy: None,
+        disk: None,
     })
 }
 
@@ -131,7 +182,7 @@ fn ledger(directory: &Path) -> BTreeMap<u32, u32> {
     times
 }
 
-fn check(project: &Project, ended: &Ended, chunks: u32, late: bool, results: &mut Results) -> Vec<String> {
+fn check(project: &Project, ended: &Ended, chunks: u32, setup: Setup, results: &mut Results) -> Vec<String> {
     let mut problems = Vec::new();
     if !ended.left.is_empty() {
         problems.push(format!("left behind: {:?}", ended.left));
@@ -139,6 +190,14 @@ fn check(project: &Project, ended: &Ended, chunks: u32, late: bool, results: &mu
     let times = ledger(project.path());
     let done = u32::try_from(times.len()).unwrap_or(u32::MAX);
     let again: u32 = times.values().map(|times| times - 1).sum();
+    let retries = ended.events_of("site_retrying");
+    if !retries.is_empty() {
+        let name = format!("attempts that lost chunks and were done again, {}", setup.name());
+        *results.faults.entry(name).or_default() += u32::try_from(retries.len()).unwrap_or(u32::MAX);
+    }
+    for retry in retries {
+        println!("    done again: {}", retry["reason"]);
+    }
     let finished = ended.events_of("site_finished");
     let Some(finished) = finished.first() else {
         problems.push(format!("the site has no end: {}", last_events(&ended.events)));
@@ -147,10 +206,9 @@ fn check(project: &Project, ended: &Ended, chunks: u32, late: bool, results: &mu
     let counted = finished["counts"]["completed_chunks"].as_u64();
     let complete = finished["status"] == "complete";
     let told = format!("done {done}, {again} of them again; orch says {finished}");
-    results.figures.insert(
-        format!("chunks done again, {}", if late { "late" } else { "early" }),
-        again.to_string(),
-    );
+    results
+        .figures
+        .insert(format!("chunks done again, {}", setup.name()), again.to_string());
     if complete {
         if counted != Some(u64::from(chunks)) || done != chunks {
             problems.push(format!("complete without all {chunks}: {told}"));
@@ -158,7 +216,7 @@ fn check(project: &Project, ended: &Ended, chunks: u32, late: bool, results: &mu
         if ended.code != Some(0) {
             problems.push(format!("complete with exit code {:?}: {told}", ended.code));
         }
-    } else if late {
+    } else if setup != Setup::Early {
         problems.push(format!("not complete: {told}"));
     } else {
         // What was acknowledged and then lost is failed, counted and named.
@@ -173,7 +231,7 @@ fn check(project: &Project, ended: &Ended, chunks: u32, late: bool, results: &mu
         }
     }
     let numbers: BTreeSet<u32> = times.keys().copied().collect();
-    if late && complete && numbers != (0..chunks).collect() {
+    if complete && numbers != (0..chunks).collect() {
         problems.push(format!("other chunks than asked for: {told}"));
     }
     if !problems.is_empty() {

@@ -10,17 +10,26 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 #[path = "../support"]
+#[allow(dead_code, reason = "the driver uses a part of it")]
 mod support {
     #[path = "bookshop.rs"]
     pub mod bookshop;
     #[path = "orch.rs"]
     pub mod orch;
+    #[path = "process.rs"]
+    pub mod process;
+    #[path = "redis.rs"]
+    pub mod redis;
+
+    pub use bookshop::python;
 }
 
+mod disk;
 mod fault;
 mod job;
 mod lifecycle;
 mod processes;
+mod proxy;
 mod report;
 mod scrape;
 mod settings;
@@ -36,6 +45,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    disk::prepare();
     println!(
         "chaos: seed {} (ORCH_CHAOS_SEED={0} does the same again)",
         settings.seed

@@ -20,13 +20,15 @@ const SLACK: Duration = Duration::from_secs(1);
 /// A worker's start is CPU; more at a time would only make each life longer.
 const LANES: usize = 2;
 
-/// A project whose one site, `shop`, is a chord of so many chunks of so many seconds.
-pub fn configuration(chunks: u32, seconds: f64, further: &str) -> String {
+/// The Redis of a configuration: orch's own, on a free port.
+pub const OWN_REDIS: &str = "port = 0\nmode = \"own\"";
+
+/// A project whose one site, `shop`, is a chord of so many chunks of so many seconds; `further` is of `[celery]`.
+pub fn configuration(redis: &str, (chunks, seconds): (u32, f64), retries: u32, further: &str) -> String {
     format!(
         r#"
 [redis]
-port = 0
-mode = "own"
+{redis}
 restart = {{ limit = 1000, backoff = "50ms", backoff_max = "500ms" }}
 [celery]
 app = "chaos_app"
@@ -35,6 +37,8 @@ restart = {{ limit = 1000, backoff = "50ms", backoff_max = "500ms" }}
 {further}
 [sites.shop]
 timeout = "10m"
+retries = {retries}
+retry_backoff = "1s"
 dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "{{job_id}}", chunks = {chunks}, seconds = {seconds:?}, ledger = "ledger" }} }}
 "#
     )
@@ -95,7 +99,7 @@ pub fn run(limits: Limits) -> Results {
 fn project() -> Project {
     bookshop::project_with(
         "chaos_app",
-        &configuration(CHUNKS, 0.05, "grace = \"2s\"\nquit_grace = \"1s\""),
+        &configuration(OWN_REDIS, (CHUNKS, 0.05), 0, "grace = \"2s\"\nquit_grace = \"1s\""),
     )
 }
 

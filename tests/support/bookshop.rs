@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 #[path = "python.rs"]
-mod python;
+pub mod python;
 
 use super::orch::{Orch, Project};
 
