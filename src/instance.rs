@@ -115,6 +115,8 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
             port: redis.port,
             username: redis.username,
             password: redis.password.map(Secret::new),
+            // Whoever reads the file is a service or a user, and gets what services get.
+            own_password: None,
             broker_db: redis.broker_db,
             result_db: redis.result_db,
             owned: redis.owned,
@@ -202,6 +204,7 @@ mod tests {
                 port: 6379,
                 username: None,
                 password: Some(Secret::new("s3cret")),
+                own_password: None,
                 broker_db: 0,
                 result_db: 1,
                 owned: true,

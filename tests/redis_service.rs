@@ -138,6 +138,77 @@ fn an_app_whose_broker_url_has_no_password_is_found_while_it_starts() {
     assert!(shown(&ended).contains("without a password"), "{}", shown(&ended));
 }
 
+/// Speaks to the Redis of a running instance as its services do; each answer as text.
+fn ask(port: u16, requests: &[&[&str]]) -> Vec<String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut answers = Vec::new();
+    for request in requests {
+        let mut line = format!("*{}\r\n", request.len());
+        for word in *request {
+            line += &format!("${}\r\n{word}\r\n", word.len());
+        }
+        stream.write_all(line.as_bytes()).unwrap();
+        let mut answer = vec![0; 4096];
+        let length = stream.read(&mut answer).unwrap();
+        answers.push(String::from_utf8_lossy(&answer[..length]).into_owned());
+    }
+    answers
+}
+
+#[test]
+fn services_may_use_an_owned_redis_and_not_administer_it() {
+    for auth in [true, false] {
+        let project = Project::new(&format!("[redis]\nmode = \"own\"\nport = 0\nauth = {auth}\n"));
+        let mut orch = project.orch(&["up"]);
+        orch.wait_for_service("service_ready", "redis");
+        bookshop::wait_until_up(&mut orch, &project);
+        let instance: serde_json::Value =
+            serde_json::from_slice(&fs::read(project.state_dir().join("instance.json")).unwrap()).unwrap();
+        let port = u16::try_from(instance["redis"]["port"].as_u64().unwrap()).unwrap();
+        let password = instance["redis"]["password"].as_str();
+        assert_eq!(password.is_some(), auth);
+        let refused: [&[&str]; 7] = [
+            &["CONFIG", "GET", "dir"],
+            &["DEBUG", "SLEEP", "0"],
+            &["MODULE", "LIST"],
+            &["REPLICAOF", "NO", "ONE"],
+            &["ACL", "LIST"],
+            &["BGREWRITEAOF"],
+            &["SHUTDOWN", "NOSAVE"],
+        ];
+        let allowed: [&[&str]; 6] = [
+            &["SET", "kept", "1"],
+            &["KEYS", "*"],
+            &["INFO", "server"],
+            &["CLIENT", "SETNAME", "app"],
+            &["EVAL", "return 1", "0"],
+            &["FLUSHDB"],
+        ];
+        let mut requests: Vec<&[&str]> = Vec::new();
+        let login = ["AUTH", password.unwrap_or_default()];
+        if auth {
+            assert!(ask(port, &[&["PING"]])[0].starts_with("-NOAUTH"));
+            requests.push(&login);
+        }
+        requests.extend(refused.iter().chain(&allowed));
+        let answers = ask(port, &requests);
+        for (request, answer) in requests.iter().zip(answers) {
+            assert_eq!(
+                answer.starts_with('-'),
+                refused.contains(request),
+                "{request:?}: {answer}"
+            );
+            // Since Redis 7 DEBUG is switched off for everybody, and says so instead.
+            let lacks_permission = answer.starts_with("-NOPERM") || request[0] == "DEBUG";
+            assert_eq!(lacks_permission, refused.contains(request), "{request:?}: {answer}");
+        }
+        // orch itself is not restricted, and saves the data on its way out.
+        orch.signal(nix::sys::signal::Signal::SIGTERM);
+        orch.finish().expect_code(143);
+    }
+}
+
 #[test]
 fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
     let project = Project::new("[redis]\nmode = \"own\"\nport = 0\n");
@@ -147,15 +218,23 @@ fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
     let instance: serde_json::Value =
         serde_json::from_slice(&fs::read(project.state_dir().join("instance.json")).unwrap()).unwrap();
     let password = instance["redis"]["password"].as_str().unwrap().to_owned();
+    // The user of services, and orch's own.
+    let file = fs::read_to_string(project.state_dir().join("redis/redis.conf")).unwrap();
+    let passwords: Vec<String> = file
+        .split_ascii_whitespace()
+        .filter_map(|word| Some(word.strip_prefix('>')?.to_owned()))
+        .collect();
+    assert!(passwords.len() == 2 && passwords.contains(&password), "{file}");
+    let tells = |bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        passwords.iter().any(|password| text.contains(password))
+    };
     let commands = fs::read_dir("/proc")
         .unwrap()
         .flatten()
         .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     for command in commands {
-        assert!(
-            !String::from_utf8_lossy(&command).contains(&password),
-            "in a command line"
-        );
+        assert!(!tells(&command), "in a command line");
     }
     let ended = project.orch(&["exec", "--", "sh", "-c", "echo got $REDIS_PASSWORD"]);
     let ended = ended.finish();
@@ -164,15 +243,11 @@ fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
     orch.signal(nix::sys::signal::Signal::SIGTERM);
     let ended = orch.finish();
     ended.expect_code(143);
-    assert!(!shown(&ended).contains(&password), "in the output");
+    assert!(!tells(shown(&ended).as_bytes()), "in the output");
     for run in fs::read_dir(project.state_dir().join("runs")).unwrap().flatten() {
         for file in fs::read_dir(run.path()).unwrap().flatten() {
             let text = fs::read(file.path()).unwrap();
-            assert!(
-                !String::from_utf8_lossy(&text).contains(&password),
-                "in {}",
-                file.path().display()
-            );
+            assert!(!tells(&text), "in {}", file.path().display());
         }
     }
 }

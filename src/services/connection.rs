@@ -4,13 +4,19 @@ use super::failure::Failure;
 use crate::celery::{Client, Endpoints};
 use crate::config::Secret;
 
+/// orch's own user in a Redis that it started.
+pub const OWN_USER: &str = "orch";
+
 /// Address and credentials of the Redis in use, owned or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisConnection {
     pub host: String,
     pub port: u16,
+    /// What services are told; apps may know no user name, so in an owned Redis it is the `default` user's password.
     pub username: Option<String>,
     pub password: Option<Secret>,
+    /// The password of [`OWN_USER`] in an owned Redis of this process, by which orch itself connects.
+    pub own_password: Option<Secret>,
     pub broker_db: u32,
     pub result_db: u32,
     /// orch started it, or will: it gets the password, the restrictions and the clean-up.
@@ -23,13 +29,25 @@ impl RedisConnection {
         format!("{}:{}", self.host, self.port)
     }
 
-    /// The URL of a database, credentials included: for a child's environment and the client, never for a log.
+    /// By what orch itself is let in: user name and password.
+    pub fn credentials(&self) -> (Option<&str>, Option<&Secret>) {
+        match &self.own_password {
+            Some(own) => (Some(OWN_USER), Some(own)),
+            None => (self.username.as_deref(), self.password.as_ref()),
+        }
+    }
+
+    /// The URL of a database as services are told it, credentials included: for a child's environment, never for a log.
     pub fn url(&self, db: u32) -> Secret {
-        let credentials = match (&self.username, &self.password) {
+        self.url_for((self.username.as_deref(), self.password.as_ref()), db)
+    }
+
+    fn url_for(&self, (user, password): (Option<&str>, Option<&Secret>), db: u32) -> Secret {
+        let credentials = match (user, password) {
             (user, Some(password)) => {
                 format!(
                     "{}:{}@",
-                    percent_encode(user.as_deref().unwrap_or("")),
+                    percent_encode(user.unwrap_or("")),
                     percent_encode(password.expose())
                 )
             }
@@ -73,8 +91,8 @@ pub fn client(connection: &RedisConnection) -> Result<Client, Failure> {
         Failure::configuration(format!("use the Redis on {}", connection.address())).because(error.to_string())
     };
     let (broker, backend) = (
-        connection.url(connection.broker_db),
-        connection.url(connection.result_db),
+        connection.url_for(connection.credentials(), connection.broker_db),
+        connection.url_for(connection.credentials(), connection.result_db),
     );
     let endpoints = Endpoints::from_urls(broker.expose(), backend.expose()).map_err(failed)?;
     Client::connect(endpoints).map_err(failed)
@@ -103,12 +121,15 @@ mod tests {
             port: 6379,
             username: None,
             password: Some(Secret::new("p@ss/1")),
+            own_password: Some(Secret::new("orch's")),
             broker_db: 0,
             result_db: 1,
             owned: true,
         };
         assert_eq!(connection.url(1).expose(), "redis://:p%40ss%2F1@127.0.0.1:6379/1");
         assert!(!format!("{connection:?}").contains("p@ss"));
+        assert!(!format!("{connection:?}").contains("orch's"));
+        assert_eq!(connection.credentials().0, Some("orch"));
         let variables: std::collections::BTreeMap<_, _> = connection.environment().into_iter().collect();
         assert_eq!(variables["REDIS_PASSWORD"].as_deref(), Some("p@ss/1"));
         assert_eq!(variables["REDIS_USERNAME"], None);

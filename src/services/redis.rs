@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::connection::RedisConnection;
+use super::connection::{OWN_USER, RedisConnection};
 use super::environment::merge;
 use super::failure::Failure;
 use super::program::{Boxed, Prepared, Program, Start};
@@ -26,6 +26,24 @@ const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// A Redis that says it is loading its data is waited for this long: gigabytes of append-only file take minutes.
 const LOADING_PATIENCE: Duration = Duration::from_secs(600);
+
+/// What a service may not ask of an owned Redis: what takes it away from orch or out of its directory. Everything else
+/// stays: apps do use KEYS, INFO, FLUSHDB and CLIENT. All exist since Redis 6.2.
+const ADMINISTRATIVE: [&str; 13] = [
+    "acl",
+    "bgrewriteaof",
+    "bgsave",
+    "cluster",
+    "config",
+    "debug",
+    "failover",
+    "module",
+    "psync",
+    "replicaof",
+    "shutdown",
+    "slaveof",
+    "sync",
+];
 
 /// What the look at the configured address has decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,6 +84,7 @@ pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
         port: config.port,
         username: config.username.clone(),
         password: config.password.clone(),
+        own_password: None,
         broker_db: config.broker_db,
         result_db: config.result_db,
         owned: false,
@@ -80,6 +99,7 @@ pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
             port,
             username: None,
             password,
+            own_password: Some(random_password()?),
             owned: true,
             ..there.clone()
         };
@@ -256,8 +276,14 @@ fn configuration(connection: &RedisConnection, data: &Path, config: &RedisConfig
             connection.broker_db.max(connection.result_db).max(15) + 1
         ),
     ];
-    if let Some(password) = &connection.password {
-        lines.push(format!("requirepass {}", password.expose()));
+    let app = match &connection.password {
+        Some(password) => format!(">{}", password.expose()),
+        None => "nopass".to_owned(),
+    };
+    let refused = ADMINISTRATIVE.map(|command| format!("-{command}")).join(" ");
+    lines.push(format!("user default reset on {app} ~* &* +@all {refused}"));
+    if let Some(password) = &connection.own_password {
+        lines.push(format!("user {OWN_USER} reset on >{} ~* &* +@all", password.expose()));
     }
     lines.extend(config.settings.iter().map(|(name, value)| format!("{name} {value}")));
     lines.join("\n") + "\n"
@@ -319,8 +345,8 @@ impl Program for Redis {
                 let found = redis_probe::probe(
                     &connection.host,
                     connection.port,
-                    connection.username.as_deref(),
-                    connection.password.as_ref(),
+                    connection.credentials().0,
+                    connection.credentials().1,
                     PATIENCE,
                 )
                 .await;
@@ -364,8 +390,8 @@ impl Program for Redis {
             let found = redis_probe::probe(
                 &connection.host,
                 connection.port,
-                connection.username.as_deref(),
-                connection.password.as_ref(),
+                connection.credentials().0,
+                connection.credentials().1,
                 self.config.liveness.timeout,
             )
             .await;

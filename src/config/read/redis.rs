@@ -12,11 +12,13 @@ use crate::run::ServiceName;
 use super::policy;
 
 /// Lines of the generated configuration on which the lifecycle depends.
-const OURS: [&str; 10] = [
+const OURS: [&str; 12] = [
     "bind",
     "port",
     "unixsocket",
     "requirepass",
+    "user",
+    "aclfile",
     "dir",
     "daemonize",
     "supervised",
