@@ -213,3 +213,62 @@ fn tasks_that_a_killed_worker_held_run_again_within_seconds_and_once() {
     let sum = (0..TASKS).sum::<usize>() as u64;
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
 }
+
+#[test]
+fn with_late_acknowledgement_a_task_whose_process_was_killed_runs_again() {
+    let project = workshop(
+        "acks_late = true",
+        "[sites.dies]\ndispatch = { task = \"workshop.dies\", args = [1] }\n",
+    );
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(0);
+    assert_eq!(fs::read_to_string(project.file("died")).unwrap().lines().count(), 2);
+    let warnings: Vec<_> = ended
+        .events_of("noticed")
+        .into_iter()
+        .filter(|event| event["level"] == "warning")
+        .collect();
+    // The one task of the app that says otherwise, and no other.
+    assert_eq!(warnings.len(), 1, "{warnings:#?}");
+    let text = warnings[0]["message"].as_str().unwrap();
+    assert!(text.contains("1 of the worker's tasks: workshop.early;"), "{text}");
+}
+
+#[test]
+fn tasks_of_an_app_that_is_finalised_at_import_are_named() {
+    let project = workshop("acks_late = true", "");
+    let mut app = fs::read_to_string(project.file("workshop.py")).unwrap();
+    app.push_str("\n\napp.finalize()\nfor task in app.tasks.values():\n    task.acks_late\n");
+    fs::write(project.file("workshop.py"), app).unwrap();
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for("the warning", |event| {
+        let text = event["message"].as_str().unwrap_or_default();
+        text.contains("late acknowledgement does not reach") && text.contains("workshop.append")
+    });
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+}
+
+#[test]
+fn a_task_that_always_kills_its_process_is_revoked() {
+    let project = workshop(
+        "acks_late = true",
+        "[sites.dies]\ndispatch = { task = \"workshop.dies\", args = [1000] }\n",
+    );
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(1);
+    // The third death is told; a fourth process may have begun by then.
+    let deaths = fs::read_to_string(project.file("died")).unwrap().lines().count();
+    assert!((3..=5).contains(&deaths), "{deaths}");
+    let told = ended.events_of("noticed").into_iter().any(|event| {
+        let text = event["message"].as_str().unwrap_or_default();
+        text.contains("(workshop.dies) has lost its pool process 3 times")
+    });
+    assert!(told, "{}", ended.stdout);
+    let finished = ended.events_of("site_finished");
+    assert_eq!(finished[0]["status"], "failed", "{finished:?}");
+    assert!(
+        finished[0]["reason"].as_str().unwrap().contains("revoked"),
+        "{finished:?}"
+    );
+}

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::client::Client;
-use super::inspect::{ConsumedQueue, QueriedTask, RunningTask, Scheduled, Stats, read};
+use super::inspect::{Acknowledgement, ConsumedQueue, QueriedTask, RunningTask, Scheduled, Stats, read};
 use super::mailbox::{Mailbox, Replies, Request, Target};
 use super::signal::Signal;
 use super::{Result, TaskId};
@@ -96,6 +96,18 @@ impl Control {
             .call("registered", json!({ "taskinfoitems": [] }), target, within)
             .await?
             .read(read))
+    }
+
+    /// Which tasks a worker acknowledges late, and puts back when their process dies.
+    pub async fn acknowledgement(&self, target: &Target, within: Duration) -> Result<Replies<Vec<Acknowledgement>>> {
+        let arguments = json!({ "taskinfoitems": Acknowledgement::ITEMS });
+        Ok(self
+            .call("registered", arguments, target, within)
+            .await?
+            .read(|answer| {
+                let lines: Vec<String> = read(answer)?;
+                Ok(lines.iter().map(|line| Acknowledgement::read(line)).collect())
+            }))
     }
 
     /// The queues that a worker consumes.

@@ -165,6 +165,42 @@ pub struct Scheduled {
     pub request: RunningTask,
 }
 
+/// When a task of a worker is acknowledged.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Acknowledgement {
+    pub task: String,
+    /// `acks_late`: when it has run, not when it is taken.
+    pub late: bool,
+    /// `reject_on_worker_lost`: put back when its pool process dies.
+    pub put_back: bool,
+}
+
+impl Acknowledgement {
+    /// As the argument `taskinfoitems` of `registered` names them.
+    pub const ITEMS: [&'static str; 2] = ["acks_late", "reject_on_worker_lost"];
+
+    /// `name [acks_late=True reject_on_worker_lost=True]`; an item that is None is left out, and the brackets with the
+    /// last one (`celery/worker/control.py`, `registered`).
+    pub fn read(line: &str) -> Self {
+        let (task, items) = line
+            .strip_suffix(']')
+            .and_then(|line| line.rsplit_once(" ["))
+            .unwrap_or((line, ""));
+        let [late, put_back] = Self::ITEMS.map(|wanted| {
+            items
+                .split(' ')
+                .filter_map(|item| item.split_once('='))
+                // Python's truth: what is neither False nor 0 holds.
+                .any(|(name, value)| name == wanted && !matches!(value, "False" | "0" | "None"))
+        });
+        Self {
+            task: task.to_owned(),
+            late,
+            put_back,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -202,6 +238,25 @@ mod tests {
             assert_eq!(stats.pool_slots, slots, "{pool}");
             assert_eq!(stats.broker.database, Some(3));
         }
+    }
+
+    #[test]
+    fn what_a_worker_says_of_a_task_tells_its_acknowledgement() {
+        for (line, late, put_back) in [
+            ("shop.chunk [acks_late=True reject_on_worker_lost=True]", true, true),
+            ("shop.chunk [acks_late=1 reject_on_worker_lost=1]", true, true),
+            ("shop.chunk [acks_late=True]", true, false),
+            ("shop.chunk [acks_late=False reject_on_worker_lost=True]", false, true),
+            ("shop.chunk", false, false),
+        ] {
+            let task = "shop.chunk".to_owned();
+            assert_eq!(
+                Acknowledgement::read(line),
+                Acknowledgement { task, late, put_back },
+                "{line}"
+            );
+        }
+        assert_eq!(Acknowledgement::read("odd [name").task, "odd [name");
     }
 
     #[test]

@@ -117,6 +117,8 @@ pub struct CeleryConfig {
     pub log_level: String,
     /// Before `--`.
     pub extra_args: Vec<String>,
+    /// Acknowledge a task when it has run, not when it is taken; put it back when its process dies. Default false.
+    pub acks_late: bool,
     /// After `--`, as `key=value`.
     pub settings: BTreeMap<String, String>,
     pub env: BTreeMap<String, String>,

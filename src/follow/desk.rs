@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::context::Context;
+use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
 use super::ghosts::Ghosts;
 use super::ledger::{EventEnd, Ledger, Owner};
@@ -58,6 +59,9 @@ pub struct Desk {
     /// Connections broke, or a worker died.
     disrupted: Notify,
     ghosts: Mutex<Ghosts>,
+    deaths: Mutex<Deaths>,
+    /// A worker has put a task back.
+    put_back: Notify,
     /// Processes of each worker's pool.
     pools: Mutex<HashMap<NodeName, HashSet<u32>>>,
     /// The last census and when it began.
@@ -108,6 +112,8 @@ impl Desk {
             workers_changed: Notify::new(),
             disrupted: Notify::new(),
             ghosts: Mutex::default(),
+            deaths: Mutex::default(),
+            put_back: Notify::new(),
             pools: Mutex::default(),
             census: tokio::sync::Mutex::default(),
             stream: tokio::sync::Mutex::new(stream),
@@ -122,6 +128,7 @@ impl Desk {
             never = self.read_events() => never,
             never = self.keep_meeting() => never,
             never = self.hunt_ghosts() => never,
+            never = self.revoke_deadly() => never,
         }
     }
 
@@ -153,6 +160,14 @@ impl Desk {
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn pools(&self) -> MutexGuard<'_, HashMap<NodeName, HashSet<u32>>> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn deaths(&self) -> MutexGuard<'_, Deaths> {
+        self.deaths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pages(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Notify>>> {
@@ -191,6 +206,7 @@ impl Desk {
     }
 
     fn note(&self, event: Event) {
+        let node = event.node;
         let (id, event) = match event.kind {
             EventKind::Task { id, event } => (id, event),
             EventKind::Worker(WorkerEvent::Online(_) | WorkerEvent::Offline(_)) => {
@@ -200,32 +216,85 @@ impl Desk {
         };
         let text = |text: Option<String>| text.unwrap_or_default();
         let mut ledger = self.ledger();
+        let mut deaths = self.deaths();
         let mut failed = false;
         let touched = match event {
             TaskEvent::Sent { .. } => None,
             TaskEvent::Received(task) => {
+                deaths.received(&id, task.name.as_deref());
                 let root = task.root_id.unwrap_or_else(|| id.clone());
                 ledger.received(id, root)
             }
-            TaskEvent::Started | TaskEvent::Retried { .. } | TaskEvent::Rejected { requeue: true } => ledger.moved(&id),
-            TaskEvent::Succeeded { result, .. } => ledger.ended(&id, EventEnd::Succeeded(text(result))),
+            TaskEvent::Rejected { requeue: true } => {
+                let touched = ledger.moved(&id);
+                // Another's task is another's matter.
+                if touched.is_some() {
+                    deaths.put_back(node, id);
+                    self.put_back.notify_one();
+                }
+                touched
+            }
+            TaskEvent::Started | TaskEvent::Retried { .. } => ledger.moved(&id),
+            TaskEvent::Succeeded { result, .. } => {
+                deaths.ended(&id);
+                ledger.ended(&id, EventEnd::Succeeded(text(result)))
+            }
             TaskEvent::Failed { exception, .. } => {
                 failed = true;
+                deaths.ended(&id);
                 ledger.ended(&id, EventEnd::Failed(text(exception)))
             }
             TaskEvent::Rejected { requeue: false } => ledger.ended(&id, EventEnd::Failed("rejected".to_owned())),
             TaskEvent::Revoked { expired, .. } => {
+                deaths.ended(&id);
                 let message = if expired { "expired" } else { "revoked" };
                 ledger.ended(&id, EventEnd::Revoked(message.to_owned()))
             }
         };
-        drop(ledger);
+        drop((deaths, ledger));
         let Some(root) = touched else { return };
         if failed {
             self.context.task_failed();
         }
         if let Some(changed) = self.pages().get(&root) {
             changed.notify_one();
+        }
+    }
+
+    /// Finds out why workers put tasks back, and revokes what kills its pool processes again and again.
+    async fn revoke_deadly(&self) -> Infallible {
+        loop {
+            self.put_back.notified().await;
+            let stats = self.context.celery.control().stats(&Target::All, WORKER_DEADLINE).await;
+            let Ok(stats) = stats else { continue };
+            for (node, stats) in stats.good() {
+                let now: HashSet<u32> = stats.pool_processes.iter().copied().collect();
+                let before = self.pools().insert(node.clone(), now.clone()).unwrap_or_default();
+                let deadly = self.deaths().judge(node, &before, &now);
+                if !deadly.is_empty() {
+                    self.revoke(&deadly).await;
+                }
+            }
+        }
+    }
+
+    /// A worker that is restarted forgets revocations; the next death tells again.
+    async fn revoke(&self, deadly: &[Deadly]) {
+        for Deadly { task, name, deaths } in deadly {
+            let name = name.as_deref().unwrap_or("of unknown name");
+            let message = format!(
+                "task {task} ({name}) has lost its pool process {deaths} times (was it killed for want of memory?); it \
+                 is revoked and counts as an error\n  hint:  the worker's log names the signal"
+            );
+            let level = Level::Warning;
+            self.context.recorder.emit(run::EventKind::Noticed { level, message });
+        }
+        let tasks: Vec<TaskId> = deadly.iter().map(|deadly| deadly.task.clone()).collect();
+        // Without a signal: what has begun already ends by its own doing, and the next delivery is refused.
+        let control = self.context.celery.control();
+        let told = control.revoke(&tasks, None, &Target::All, WORKER_DEADLINE);
+        if let Err(error) = told.await {
+            tracing::warn!(%error, ?tasks, "revoke what kills its pool processes");
         }
     }
 
@@ -265,7 +334,10 @@ impl Desk {
             Ok(replies) => {
                 let processes = |stats: &Stats| stats.pool_processes.iter().copied().collect();
                 let pools = replies.good().map(|(node, stats)| (node.clone(), processes(stats)));
-                self.pools.lock().unwrap_or_else(PoisonError::into_inner).extend(pools);
+                // Before a suspect is judged the processes must stay those that were there when it ran.
+                if !self.deaths().is_suspicious() {
+                    self.pools().extend(pools);
+                }
                 let slots = replies.good().map(|(_, stats)| stats.pool_slots).sum();
                 self.slots.store(slots, Ordering::Relaxed);
             }
@@ -296,7 +368,7 @@ impl Desk {
     }
 
     fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask]) {
-        let pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let pools = self.pools();
         let Some(pool) = pools.get(node) else { return };
         let mut ghosts = self.ghosts.lock().unwrap_or_else(PoisonError::into_inner);
         for task in ghosts.see(node, running, pool, Instant::now()) {

@@ -6,6 +6,7 @@
 mod answer;
 mod context;
 mod counts;
+mod deaths;
 mod desk;
 mod errand;
 mod facts;

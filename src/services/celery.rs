@@ -10,6 +10,7 @@ use super::connection::RedisConnection;
 use super::consumption::ConsumptionCare;
 use super::environment::merge;
 use super::failure::Failure;
+use super::late_acknowledgement;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::state::Role;
 use super::unknown_tasks::missing_tasks;
@@ -309,6 +310,9 @@ impl Celery {
         if !missing.is_empty() {
             return Err(missing_tasks(&missing, tasks));
         }
+        if self.config.acks_late {
+            late_acknowledgement::warn_of_unreached(&control, &target, &self.recorder).await;
+        }
         Ok(format!("{} with {} pool slots", self.node(), stats.pool_slots))
     }
 }
@@ -361,6 +365,10 @@ impl Program for Celery {
                 if !self.connection.owned
                     && let Some(node) = self.look_around().await?
                 {
+                    if self.config.acks_late {
+                        let target = Target::Nodes(vec![node.clone()]);
+                        late_acknowledgement::warn_of_unreached(&self.client.control(), &target, &self.recorder).await;
+                    }
                     return Ok(Prepared::Reuse(node.to_string()));
                 }
                 self.clear_leftovers().await?;

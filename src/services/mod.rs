@@ -12,6 +12,7 @@ mod failure;
 mod http_probe;
 mod inbox;
 mod joined;
+mod late_acknowledgement;
 mod launcher;
 mod log_tail;
 mod order;

@@ -5,6 +5,10 @@ use std::path::Path;
 use crate::celery::NodeName;
 use crate::config::{BeatMode, CeleryConfig};
 
+/// `[celery] acks_late` as the worker's command line says it. Without the second a task whose pool process was killed
+/// would be acknowledged as failed.
+const LATE_ACKNOWLEDGEMENT: [&str; 2] = ["task.acks_late=1", "task.reject_on_worker_lost=1"];
+
 /// `<instance>@<host name>`, written out so that it does not depend on how Celery expands `%h`.
 pub fn node_name(instance: &str) -> NodeName {
     let host = nix::unistd::gethostname().unwrap_or_else(|_| "localhost".into());
@@ -36,9 +40,15 @@ pub fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Ve
         ]);
     }
     argv.extend(config.extra_args.iter().cloned());
-    if !config.settings.is_empty() {
+    let mut settings = Vec::new();
+    if config.acks_late {
+        settings.extend(LATE_ACKNOWLEDGEMENT.map(str::to_owned));
+    }
+    // The last one of a name holds: what is written out is stronger.
+    settings.extend(config.settings.iter().map(|(name, value)| format!("{name}={value}")));
+    if !settings.is_empty() {
         argv.push("--".into());
-        argv.extend(config.settings.iter().map(|(name, value)| format!("{name}={value}")));
+        argv.extend(settings);
     }
     argv
 }

@@ -27,7 +27,7 @@ const RETRIES: u32 = 5;
 /// Beyond this a job hangs.
 const PATIENCE: Duration = Duration::from_secs(420);
 /// With late acknowledgement a chunk whose process dies is done again.
-const LATE: &str = "settings = { \"task.acks_late\" = 1, \"task.reject_on_worker_lost\" = 1 }";
+const LATE: &str = "acks_late = true";
 
 /// How the job is set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -54,6 +54,7 @@ pub(in crate::config) fn celery(root: &Section<'_>, state_dir: &Path, surroundin
             item.choice(&levels).map(str::to_owned)
         }),
         extra_args: section.or("extra_args", Vec::new(), |item| item.list(Item::text)),
+        acks_late: section.or("acks_late", false, Item::boolean),
         settings: policy::settings(&section),
         env,
         beat: section.or("beat", BeatMode::Off, |item| item.choice(&beats)),
