@@ -1,7 +1,5 @@
 //! Taking an instance: its private state directory, its locks, or the instance that is up to be joined.
 
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
-use std::path::Path;
 use std::time::Duration;
 
 use crate::config::Config;
@@ -71,15 +69,22 @@ pub fn holder(options: &Options, run_id: &RunId, guard_pid: Option<i32>, stop_bo
     Holder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound)
 }
 
-/// Takes the locks of the command; for `orch run` beside a living `orch up`, tells which instance to join.
+/// Takes both locks of the instance: nothing of it lives while they are held.
 ///
 /// # Errors
-/// A living run holds them.
-pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<Claim, StartError> {
-    let state_dir = &config.orch.state_dir;
-    let me = holder(options, run_id, None, Duration::from_secs(10));
-    let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
-    let refuse = |error: LockError| match error {
+/// A living run holds one.
+pub fn take_all(config: &Config) -> Result<Vec<InstanceLock>, StartError> {
+    let run_id = RunId::random();
+    let me = Holder::of_this_process(run_id.as_str(), "clean", None, Duration::ZERO);
+    ["run.lock", "services.lock"]
+        .into_iter()
+        .map(|name| InstanceLock::acquire(&config.orch.state_dir.join(name), Duration::ZERO, &me))
+        .map(|lock| lock.map_err(|error| refuse(config, error)))
+        .collect()
+}
+
+fn refuse(config: &Config, error: LockError) -> StartError {
+    match error {
         LockError::Held(held) => StartError::Busy {
             instance: config.orch.instance.clone(),
             command: held.command.clone(),
@@ -88,10 +93,21 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
             since: local_time(held.started_at),
         },
         other => StartError::Failed(
-            Failure::infrastructure(format!("take the instance lock in {}", state_dir.display()))
+            Failure::infrastructure(format!("take the instance lock in {}", config.orch.state_dir.display()))
                 .because(other.to_string()),
         ),
-    };
+    }
+}
+
+/// Takes the locks of the command; for `orch run` beside a living `orch up`, tells which instance to join.
+///
+/// # Errors
+/// A living run holds them.
+pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<Claim, StartError> {
+    let state_dir = &config.orch.state_dir;
+    let me = holder(options, run_id, None, Duration::from_secs(10));
+    let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
+    let refuse = |error| refuse(config, error);
     match options.command {
         Command::Up | Command::Prepare => Ok(Claim {
             locks: vec![take("services.lock").map_err(refuse)?],
@@ -124,37 +140,6 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
             }
         }
     }
-}
-
-/// Makes the state directory, private; refuses one that belongs to somebody else.
-///
-/// # Errors
-/// It cannot be made, or is not ours.
-pub fn make_state_dir(path: &Path) -> Result<(), Failure> {
-    let failed = |error: &dyn std::fmt::Display| {
-        Failure::infrastructure(format!("make the state directory {}", path.display()))
-            .because(error.to_string())
-            .hint("`[orch] state_dir` sets where it is")
-    };
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|error| failed(&error))?;
-    }
-    match std::fs::DirBuilder::new().mode(0o700).create(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
-        Ok(()) | Err(_) => {}
-    }
-    let metadata = std::fs::metadata(path).map_err(|error| failed(&error))?;
-    if !metadata.is_dir() {
-        return Err(failed(&"it is not a directory"));
-    }
-    let me = nix::unistd::geteuid().as_raw();
-    if metadata.uid() != me {
-        return Err(failed(&format!(
-            "it belongs to user {}, this is user {me}",
-            metadata.uid()
-        )));
-    }
-    Ok(())
 }
 
 /// A moment as the user's clock shows it.

@@ -10,6 +10,7 @@ compile_error!(
 
 pub mod celery;
 mod claim;
+mod clean;
 pub mod cli;
 pub mod config;
 mod file_watch;
@@ -23,4 +24,5 @@ pub mod run;
 mod scrape;
 pub mod services;
 pub mod sites;
+mod state_directory;
 pub mod ui;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use crate::claim::{Claim, holder, make_state_dir, take_locks};
+use crate::claim::{Claim, holder, take_locks};
 pub use crate::claim::{Options, StartError};
 use crate::config::Config;
 use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceLock, Report};
@@ -22,6 +22,7 @@ pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, Supervisor, base_environment};
 use crate::sites;
+use crate::state_directory;
 
 /// How long the cancellation of the sites may hold up the stop.
 const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
@@ -97,7 +98,7 @@ impl Orchestrator {
     /// The instance is held by a living run, the state directory cannot be used, or the guard does not start.
     pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
         let state_dir = config.orch.state_dir.clone();
-        make_state_dir(&state_dir).map_err(StartError::Failed)?;
+        state_directory::prepare(&state_dir).map_err(StartError::Failed)?;
         let run_id = RunId::random();
         let Claim { mut locks, joined } = take_locks(&config, &options, &run_id)?;
         let failed = |what: &str, error: &dyn std::fmt::Display| {

@@ -127,6 +127,62 @@ fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised(
 }
 
 #[test]
+fn clean_shows_what_dead_runs_left_and_ends_it() {
+    let project = Project::new(STRAY);
+    let mut orch = project.orch_with(&["up"], &[], Duration::from_millis(500));
+    orch.wait_for_service("service_ready", "stray");
+    let (guard, stray) = (guard_of(&mut orch), stray(&project));
+    let state = project.state_dir();
+    fs::write(state.join("instance.json.7"), "{").unwrap();
+
+    let held = project.orch(&["clean"]).finish();
+    assert_eq!(held.code, Some(75), "{}", held.stderr);
+    assert!(held.stderr.contains(&orch.pid.to_string()), "{}", held.stderr);
+    assert!(lives(stray), "what lives is no leftover");
+
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        kill(guard, signal).unwrap();
+        kill(Pid::from_raw(orch.pid), signal).unwrap();
+    }
+    let shown = project.orch(&["clean", "--dry-run"]).finish();
+    shown.expect_code(0);
+    let told = format!("would end stray (pid {stray})");
+    assert!(shown.stderr.contains(&told), "{}", shown.stderr);
+    assert!(shown.stderr.contains("instance.json.7"), "{}", shown.stderr);
+    assert!(lives(stray) && state.join("instance.json.7").exists(), "only shown");
+
+    let cleaned = project.orch(&["clean"]).finish();
+    cleaned.expect_code(0);
+    let told = format!("ended stray (pid {stray})");
+    assert!(cleaned.stderr.contains(&told), "{}", cleaned.stderr);
+    assert!(!lives(stray) && !state.join("instance.json.7").exists());
+    assert!(state.join("runs").read_dir().unwrap().count() > 0, "logs stay");
+    let again = project.orch(&["clean"]).finish();
+    again.expect_code(0);
+    assert!(again.stderr.contains("nothing is left"), "{}", again.stderr);
+    assert!(orch.finish().left.is_empty());
+}
+
+#[test]
+fn a_state_directory_of_a_newer_orch_is_refused_and_left_as_it_is() {
+    let project = Project::new(STRAY);
+    let version = project.state_dir().join("version");
+    fs::create_dir(project.state_dir()).unwrap();
+    fs::write(&version, "2\n").unwrap();
+    for arguments in [&["up"][..], &["clean"]] {
+        let ended = project.orch(arguments).finish();
+        ended.expect_code(3);
+        assert!(ended.stderr.contains("newer orch"), "{}", ended.stderr);
+    }
+    assert_eq!(fs::read_to_string(version).unwrap(), "2\n");
+    assert_eq!(
+        fs::read_dir(project.state_dir()).unwrap().count(),
+        1,
+        "nothing was added"
+    );
+}
+
+#[test]
 fn a_service_inherits_no_descriptor_and_no_blocked_signal() {
     let project = Project::new(
         r#"

@@ -1,6 +1,7 @@
 //! One file per subcommand: it parses, calls the library, and maps the outcome to an exit code.
 
 mod celery;
+mod clean;
 mod demo;
 mod exec;
 mod init;
@@ -34,6 +35,7 @@ enum Command {
     Run(run::RunArgs),
     Up(up::UpArgs),
     Exec(exec::ExecArgs),
+    Clean(clean::CleanArgs),
     Init(init::InitArgs),
     Demo(demo::DemoArgs),
     Celery(Box<celery::CeleryArgs>),
@@ -88,6 +90,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Up(args) => up::main(&args),
         Command::Exec(args) => exec::main(&args),
+        Command::Clean(args) => clean::main(&args),
         Command::Init(args) => init::main(&args),
         Command::Demo(args) => demo::main(&args),
         Command::Celery(args) => celery::main(&args),

@@ -82,6 +82,24 @@ fn own_line() -> BTreeSet<i32> {
     line
 }
 
+/// What the dead runs of this state directory have left alive: pid and service of each. Nothing is done about it.
+///
+/// # Errors
+/// The records cannot be read.
+pub fn find_leftovers(state_dir: &Path) -> io::Result<Vec<(i32, String)>> {
+    let runs = records::of_dead_runs(state_dir)?;
+    if runs.is_empty() {
+        return Ok(Vec::new());
+    }
+    let own = own_line();
+    let found = process_table::all()
+        .into_iter()
+        .filter(|process| !process.zombie && !own.contains(&process.pid));
+    Ok(found
+        .filter_map(|process| Some((process.pid, service_of(&process, &runs, state_dir)?)))
+        .collect())
+}
+
 /// Ends what the dead runs of this state directory have left. The caller holds the instance's lock. Their records are
 /// removed when nothing of them is left.
 ///

@@ -18,7 +18,7 @@ mod sys;
 pub use client::{Error, Guard, GuardEvent, GuardHandle, GuardOptions, HurrySwitch, StopSummary};
 pub use init::init;
 use init::{GUARD_ARGUMENT, Hello, INITIALISED, RUN_ID_VARIABLE, SERVICE_VARIABLE};
-pub use leftovers::{Leftovers, end_leftovers};
+pub use leftovers::{Leftovers, end_leftovers, find_leftovers};
 pub use lock::{Holder, InstanceLock, LockError};
 pub use process_table::is_alive;
 pub use protocol::*;

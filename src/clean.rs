@@ -1,0 +1,130 @@
+//! What dead runs of a state directory have left, processes and files, and the end of it. Logs, journals and the data of
+//! an owned Redis are no leftovers: they are what runs are for.
+//!
+//! The next start ends processes too; this is for a state directory that has no next start, or for a look before it.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::guard::{self, Leftovers};
+
+/// What would be ended and removed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Pid and service of each process.
+    pub processes: Vec<(i32, String)>,
+    /// Half-written files, and those that describe a run which is dead.
+    pub files: Vec<PathBuf>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    pub processes: Leftovers,
+    pub files: Vec<PathBuf>,
+}
+
+/// Looks. The caller holds the locks of the instance.
+///
+/// # Errors
+/// The state directory cannot be read.
+pub fn look(state_dir: &Path) -> io::Result<Found> {
+    Ok(Found {
+        processes: guard::find_leftovers(state_dir)?,
+        files: stale_files(state_dir)?,
+    })
+}
+
+/// Ends and removes. The caller holds the locks of the instance.
+///
+/// # Errors
+/// The state directory cannot be read or written; what was found first is ended then.
+pub fn clean(state_dir: &Path) -> io::Result<Cleaned> {
+    let processes = guard::end_leftovers(state_dir)?;
+    let files = stale_files(state_dir)?;
+    for file in &files {
+        match fs::remove_file(file) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io::Error::new(error.kind(), format!("{}: {error}", file.display())));
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(Cleaned { processes, files })
+}
+
+/// Temporary files of writers that are dead, and the description of an instance that is.
+fn stale_files(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for entry in entries(state_dir)? {
+        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let of_writer = ["instance.json.", "ports.json.", "version."]
+            .iter()
+            .any(|prefix| name.strip_prefix(prefix).is_some_and(|pid| pid.parse::<u32>().is_ok()));
+        if of_writer || name == "instance.json" {
+            found.push(entry);
+        }
+    }
+    found.extend(there(state_dir.join("redis/redis.conf.new")));
+    for run in entries(&state_dir.join("runs"))? {
+        found.extend(there(run.join("summary.json.new")));
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn there(path: PathBuf) -> Option<PathBuf> {
+    path.is_file().then_some(path)
+}
+
+fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(directory) {
+        Ok(entries) => Ok(entries.flatten().map(|entry| entry.path()).collect()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(io::Error::new(
+            error.kind(),
+            format!("{}: {error}", directory.display()),
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_written_files_go_and_what_a_run_is_for_stays() {
+        let state = tempfile::tempdir().unwrap();
+        let run = state.path().join("runs/r1");
+        fs::create_dir_all(&run).unwrap();
+        fs::create_dir(state.path().join("redis")).unwrap();
+        let stale = [
+            "instance.json",
+            "instance.json.12",
+            "redis/redis.conf.new",
+            "runs/r1/summary.json.new",
+        ];
+        let kept = [
+            "ports.json",
+            "instance.json.bak",
+            "redis/redis.conf",
+            "runs/r1/journal.jsonl",
+            "run.lock",
+        ];
+        for name in stale.iter().chain(&kept) {
+            fs::write(state.path().join(name), "").unwrap();
+        }
+        let expected: Vec<PathBuf> = stale.iter().map(|name| state.path().join(name)).collect();
+        assert_eq!(look(state.path()).unwrap().files, expected);
+        assert_eq!(clean(state.path()).unwrap().files, expected);
+        assert_eq!(look(state.path()).unwrap(), Found::default());
+        assert!(kept.iter().all(|name| state.path().join(name).exists()));
+    }
+
+    #[test]
+    fn a_state_directory_that_is_not_there_holds_nothing() {
+        let parent = tempfile::tempdir().unwrap();
+        assert_eq!(look(&parent.path().join("none")).unwrap(), Found::default());
+    }
+}

@@ -1,0 +1,68 @@
+//! `orch clean`: what dead runs have left is shown, ended, removed.
+
+use clap::Args;
+
+use super::{ConfigArgs, Refusal, say};
+use crate::clean::{clean, look};
+use crate::run::Outcome;
+use crate::{claim, state_directory};
+
+/// Ends and removes what dead runs have left; their logs and the data of Redis stay
+#[derive(Args, Debug)]
+pub struct CleanArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    /// Only show what would be ended and removed
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Runs the subcommand; the exit code.
+pub fn main(args: &CleanArgs) -> anyhow::Result<u8> {
+    let config = args.config.load(&[])?;
+    let state_dir = &config.orch.state_dir;
+    if !state_dir.exists() {
+        say(&format!("nothing is left: {} does not exist", state_dir.display()));
+        return Ok(Outcome::Succeeded.exit_code());
+    }
+    state_directory::check(state_dir).map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
+    // What lives is no leftover, and nobody may start while it is judged.
+    let locks = claim::take_all(&config).map_err(|error| Refusal::because(error.outcome(), error))?;
+    let unusable = |error: std::io::Error| {
+        Refusal::because(
+            Outcome::InfrastructureFailed,
+            format!("clean {}\n  cause: {error}", state_dir.display()),
+        )
+    };
+    let (verb, ended, alive, files) = if args.dry_run {
+        let found = look(state_dir).map_err(unusable)?;
+        ("would ", found.processes, Vec::new(), found.files)
+    } else {
+        let cleaned = clean(state_dir).map_err(unusable)?;
+        ("", cleaned.processes.ended, cleaned.processes.alive, cleaned.files)
+    };
+    drop(locks);
+    let (end, remove) = if args.dry_run {
+        ("end", "remove")
+    } else {
+        ("ended", "removed")
+    };
+    for (pid, service) in &ended {
+        say(&format!("{verb}{end} {service} (pid {pid})"));
+    }
+    for file in &files {
+        say(&format!("{verb}{remove} {}", file.display()));
+    }
+    for (pid, service) in &alive {
+        say(&format!("cannot end {service} (pid {pid})"));
+    }
+    if ended.is_empty() && alive.is_empty() && files.is_empty() {
+        say(&format!("nothing is left in {}", state_dir.display()));
+    }
+    let outcome = if alive.is_empty() {
+        Outcome::Succeeded
+    } else {
+        Outcome::InfrastructureFailed
+    };
+    Ok(outcome.exit_code())
+}
