@@ -210,3 +210,45 @@ fn kill_9_followed_at_once_by_the_same_command_waits_for_the_guard() {
     second.signal(Signal::SIGTERM);
     second.finish().expect_code(143);
 }
+
+/// Twenty services that do not want to end: trees that ignore what asks them, some that have left their session, some
+/// that fork when they are asked, five times forty processes at once, and some that are another process every few
+/// milliseconds.
+fn twenty_stubborn() -> String {
+    let deaf = "trap '' TERM HUP INT; setsid -f sh -c 'sleep 600; sleep 600'; while :; do sleep 600; done";
+    let forking =
+        "trap 'for n in 1 2 3 4 5 6 7 8 9; do setsid -f sleep 600; done' TERM; while :; do sleep 600 & wait; done";
+    let many = "trap '' TERM; n=0; while [ $n -lt 40 ]; do sleep 600 & n=$((n+1)); done; touch many; wait";
+    // At most 2,000 generations; each leaves its session and goes on as its own child.
+    let fleeing = "trap '' TERM; echo 'trap \"\" TERM; n=$1; [ $n -gt 2000 ] || { sleep 0.003; setsid -f sh flee $((n+1)); }' > flee; sh flee 0; sleep 600";
+    let mut configuration = "[redis]\nmode = \"off\"\n".to_owned();
+    for number in 0..20 {
+        let script = [deaf, forking, many, fleeing][number % 4];
+        configuration.push_str(&format!(
+            "[services.s{number}]\ngrace = \"300ms\"\ncommand = [\"sh\", \"-c\", {}]\n",
+            serde_json::to_string(script).unwrap()
+        ));
+    }
+    configuration
+}
+
+#[test]
+fn twenty_stubborn_services_end_within_the_printed_bound() {
+    let project = Project::new(&twenty_stubborn());
+    let mut orch = project.orch_with(&["up"], &[], std::time::Duration::from_secs(1));
+    for number in 0..20 {
+        orch.wait_for_service("service_ready", &format!("s{number}"));
+    }
+    orch.wait_for("the many", |_| project.file("many").exists());
+    let asked = std::time::Instant::now();
+    orch.signal(nix::sys::signal::Signal::SIGTERM);
+    let ended = orch.finish();
+    let took = asked.elapsed();
+    ended.expect_code(143);
+    let bound = ended.events_of("stop_started")[0]["bound_ms"].as_u64().unwrap();
+    assert!(
+        took <= std::time::Duration::from_millis(bound + 1000),
+        "{took:?}, and the bound is {bound} ms"
+    );
+    println!("20 stubborn services: stopped in {took:?}, bound {bound} ms");
+}
