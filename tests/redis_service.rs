@@ -91,7 +91,14 @@ fn a_redis_that_is_there_is_reused_and_left_running() {
     let project = hard_wired(&format!("port = {port}"));
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(0);
-    assert_eq!(ended.events_of("service_reused").len(), 1, "{}", ended.stdout);
+    let reused = ended.events_of("service_reused");
+    assert_eq!(reused.len(), 1, "{}", ended.stdout);
+    let whose = reused[0]["detail"].as_str().unwrap();
+    assert!(
+        whose.contains("(redis-server, pid ") || whose.contains("(valkey-server, pid "),
+        "{whose}"
+    );
+    assert!(whose.contains(" of user "), "{whose}");
     let again = project.orch(&["run"]).finish();
     again.expect_code(0);
     assert!(
@@ -111,6 +118,7 @@ fn own_refuses_to_reuse_and_a_locked_one_is_explained() {
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(2);
     assert!(shown(&ended).contains("refuses to reuse"), "{}", shown(&ended));
+    assert!(shown(&ended).contains("already (it is "), "{}", shown(&ended));
     let project = hard_wired(&format!("port = {port}"));
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(2);

@@ -14,6 +14,7 @@ mod inbox;
 mod joined;
 mod late_acknowledgement;
 mod launcher;
+mod listener;
 mod log_tail;
 mod order;
 mod probe;

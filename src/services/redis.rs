@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::connection::{OWN_USER, RedisConnection};
 use super::environment::merge;
 use super::failure::Failure;
+use super::listener::listener;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::redis_probe::{self, Found};
 use super::state::Role;
@@ -118,9 +119,13 @@ pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
                         continue;
                     }
                     (Found::Redis | Found::Loading | Found::Locked(_), RedisMode::Own) => {
-                        Err(Failure::configuration(format!("a Redis runs on {address} already"))
-                            .because("`[redis] mode = \"own\"` refuses to reuse one")
-                            .hint("choose another `port` (0: a free one), or `mode = \"auto\"` to use it"))
+                        let whose = listener(&config.host, config.port)
+                            .map_or_else(String::new, |listener| format!(" (it is {listener})"));
+                        Err(
+                            Failure::configuration(format!("a Redis runs on {address} already{whose}"))
+                                .because("`[redis] mode = \"own\"` refuses to reuse one")
+                                .hint("choose another `port` (0: a free one), or `mode = \"auto\"` to use it"),
+                        )
                     }
                     (Found::Redis, _) => Ok(Some(Decision::Reuse(there))),
                     (Found::Nothing, RedisMode::Auto | RedisMode::Own) => own(),
@@ -324,7 +329,9 @@ impl Program for Redis {
             match &self.decision {
                 Decision::Reuse(connection) => {
                     let version = server_version(connection).await.unwrap_or_else(|_| "redis".to_owned());
-                    Ok(Prepared::Reuse(format!("{version} on {}", connection.address())))
+                    let whose = listener(&connection.host, connection.port)
+                        .map_or_else(String::new, |listener| format!(" ({listener})"));
+                    Ok(Prepared::Reuse(format!("{version} on {}{whose}", connection.address())))
                 }
                 Decision::Own(connection) => match self.write_configuration(connection) {
                     Ok(order) => Ok(Prepared::Spawn(Box::new(order))),
