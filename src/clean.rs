@@ -7,6 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::atomic_file::is_temporary;
 use crate::guard::{self, Leftovers};
 
 /// What would be ended and removed.
@@ -56,26 +57,17 @@ pub fn clean(state_dir: &Path) -> io::Result<Cleaned> {
 
 /// Temporary files of writers that are dead, and the description of an instance that is.
 fn stale_files(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut directories = vec![state_dir.to_owned(), state_dir.join("redis")];
+    directories.extend(entries(&state_dir.join("runs"))?);
     let mut found = Vec::new();
-    for entry in entries(state_dir)? {
-        let name = entry.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let of_writer = ["instance.json.", "ports.json.", "version."]
-            .iter()
-            .any(|prefix| name.strip_prefix(prefix).is_some_and(|pid| pid.parse::<u32>().is_ok()));
-        if of_writer || name == "instance.json" {
-            found.push(entry);
-        }
-    }
-    found.extend(there(state_dir.join("redis/redis.conf.new")));
-    for run in entries(&state_dir.join("runs"))? {
-        found.extend(there(run.join("summary.json.new")));
+    for directory in directories.iter().filter(|directory| directory.is_dir()) {
+        found.extend(entries(directory)?.into_iter().filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            is_temporary(&name) || path.as_path() == state_dir.join("instance.json")
+        }));
     }
     found.sort();
     Ok(found)
-}
-
-fn there(path: PathBuf) -> Option<PathBuf> {
-    path.is_file().then_some(path)
 }
 
 fn entries(directory: &Path) -> io::Result<Vec<PathBuf>> {
@@ -101,9 +93,9 @@ mod tests {
         fs::create_dir(state.path().join("redis")).unwrap();
         let stale = [
             "instance.json",
-            "instance.json.12",
-            "redis/redis.conf.new",
-            "runs/r1/summary.json.new",
+            "instance.json.being-written-by-12",
+            "redis/redis.conf.being-written-by-7",
+            "runs/r1/summary.json.being-written-by-7",
         ];
         let kept = [
             "ports.json",

@@ -3,15 +3,15 @@
 //! Private from its creation (it holds the password of an owned Redis), written whole, there only while it is true.
 
 use std::collections::BTreeMap;
-use std::fs::{self, OpenOptions};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::atomic_file;
 use crate::config::Secret;
 use crate::guard;
 use crate::run::RunId;
@@ -74,17 +74,7 @@ pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
         }),
         ports: file.ports.clone(),
     };
-    let temporary = state_dir.join(format!("instance.json.{}", std::process::id()));
-    let text = serde_json::to_vec(&stored)?;
-    let mut output = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&temporary)?;
-    output.write_all(&text)?;
-    output.sync_all()?;
-    fs::rename(&temporary, path(state_dir))
+    atomic_file::replace(&path(state_dir), &serde_json::to_vec(&stored)?)
 }
 
 /// Removes the file if it is this run's.
@@ -133,9 +123,7 @@ pub fn remember_ports(state_dir: &Path, ports: &BTreeMap<String, u16>) -> io::Re
     if ports.is_empty() {
         return Ok(());
     }
-    let temporary = state_dir.join(format!("ports.json.{}", std::process::id()));
-    fs::write(&temporary, serde_json::to_vec(ports)?)?;
-    fs::rename(&temporary, state_dir.join("ports.json"))
+    atomic_file::replace(&state_dir.join("ports.json"), &serde_json::to_vec(ports)?)
 }
 
 /// The ports of the last run that are free now: what a run keeps about them (a pool of proxies) stays true.

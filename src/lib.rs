@@ -8,6 +8,7 @@ compile_error!(
     "orch runs on Linux only (kernel 5.4 or newer): its guard needs child subreapers, pidfds and parent-death signals"
 );
 
+mod atomic_file;
 pub mod celery;
 mod claim;
 mod clean;

@@ -4,10 +4,11 @@
 //! file. Not here: what stands in it.
 
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use crate::atomic_file;
 use crate::services::Failure;
 
 /// The layout that this orch writes. A directory without the file is of the first.
@@ -42,7 +43,9 @@ pub fn prepare(state_dir: &Path) -> Result<(), Failure> {
         check(state_dir)?;
     }
     if written_layout(state_dir)?.is_none() {
-        write_layout(state_dir).map_err(|error| failed("write the version of", error))?;
+        let path = state_dir.join(VERSION);
+        atomic_file::replace(&path, format!("{LAYOUT}\n").as_bytes())
+            .map_err(|error| failed("write the version of", error))?;
     }
     Ok(())
 }
@@ -133,21 +136,6 @@ fn written_layout(state_dir: &Path) -> Result<Option<u32>, Failure> {
         Err(_) => Err(refused(format!("{} is damaged", path.display()))
             .because("it should hold one number, the layout of the state directory")),
     }
-}
-
-fn write_layout(state_dir: &Path) -> io::Result<()> {
-    // Named by the process: two that start at the same moment both write the same.
-    let temporary = state_dir.join(format!("{VERSION}.{}", std::process::id()));
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(&temporary)?;
-    file.write_all(format!("{LAYOUT}\n").as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&temporary, state_dir.join(VERSION))
 }
 
 #[cfg(test)]

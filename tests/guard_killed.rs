@@ -133,7 +133,7 @@ fn clean_shows_what_dead_runs_left_and_ends_it() {
     orch.wait_for_service("service_ready", "stray");
     let (guard, stray) = (guard_of(&mut orch), stray(&project));
     let state = project.state_dir();
-    fs::write(state.join("instance.json.7"), "{").unwrap();
+    fs::write(state.join("instance.json.being-written-by-7"), "{").unwrap();
 
     let held = project.orch(&["clean"]).finish();
     assert_eq!(held.code, Some(75), "{}", held.stderr);
@@ -148,14 +148,21 @@ fn clean_shows_what_dead_runs_left_and_ends_it() {
     shown.expect_code(0);
     let told = format!("would end stray (pid {stray})");
     assert!(shown.stderr.contains(&told), "{}", shown.stderr);
-    assert!(shown.stderr.contains("instance.json.7"), "{}", shown.stderr);
-    assert!(lives(stray) && state.join("instance.json.7").exists(), "only shown");
+    assert!(
+        shown.stderr.contains("instance.json.being-written-by-7"),
+        "{}",
+        shown.stderr
+    );
+    assert!(
+        lives(stray) && state.join("instance.json.being-written-by-7").exists(),
+        "only shown"
+    );
 
     let cleaned = project.orch(&["clean"]).finish();
     cleaned.expect_code(0);
     let told = format!("ended stray (pid {stray})");
     assert!(cleaned.stderr.contains(&told), "{}", cleaned.stderr);
-    assert!(!lives(stray) && !state.join("instance.json.7").exists());
+    assert!(!lives(stray) && !state.join("instance.json.being-written-by-7").exists());
     assert!(state.join("runs").read_dir().unwrap().count() > 0, "logs stay");
     let again = project.orch(&["clean"]).finish();
     again.expect_code(0);

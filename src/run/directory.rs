@@ -1,14 +1,15 @@
 //! `<state>/runs/<run id>/`: the journal, the logs and the summary of one run, private; old runs are pruned.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::ids::RunId;
 use super::journal::is_being_written;
 use super::state::RunState;
+use crate::atomic_file;
 
 /// Runs that are kept; an older one goes when a new one begins, unless it lives.
 const KEPT: usize = 20;
@@ -58,23 +59,14 @@ impl RunDirectory {
         self.path.join("summary.json")
     }
 
-    /// Writes the summary whole: a temporary file, synced, renamed.
+    /// Writes the summary whole.
     ///
     /// # Errors
     /// The disk is full or failing.
     pub fn write_summary(&self, state: &RunState) -> io::Result<()> {
-        let temporary = self.path.join("summary.json.new");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
         let mut text = serde_json::to_vec_pretty(state)?;
         text.push(b'\n');
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&temporary, self.summary())
+        atomic_file::replace(&self.summary(), &text)
     }
 }
 

@@ -2,9 +2,8 @@
 //!
 //! Only an owned Redis gets a password, its own directory and the clean-up; what was there before is used as it is.
 
-use std::fs::{self, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +15,7 @@ use super::listener::listener;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::redis_probe::{self, Found};
 use super::state::Role;
+use crate::atomic_file;
 use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::ServiceName;
@@ -225,19 +225,7 @@ impl Redis {
         let data = self.directory.join("data");
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&data)?;
         let file = self.directory.join("redis.conf");
-        let temporary = self.directory.join("redis.conf.new");
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            Ok(()) | Err(_) => {}
-        }
-        let mut output = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        output.write_all(configuration(connection, &data, &self.config).as_bytes())?;
-        output.sync_all()?;
-        fs::rename(&temporary, &file)?;
+        atomic_file::replace(&file, configuration(connection, &data, &self.config).as_bytes())?;
         Ok(SpawnOrder {
             service: self.name.as_str().to_owned(),
             argv: vec![
