@@ -55,7 +55,7 @@ impl Campaign {
             Self::OrchKilled => 950,
             Self::GuardKilled | Self::BothKilled => 100,
             Self::RunKilled => 50,
-            Self::Job => 4,
+            Self::Job => 3,
         }
     }
 }

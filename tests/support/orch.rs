@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -82,7 +83,9 @@ impl Project {
 
     #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
     fn start(&self, mut reaper: Command, words: &[&str], grace: Duration) -> Orch<'_> {
-        let number = fs::read_dir(&self.directory).expect("list the project").count();
+        // Not by what is there: a process that is killed at once has made no file yet.
+        static STARTED: AtomicUsize = AtomicUsize::new(0);
+        let number = STARTED.fetch_add(1, Ordering::Relaxed);
         let name = |suffix: &str| self.directory.join(format!("orch-{number}.{suffix}"));
         let (report, stdout, stderr) = (name("report"), name("stdout"), name("stderr"));
         let known = runs(&self.state_dir());
