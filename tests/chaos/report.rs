@@ -84,7 +84,7 @@ impl Report {
             .collect::<String>();
         let _ = writeln!(
             page,
-            "{asked}ORCH_CHAOS_CAMPAIGNS={} ORCH_CHAOS_SEED={} ORCH_CHAOS_REPORT=docs/reliability.md \\\n    cargo test --release --test chaos\n```\n",
+            "{asked}ORCH_CHAOS_CAMPAIGNS={} ORCH_CHAOS_SEED={} ORCH_CHAOS_REPORT=docs/reliability.md \\\n    cargo test --test chaos\n```\n",
             names.join(","),
             settings.seed
         );
