@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::answer::Job;
+use crate::celery::TaskId;
 use crate::run::{FollowStage, SiteCounts};
 
 /// How a task ended.
@@ -73,7 +74,12 @@ pub enum Input {
     SlotsCounted(u64),
     /// No task of the job is queued, reserved, active, scheduled or unacknowledged; looked twice, everything else that
     /// could be read was read before.
-    Gone { worker_died: bool, tally: Tally },
+    Gone {
+        worker_died: bool,
+        tally: Tally,
+        /// Tasks of the chord's header that have left no result; empty where the header is not known.
+        lost: Vec<TaskId>,
+    },
     /// A deadline may have passed.
     Tick,
 }

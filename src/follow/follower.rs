@@ -50,6 +50,8 @@ pub struct Follower<'a> {
     /// The chord's header, as the dispatch task's result names it.
     group: Option<GroupId>,
     header: Vec<TaskId>,
+    /// So many at the header's begin are the chord's; what follows the dispatch task has started besides.
+    chunks: usize,
     chord: Option<ChordProgress>,
     keys: Option<Keys>,
     told: Option<(SiteCounts, ProgressSource)>,
@@ -69,6 +71,8 @@ struct LastLook {
     dispatch: Option<TaskResult>,
     callback: Option<TaskResult>,
     reading: Reading,
+    /// Tasks of the chord's header without a result.
+    lost: Vec<TaskId>,
 }
 
 impl<'a> Follower<'a> {
@@ -90,6 +94,7 @@ impl<'a> Follower<'a> {
             callback: None,
             group: None,
             header: Vec::new(),
+            chunks: 0,
             chord: None,
             keys: None,
             told: None,
@@ -251,6 +256,7 @@ impl<'a> Follower<'a> {
                         .collect();
                     if let [group] = result.children.groups.as_slice() {
                         self.page.know_header(&group.tasks);
+                        self.chunks = group.tasks.len();
                     }
                     let spawned = result.children.tasks.len() + result.children.groups.len().max(self.header.len());
                     self.header.extend(result.children.tasks);
@@ -325,12 +331,17 @@ impl<'a> Follower<'a> {
     }
 
     fn counts(&self) -> (SiteCounts, ProgressSource) {
-        progress::combined(
+        let (mut counts, source) = progress::combined(
             self.keys.as_ref(),
             self.following.counts(),
             self.chord,
             self.page.tally(),
-        )
+        );
+        let lost = self.following.lost_chunks();
+        if lost > 0 {
+            counts.errors = Some(counts.errors.unwrap_or(0).saturating_add(lost));
+        }
+        (counts, source)
     }
 
     /// Tasks whose end an event has told have had time to leave their result.
@@ -365,6 +376,7 @@ impl<'a> Follower<'a> {
             Ok(Some(mut last)) => {
                 let before = self.following.stage().clone();
                 let reading = std::mem::take(&mut last.reading);
+                let lost = std::mem::take(&mut last.lost);
                 self.settle(last, tell);
                 self.take_reading(reading, tell);
                 self.look_at_file(tell);
@@ -375,6 +387,7 @@ impl<'a> Follower<'a> {
                         Input::Gone {
                             worker_died,
                             tally: self.page.tally(),
+                            lost,
                         },
                         tell,
                     );
@@ -407,13 +420,21 @@ impl<'a> Follower<'a> {
         let results = self.context.celery.results();
         let dispatch = self.dispatch.is_some().then(|| self.errand.dispatch.clone());
         let callback = self.callback.as_ref().map(|watch| watch.id().clone());
+        let chunks: Vec<TaskId> = self.header.iter().take(self.chunks).cloned().collect();
         Box::pin(async move {
             let dispatch = final_result(&results, dispatch).await?;
             let callback = final_result(&results, callback).await?;
+            // Names are a help: that they cannot be had must not hide that the job is lost.
+            let outcomes = results.outcomes(&chunks).await.unwrap_or_default();
+            let lost = chunks
+                .into_iter()
+                .zip(outcomes)
+                .filter(|(_, outcome)| outcome.is_none());
             Ok(LastLook {
                 dispatch,
                 callback,
                 reading: reading.await?,
+                lost: lost.map(|(task, _)| task).collect(),
             })
         })
     }

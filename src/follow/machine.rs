@@ -16,11 +16,15 @@ use super::answer::{DispatchAnswer, Job, callback_counts};
 use super::counts::merged;
 use super::facts::{Fact, Failure, Input, Keys, KeysStatus, Tally, TaskEnd};
 use super::pace::dynamic_timeout;
+use crate::celery::TaskId;
 use crate::config::Pace;
 use crate::run::{FollowStage, JobId, SiteCounts};
 
 /// With a pool file to watch, progress keys that have not appeared after this long are given up.
 const KEYS_GRACE: Duration = Duration::from_secs(30);
+
+/// So many lost chunks are named; the rest is counted.
+const NAMED: usize = 5;
 
 /// What does not change while one job is followed.
 #[derive(Clone, Debug)]
@@ -58,6 +62,9 @@ pub struct Following {
     keys: Option<Keys>,
     /// From the callback's result, or from events.
     outcome: SiteCounts,
+    /// How many chunks are lost, and which, for people.
+    lost_chunks: u64,
+    lost: Option<String>,
 }
 
 impl Following {
@@ -77,6 +84,8 @@ impl Following {
             slots,
             keys: None,
             outcome,
+            lost_chunks: 0,
+            lost: None,
         }
     }
 
@@ -136,7 +145,14 @@ impl Following {
                 }
             }
             Input::SlotsCounted(slots) => self.slots = slots,
-            Input::Gone { worker_died, tally } => self.gone(worker_died, tally, now, &mut facts),
+            Input::Gone {
+                worker_died,
+                tally,
+                lost,
+            } => {
+                self.name_lost(&lost);
+                self.gone(worker_died, tally, now, &mut facts);
+            }
             Input::Tick => self.tick(now, &mut facts),
         }
         (self, facts)
@@ -259,6 +275,32 @@ impl Following {
         }
     }
 
+    /// Chunks that nobody will do any more in this attempt: errors that neither the app nor Celery has counted.
+    pub fn lost_chunks(&self) -> u64 {
+        self.lost_chunks
+    }
+
+    fn name_lost(&mut self, lost: &[TaskId]) {
+        let Some(size) = self.job.counts.total_chunks else {
+            return;
+        };
+        // A later look finds the same ones.
+        if lost.is_empty() || self.lost.is_some() {
+            return;
+        }
+        let count = u64::try_from(lost.len()).unwrap_or(u64::MAX);
+        self.lost_chunks = count;
+        let named: Vec<&str> = lost.iter().take(NAMED).map(TaskId::as_str).collect();
+        let more = match lost.len().saturating_sub(NAMED) {
+            0 => String::new(),
+            more => format!(" and {more} more"),
+        };
+        self.lost = Some(format!(
+            "{count} of its {size} chunks are lost: {}{more}",
+            named.join(", ")
+        ));
+    }
+
     fn gone(&mut self, worker_died: bool, tally: Tally, now: Instant, facts: &mut Vec<Fact>) {
         let nowhere = if worker_died {
             "not queued, reserved or active, and its worker died"
@@ -279,10 +321,11 @@ impl Following {
                 self.fall_back(&format!("the callback has left no result and is {nowhere}"), now, facts);
             }
             Stage::Chord { .. } => {
-                self.lost(format!(
-                    "the chord can never finish: its tasks are {nowhere}{}",
-                    self.how_far()
-                ));
+                let reason = match &self.lost {
+                    Some(lost) => format!("the chord can never finish, {lost}; they are {nowhere}"),
+                    None => format!("the chord can never finish: its tasks are {nowhere}{}", self.how_far()),
+                };
+                self.lost(reason);
             }
             Stage::ProgressKeys { .. } => self.gone_by_keys(tally, nowhere, facts),
             Stage::FileTime => {

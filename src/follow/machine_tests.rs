@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::facts::*;
 use super::machine::*;
+use crate::celery::TaskId;
 use crate::config::Pace;
 use crate::run::{FollowStage, JobId, SiteCounts};
 
@@ -121,6 +122,7 @@ fn gone(worker_died: bool) -> Input {
     Input::Gone {
         worker_died,
         tally: Tally::default(),
+        lost: Vec::new(),
     }
 }
 
@@ -133,6 +135,7 @@ fn tallied(succeeded: u64, failed: u64, unfinished: u64) -> Input {
             unfinished,
             header: None,
         },
+        lost: Vec::new(),
     }
 }
 
@@ -260,6 +263,30 @@ fn a_chord_ends_by_what_is_known_of_it() {
         Some(&Fact::ChordCompleted {
             chord_id: "c".to_owned()
         })
+    );
+}
+
+#[test]
+fn lost_chunks_are_named_and_counted_once() {
+    let lost = |count: usize| Input::Gone {
+        worker_died: true,
+        tally: Tally::default(),
+        lost: (0..count)
+            .map(|number| TaskId::from(format!("chunk-{number}")))
+            .collect(),
+    };
+    let case = Case::new(Kind::Site).see(chord_answer()).see(lost(7));
+    assert_eq!(case.stage(), Lost);
+    let reason = "7 of its 10 chunks are lost: chunk-0, chunk-1, chunk-2, chunk-3, chunk-4 and 2 more";
+    assert!(case.reason().contains(reason), "{}", case.reason());
+    assert_eq!(case.following.lost_chunks(), 7);
+    let case = case.see(lost(7));
+    assert_eq!(case.following.lost_chunks(), 7);
+    let one = Case::new(Kind::Site).see(chord_answer()).see(lost(1));
+    assert!(
+        one.reason().contains("1 of its 10 chunks are lost: chunk-0;"),
+        "{}",
+        one.reason()
     );
 }
 
@@ -438,6 +465,7 @@ fn any_input() -> impl Strategy<Value = Input> {
                     unfinished,
                     header: None,
                 },
+                lost: vec!["a".into(); usize::try_from(unfinished).unwrap_or(0)],
             }
         }),
         Just(Input::Tick),

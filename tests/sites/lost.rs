@@ -58,6 +58,10 @@ fn what_died_with_its_worker_is_failed_within_seconds() {
             "{report:#?}"
         );
     }
+    let chord = report(&reports, "chord");
+    let reason = chord.reason.as_deref().unwrap_or_default();
+    assert!(reason.contains("2 of its 2 chunks are lost: "), "{chord:#?}");
+    assert_eq!(chord.counts.errors, Some(2), "{chord:#?}");
 }
 
 #[test]
