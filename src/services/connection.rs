@@ -15,7 +15,7 @@ pub struct RedisConnection {
     /// What services are told; apps may know no user name, so in an owned Redis it is the `default` user's password.
     pub username: Option<String>,
     pub password: Option<Secret>,
-    /// The password of [`OWN_USER`] in an owned Redis of this process, by which orch itself connects.
+    /// The password of the user `orch` in an owned Redis of this process, by which orch itself connects.
     pub own_password: Option<Secret>,
     pub broker_db: u32,
     pub result_db: u32,
