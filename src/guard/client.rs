@@ -29,6 +29,9 @@ const LOST_PATIENCE: Duration = Duration::from_secs(5);
 /// How long the switch waits for another order to be written; who writes for longer is wedged.
 const HURRY_PATIENCE: Duration = Duration::from_millis(200);
 
+/// So many looks that find nothing left are believed.
+const EMPTY_LOOKS: u32 = 3;
+
 /// What the guard is started with.
 pub struct GuardOptions {
     /// `ORCH_RUN_ID` of every descendant.
@@ -486,6 +489,7 @@ impl Reader {
 fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) {
     let me = std::process::id().cast_signed();
     let deadline = Instant::now() + STOP_SLACK;
+    let mut empty_looks = 0;
     loop {
         let mut left = false;
         for (process, top) in process_table::descendants(me) {
@@ -509,7 +513,14 @@ fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) {
                 leftovers::kill_exactly(process.pid, process.start_time);
             }
         }
-        if !left || Instant::now() >= deadline {
+        // One look can miss a process whose parent ended while it was taken. That this process has no child is proof,
+        // since whoever loses its parent becomes one; else several looks must agree.
+        empty_looks = if left { 0 } else { empty_looks + 1 };
+        let over = match process_table::has_children() {
+            Some(children) if owns_all => !children,
+            _ => empty_looks >= EMPTY_LOOKS,
+        };
+        if over || Instant::now() >= deadline {
             return;
         }
         std::thread::park_timeout(Duration::from_millis(2));
