@@ -115,7 +115,7 @@ impl Scrape {
             std::future::pending().await
         };
         let ending = tokio::select! {
-            never = self.put_back(client) => match never {},
+            never = self.put_back(client, &context) => match never {},
             () = without_its_password => return Ending::failed(without_password()),
             ending = self.proxies_then_sites(&context) => ending,
         };
@@ -131,7 +131,7 @@ impl Scrape {
     /// more. Never ends.
     ///
     /// In an owned Redis only: another's may have workers that cannot be asked.
-    async fn put_back(&self, client: &Client) -> std::convert::Infallible {
+    async fn put_back(&self, client: &Client, context: &sites::Context) -> std::convert::Infallible {
         let mut usable = self.usable.clone();
         let mut seen = 0;
         while self.connection.as_ref().is_some_and(|connection| connection.owned) {
@@ -142,7 +142,7 @@ impl Scrape {
             seen = now;
             let mut pause = RESTORE_PAUSE;
             loop {
-                match client.restore_unacked().await {
+                match client.restore_unacked(&context.ghosts.all()).await {
                     // Nothing is unacknowledged any more.
                     Ok(restored) if restored == Restored::default() => break,
                     Ok(restored) => self.tell_restored(&restored),

@@ -1,12 +1,13 @@
 //! Typed answers of workers to the inspect family of control requests (Celery wire, observed on 5.2 to 5.7).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::TaskId;
+use super::mailbox::Replies;
 
 /// Reads an answer; the error is for people.
 pub(super) fn read<T: DeserializeOwned>(answer: Value) -> Result<T, String> {
@@ -129,6 +130,36 @@ pub struct RunningTask {
     pub worker_pid: Option<u32>,
     #[serde(default)]
     pub delivery_info: DeliveryInfo,
+}
+
+/// One execution of a task: a redelivered task has another.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Execution {
+    pub task: TaskId,
+    /// The pool process that was given it.
+    pub process: u32,
+    /// When, as the bits of the worker's unix seconds: only ever compared for identity.
+    begun: u64,
+}
+
+impl RunningTask {
+    /// `None` for what has not begun.
+    pub fn execution(&self) -> Option<Execution> {
+        Some(Execution {
+            task: self.id.clone(),
+            process: self.worker_pid?,
+            begun: self.time_start?.to_bits(),
+        })
+    }
+}
+
+impl Replies<Vec<RunningTask>> {
+    /// Leaves out the executions that are known to have ended.
+    pub(super) fn forget_ended(&mut self, ended: &HashSet<Execution>) {
+        for tasks in self.nodes.iter_mut().filter_map(|(_, answer)| answer.as_mut().ok()) {
+            tasks.retain(|task| task.execution().is_none_or(|execution| !ended.contains(&execution)));
+        }
+    }
 }
 
 /// Where a worker has a task that was asked for.

@@ -56,7 +56,7 @@ pub use event::{Event, EventKind, TaskEvent, TaskOrigin, WorkerEvent, WorkerLoad
 pub use event_stream::{Batch, EventStream, Notice};
 pub use ids::{GroupId, NodeName, TaskId};
 pub use inspect::{
-    Acknowledgement, BrokerAddress, ConsumedQueue, DeliveryInfo, QueriedTask, RunningTask, Scheduled, Stats,
+    Acknowledgement, BrokerAddress, ConsumedQueue, DeliveryInfo, Execution, QueriedTask, RunningTask, Scheduled, Stats,
 };
 pub use jobs::{Job, JobTracker, Limits, Outcome, TaskCounts, Totals};
 pub use json::SIZE_LIMIT;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use super::client::Client;
-use super::inspect::{RunningTask, Scheduled};
+use super::inspect::{Execution, RunningTask, Scheduled};
 use super::keys::PRIORITY_STEPS;
 use super::mailbox::{Replies, Target};
 use super::message::QueuedTask;
@@ -53,6 +53,7 @@ pub struct Census {
     /// Those of the jobs that have a message in a queue or among the unacknowledged.
     pub with_messages: HashSet<TaskId>,
     /// Every task that a worker runs, has reserved or has scheduled, of whatever job: a worker does not tell the root.
+    /// Without the executions that are known to have ended.
     pub held: HashSet<TaskId>,
     /// What could not be looked at.
     pub unseen: Option<String>,
@@ -65,6 +66,8 @@ struct Search {
     found: HashMap<TaskId, Whereabouts>,
     /// Jobs being looked for, and what was found of them.
     roots: HashSet<TaskId>,
+    /// What workers list though it has ended.
+    ended: HashSet<Execution>,
     census: Census,
     unseen: Option<String>,
 }
@@ -193,9 +196,12 @@ impl Client {
 
     /// What is under way of these jobs: in these queues, among the unacknowledged messages, in the workers, looked at
     /// once and in the order in which tasks move. A task that moves on while we look may be missed: look twice.
-    pub async fn census(&self, roots: &HashSet<TaskId>, queues: &[&str]) -> Result<Census> {
+    ///
+    /// `ended` are executions that workers list though they have ended.
+    pub async fn census(&self, roots: &HashSet<TaskId>, queues: &[&str], ended: HashSet<Execution>) -> Result<Census> {
         let mut search = Search {
             roots: roots.clone(),
+            ended,
             ..Search::default()
         };
         for queue in queues {
@@ -289,7 +295,8 @@ impl Client {
             control.reserved(&Target::All, WORKER_DEADLINE),
             control.active(&Target::All, WORKER_DEADLINE),
         );
-        let (scheduled, reserved, active) = (scheduled?, reserved?, active?);
+        let (scheduled, reserved, mut active) = (scheduled?, reserved?, active?);
+        active.forget_ended(&search.ended);
         let ids = |Scheduled { request, .. }: &Scheduled| request.id.clone();
         sight(&scheduled, search, ids, Whereabouts::Scheduled);
         let ids = |request: &RunningTask| request.id.clone();

@@ -13,6 +13,7 @@ use serde_json::Value;
 use tokio::time::sleep;
 
 use super::client::Client;
+use super::inspect::Execution;
 use super::mailbox::{Replies, Target};
 use super::message::QueuedTask;
 use super::{Result, TaskId};
@@ -51,16 +52,17 @@ pub struct Restored {
 impl Client {
     /// Puts back what no live worker holds. Takes a second and more when there is anything.
     ///
-    /// Workers without remote control cannot be asked: do not use this where such share the broker.
+    /// Workers without remote control cannot be asked: do not use this where such share the broker. `ended` are
+    /// executions that workers list though they have ended: those hold nothing.
     ///
     /// # Errors
     /// Redis does not answer within the deadline.
-    pub async fn restore_unacked(&self) -> Result<Restored> {
+    pub async fn restore_unacked(&self, ended: &HashSet<Execution>) -> Result<Restored> {
         let first = self.unacked().await?;
         if first.is_empty() {
             return Ok(Restored::default());
         }
-        let held = match self.held().await? {
+        let held = match self.held(ended).await? {
             Ok(held) => held,
             Err(why) => {
                 return Ok(Restored {
@@ -83,7 +85,7 @@ impl Client {
             return Ok(restored);
         }
         sleep(BETWEEN_LOOKS).await;
-        let held = match self.held().await? {
+        let held = match self.held(ended).await? {
             Ok(held) => held,
             Err(why) => {
                 return Ok(Restored {
@@ -155,15 +157,16 @@ impl Client {
         Ok(messages)
     }
 
-    /// Every task that a worker has; `Err` says who has not answered.
-    async fn held(&self) -> Result<std::result::Result<HashSet<TaskId>, String>> {
+    /// Every task that a worker has, but for executions that have ended; `Err` says who has not answered.
+    async fn held(&self, ended: &HashSet<Execution>) -> Result<std::result::Result<HashSet<TaskId>, String>> {
         let control = self.control();
         let (scheduled, reserved, active) = tokio::join!(
             control.scheduled(&Target::All, WORKER_DEADLINE),
             control.reserved(&Target::All, WORKER_DEADLINE),
             control.active(&Target::All, WORKER_DEADLINE),
         );
-        let (scheduled, reserved, active) = (scheduled?, reserved?, active?);
+        let (scheduled, reserved, mut active) = (scheduled?, reserved?, active?);
+        active.forget_ended(ended);
         let mut held = HashSet::new();
         for list in scheduled.good().map(|(_, list)| list) {
             held.extend(list.iter().map(|task| task.request.id.clone()));

@@ -2,6 +2,7 @@
 
 use tokio::sync::watch;
 
+use super::ghosts::Ghosts;
 use super::in_flight::InFlight;
 use crate::celery::Client;
 use crate::run::Recorder;
@@ -17,6 +18,8 @@ pub struct Context {
     pub worker_deaths: watch::Receiver<u64>,
     /// Rises with each task of ours that fails, for whoever wants to look for the reason at once.
     pub task_failures: watch::Sender<u64>,
+    /// What workers list as running and does not run.
+    pub ghosts: Ghosts,
     pub(crate) in_flight: InFlight,
 }
 
@@ -29,6 +32,7 @@ impl Context {
             queues,
             worker_deaths,
             task_failures,
+            ghosts: Ghosts::default(),
             in_flight: InFlight::default(),
         }
     }

@@ -15,7 +15,6 @@ use tokio::time::sleep;
 use super::context::Context;
 use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
-use super::ghosts::Ghosts;
 use super::ledger::{EventEnd, Ledger, Owner};
 use crate::celery::{
     self, Census, Event, EventKind, EventStream, NodeName, Notice, RunningTask, Stats, Target, TaskEvent, TaskId,
@@ -58,7 +57,6 @@ pub struct Desk {
     workers_changed: Notify,
     /// Connections broke, or a worker died.
     disrupted: Notify,
-    ghosts: Mutex<Ghosts>,
     deaths: Mutex<Deaths>,
     /// A worker has put a task back.
     put_back: Notify,
@@ -111,7 +109,6 @@ impl Desk {
             slots: AtomicU64::new(0),
             workers_changed: Notify::new(),
             disrupted: Notify::new(),
-            ghosts: Mutex::default(),
             deaths: Mutex::default(),
             put_back: Notify::new(),
             pools: Mutex::default(),
@@ -370,23 +367,15 @@ impl Desk {
     fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask]) {
         let pools = self.pools();
         let Some(pool) = pools.get(node) else { return };
-        let mut ghosts = self.ghosts.lock().unwrap_or_else(PoisonError::into_inner);
-        for task in ghosts.see(node, running, pool, Instant::now()) {
+        for task in self.context.ghosts.see(node, running, pool, Instant::now()) {
             let message = format!(
-                "worker {node} lists task {task} as running, but its process has begun another since; its result is lost"
+                "worker {node} lists task {task} as running, but its process has begun another since: the worker will not learn how it ended"
             );
             self.context.recorder.emit(run::EventKind::Noticed {
                 level: Level::Warning,
                 message,
             });
         }
-    }
-
-    fn is_ghost(&self, task: &TaskId) -> bool {
-        self.ghosts
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .contains(task)
     }
 
     /// A census that began after the call: several jobs that want one at the same time share it.
@@ -402,7 +391,12 @@ impl Desk {
         let roots: HashSet<TaskId> = self.pages().keys().cloned().collect();
         let queues = self.queues().clone();
         let queues: Vec<&str> = queues.iter().map(String::as_str).collect();
-        let census = Arc::new(self.context.celery.census(&roots, &queues).await?);
+        let census = Arc::new(
+            self.context
+                .celery
+                .census(&roots, &queues, self.context.ghosts.all())
+                .await?,
+        );
         *last = Some((begun, Arc::clone(&census)));
         Ok(census)
     }
@@ -473,7 +467,7 @@ impl Page<'_> {
         }
         let mut unknown = None;
         let ledger = self.desk.ledger();
-        for task in census.held.iter().filter(|task| !self.desk.is_ghost(task)) {
+        for task in &census.held {
             match ledger.owner(task) {
                 Owner::Job(root) if root == self.root => return Left::Something,
                 _ if known.contains(task) => return Left::Something,

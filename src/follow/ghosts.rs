@@ -1,59 +1,77 @@
-//! Tasks that a worker lists as running and that run no more: when Redis is away at the moment a task ends, its result is
-//! lost and the worker never forgets the task (seen on Celery 5.4 and 5.5).
+//! Executions that a worker lists as running and that run no more: when Redis is away at the moment a task ends, the worker
+//! never forgets the task (seen on Celery 5.4 and 5.5). Its result may be stored or lost; with late acknowledgement its
+//! message stays unacknowledged.
 //!
 //! A process of a prefork pool runs one task at a time: one that has begun a later task has ended the earlier.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::celery::{NodeName, RunningTask, TaskId};
+use crate::celery::{Execution, NodeName, RunningTask, TaskId};
 
 /// A suspect that is still listed after this is a ghost.
 const SECOND_LOOK_AFTER: Duration = Duration::from_millis(900);
 
+/// Which executions workers list though their processes have left them behind. Cheap to clone; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct Ghosts(Arc<Mutex<Sightings>>);
+
 /// What is known about processes and what they run.
 #[derive(Debug, Default)]
-pub struct Ghosts {
+struct Sightings {
     /// When each process began its latest task, unix seconds.
     began: HashMap<(NodeName, u32), f64>,
-    suspects: HashMap<TaskId, Instant>,
-    known: HashSet<TaskId>,
+    suspects: HashMap<Execution, Instant>,
+    known: HashSet<Execution>,
 }
 
 impl Ghosts {
+    /// Those that are known.
+    pub fn all(&self) -> HashSet<Execution> {
+        self.sightings().known.clone()
+    }
+
+    /// A panic elsewhere leaves whole entries.
+    fn sightings(&self) -> MutexGuard<'_, Sightings> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Takes a worker's list of running tasks into account; gives the ghosts that are new. `pool` are the processes of
     /// the worker's pool: threads have none, and run many tasks under one number.
-    pub fn see(&mut self, node: &NodeName, running: &[RunningTask], pool: &HashSet<u32>, now: Instant) -> Vec<TaskId> {
+    pub(super) fn see(
+        &self,
+        node: &NodeName,
+        running: &[RunningTask],
+        pool: &HashSet<u32>,
+        now: Instant,
+    ) -> Vec<TaskId> {
         let at_work = || {
-            let facts = |task: &RunningTask| Some((task.id.clone(), task.worker_pid?, task.time_start?));
+            let facts = |task: &RunningTask| Some((task.execution()?, task.time_start?));
             running
                 .iter()
                 .filter_map(facts)
-                .filter(|(_, process, _)| pool.contains(process))
+                .filter(|(execution, _)| pool.contains(&execution.process))
         };
-        for (_, process, begun) in at_work() {
-            let latest = self.began.entry((node.clone(), process)).or_insert(begun);
+        let mut sightings = self.sightings();
+        for (execution, begun) in at_work() {
+            let process = (node.clone(), execution.process);
+            let latest = sightings.began.entry(process).or_insert(begun);
             *latest = latest.max(begun);
         }
         let mut found = Vec::new();
-        for (task, process, begun) in at_work() {
-            let overtaken = self
-                .began
-                .get(&(node.clone(), process))
-                .is_some_and(|latest| begun < *latest);
-            if !overtaken {
-                self.suspects.remove(&task);
-            } else if now >= *self.suspects.entry(task.clone()).or_insert(now) + SECOND_LOOK_AFTER
-                && self.known.insert(task.clone())
-            {
-                found.push(task);
+        for (execution, begun) in at_work() {
+            let latest = sightings.began.get(&(node.clone(), execution.process));
+            if latest.is_none_or(|latest| begun >= *latest) {
+                sightings.suspects.remove(&execution);
+                continue;
+            }
+            let suspected = *sightings.suspects.entry(execution.clone()).or_insert(now);
+            if now >= suspected + SECOND_LOOK_AFTER && sightings.known.insert(execution.clone()) {
+                found.push(execution.task);
             }
         }
         found
-    }
-
-    pub fn contains(&self, task: &TaskId) -> bool {
-        self.known.contains(task)
     }
 }
 
@@ -81,7 +99,7 @@ mod tests {
     fn what_its_process_has_left_behind_is_a_ghost_at_the_second_look() {
         let node = NodeName::from("w@h");
         let pool = HashSet::from([1, 2]);
-        let mut ghosts = Ghosts::default();
+        let ghosts = Ghosts::default();
         let now = Instant::now();
         let later = now + Duration::from_secs(1);
         let none: Vec<TaskId> = Vec::new();
@@ -93,12 +111,17 @@ mod tests {
             "the later one may be done"
         );
         assert_eq!(ghosts.see(&node, &both, &pool, later), none, "told once");
-        assert!(ghosts.contains(&"old".into()) && !ghosts.contains(&"new".into()) && !ghosts.contains(&"long".into()));
+        assert_eq!(ghosts.all(), both[0].execution().into_iter().collect());
+        let redelivered = task("old", 2, 30.0);
+        assert!(
+            !ghosts.all().contains(&redelivered.execution().unwrap()),
+            "another execution"
+        );
     }
 
     #[test]
     fn threads_share_a_process_and_leave_no_ghosts() {
-        let mut ghosts = Ghosts::default();
+        let ghosts = Ghosts::default();
         let node = NodeName::from("w@h");
         let both = [task("old", 7, 10.0), task("new", 7, 20.0)];
         for seconds in 0..5 {

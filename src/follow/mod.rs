@@ -33,6 +33,7 @@ pub use desk::{Desk, Left, Page};
 pub use errand::{Ending, Errand, KeysPrefix, Told};
 pub use facts::{Fact, Failure, Input, Keys, KeysStatus, Tally, TaskEnd};
 pub use follower::Follower;
+pub use ghosts::Ghosts;
 pub use in_flight::{InFlight, JobInFlight, SiteInFlight};
 pub use machine::{Following, Rules, Stage};
 pub use pace::dynamic_timeout;

@@ -1,5 +1,6 @@
 //! What should not be on the wire and is: a clear error or a counted skip, and everything else arrives.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use base64::Engine;
@@ -382,7 +383,11 @@ fn garbage_among_the_unacknowledged_does_not_keep_a_lost_message_from_its_queue(
             put.cmd("ZADD").arg("unacked_index").arg(1).arg(tag);
         }
         put.exec(&mut scene.redis.connection(0)).expect("Redis is up");
-        let restored = scene.client.restore_unacked().await.expect("Redis is up");
+        let restored = scene
+            .client
+            .restore_unacked(&HashSet::new())
+            .await
+            .expect("Redis is up");
         assert_eq!((restored.requeued, &restored.uncertain), (1, &None), "{restored:?}");
         let result = scene.client.results().watch(&id).finished().await;
         assert_eq!(result.expect("a readable result").state, TaskState::Success(json!(3)));

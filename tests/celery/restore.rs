@@ -1,5 +1,6 @@
 //! Messages of dead workers: put back exactly once, and only when it is sure that they are dead.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -53,7 +54,11 @@ fn unacked(scene: &Scene) -> (u64, u64) {
 }
 
 async fn restore(scene: &Scene) -> Restored {
-    scene.client.restore_unacked().await.expect("Redis is up")
+    scene
+        .client
+        .restore_unacked(&HashSet::new())
+        .await
+        .expect("Redis is up")
 }
 
 async fn succeeds(scene: &Scene, task: &TaskId) {

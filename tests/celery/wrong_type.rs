@@ -1,5 +1,7 @@
 //! Keys that hold another type of value than Celery writes there: an error that says so, and nothing else is held up.
 
+use std::collections::HashSet;
+
 use orch::celery::{Error, GroupId, Task, TaskId, TaskState};
 use serde_json::json;
 
@@ -73,7 +75,7 @@ fn lists_and_hashes_of_another_type_are_named_with_what_was_being_done() {
             client.queue_depth("celery").await.map(|_| ()),
             client.unacked_count().await.map(|_| ()),
             client.unacked_messages(10).await.map(|_| ()),
-            client.restore_unacked().await.map(|_| ()),
+            client.restore_unacked(&HashSet::new()).await.map(|_| ()),
             client.chord_progress(&group).await.map(|_| ()),
         ];
         for refusal in refusals {

@@ -157,7 +157,12 @@ fn chunks_whose_results_are_lost_in_an_outage_are_known_to_be_lost() {
             scene.redis.start_again();
             // As the run does after a restart, for as long as it lasts.
             loop {
-                scene.context.celery.restore_unacked().await.expect("Redis answers");
+                scene
+                    .context
+                    .celery
+                    .restore_unacked(&scene.context.ghosts.all())
+                    .await
+                    .expect("Redis answers");
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };

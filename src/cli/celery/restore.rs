@@ -1,5 +1,7 @@
 //! `orch celery restore`: puts back what dead workers can not acknowledge, without waiting for the visibility timeout.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use serde_json::json;
 
@@ -21,7 +23,7 @@ pub struct RestoreArgs {
 /// Runs the subcommand; the exit code.
 pub fn main(args: &RestoreArgs) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
-    let restored = converse(client.restore_unacked())?
+    let restored = converse(client.restore_unacked(&HashSet::new()))?
         .map_err(|error| Refusal::because(Outcome::InfrastructureFailed, error.to_string()))?;
     let (requeued, acknowledged) = (restored.requeued, restored.acknowledged);
     if args.json {
