@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -13,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
 use crate::config::Secret;
+use crate::free_port;
 use crate::guard;
 use crate::run::RunId;
 use crate::services::{Failure, RedisConnection};
@@ -130,10 +130,9 @@ pub fn remember_ports(state_dir: &Path, ports: &BTreeMap<String, u16>) -> io::Re
 pub fn remembered_ports(state_dir: &Path) -> BTreeMap<String, u16> {
     let text = fs::read(state_dir.join("ports.json")).unwrap_or_default();
     let ports: BTreeMap<String, u16> = serde_json::from_slice(&text).unwrap_or_default();
-    let is_free = |port: u16| TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
     ports
         .into_iter()
-        .filter(|(_, port)| *port != 0 && is_free(*port))
+        .filter(|(_, port)| *port != 0 && free_port::claim("127.0.0.1", *port))
         .collect()
 }
 
@@ -165,6 +164,7 @@ pub fn wait_until_up(state_dir: &Path, pid: i32, patience: Duration) -> Result<I
 
 #[cfg(test)]
 mod tests {
+    use std::net::{Ipv4Addr, TcpListener};
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;

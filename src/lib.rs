@@ -16,6 +16,7 @@ pub mod cli;
 pub mod config;
 mod file_watch;
 pub mod follow;
+mod free_port;
 pub mod guard;
 mod instance;
 pub mod orchestrator;

@@ -1,19 +1,20 @@
 //! `[ports]`: named ports, chosen at load where they are 0, and `{ports.<name>}` replaced in every string.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, TcpListener};
 
 use super::problem::{Problem, nearest};
 use super::section::{Reading, Section};
 use super::templates::part;
 use super::tree::{Node, Value};
+use crate::free_port;
+
+/// Where a chosen port must be free.
+const LOOPBACK: &str = "127.0.0.1";
 
 /// Reads `[ports]`; a port of 0 becomes that of an instance which is up (`known`), or a free one.
 pub(super) fn ports(root: &Section<'_>, known: &BTreeMap<String, u16>) -> BTreeMap<String, u16> {
     let section = root.section("ports");
     let mut ports = BTreeMap::new();
-    // All are held until the last one is chosen, or the system might hand out the same one twice.
-    let mut held = Vec::new();
     for (key, item) in section.named() {
         let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
         if key.name.is_empty() || !key.name.chars().all(fits) {
@@ -30,11 +31,8 @@ pub(super) fn ports(root: &Section<'_>, known: &BTreeMap<String, u16>) -> BTreeM
             port = known.get(&key.name).copied().unwrap_or(0);
         }
         if port == 0 {
-            match free_port() {
-                Ok((listener, free)) => {
-                    held.push(listener);
-                    port = free;
-                }
+            match free_port::reserve(LOOPBACK) {
+                Ok(free) => port = free,
                 Err(error) => {
                     let title = format!("no free port for `{}`", item.path);
                     root.reading.report(item.problem(title, error.to_string()));
@@ -44,12 +42,6 @@ pub(super) fn ports(root: &Section<'_>, known: &BTreeMap<String, u16>) -> BTreeM
         ports.insert(key.name.clone(), port);
     }
     ports
-}
-
-fn free_port() -> std::io::Result<(TcpListener, u16)> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-    let port = listener.local_addr()?.port();
-    Ok((listener, port))
 }
 
 /// Replaces `{ports.<name>}` in every string below `node`. A string that is nothing else becomes a number which may be

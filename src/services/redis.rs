@@ -17,6 +17,7 @@ use super::redis_probe::{self, Found};
 use super::state::Role;
 use crate::atomic_file;
 use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret};
+use crate::free_port;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::ServiceName;
 
@@ -92,7 +93,7 @@ pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
     };
     let own = || -> Result<Option<Decision>, Failure> {
         let port = match config.port {
-            0 => free_port(&config.host)?,
+            0 => reserve_port(&config.host)?,
             port => port,
         };
         let password = config.auth.then(random_password).transpose()?;
@@ -166,9 +167,8 @@ pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
     }
 }
 
-fn free_port(host: &str) -> Result<u16, Failure> {
-    let bound = std::net::TcpListener::bind((host, 0)).and_then(|listener| listener.local_addr());
-    bound.map(|address| address.port()).map_err(|error| {
+fn reserve_port(host: &str) -> Result<u16, Failure> {
+    free_port::reserve(host).map_err(|error| {
         Failure::infrastructure(format!("find a free port on {host} for Redis")).because(error.to_string())
     })
 }

@@ -1,0 +1,163 @@
+//! Free TCP ports for what orch starts: none that the kernel may give to somebody else before the service listens, and
+//! never one to two living orch.
+//!
+//! Between the choice of a port and its service's `bind` lies the start of a program. In that time any connection of
+//! any program may take a port of the kernel's own range (`ip_local_port_range`), so ports are chosen outside of it; and
+//! a second orch might choose the same, so each is reserved by a name that only one process can have: an abstract socket,
+//! which ends with its process and exists once for each network namespace, as ports do.
+//! Not here: ports that the user has chosen.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::{Mutex, PoisonError};
+
+use uuid::Uuid;
+
+const KERNELS_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
+/// Below lie the ports of well-known servers.
+const LOWEST: u16 = 20_000;
+/// A smaller range than this would be used up by a few instances.
+const SMALLEST_RANGE: u16 = 1_000;
+const TRIES: u32 = 200;
+
+/// What this process has reserved, until its end: a port is asked for again after each restart of its service.
+static RESERVED: Mutex<BTreeMap<u16, UnixDatagram>> = Mutex::new(BTreeMap::new());
+
+/// A port of `host` on which nobody listens, reserved for this process; never the same one twice.
+///
+/// # Errors
+/// No port can be bound there, such as when `host` is no address of this machine.
+pub fn reserve(host: &str) -> io::Result<u16> {
+    let Some((lowest, highest)) = outside_of(kernels_range()) else {
+        return of_the_kernel(host);
+    };
+    for _ in 0..TRIES {
+        let random = Uuid::new_v4().as_u128() % (u128::from(highest - lowest) + 1);
+        let port = lowest + u16::try_from(random).unwrap_or(0);
+        if !is_ours(port) && claim(host, port) {
+            return Ok(port);
+        }
+    }
+    of_the_kernel(host)
+}
+
+/// Reserves this very port of `host` for this process; whether it is ours and nobody listens on it.
+pub fn claim(host: &str, port: u16) -> bool {
+    let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    if TcpListener::bind((host, port)).is_err() {
+        return false;
+    }
+    if reserved.contains_key(&port) {
+        return true;
+    }
+    let name = SocketAddr::from_abstract_name(format!("orch-port-{port}"));
+    match name.and_then(|name| UnixDatagram::bind_addr(&name)) {
+        Ok(reservation) => {
+            reserved.insert(port, reservation);
+            true
+        }
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
+        // Where no name can be had (a sandbox without local sockets) the port is free all the same.
+        Err(_) => true,
+    }
+}
+
+fn is_ours(port: u16) -> bool {
+    let reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+    reserved.contains_key(&port)
+}
+
+/// Where the kernel's range leaves no room.
+fn of_the_kernel(host: &str) -> io::Result<u16> {
+    let mut held = Vec::new();
+    loop {
+        let listener = TcpListener::bind((host, 0))?;
+        let port = listener.local_addr()?.port();
+        // Held until one is found, or the kernel might offer the same one again.
+        held.push(listener);
+        if !is_ours(port) {
+            drop(held);
+            // That it was taken in this instant is as likely as in the next.
+            claim(host, port);
+            return Ok(port);
+        }
+    }
+}
+
+/// First and last port that the kernel gives to whoever asks for any; its default where that cannot be read.
+fn kernels_range() -> (u16, u16) {
+    let text = fs::read_to_string(KERNELS_RANGE).unwrap_or_default();
+    let mut numbers = text.split_whitespace().map_while(|word| word.parse().ok());
+    match (numbers.next(), numbers.next()) {
+        (Some(first), Some(last)) => (first, last),
+        _ => (32_768, 60_999),
+    }
+}
+
+/// The larger of the ranges below and above, if there is one worth its name.
+fn outside_of((first, last): (u16, u16)) -> Option<(u16, u16)> {
+    let below = (LOWEST, first.saturating_sub(1));
+    let above = (last.saturating_add(1).max(LOWEST), u16::MAX);
+    let size = |(lowest, highest): (u16, u16)| highest.saturating_sub(lowest);
+    Some([below, above].into_iter().max_by_key(|range| size(*range))?).filter(|range| size(*range) >= SMALLEST_RANGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: &str = "127.0.0.1";
+
+    #[test]
+    fn ports_lie_outside_of_the_kernels_range() {
+        for (kernels, expected) in [
+            ((32_768, 60_999), Some((20_000, 32_767))),
+            ((15_000, 60_999), Some((61_000, 65_535))),
+            ((1_024, 65_535), None),
+            ((1_024, 65_000), None),
+            ((0, 0), Some((20_000, 65_535))),
+            ((20_500, 65_535), None),
+        ] {
+            assert_eq!(outside_of(kernels), expected, "{kernels:?}");
+        }
+    }
+
+    #[test]
+    fn no_port_is_given_twice_and_each_can_be_bound() {
+        let ports: Vec<u16> = (0..50).map(|_| reserve(HERE).unwrap()).collect();
+        let mut distinct = ports.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        assert_eq!(distinct.len(), ports.len());
+        for port in ports {
+            TcpListener::bind((HERE, port)).unwrap();
+        }
+        let one = of_the_kernel(HERE).unwrap();
+        assert_ne!(of_the_kernel(HERE).unwrap(), one);
+    }
+
+    #[test]
+    fn what_somebody_listens_on_or_has_reserved_is_not_to_be_had() {
+        let port = reserve(HERE).unwrap();
+        assert!(claim(HERE, port), "ours stays ours");
+        let listener = TcpListener::bind((HERE, port)).unwrap();
+        assert!(!claim(HERE, port));
+        drop(listener);
+        // As another process would see it.
+        let reservation = RESERVED.lock().unwrap().remove(&port).unwrap();
+        let name = SocketAddr::from_abstract_name(format!("orch-port-{port}")).unwrap();
+        assert!(UnixDatagram::bind_addr(&name).is_err());
+        assert!(!claim(HERE, port));
+        drop(reservation);
+        assert!(claim(HERE, port));
+    }
+
+    #[test]
+    fn a_host_that_is_not_here_is_an_error() {
+        assert!(reserve("192.0.2.1").is_err());
+    }
+}
