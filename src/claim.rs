@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::Config;
 use crate::guard::{Holder, InstanceLock, LockError};
 use crate::instance::{self, InstanceFile};
+use crate::resume::ResumeTarget;
 use crate::run::{Command, Outcome, RunId, SiteName};
 use crate::services::Failure;
 
@@ -13,8 +14,10 @@ use crate::services::Failure;
 pub struct Options {
     /// `orch run` ends with its sites, `orch up` when told to.
     pub command: Command,
-    /// Sites to run; empty for `orch up`.
+    /// Sites to run; empty for `orch up`, and not looked at where a run is resumed.
     pub sites: Vec<SiteName>,
+    /// A run that is to be continued.
+    pub resume: Option<ResumeTarget>,
     /// How long to wait for another run of the instance to end.
     pub wait: Duration,
     /// The caller's variables.
@@ -37,6 +40,9 @@ pub enum StartError {
         run_id: String,
         since: String,
     },
+    /// The run that was to be resumed has left nothing to do.
+    #[error("run {run_id} had finished all of its sites: nothing is left to do")]
+    NothingLeft { run_id: RunId },
     /// The state directory, the guard or the lock failed.
     #[error("{0}")]
     Failed(#[source] Failure),
@@ -47,6 +53,7 @@ impl StartError {
     pub fn outcome(&self) -> Outcome {
         match self {
             StartError::Busy { .. } => Outcome::Busy,
+            StartError::NothingLeft { .. } => Outcome::Succeeded,
             StartError::Failed(failure) => failure.kind.outcome(),
         }
     }

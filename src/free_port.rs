@@ -38,7 +38,7 @@ pub fn reserve(host: &str) -> io::Result<u16> {
     for _ in 0..TRIES {
         let random = Uuid::new_v4().as_u128() % (u128::from(highest - lowest) + 1);
         let port = lowest + u16::try_from(random).unwrap_or(0);
-        if !is_ours(port) && claim(host, port) {
+        if take(host, port) == Taken::Now {
             return Ok(port);
         }
     }
@@ -47,28 +47,37 @@ pub fn reserve(host: &str) -> io::Result<u16> {
 
 /// Reserves this very port of `host` for this process; whether it is ours and nobody listens on it.
 pub fn claim(host: &str, port: u16) -> bool {
+    take(host, port) != Taken::No
+}
+
+/// Whether a port could be reserved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Taken {
+    /// Somebody listens on it, or has reserved it.
+    No,
+    /// It was reserved by this process already.
+    Before,
+    Now,
+}
+
+fn take(host: &str, port: u16) -> Taken {
     let mut reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
     if TcpListener::bind((host, port)).is_err() {
-        return false;
+        return Taken::No;
     }
     if reserved.contains_key(&port) {
-        return true;
+        return Taken::Before;
     }
     let name = SocketAddr::from_abstract_name(format!("orch-port-{port}"));
     match name.and_then(|name| UnixDatagram::bind_addr(&name)) {
         Ok(reservation) => {
             reserved.insert(port, reservation);
-            true
+            Taken::Now
         }
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => false,
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Taken::No,
         // Where no name can be had (a sandbox without local sockets) the port is free all the same.
-        Err(_) => true,
+        Err(_) => Taken::Now,
     }
-}
-
-fn is_ours(port: u16) -> bool {
-    let reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
-    reserved.contains_key(&port)
 }
 
 /// Where the kernel's range leaves no room.
@@ -77,9 +86,12 @@ fn of_the_kernel(host: &str) -> io::Result<u16> {
     loop {
         let listener = TcpListener::bind((host, 0))?;
         let port = listener.local_addr()?.port();
+        let reserved = RESERVED.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ours = reserved.contains_key(&port);
+        drop(reserved);
         // Held until one is found, or the kernel might offer the same one again.
         held.push(listener);
-        if !is_ours(port) {
+        if !is_ours {
             drop(held);
             // That it was taken in this instant is as likely as in the next.
             claim(host, port);
@@ -108,9 +120,28 @@ fn outside_of((first, last): (u16, u16)) -> Option<(u16, u16)> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, Instant};
+
     use super::*;
 
     const HERE: &str = "127.0.0.1";
+
+    /// A program that another test starts just now has our descriptors until its exec, and so what we have closed is
+    /// open for a moment longer.
+    fn in_the_end(what: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !what() {
+            if Instant::now() >= deadline {
+                return false;
+            }
+            std::thread::park_timeout(Duration::from_millis(1));
+        }
+        true
+    }
+
+    fn can_be_bound(port: u16) -> bool {
+        in_the_end(|| TcpListener::bind((HERE, port)).is_ok())
+    }
 
     #[test]
     fn ports_lie_outside_of_the_kernels_range() {
@@ -134,7 +165,7 @@ mod tests {
         distinct.dedup();
         assert_eq!(distinct.len(), ports.len());
         for port in ports {
-            TcpListener::bind((HERE, port)).unwrap();
+            assert!(can_be_bound(port));
         }
         let one = of_the_kernel(HERE).unwrap();
         assert_ne!(of_the_kernel(HERE).unwrap(), one);
@@ -143,17 +174,22 @@ mod tests {
     #[test]
     fn what_somebody_listens_on_or_has_reserved_is_not_to_be_had() {
         let port = reserve(HERE).unwrap();
-        assert!(claim(HERE, port), "ours stays ours");
-        let listener = TcpListener::bind((HERE, port)).unwrap();
+        assert!(in_the_end(|| claim(HERE, port)), "ours stays ours");
+        assert!(in_the_end(|| take(HERE, port) == Taken::Before));
+        let listener = loop {
+            assert!(can_be_bound(port));
+            if let Ok(listener) = TcpListener::bind((HERE, port)) {
+                break listener;
+            }
+        };
         assert!(!claim(HERE, port));
         drop(listener);
+        assert!(can_be_bound(port));
         // As another process would see it.
         let reservation = RESERVED.lock().unwrap().remove(&port).unwrap();
-        let name = SocketAddr::from_abstract_name(format!("orch-port-{port}")).unwrap();
-        assert!(UnixDatagram::bind_addr(&name).is_err());
         assert!(!claim(HERE, port));
         drop(reservation);
-        assert!(claim(HERE, port));
+        assert!(in_the_end(|| claim(HERE, port)));
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod instance;
 pub mod orchestrator;
 mod plan;
 pub mod proxies;
+mod resume;
 pub mod run;
 mod scrape;
 pub mod services;

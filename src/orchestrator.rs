@@ -14,9 +14,11 @@ use crate::config::Config;
 use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceLock, Report};
 use crate::instance::{self, InstanceFile};
 use crate::plan::{Plan, PlanContext};
+use crate::resume;
+pub use crate::resume::ResumeTarget;
 use crate::run::{
-    Command, EventKind, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, RunDirectory, RunId, ServiceName,
-    StopReason,
+    Command, EventKind, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, Resumption, RunDirectory, RunId,
+    ServiceName, StopReason,
 };
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
@@ -48,6 +50,7 @@ const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 ///     let options = Options {
 ///         command: Command::Up,
 ///         sites: Vec::new(),
+///         resume: None,
 ///         wait: Duration::ZERO,
 ///         environment: std::env::vars().collect(),
 ///         sole_spawner: false,
@@ -69,6 +72,8 @@ const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 pub struct Orchestrator {
     config: Arc<Config>,
     options: Options,
+    /// What an earlier run has left to do.
+    resumption: Option<Arc<Resumption>>,
     run_id: RunId,
     recorder: Recorder,
     directory: RunDirectory,
@@ -96,7 +101,7 @@ impl Orchestrator {
     ///
     /// # Errors
     /// The instance is held by a living run, the state directory cannot be used, or the guard does not start.
-    pub fn start(config: Config, options: Options) -> Result<Self, StartError> {
+    pub fn start(config: Config, mut options: Options) -> Result<Self, StartError> {
         let state_dir = config.orch.state_dir.clone();
         state_directory::prepare(&state_dir).map_err(StartError::Failed)?;
         let run_id = RunId::random();
@@ -108,6 +113,17 @@ impl Orchestrator {
             Some(_) => guard::Leftovers::default(),
             None => guard::end_leftovers(&state_dir).map_err(|error| failed("end what dead runs have left", &error))?,
         };
+        let resumption = match &options.resume {
+            Some(target) => Some(resume::find(&config, target).map_err(StartError::Failed)?),
+            None => None,
+        };
+        if let Some(resumption) = &resumption {
+            if resumption.is_complete() {
+                let run_id = resumption.run_id.clone();
+                return Err(StartError::NothingLeft { run_id });
+            }
+            options.sites = resumption.sites.iter().map(|so_far| so_far.site.clone()).collect();
+        }
         let directory = RunDirectory::create(&state_dir, &run_id)
             .map_err(|error| failed(&format!("make the run's directory in {}", state_dir.display()), &error))?;
         let recorder =
@@ -153,6 +169,7 @@ impl Orchestrator {
             guard_pid: guard.pid(),
             services: planned_services(&config),
             sites: options.sites.clone(),
+            resumes: resumption.clone(),
         });
         if !ended.is_empty() {
             recorder.emit(EventKind::Noticed {
@@ -163,6 +180,7 @@ impl Orchestrator {
         Ok(Self {
             config: Arc::new(config),
             options,
+            resumption: resumption.map(Arc::new),
             run_id,
             recorder,
             directory,
@@ -236,6 +254,7 @@ impl Orchestrator {
             config: Arc::clone(&self.config),
             run_id: self.run_id.clone(),
             sites: self.options.sites.clone(),
+            resumption: self.resumption.clone(),
             base: base_environment(&self.config.orch.env_file_variables, &self.options.environment),
             directory: self.directory.clone(),
             launcher: self.launcher.clone(),
@@ -265,6 +284,7 @@ impl Orchestrator {
         let job = Scrape {
             config: Arc::clone(&self.config),
             sites: self.options.sites.clone(),
+            resumption: self.resumption.clone(),
             recorder: self.recorder.clone(),
             usable: supervisor.usable(),
             task_holder_deaths: supervisor.task_holder_deaths(),

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::celery::Client;
+use crate::celery::{Client, Kept, TaskId};
 use crate::config::{BeatMode, CommandKind, Config, RedisMode, find_celery, find_redis_server};
 use crate::instance::InstanceFile;
-use crate::run::{Recorder, RunDirectory, RunId, ServiceName, SiteName};
+use crate::run::{Recorder, Resumption, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
     Beat, Celery, CelerySetup, Command, Decision, Failure, Joined, Launcher, Program, Redis, RedisConnection,
     StartOrder, celery_client, decide_redis, stop_ranks,
 };
+use crate::sites;
 
 /// What a plan is made from.
 pub struct PlanContext {
@@ -20,6 +21,8 @@ pub struct PlanContext {
     pub run_id: RunId,
     /// Sites of this run; their tasks must be known to the worker.
     pub sites: Vec<SiteName>,
+    /// What an earlier run has left to do.
+    pub resumption: Option<Arc<Resumption>>,
     /// `env_file` under the caller's variables.
     pub base: Vec<(String, String)>,
     pub directory: RunDirectory,
@@ -129,6 +132,7 @@ impl Plan {
                 rank: rank(&name),
                 required: required_tasks(&config, &context.sites),
                 progress_patterns: progress_patterns(&config),
+                kept: kept(&config, context.resumption.as_deref()),
                 recorder: context.recorder.clone(),
             })));
             if config.celery.beat == BeatMode::Separate {
@@ -235,6 +239,19 @@ fn required_tasks(config: &Config, sites: &[SiteName]) -> BTreeSet<String> {
     let chosen = config.sites.iter().filter(|site| sites.contains(&site.name));
     required.extend(chosen.map(|site| site.dispatch.task.clone()));
     required
+}
+
+/// What belongs to the jobs of a run that is continued.
+fn kept(config: &Config, resumption: Option<&Resumption>) -> Kept {
+    let mut kept = Kept::default();
+    for (name, job) in resumption.iter().flat_map(|resumption| resumption.jobs()) {
+        kept.roots.insert(TaskId::from(job.task_id.as_str()));
+        let site = config.sites.iter().find(|site| site.name == *name);
+        if let (Some(site), Some(job_id)) = (site, &job.job_id) {
+            kept.key_prefixes.extend(sites::key_prefixes(site, job_id));
+        }
+    }
+    kept
 }
 
 /// The progress keys of any job, as glob patterns over the configured prefixes.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict};
-use crate::run::{EventKind, Level, Outcome, Recorder, SiteName, SiteStatus, StopReason};
+use crate::run::{EventKind, Level, Outcome, Progress, Recorder, Resumption, SiteName, SiteStatus, StopReason};
 use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
 use crate::sites;
 
@@ -60,6 +60,8 @@ impl Ending {
 pub struct Scrape {
     pub config: Arc<Config>,
     pub sites: Vec<SiteName>,
+    /// What an earlier run has left to do.
+    pub resumption: Option<Arc<Resumption>>,
     pub recorder: Recorder,
     pub usable: watch::Receiver<Usable>,
     pub task_holder_deaths: watch::Receiver<u64>,
@@ -103,6 +105,10 @@ impl Scrape {
             self.config.celery.queues.clone(),
             self.task_holder_deaths.clone(),
         );
+        let context = match &self.resumption {
+            Some(resumption) => context.continuing(resumption),
+            None => context,
+        };
         // Once a process: a scrape is run once.
         self.in_flight.set(context.clone()).ok();
         let mut failures = context.task_failures.subscribe();
@@ -127,19 +133,23 @@ impl Scrape {
         }
     }
 
-    /// After each restart, puts back the messages that a dead worker, or one that was cut off, can not acknowledge any
-    /// more. Never ends.
+    /// After each restart, and at the start of a run that continues another, puts back the messages that a dead worker, or
+    /// one that was cut off, can not acknowledge any more. Never ends.
     ///
     /// In an owned Redis only: another's may have workers that cannot be asked.
     async fn put_back(&self, client: &Client, context: &sites::Context) -> std::convert::Infallible {
         let mut usable = self.usable.clone();
         let mut seen = 0;
+        let mut due = !context.earlier.is_empty();
         while self.connection.as_ref().is_some_and(|connection| connection.owned) {
-            let restarted = usable.wait_for(|usable| usable.all && usable.restarts > seen).await;
+            let restarted = usable
+                .wait_for(|usable| usable.all && (due || usable.restarts > seen))
+                .await;
             let Ok(now) = restarted.map(|usable| usable.restarts) else {
                 break;
             };
             seen = now;
+            due = false;
             let mut pause = RESTORE_PAUSE;
             loop {
                 match client.restore_unacked(&context.ghosts.all()).await {
@@ -169,6 +179,14 @@ impl Scrape {
         }
     }
 
+    /// Whether the run that this one continues had completed the site.
+    fn is_kept(&self, site: &SiteName) -> bool {
+        let so_far = self.resumption.iter().flat_map(|resumption| &resumption.sites);
+        so_far
+            .filter(|so_far| so_far.site == *site)
+            .any(|so_far| matches!(so_far.progress, Progress::Kept { .. }))
+    }
+
     async fn proxies_then_sites(&self, context: &sites::Context) -> Ending {
         let proxies = &self.config.proxies;
         if proxies.enabled {
@@ -194,7 +212,7 @@ impl Scrape {
             .config
             .sites
             .iter()
-            .filter(|site| self.sites.contains(&site.name))
+            .filter(|site| self.sites.contains(&site.name) && !self.is_kept(&site.name))
             .cloned()
             .collect();
         let reports = sites::run_all(context, chosen, self.config.orch.max_parallel_sites).await;

@@ -48,6 +48,7 @@ fn hold(directory: &Path, then: impl FnOnce()) {
     let options = Options {
         command: Command::Up,
         sites: Vec::new(),
+        resume: None,
         wait: Duration::ZERO,
         environment,
         sole_spawner: false,

@@ -60,7 +60,7 @@ pub use inspect::{
 };
 pub use jobs::{Job, JobTracker, Limits, Outcome, TaskCounts, Totals};
 pub use json::SIZE_LIMIT;
-pub use leftovers::Leftovers;
+pub use leftovers::{Kept, Leftovers};
 pub use mailbox::{Replies, Target};
 pub use message::QueuedTask;
 pub use poison::{Diagnosis, Harm, Harmful, Inspection, Place, diagnose};

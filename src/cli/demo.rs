@@ -49,6 +49,7 @@ pub fn main(args: &DemoArgs) -> anyhow::Result<u8> {
     let code = Session {
         command: Command::Run,
         sites,
+        resume: None,
         wait: Duration::ZERO,
         view: &args.view,
     }
@@ -111,6 +112,7 @@ fn make_environment(directory: &Path, view: &ViewArgs) -> anyhow::Result<u8> {
     let code = Session {
         command: Command::Prepare,
         sites: Vec::new(),
+        resume: None,
         wait: Duration::from_secs(600),
         view: &quiet,
     }

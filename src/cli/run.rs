@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::session::Session;
 use super::{ConfigArgs, Refusal, ViewArgs, duration, logging};
+use crate::orchestrator::ResumeTarget;
 use crate::run::{Command, Outcome};
 
 /// Brings up Redis and Celery, makes sure of proxies, runs the sites, and ends all of it
@@ -14,6 +15,10 @@ pub struct RunArgs {
     /// Sites to run, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     pub sites: Vec<String>,
+    /// Continue a run that ended early: the last one, or the one of this id. Complete sites are kept, jobs that still
+    /// live in Redis are followed further, the rest is dispatched
+    #[arg(long, value_name = "RUN ID", num_args = 0..=1, conflicts_with = "sites")]
+    pub resume: Option<Option<String>>,
     /// Go on with fewer usable proxies than `min_usable`
     #[arg(long)]
     pub allow_few_proxies: bool,
@@ -54,6 +59,10 @@ pub fn main(args: &RunArgs) -> anyhow::Result<u8> {
     Session {
         command: Command::Run,
         sites,
+        resume: args.resume.as_ref().map(|run_id| match run_id {
+            Some(run_id) => ResumeTarget::Run(run_id.clone()),
+            None => ResumeTarget::Latest,
+        }),
         wait: args.wait,
         view: &args.view,
     }

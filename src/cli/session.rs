@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, say, signals};
 use crate::config::Config;
-use crate::orchestrator::{Options, Orchestrator, StartError};
+use crate::orchestrator::{Options, Orchestrator, ResumeTarget, StartError};
 use crate::run::{Command, SiteName};
 use crate::ui::{self, Format, ViewOptions};
 
@@ -16,6 +16,7 @@ const VIEW_PATIENCE: Duration = Duration::from_secs(2);
 pub struct Session<'a> {
     pub command: Command,
     pub sites: Vec<SiteName>,
+    pub resume: Option<ResumeTarget>,
     pub wait: Duration,
     pub view: &'a ViewArgs,
 }
@@ -31,12 +32,20 @@ impl Session<'_> {
         let options = Options {
             command: self.command,
             sites: self.sites,
+            resume: self.resume,
             wait: self.wait,
             environment: caller_environment(),
             sole_spawner: true,
         };
-        let mut orchestrator =
-            start_in_turn(config, options).map_err(|error| Refusal::because(error.outcome(), error))?;
+        let mut orchestrator = match start_in_turn(config, options) {
+            Ok(orchestrator) => orchestrator,
+            // Good news is no error.
+            Err(nothing @ StartError::NothingLeft { .. }) => {
+                say(&nothing.to_string());
+                return Ok(nothing.outcome().exit_code());
+            }
+            Err(error) => return Err(Refusal::because(error.outcome(), error)),
+        };
         logging::to_file(&orchestrator.directory().orch_log());
         armed.arm(signals::Running {
             hurry: orchestrator.hurry_switch()?,

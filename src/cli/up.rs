@@ -24,6 +24,7 @@ pub fn main(args: &UpArgs) -> anyhow::Result<u8> {
     Session {
         command: Command::Up,
         sites: Vec::new(),
+        resume: None,
         wait: Duration::ZERO,
         view: &args.view,
     }

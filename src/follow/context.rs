@@ -1,11 +1,14 @@
 //! What the proxies' and the sites' parts need from the rest of orch.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use tokio::sync::watch;
 
 use super::ghosts::Ghosts;
 use super::in_flight::InFlight;
 use crate::celery::Client;
-use crate::run::Recorder;
+use crate::run::{JobSoFar, Recorder, Resumption, SiteName};
 
 /// Cheap to clone; clones share what is in flight.
 #[derive(Clone)]
@@ -20,6 +23,8 @@ pub struct Context {
     pub task_failures: watch::Sender<u64>,
     /// What workers list as running and does not run.
     pub ghosts: Ghosts,
+    /// Jobs that an earlier run had under way, by site, which are picked up.
+    pub earlier: Arc<BTreeMap<SiteName, JobSoFar>>,
     pub(crate) in_flight: InFlight,
 }
 
@@ -33,7 +38,18 @@ impl Context {
             worker_deaths,
             task_failures,
             ghosts: Ghosts::default(),
+            earlier: Arc::default(),
             in_flight: InFlight::default(),
+        }
+    }
+
+    /// Picks up the jobs that this run had under way.
+    #[must_use]
+    pub fn continuing(self, resumption: &Resumption) -> Self {
+        let jobs = resumption.jobs().map(|(site, job)| (site.clone(), job.clone()));
+        Self {
+            earlier: Arc::new(jobs.collect()),
+            ..self
         }
     }
 

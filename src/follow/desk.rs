@@ -87,6 +87,12 @@ impl Desk {
             control.scheduled(all, WORKER_DEADLINE),
         );
         let mut ledger = Ledger::default();
+        // Where jobs are picked up, what is at work may be theirs: it is nobody's until its job is known.
+        let (active, reserved, scheduled) = if context.earlier.is_empty() {
+            (active.ok(), reserved.ok(), scheduled.ok())
+        } else {
+            (None, None, None)
+        };
         for replies in [active, reserved].into_iter().flatten() {
             ledger.know_foreign(
                 replies

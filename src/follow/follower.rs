@@ -85,6 +85,8 @@ impl<'a> Follower<'a> {
             .in_flight
             .note_job(&errand.root, &errand.dispatch, following.job());
         let now = Instant::now();
+        // It may be long gone: it is looked for at once.
+        let picked_up = errand.rules.picked_up;
         Self {
             context,
             page,
@@ -102,7 +104,7 @@ impl<'a> Follower<'a> {
             stale: true,
             begun: now,
             progress_read_at: None,
-            search_at: now + QUIET,
+            search_at: if picked_up { now } else { now + QUIET },
             settle_at: None,
             file_watch: None,
             errand,
@@ -224,7 +226,7 @@ impl<'a> Follower<'a> {
                 let callback = TaskId::from(chord_id.as_str());
                 self.page.watch(&callback);
                 self.callback = Some(self.context.celery.results().watch(&callback));
-                self.search_at = now + QUIET;
+                self.search_at = if self.errand.rules.picked_up { now } else { now + QUIET };
             }
             // Nothing will announce the end: it may have come already.
             Stage::ProgressKeys { .. } | Stage::TaskEvents => self.search_at = now,

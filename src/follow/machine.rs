@@ -31,6 +31,8 @@ const NAMED: usize = 5;
 pub struct Rules {
     /// There is a pool file whose modification time tells the end when nothing else does.
     pub pool_file: bool,
+    /// An earlier run has published it: that nothing was seen of it does not mean that it went well.
+    pub picked_up: bool,
     /// The job id that orch chose and the task was given; the task may name another.
     pub own_job_id: Option<JobId>,
     pub pace: Pace,
@@ -371,7 +373,11 @@ impl Following {
             unfinished,
             header: _,
         } = tally;
-        if unfinished > 0 {
+        if self.rules.picked_up && succeeded + failed + unfinished == 0 {
+            self.lost(format!(
+                "nothing is left of the earlier run's job: its tasks are {nowhere}"
+            ));
+        } else if unfinished > 0 {
             self.lost(format!("{unfinished} of the job's tasks never ended and are {nowhere}"));
         } else if failed > 0 && succeeded == 0 {
             self.told(format!("all {failed} of the job's tasks failed"));

@@ -23,6 +23,8 @@ const OVERALL: Duration = Duration::from_secs(7200);
 enum Kind {
     Site,
     SiteWithOwnJobId,
+    /// Likewise, of an earlier run.
+    PickedUp,
     Proxies,
 }
 
@@ -39,7 +41,8 @@ impl Case {
         let begun = Instant::now();
         let rules = Rules {
             pool_file: matches!(kind, Kind::Proxies),
-            own_job_id: matches!(kind, Kind::SiteWithOwnJobId).then(|| JobId::from("own")),
+            picked_up: matches!(kind, Kind::PickedUp),
+            own_job_id: matches!(kind, Kind::SiteWithOwnJobId | Kind::PickedUp).then(|| JobId::from("own")),
             pace: PACE,
             deadline: begun + OVERALL,
         };
@@ -513,5 +516,29 @@ proptest! {
                 prop_assert!(!failure.reason().is_empty());
             }
         }
+    }
+}
+
+/// A job of this run that nobody heard of may be an app's way to work; one of an earlier run is gone.
+#[test]
+fn an_earlier_runs_job_of_which_nothing_is_seen_is_lost() {
+    for (kind, inputs, end) in [
+        (Kind::SiteWithOwnJobId, vec![gone(false), gone(false)], Complete),
+        (Kind::PickedUp, vec![gone(false), gone(false)], Lost),
+        (Kind::PickedUp, vec![gone(false), keys("COMPLETE", Some(10))], Complete),
+        (Kind::PickedUp, vec![gone(false), tallied(3, 0, 0)], Complete),
+        (Kind::PickedUp, vec![chord_answer(), gone(false)], Lost),
+        (
+            Kind::PickedUp,
+            vec![
+                chord_answer(),
+                Input::CallbackEnded(TaskEnd::Succeeded(json!({"saved": 7}))),
+            ],
+            Complete,
+        ),
+    ] {
+        let shown = format!("{kind:?} {inputs:?}");
+        let case = inputs.into_iter().fold(Case::new(kind), Case::see);
+        assert_eq!(case.stage(), end, "{shown}: {}", case.reason());
     }
 }

@@ -167,6 +167,7 @@ async fn follow(
         dispatch: dispatch.clone(),
         rules: Rules {
             pool_file: true,
+            picked_up: false,
             own_job_id: None,
             pace: config.pace,
             deadline,

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::event::*;
 use super::ids::{JobId, RunId, ServiceName, SiteName};
+use super::resumption::{JobSoFar, Progress, Resumption, SiteSoFar};
 
 fn text() -> BoxedStrategy<String> {
     prop_oneof![
@@ -58,6 +59,26 @@ fn stage() -> impl Strategy<Value = FollowStage> {
     ])
 }
 
+fn resumption() -> BoxedStrategy<Resumption> {
+    let job = (any::<u32>(), text(), option::of(text())).prop_map(|(attempt, task_id, job_id)| JobSoFar {
+        attempt,
+        task_id,
+        job_id: job_id.map(JobId::new),
+    });
+    let progress = prop_oneof![
+        counts().prop_map(|counts| Progress::Kept { counts }),
+        job.prop_map(Progress::InFlight),
+        Just(Progress::ToDo),
+    ];
+    let so_far = (site(), progress).prop_map(|(site, progress)| SiteSoFar { site, progress });
+    (text(), proptest::collection::vec(so_far, 0..6))
+        .prop_map(|(run_id, sites)| Resumption {
+            run_id: RunId::new(run_id),
+            sites,
+        })
+        .boxed()
+}
+
 fn of_run() -> BoxedStrategy<EventKind> {
     let reasons = vec![
         StopReason::Finished,
@@ -85,10 +106,15 @@ fn of_run() -> BoxedStrategy<EventKind> {
             (text(), commands, text(), text()),
             (text(), text(), any::<i32>(), any::<i32>()),
             proptest::collection::vec(planned, 0..12),
-            proptest::collection::vec(site(), 0..12),
+            (proptest::collection::vec(site(), 0..12), option::of(resumption())),
         )
             .prop_map(
-                |((run_id, command, version, instance), (config, directory, pid, guard_pid), services, sites)| {
+                |(
+                    (run_id, command, version, instance),
+                    (config, directory, pid, guard_pid),
+                    services,
+                    (sites, resumes),
+                )| {
                     EventKind::RunStarted {
                         format: super::JOURNAL_FORMAT,
                         run_id: RunId::new(run_id),
@@ -101,6 +127,7 @@ fn of_run() -> BoxedStrategy<EventKind> {
                         guard_pid,
                         services,
                         sites,
+                        resumes,
                     }
                 }
             ),
@@ -200,10 +227,21 @@ fn of_sites() -> BoxedStrategy<EventKind> {
     let ends = vec![SiteStatus::Complete, SiteStatus::Failed, SiteStatus::Cancelled];
     prop_oneof![
         site().prop_map(|site| EventKind::SiteQueued { site }),
-        (site(), any::<u32>(), text()).prop_map(|(site, attempt, task_id)| EventKind::SiteDispatched {
-            site,
-            attempt,
-            task_id
+        (site(), any::<u32>(), text(), option::of(text())).prop_map(|(site, attempt, task_id, job_id)| {
+            EventKind::SiteDispatched {
+                site,
+                attempt,
+                task_id,
+                job_id: job_id.map(JobId::new),
+            }
+        }),
+        (site(), any::<u32>(), text(), option::of(text())).prop_map(|(site, attempt, task_id, job_id)| {
+            EventKind::SitePickedUp {
+                site,
+                attempt,
+                task_id,
+                job_id: job_id.map(JobId::new),
+            }
         }),
         (site(), text(), option::of(text()), counts(), any::<u64>()).prop_map(
             |(site, job_id, chord_id, counts, timeout_ms)| EventKind::SiteJobStarted {

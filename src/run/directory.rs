@@ -35,6 +35,19 @@ impl RunDirectory {
         Ok(Self { path })
     }
 
+    /// All that the state directory keeps, in no order.
+    ///
+    /// # Errors
+    /// They cannot be listed; that there are none is no error.
+    pub fn kept(state_dir: &Path) -> io::Result<Vec<Self>> {
+        let runs = match fs::read_dir(state_dir.join("runs")) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            listed => listed?,
+        };
+        runs.map(|entry| entry.map(|entry| Self { path: entry.path() }))
+            .collect()
+    }
+
     pub fn path(&self) -> &Path {
         &self.path
     }

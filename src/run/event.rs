@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::ids::{JobId, RunId, ServiceName, SiteName};
+use super::resumption::Resumption;
 
 /// One fact with its place in the run's order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -215,6 +216,9 @@ pub enum EventKind {
         guard_pid: i32,
         services: Vec<PlannedService>,
         sites: Vec<SiteName>,
+        /// The run that this one continues, with what it had done.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        resumes: Option<Resumption>,
     },
     /// Something a person should read that no other event says.
     Noticed {
@@ -366,11 +370,24 @@ pub enum EventKind {
     SiteQueued {
         site: SiteName,
     },
+    /// Journalled before its dispatch task is published, so that no job is under way of which the journal does not know.
     SiteDispatched {
         site: SiteName,
         /// 1 for the first.
         attempt: u32,
         task_id: String,
+        /// The job id that the task was given, if it takes one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job_id: Option<JobId>,
+    },
+    /// The job that an earlier run had dispatched is followed further; nothing is published.
+    SitePickedUp {
+        site: SiteName,
+        /// That of the earlier run.
+        attempt: u32,
+        task_id: String,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        job_id: Option<JobId>,
     },
     /// The dispatch task answered: the job is known.
     SiteJobStarted {

@@ -4,8 +4,10 @@
 
 use super::event::{Event, EventKind, Level, SiteStatus};
 use super::ids::{ServiceName, SiteName};
+use super::resumption::{Progress, SiteSoFar};
 use super::state::{
-    Header, LeftoversView, ProxiesView, ProxyCount, RunState, ServicePhase, ServiceView, SitePhase, SiteView, StopView,
+    Header, LeftoversView, ProxiesView, ProxyCount, Resumed, RunState, ServicePhase, ServiceView, SitePhase, SiteView,
+    StopView,
 };
 
 impl RunState {
@@ -32,6 +34,7 @@ impl RunState {
                 guard_pid,
                 services,
                 sites,
+                resumes,
             } => {
                 self.header = Some(Header {
                     run_id: run_id.clone(),
@@ -42,12 +45,21 @@ impl RunState {
                     directory: directory.clone(),
                     pid: *pid,
                     guard_pid: *guard_pid,
+                    resumes: resumes.as_ref().map(|resumption| resumption.run_id.clone()),
                 });
                 for service in services {
                     self.service(&service.name).oneshot = service.oneshot;
                 }
                 for site in sites {
                     self.site(site);
+                }
+                for SiteSoFar { site, progress } in resumes.iter().flat_map(|resumption| &resumption.sites) {
+                    if let Progress::Kept { counts } = progress {
+                        let view = self.site(site);
+                        view.phase = SitePhase::Complete;
+                        view.counts = *counts;
+                        view.resumed = Some(Resumed::Kept);
+                    }
                 }
             }
             EventKind::Noticed { level, message: _ } => match level {
@@ -200,16 +212,17 @@ impl RunState {
                 site,
                 attempt,
                 task_id: _,
+                job_id: _,
             } => {
-                // What an earlier attempt knew is not true of this one.
-                let view = self.site(site);
-                *view = SiteView {
-                    phase: SitePhase::Dispatching,
-                    attempt: *attempt,
-                    started: view.started.or(Some(now)),
-                    ..SiteView::waiting(site.clone())
-                };
+                let resumed = self.resumes().then_some(Resumed::Dispatched);
+                self.begin_attempt(site, *attempt, resumed);
             }
+            EventKind::SitePickedUp {
+                site,
+                attempt,
+                task_id: _,
+                job_id: _,
+            } => self.begin_attempt(site, *attempt, Some(Resumed::PickedUp)),
             EventKind::SiteJobStarted {
                 site,
                 job_id,
@@ -260,6 +273,23 @@ impl RunState {
                 view.reason.clone_from(reason);
             }
         }
+    }
+
+    fn resumes(&self) -> bool {
+        self.header.as_ref().is_some_and(|header| header.resumes.is_some())
+    }
+
+    /// What an earlier attempt knew is not true of this one.
+    fn begin_attempt(&mut self, site: &SiteName, attempt: u32, resumed: Option<Resumed>) {
+        let now = self.elapsed;
+        let view = self.site(site);
+        *view = SiteView {
+            phase: SitePhase::Dispatching,
+            attempt,
+            started: view.started.or(Some(now)),
+            resumed,
+            ..SiteView::waiting(site.clone())
+        };
     }
 
     /// The service of this name, made when an event is the first to tell of it.
@@ -321,6 +351,7 @@ mod tests {
                 site: site(),
                 attempt: 1,
                 task_id: "one".to_owned(),
+                job_id: None,
             },
             EventKind::SiteJobStarted {
                 site: site(),
@@ -349,6 +380,7 @@ mod tests {
                 site: site(),
                 attempt: 2,
                 task_id: "two".to_owned(),
+                job_id: None,
             },
         ]);
         let expected = SiteView {

@@ -4,7 +4,7 @@
 //! Not here: what the events mean ([`super::RunState`]) and who writes them ([`super::Recorder`]).
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -93,6 +93,17 @@ pub enum JournalError {
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Start {
     RunStarted { format: u32 },
+}
+
+/// A first event is shorter: one line of a run with ten thousand sites has two megabytes.
+const LONGEST_FIRST: u64 = 64 << 20;
+
+/// The first event of a journal; `None` where it has no whole one that this version knows.
+pub fn first_event(path: &Path) -> Option<Event> {
+    let mut line = Vec::new();
+    let mut file = BufReader::new(File::open(path).ok()?).take(LONGEST_FIRST);
+    file.read_until(b'\n', &mut line).ok()?;
+    serde_json::from_slice(&line).ok()
 }
 
 /// Reads a journal, tolerating a torn last line and kinds of a newer minor version.

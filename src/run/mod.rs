@@ -9,6 +9,7 @@ mod fold;
 mod ids;
 mod journal;
 mod recorder;
+mod resumption;
 mod state;
 
 #[cfg(test)]
@@ -17,8 +18,10 @@ pub use directory::RunDirectory;
 pub use event::*;
 pub use exit::describe_exit;
 pub use ids::{JobId, RunId, ServiceName, SiteName};
-pub use journal::{JOURNAL_FORMAT, Journal, JournalError, read_journal};
+pub use journal::{JOURNAL_FORMAT, Journal, JournalError, first_event, read_journal};
 pub use recorder::Recorder;
+pub use resumption::{JobSoFar, Progress, Resumption, SiteSoFar};
 pub use state::{
-    Header, LeftoversView, ProxiesView, ProxyCount, RunState, ServicePhase, ServiceView, SitePhase, SiteView, StopView,
+    Header, LeftoversView, ProxiesView, ProxyCount, Resumed, RunState, ServicePhase, ServiceView, SitePhase, SiteView,
+    StopView,
 };

@@ -45,6 +45,8 @@ pub struct Header {
     pub directory: PathBuf,
     pub pid: i32,
     pub guard_pid: i32,
+    /// The run that this one continues.
+    pub resumes: Option<RunId>,
 }
 
 /// Where a service is in its life.
@@ -162,6 +164,18 @@ impl SitePhase {
     }
 }
 
+/// What became of a site of the run that this one continues.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resumed {
+    /// It was complete and is not done again.
+    Kept,
+    /// Its job went on living in Redis and was followed to its end.
+    PickedUp,
+    /// It was dispatched anew, since it had failed, or nothing of its job was left, or it had not begun.
+    Dispatched,
+}
+
 /// One site.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct SiteView {
@@ -178,6 +192,8 @@ pub struct SiteView {
     /// Run time of its end, seconds.
     pub finished: Option<f64>,
     pub reason: Option<String>,
+    /// `None` in a run that continues no other, and before it is known.
+    pub resumed: Option<Resumed>,
 }
 
 impl SiteView {
@@ -194,6 +210,7 @@ impl SiteView {
             started: None,
             finished: None,
             reason: None,
+            resumed: None,
         }
     }
 }

@@ -16,7 +16,7 @@ use super::state::Role;
 use super::unknown_tasks::missing_tasks;
 use super::worker_command::{node_name, worker_argv};
 use super::worker_log::{Announced, BrokerAddress, announced_broker};
-use crate::celery::{Client, NodeName, Target};
+use crate::celery::{Client, Kept, NodeName, Target};
 use crate::config::{BeatMode, CeleryConfig, LivenessConfig};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::{EventKind, Level, Recorder, RunId, ServiceName};
@@ -53,6 +53,7 @@ pub struct Celery {
     required: BTreeSet<String>,
     /// Progress keys of jobs, as glob patterns, for the clean-up of an owned Redis.
     progress_patterns: Vec<String>,
+    kept: Kept,
     recorder: Recorder,
     first_start: AtomicBool,
     consumption: ConsumptionCare,
@@ -71,6 +72,8 @@ pub struct CelerySetup<'a> {
     pub rank: u32,
     pub required: BTreeSet<String>,
     pub progress_patterns: Vec<String>,
+    /// What is no leftover: it belongs to the run that this one continues.
+    pub kept: Kept,
     pub recorder: Recorder,
 }
 
@@ -113,6 +116,7 @@ impl Celery {
             order,
             required: setup.required,
             progress_patterns: setup.progress_patterns,
+            kept: setup.kept,
             recorder: setup.recorder,
             first_start: AtomicBool::new(true),
             consumption: ConsumptionCare::default(),
@@ -217,10 +221,13 @@ impl Celery {
         let queues: Vec<&str> = self.config.queues.iter().map(String::as_str).collect();
         let owned = self.connection.owned;
         let (left, progress) = if owned {
-            let left = self.client.remove_leftovers(&queues).await.map_err(asked)?;
+            let left = self.client.remove_leftovers(&queues, &self.kept).await.map_err(asked)?;
             (
                 left,
-                self.client.remove_keys(&self.progress_patterns).await.map_err(asked)?,
+                self.client
+                    .remove_keys(&self.progress_patterns, &self.kept)
+                    .await
+                    .map_err(asked)?,
             )
         } else {
             let left = self.client.leftovers(&queues).await.map_err(asked)?;

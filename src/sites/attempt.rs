@@ -1,4 +1,5 @@
-//! One attempt at one site: publish its dispatch task, follow the job to its end, keep its registry.
+//! One attempt at one site: publish its dispatch task (unless an earlier run has), follow the job to its end, keep its
+//! registry.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,14 +11,14 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
-use super::values::values;
+use super::values::{app_prefix, values};
 use crate::celery::{Link, Signal, Target, Task, TaskId};
 use crate::config::SiteConfig;
 use crate::follow::{
-    Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Rules, TemplateError, Told, fill, fill_text,
-    placeholders, publish,
+    Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Rules, TemplateError, Told, fill, placeholders,
+    publish,
 };
-use crate::run::{EventKind, JobId, SiteCounts};
+use crate::run::{EventKind, JobId, JobSoFar, SiteCounts};
 
 /// For each thing that is tidied up after the end.
 const TIDYING: Duration = Duration::from_secs(2);
@@ -33,7 +34,9 @@ pub(super) struct Attempt<'a> {
     number: u32,
     deadline: Instant,
     task: TaskId,
-    /// Random; the job's own as long as nothing else names one.
+    /// An earlier run has published it.
+    is_published: bool,
+    /// Random, or the earlier run's; the job's own as long as nothing else names one.
     job_id: JobId,
     /// What the registry should say.
     entry: watch::Sender<Entry>,
@@ -69,9 +72,27 @@ impl<'a> Attempt<'a> {
             number,
             deadline,
             task: TaskId::random(),
+            is_published: false,
             job_id: JobId::new(Uuid::new_v4().to_string()),
             entry: watch::Sender::new(entry),
             ours: Arc::default(),
+        }
+    }
+
+    /// Follows the job of an earlier run further.
+    pub(super) fn picked_up(
+        context: &'a Context,
+        desk: &'a Desk,
+        site: &'a SiteConfig,
+        job: &JobSoFar,
+        deadline: Instant,
+    ) -> Self {
+        let new = Self::new(context, desk, site, job.attempt, deadline);
+        Self {
+            task: TaskId::from(job.task_id.as_str()),
+            is_published: true,
+            job_id: job.job_id.clone().unwrap_or_else(|| new.job_id.clone()),
+            ..new
         }
     }
 
@@ -100,6 +121,12 @@ impl<'a> Attempt<'a> {
             .iter()
             .any(|name| name == "job_id");
         let own_job_id = given.then(|| self.job_id.clone());
+        if self.is_published {
+            let reopened = self.registry(&self.job_id).reopen(&self.context.celery).await;
+            if let Err(error) = reopened {
+                tracing::warn!(site = %self.site.name, %error, "the registry cannot be reopened");
+            }
+        }
         self.entry.send_modify(|entry| entry.job_id.clone_from(&own_job_id));
 
         let site = self.site.clone();
@@ -108,11 +135,12 @@ impl<'a> Attempt<'a> {
             dispatch: self.task.clone(),
             rules: Rules {
                 pool_file: false,
-                own_job_id,
+                picked_up: self.is_published,
+                own_job_id: own_job_id.clone(),
                 pace: site.pace,
                 deadline: self.deadline,
             },
-            keys_prefix: Box::new(move |job_id| keys_prefix(&site, job_id)),
+            keys_prefix: Box::new(move |job_id| app_prefix(&site, job_id)),
             pool_file: None,
             ours: Arc::clone(&self.ours),
         };
@@ -122,20 +150,32 @@ impl<'a> Attempt<'a> {
             job_id: None,
             ..Job::default()
         });
-        let link = Link::new(task);
-        if let Err(error) = publish(self.context, std::slice::from_ref(&link), self.deadline).await {
-            follower.abandon();
-            return Err(Failure::Told(format!(
-                "the dispatch task `{}` cannot be published: {error}",
-                call.task
-            )));
-        }
         let (site, task_id) = (self.site.name.clone(), self.task.as_str().to_owned());
-        self.context.recorder.emit(EventKind::SiteDispatched {
-            site,
-            attempt: self.number,
-            task_id,
-        });
+        let (attempt, job_id) = (self.number, own_job_id);
+        if self.is_published {
+            self.context.recorder.emit(EventKind::SitePickedUp {
+                site,
+                attempt,
+                task_id,
+                job_id,
+            });
+        } else {
+            // First, so that a run which dies right after publishing can be resumed.
+            self.context.recorder.emit(EventKind::SiteDispatched {
+                site,
+                attempt,
+                task_id,
+                job_id,
+            });
+            let link = Link::new(task);
+            if let Err(error) = publish(self.context, std::slice::from_ref(&link), self.deadline).await {
+                follower.abandon();
+                return Err(Failure::Told(format!(
+                    "the dispatch task `{}` cannot be published: {error}",
+                    call.task
+                )));
+            }
+        }
         let mut tell = |told| self.tell(told);
         tokio::select! {
             biased;
@@ -210,12 +250,12 @@ impl<'a> Attempt<'a> {
     /// What a stop must know of this attempt.
     fn note_in_flight(&self, job: &Job) {
         let job_id = job.job_id.clone().unwrap_or_else(|| self.job_id.clone());
-        let prefix = keys_prefix(self.site, &job_id).unwrap_or_default();
+        let prefix = app_prefix(self.site, &job_id).unwrap_or_default();
         self.context.in_flight.site_attempted(&self.site.name, job_id, prefix);
     }
 
     fn registry(&self, job_id: &JobId) -> Registry {
-        let app_prefix = keys_prefix(self.site, job_id).unwrap_or_default();
+        let app_prefix = app_prefix(self.site, job_id).unwrap_or_default();
         Registry::new(&self.site.name, job_id, &app_prefix)
     }
 
@@ -287,9 +327,4 @@ impl<'a> Attempt<'a> {
             tracing::warn!(site = %self.site.name, %error, "the registry cannot be written");
         }
     }
-}
-
-/// `None` when the template cannot be filled, which a checked configuration rules out.
-fn keys_prefix(site: &SiteConfig, job_id: &JobId) -> Option<String> {
-    fill_text(&site.keys, &values(site, job_id)).ok()
 }

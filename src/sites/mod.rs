@@ -11,4 +11,4 @@ pub use crate::follow::Context;
 pub use cancel::cancel;
 pub use registry::{Registry, RegistryStatus};
 pub use scheduler::{SiteReport, run_all};
-pub use values::values;
+pub use values::{key_prefixes, values};

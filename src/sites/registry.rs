@@ -66,6 +66,31 @@ impl Registry {
         }
     }
 
+    /// The begin of its keys.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// Prepares the registry of a job that an earlier run had under way: what that orch said of its state is not to be
+    /// taken for the app's word. An end that the app has told stays.
+    pub async fn reopen(&self, client: &Client) -> celery::Result<()> {
+        let status = format!("{}status", self.prefix);
+        let mut get = redis::pipe();
+        get.cmd("GET").arg(&status);
+        let (value,): (Option<Vec<u8>>,) = client.backend_query("read the registry of a job", &get).await?;
+        let ends = [RegistryStatus::Complete, RegistryStatus::Failed].map(|end| end.as_str().as_bytes());
+        if value.is_none_or(|value| ends.contains(&value.as_slice())) {
+            return Ok(());
+        }
+        let mut remove = redis::pipe();
+        remove
+            .cmd("DEL")
+            .arg(&status)
+            .arg(format!("{}completed_at", self.prefix))
+            .ignore();
+        client.backend_query("reopen the registry of a job", &remove).await
+    }
+
     /// Writes what is known; gives the values that orch itself has put under the app's names, in the order of
     /// [`SUFFIXES`], so that they are not taken for the app's.
     pub async fn write(
@@ -111,8 +136,10 @@ impl Registry {
     /// A counter that the app may still count up must not be created under its feet.
     fn values(&self, status: RegistryStatus, counts: SiteCounts) -> Vec<Option<String>> {
         let count = |count: Option<u64>| count.map(|count| count.to_string());
+        // A cancelled job may be picked up by a later run, and its app counts on.
+        let may_count_on = !status.is_end() || status == RegistryStatus::Cancelled;
         let counted = |value: Option<u64>| {
-            if self.shared && !status.is_end() {
+            if self.shared && may_count_on {
                 None
             } else {
                 count(value)

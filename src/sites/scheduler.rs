@@ -56,13 +56,27 @@ pub async fn run_all(context: &Context, sites: Vec<SiteConfig>, max_parallel: us
 async fn run_one(context: &Context, desk: &Desk, site: &SiteConfig) -> SiteReport {
     let begun = Instant::now();
     let deadline = begun + site.timeout;
-    let mut number = 1;
+    let mut under_way = context.earlier.get(&site.name);
+    let mut number = under_way.map_or(1, |job| job.attempt);
+    let mut retries = site.retries;
     let (failure, counts) = loop {
         context.in_flight.site_begun(&site.name, begun, number);
-        let (failure, counts) = Attempt::new(context, desk, site, number, deadline).run().await;
+        let picked_up = under_way.take();
+        let attempt = match picked_up {
+            Some(job) => Attempt::picked_up(context, desk, site, job, deadline),
+            None => Attempt::new(context, desk, site, number, deadline),
+        };
+        let (failure, counts) = attempt.run().await;
         let Some(failure) = failure else { break (None, counts) };
         let left = deadline.saturating_duration_since(Instant::now());
-        let Some(pause) = pause_before_retry(&failure, number, site.retries, site.retry_backoff, left) else {
+        let pause = if picked_up.is_some() {
+            // What has become of an earlier run's job is no reason not to do the site: this is its first attempt.
+            retries = retries.saturating_add(number);
+            Some(Duration::ZERO).filter(|_| !left.is_zero())
+        } else {
+            pause_before_retry(&failure, number, retries, site.retry_backoff, left)
+        };
+        let Some(pause) = pause else {
             break (Some(failure), counts);
         };
         number += 1;

@@ -2,7 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::registry::Registry;
 use crate::config::SiteConfig;
+use crate::follow::fill_text;
 use crate::run::JobId;
 
 /// The values of one attempt.
@@ -12,4 +14,19 @@ pub fn values(site: &SiteConfig, job_id: &JobId) -> Map<String, Value> {
     values.insert("start_urls".to_owned(), site.start_urls.clone().into());
     values.insert("job_id".to_owned(), job_id.as_str().into());
     values
+}
+
+/// The begin of the app's own keys for a job; `None` when the template cannot be filled, which a checked configuration
+/// rules out.
+pub(super) fn app_prefix(site: &SiteConfig, job_id: &JobId) -> Option<String> {
+    fill_text(&site.keys, &values(site, job_id)).ok()
+}
+
+/// The begins of all keys of a job: the app's and the registry's.
+pub fn key_prefixes(site: &SiteConfig, job_id: &JobId) -> Vec<String> {
+    let app = app_prefix(site, job_id);
+    let registry = Registry::new(&site.name, job_id, app.as_deref().unwrap_or_default());
+    let mut prefixes = vec![registry.prefix().to_owned()];
+    prefixes.extend(app.filter(|app| *app != prefixes[0] && !app.is_empty()));
+    prefixes
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use jiff::tz::TimeZone;
 
 use super::text::{clock, count, plural, printable, span};
-use crate::run::{Event, EventKind, FollowStage, Level, RunState, SiteCounts, SiteName, SiteStatus, StopReason};
+use crate::run::{
+    Event, EventKind, FollowStage, Level, Progress, Resumption, RunState, SiteCounts, SiteName, SiteStatus, StopReason,
+};
 
 /// Seconds between two progress lines of one site.
 const PROGRESS_PAUSE: f64 = 15.0;
@@ -57,9 +59,14 @@ impl PlainView {
                 run_id,
                 instance,
                 directory,
+                resumes,
                 ..
             } => {
-                format!("run {run_id} of instance {instance}; logs in {}", directory.display())
+                let begun = format!("run {run_id} of instance {instance}; logs in {}", directory.display());
+                match resumes {
+                    Some(resumption) => format!("{begun}\n{}", resumed(resumption)),
+                    None => begun,
+                }
             }
             EventKind::Noticed { level, message } => match level {
                 Level::Info => message.clone(),
@@ -214,6 +221,9 @@ impl PlainView {
                 1 => format!("{site}: dispatched"),
                 attempt => format!("{site}: dispatched, attempt {attempt}"),
             },
+            EventKind::SitePickedUp { site, task_id, .. } => {
+                format!("{site}: picked up, its dispatch task is {task_id}")
+            }
             EventKind::SiteJobStarted {
                 site,
                 job_id,
@@ -313,4 +323,14 @@ fn described(counts: &SiteCounts) -> String {
     } else {
         parts.join(", ")
     }
+}
+/// What a run takes over from the one that it continues.
+fn resumed(Resumption { run_id, sites }: &Resumption) -> String {
+    let sites_that = |is: fn(&Progress) -> bool| sites.iter().filter(|so_far| is(&so_far.progress)).count() as u64;
+    format!(
+        "resumes run {run_id}: {} complete, {} under way, {} to do",
+        plural(sites_that(|progress| matches!(progress, Progress::Kept { .. })), "site"),
+        sites_that(|progress| matches!(progress, Progress::InFlight(_))),
+        sites_that(|progress| matches!(progress, Progress::ToDo)),
+    )
 }

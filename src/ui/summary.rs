@@ -2,7 +2,7 @@
 
 use super::paint::{Tone, columns, padded, painted};
 use super::text::{count, one_line, plural, printable, span};
-use crate::run::{Command, Outcome, RunState, ServicePhase, SitePhase, SiteView};
+use crate::run::{Command, Outcome, Resumed, RunState, ServicePhase, SitePhase, SiteView};
 
 /// The summary's lines; `quiet` leaves out what went well, `color` paints the words that say how it went.
 pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
@@ -13,7 +13,16 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
         .filter(|site| !quiet || site.phase != SitePhase::Complete)
         .collect();
     if !shown.is_empty() {
-        lines.extend(table(&shown, state.elapsed, color));
+        lines.extend(table(&shown, state, color));
+    }
+    if let (Some(from), false) = (resumed_run(state), quiet) {
+        let sites_that = |were| state.sites.iter().filter(|site| site.resumed == Some(were)).count() as u64;
+        lines.push(format!(
+            "resumed run {from}: {} kept, {} picked up, {} dispatched",
+            plural(sites_that(Resumed::Kept), "site"),
+            sites_that(Resumed::PickedUp),
+            sites_that(Resumed::Dispatched)
+        ));
     }
     for service in state
         .services
@@ -91,7 +100,15 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
     lines
 }
 
-fn table(sites: &[&SiteView], now: f64, color: bool) -> Vec<String> {
+/// The run that this one continues.
+fn resumed_run(state: &RunState) -> Option<String> {
+    let header = state.header.as_ref()?;
+    header.resumes.as_ref().map(|run_id| one_line(run_id.as_str()))
+}
+
+fn table(sites: &[&SiteView], state: &RunState, color: bool) -> Vec<String> {
+    let now = state.elapsed;
+    let from = resumed_run(state).unwrap_or_default();
     let header = ["SITE", "STATUS", "CHUNKS", "RESULTS", "ERRORS", "TIME", "REASON"].map(str::to_owned);
     let mut rows = vec![header.to_vec()];
     for site in sites {
@@ -103,11 +120,12 @@ fn table(sites: &[&SiteView], now: f64, color: bool) -> Vec<String> {
             || "-".to_owned(),
             |started| span(site.finished.unwrap_or(now) - started),
         );
-        let reason = site
-            .reason
-            .as_deref()
-            .and_then(|reason| reason.lines().next())
-            .unwrap_or_default();
+        let reason = match (&site.reason, site.resumed) {
+            (Some(reason), _) => reason.lines().next().unwrap_or_default().to_owned(),
+            (None, Some(Resumed::Kept)) => format!("kept from run {from}"),
+            (None, Some(Resumed::PickedUp)) => format!("picked up from run {from}"),
+            (None, Some(Resumed::Dispatched) | None) => String::new(),
+        };
         rows.push(vec![
             one_line(site.name.as_str()),
             status(site.phase).to_owned(),
@@ -115,7 +133,7 @@ fn table(sites: &[&SiteView], now: f64, color: bool) -> Vec<String> {
             count(site.counts.results),
             count(site.counts.errors),
             time,
-            printable(reason),
+            printable(&reason),
         ]);
     }
     let width = |column: usize| {

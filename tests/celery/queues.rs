@@ -1,8 +1,8 @@
 //! Where tasks are, and what is left of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
-use orch::celery::{Leftovers, Task, TaskId, Whereabouts};
+use orch::celery::{Kept, Leftovers, Task, TaskId, Whereabouts};
 use serde_json::json;
 
 use crate::scene::{Scene, node, run, until_started};
@@ -166,7 +166,13 @@ fn leftovers_are_counted_and_removed_and_nothing_else() {
         };
         let queues = ["celery", "empty"];
         assert_eq!(client.leftovers(&queues).await.expect("Redis is up"), there);
-        assert_eq!(client.remove_leftovers(&queues).await.expect("Redis is up"), there);
+        assert_eq!(
+            client
+                .remove_leftovers(&queues, &Kept::default())
+                .await
+                .expect("Redis is up"),
+            there
+        );
         assert!(client.leftovers(&queues).await.expect("Redis is up").is_empty());
 
         let keys = |redis: &mut redis::Connection| -> Vec<String> {
@@ -185,5 +191,80 @@ fn leftovers_are_counted_and_removed_and_nothing_else() {
         for key in ["unacked", "unacked_index", "celery", "celery\u{6}\u{16}9"] {
             assert!(!broker.iter().any(|kept| kept == key), "{key} is still there");
         }
+    });
+}
+
+#[test]
+fn what_belongs_to_kept_jobs_stays_where_it_was_and_in_its_order() {
+    let mut scene = Scene::new();
+    run(async {
+        let client = scene.client.clone();
+        let mut events = client.events().await.expect("Redis is up");
+        let held = [(); 2].map(|()| Task::new("wire_app.sleep_late").args([json!(60)]));
+        for task in &held {
+            client.publish(task).await.expect("Redis is up");
+            until_started(&mut events, &task.id).await;
+        }
+        scene.worker.take().expect("started").process.kill();
+        // More than one page of a read.
+        let tasks: Vec<Task> = (0..1100).map(|_| sleeper(1)).collect();
+        client.publish_batch(&tasks).await.expect("Redis is up");
+        let kept_tasks: Vec<&TaskId> = tasks.iter().step_by(3).map(|task| &task.id).collect();
+        let mut roots: HashSet<TaskId> = kept_tasks.iter().map(|id| (*id).clone()).collect();
+        roots.insert(held[1].id.clone());
+        let kept = Kept {
+            roots,
+            key_prefixes: vec!["scrape_books:j1:".to_owned()],
+        };
+        let mut backend = scene.redis.connection(1);
+        for key in [
+            "scrape_books:j1:status",
+            "scrape_books:j10:status",
+            "celery-taskset-meta-7f.j",
+        ] {
+            redis::cmd("SET")
+                .arg(key)
+                .arg("x")
+                .exec(&mut backend)
+                .expect("Redis is up");
+        }
+
+        let removed = client.remove_leftovers(&["celery"], &kept).await.expect("Redis is up");
+        let expected = Leftovers {
+            queued: BTreeMap::from([("celery".to_owned(), (tasks.len() - kept_tasks.len()) as u64)]),
+            unacked: 1,
+            ..Leftovers::default()
+        };
+        assert_eq!(removed, expected);
+        let mut broker = scene.redis.connection(0);
+        let left: Vec<String> = redis::cmd("LRANGE")
+            .arg("celery")
+            .arg(0)
+            .arg(-1)
+            .query(&mut broker)
+            .expect("Redis is up");
+        let ids: Vec<String> = left
+            .iter()
+            .rev()
+            .map(|item| {
+                let message: serde_json::Value = serde_json::from_str(item).expect("JSON");
+                message["headers"]["id"].as_str().expect("an id").to_owned()
+            })
+            .collect();
+        assert_eq!(ids, kept_tasks.iter().map(|id| id.as_str()).collect::<Vec<_>>());
+        let place = client.locate(&held[1].id, &["celery"]).await.expect("Redis is up");
+        assert_eq!(place, Whereabouts::Unacked);
+
+        let patterns = ["scrape_books:*".to_owned()];
+        assert_eq!(client.remove_keys(&patterns, &kept).await.expect("Redis is up"), 1);
+        let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut backend).expect("Redis is up");
+        assert!(keys.contains(&"scrape_books:j1:status".to_owned()), "{keys:?}");
+        assert!(keys.contains(&"celery-taskset-meta-7f.j".to_owned()), "{keys:?}");
+
+        // Once more: nothing is left to remove, and nothing of the kept is lost.
+        let nothing = client.remove_leftovers(&["celery"], &kept).await.expect("Redis is up");
+        assert!(nothing.is_empty(), "{nothing:?}");
+        let depth: u64 = client.queue_depth("celery").await.expect("Redis is up").values().sum();
+        assert_eq!(depth, kept_tasks.len() as u64);
     });
 }

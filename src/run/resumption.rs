@@ -1,0 +1,329 @@
+//! What a run that ended early has left to do, as its journal tells: the first half of a resume, without processes.
+//!
+//! The new run's first event carries all of it, so that a run which is resumed and dies in its turn can be resumed from
+//! its own journal alone. Not here: whether a job still lives in Redis (`sites` looks when it picks one up).
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
+use super::ids::{JobId, RunId, SiteName};
+
+/// A run that is continued, and how far it had come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resumption {
+    /// The run that ended early.
+    pub run_id: RunId,
+    /// Its sites, in its order.
+    pub sites: Vec<SiteSoFar>,
+}
+
+/// How far one site had come.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SiteSoFar {
+    pub site: SiteName,
+    #[serde(flatten)]
+    pub progress: Progress,
+}
+
+/// What is to be done about a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "so_far", rename_all = "snake_case")]
+pub enum Progress {
+    /// Complete: it is kept.
+    Kept { counts: SiteCounts },
+    /// A job was under way: it is picked up where its tasks still live.
+    InFlight(JobSoFar),
+    /// Never begun, or failed: it is dispatched.
+    ToDo,
+}
+
+/// A job that was under way.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobSoFar {
+    /// 1 for the first.
+    pub attempt: u32,
+    /// The dispatch task, and the root of all others.
+    pub task_id: String,
+    /// As orch gave it to the task, or as the task told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub job_id: Option<JobId>,
+}
+
+impl Resumption {
+    /// Reads it from a run's events; `None` when they begin no `orch run`.
+    ///
+    /// A site whose cancellation was the last that was heard of it counts as in flight: a stop leaves queued tasks in
+    /// Redis.
+    pub fn of(events: &[Event]) -> Option<Self> {
+        let mut events = events.iter().map(|event| &event.kind);
+        let Some(EventKind::RunStarted {
+            run_id,
+            command: Command::Run,
+            sites,
+            resumes,
+            ..
+        }) = events.next()
+        else {
+            return None;
+        };
+        let before = resumes.iter().flat_map(|resumed| &resumed.sites);
+        let mut progress: BTreeMap<SiteName, Progress> = before
+            .map(|so_far| (so_far.site.clone(), so_far.progress.clone()))
+            .collect();
+        for kind in events {
+            let (site, now) = match kind {
+                EventKind::SiteDispatched {
+                    site,
+                    attempt,
+                    task_id,
+                    job_id,
+                }
+                | EventKind::SitePickedUp {
+                    site,
+                    attempt,
+                    task_id,
+                    job_id,
+                } => {
+                    let job = JobSoFar {
+                        attempt: *attempt,
+                        task_id: task_id.clone(),
+                        job_id: job_id.clone(),
+                    };
+                    (site, Progress::InFlight(job))
+                }
+                EventKind::SiteJobStarted { site, job_id, .. } => {
+                    if let Some(Progress::InFlight(job)) = progress.get_mut(site) {
+                        job.job_id = Some(job_id.clone());
+                    }
+                    continue;
+                }
+                EventKind::SiteRetrying { site, .. } => (site, Progress::ToDo),
+                EventKind::SiteFinished {
+                    site, status, counts, ..
+                } => match status {
+                    SiteStatus::Complete => (site, Progress::Kept { counts: *counts }),
+                    SiteStatus::Failed => (site, Progress::ToDo),
+                    SiteStatus::Cancelled => continue,
+                },
+                _ => continue,
+            };
+            progress.insert(site.clone(), now);
+        }
+        let sites = sites.iter().map(|site| SiteSoFar {
+            site: site.clone(),
+            progress: progress.remove(site).unwrap_or(Progress::ToDo),
+        });
+        Some(Self {
+            run_id: run_id.clone(),
+            sites: sites.collect(),
+        })
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_complete(&self) -> bool {
+        self.sites
+            .iter()
+            .all(|so_far| matches!(so_far.progress, Progress::Kept { .. }))
+    }
+
+    /// The jobs that were under way.
+    pub fn jobs(&self) -> impl Iterator<Item = (&SiteName, &JobSoFar)> {
+        self.sites.iter().filter_map(|so_far| match &so_far.progress {
+            Progress::InFlight(job) => Some((&so_far.site, job)),
+            Progress::Kept { .. } | Progress::ToDo => None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(site: &str) -> SiteName {
+        SiteName::new(site)
+    }
+
+    fn journal(resumes: Option<Resumption>, kinds: impl IntoIterator<Item = EventKind>) -> Vec<Event> {
+        let started = EventKind::RunStarted {
+            format: super::super::JOURNAL_FORMAT,
+            run_id: "first".into(),
+            command: Command::Run,
+            version: String::new(),
+            instance: String::new(),
+            config: "orch.toml".into(),
+            directory: "runs/first".into(),
+            pid: 1,
+            guard_pid: 2,
+            services: Vec::new(),
+            sites: ["a", "b", "c"].map(SiteName::from).to_vec(),
+            resumes,
+        };
+        let events = std::iter::once(started).chain(kinds).zip(1..);
+        events
+            .map(|(kind, seq)| Event {
+                seq,
+                at: 0.0,
+                elapsed: 0.0,
+                kind,
+            })
+            .collect()
+    }
+
+    fn dispatched(site: &str, attempt: u32) -> EventKind {
+        EventKind::SiteDispatched {
+            site: name(site),
+            attempt,
+            task_id: format!("{site}{attempt}"),
+            job_id: None,
+        }
+    }
+
+    fn job_started(site: &str) -> EventKind {
+        EventKind::SiteJobStarted {
+            site: name(site),
+            job_id: JobId::new("job"),
+            chord_id: None,
+            counts: SiteCounts::default(),
+            timeout_ms: 1,
+        }
+    }
+
+    fn retrying(site: &str) -> EventKind {
+        EventKind::SiteRetrying {
+            site: name(site),
+            attempt: 2,
+            backoff_ms: 1,
+            reason: "x".into(),
+        }
+    }
+
+    fn finished(site: &str, status: SiteStatus) -> EventKind {
+        EventKind::SiteFinished {
+            site: name(site),
+            status,
+            counts: counts(),
+            elapsed_ms: 1,
+            reason: None,
+        }
+    }
+
+    fn counts() -> SiteCounts {
+        SiteCounts {
+            results: Some(7),
+            ..SiteCounts::default()
+        }
+    }
+
+    fn in_flight(site: &str, attempt: u32, job_id: Option<&str>) -> Progress {
+        Progress::InFlight(JobSoFar {
+            attempt,
+            task_id: format!("{site}{attempt}"),
+            job_id: job_id.map(JobId::new),
+        })
+    }
+
+    fn progress(events: &[Event]) -> Vec<Progress> {
+        let resumption = Resumption::of(events).unwrap();
+        resumption.sites.into_iter().map(|so_far| so_far.progress).collect()
+    }
+
+    #[test]
+    fn each_site_is_where_its_last_event_left_it() {
+        let kept = || Progress::Kept { counts: counts() };
+        for (kinds, expected) in [
+            (vec![], Progress::ToDo),
+            (vec![EventKind::SiteQueued { site: name("a") }], Progress::ToDo),
+            (vec![dispatched("a", 1)], in_flight("a", 1, None)),
+            (
+                vec![dispatched("a", 1), job_started("a")],
+                in_flight("a", 1, Some("job")),
+            ),
+            (vec![dispatched("a", 1), retrying("a")], Progress::ToDo),
+            (
+                vec![dispatched("a", 1), retrying("a"), dispatched("a", 2)],
+                in_flight("a", 2, None),
+            ),
+            (vec![dispatched("a", 1), finished("a", SiteStatus::Complete)], kept()),
+            (
+                vec![dispatched("a", 1), finished("a", SiteStatus::Failed)],
+                Progress::ToDo,
+            ),
+            (
+                vec![dispatched("a", 1), finished("a", SiteStatus::Cancelled)],
+                in_flight("a", 1, None),
+            ),
+            (vec![finished("a", SiteStatus::Cancelled)], Progress::ToDo),
+        ] {
+            let shown = format!("{kinds:?}");
+            assert_eq!(
+                progress(&journal(None, kinds)),
+                [expected, Progress::ToDo, Progress::ToDo],
+                "{shown}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_run_that_was_resumed_needs_no_journal_but_its_own() {
+        let first = journal(
+            None,
+            [
+                dispatched("a", 1),
+                dispatched("b", 1),
+                finished("a", SiteStatus::Complete),
+            ],
+        );
+        let resumed = Resumption::of(&first);
+        // It died at once.
+        let second = journal(resumed.clone(), []);
+        assert_eq!(progress(&second), progress(&first));
+        // It found nothing of b, and died again.
+        let third = journal(resumed, [retrying("b"), dispatched("b", 2)]);
+        assert_eq!(
+            progress(&third),
+            [
+                Progress::Kept { counts: counts() },
+                in_flight("b", 2, None),
+                Progress::ToDo
+            ]
+        );
+    }
+
+    #[test]
+    fn what_began_no_orch_run_cannot_be_resumed() {
+        assert_eq!(Resumption::of(&[]), None);
+        assert_eq!(Resumption::of(&journal(None, [])[1..]), None);
+        let mut up = journal(None, []);
+        if let EventKind::RunStarted { command, .. } = &mut up[0].kind {
+            *command = Command::Up;
+        }
+        assert_eq!(Resumption::of(&up), None);
+    }
+
+    #[test]
+    fn it_survives_the_journal() {
+        let resumption = Resumption {
+            run_id: "first".into(),
+            sites: vec![
+                SiteSoFar {
+                    site: name("imot.bg"),
+                    progress: Progress::Kept { counts: counts() },
+                },
+                SiteSoFar {
+                    site: name("b"),
+                    progress: in_flight("b", 1, Some("job")),
+                },
+                SiteSoFar {
+                    site: name("c"),
+                    progress: Progress::ToDo,
+                },
+            ],
+        };
+        let text = serde_json::to_string(&resumption).unwrap();
+        assert_eq!(serde_json::from_str::<Resumption>(&text).unwrap(), resumption);
+        assert!(!resumption.is_complete());
+        assert_eq!(resumption.jobs().count(), 1);
+    }
+}

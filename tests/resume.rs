@@ -1,0 +1,220 @@
+//! `orch run --resume`: what a dead run had finished is kept, what it had under way is picked up, the rest is done.
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use support::bookshop;
+use support::orch::{Ended, Orch, Project};
+
+const CHUNKS: u64 = 120;
+
+/// Three sites, two at a time: `small` ends soon, `large` is long under way, `late` waits for its turn.
+fn project() -> Project {
+    let site = |name: &str, chunks: u64, seconds: f64| {
+        format!(
+            r#"
+[sites.{name}]
+dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "{{job_id}}", chunks = {chunks}, seconds = {seconds:?}, ledger = "ledger.{name}" }} }}
+"#
+        )
+    };
+    let configuration = [
+        "[orch]\nmax_parallel_sites = 2\n[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"chaos_app\"\nconcurrency = 4\n\
+         acks_late = true\n"
+            .to_owned(),
+        site("small", 4, 0.05),
+        site("large", CHUNKS, 0.1),
+        site("late", 40, 0.1),
+    ]
+    .concat();
+    bookshop::project_with("chaos_app", &configuration)
+}
+
+/// Runs until `small` is complete, `large` has some chunks and `late` is under way as well.
+fn run_to_the_middle(project: &Project) -> (Orch<'_>, String) {
+    let mut orch = project.orch(&["run"]);
+    let run_id = orch.wait_for("the start", |event| event["event"] == "run_started")["run_id"].clone();
+    orch.wait_for("a finished site", |event| {
+        event["event"] == "site_finished" && event["site"] == "small"
+    });
+    orch.wait_for("the last site's job", |event| {
+        event["event"] == "site_job_started" && event["site"] == "late"
+    });
+    orch.wait_for("progress", |event| {
+        event["event"] == "site_progressed"
+            && event["site"] == "large"
+            && event["counts"]["completed_chunks"]
+                .as_u64()
+                .is_some_and(|done| done >= 8)
+    });
+    (orch, run_id.as_str().expect("text").to_owned())
+}
+
+/// Sites of the events of one kind.
+fn sites_of(ended: &Ended, kind: &str) -> Vec<String> {
+    let events = ended.events_of(kind);
+    let mut sites: Vec<String> = events
+        .iter()
+        .map(|event| event["site"].as_str().expect("text").to_owned())
+        .collect();
+    sites.sort_unstable();
+    sites
+}
+
+/// How often each chunk of a site was done.
+fn ledger(project: &Project, site: &str) -> BTreeMap<u64, u64> {
+    let text = fs::read_to_string(project.file(&format!("ledger.{site}"))).unwrap_or_default();
+    let mut times = BTreeMap::new();
+    for number in text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()) {
+        *times.entry(number).or_default() += 1;
+    }
+    times
+}
+
+fn summary(ended: &Ended) -> Value {
+    let directory = ended.events[0]["directory"].as_str().expect("a directory");
+    let text = fs::read(format!("{directory}/summary.json")).expect("summary.json");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+fn site<'a>(summary: &'a Value, name: &str) -> &'a Value {
+    let mut sites = summary["sites"].as_array().expect("sites").iter();
+    sites.find(|site| site["name"] == name).expect("the site")
+}
+
+/// That all sites are complete, with every chunk counted; `resumed` tells what became of each.
+#[track_caller]
+fn expect_complete(project: &Project, ended: &Ended, from: &str, resumed: [(&str, u64, &str); 3]) {
+    ended.expect_code(0);
+    let summary = summary(ended);
+    assert_eq!(summary["header"]["resumes"], from);
+    for (name, chunks, how) in resumed {
+        let view = site(&summary, name);
+        assert_eq!(view["phase"], "complete", "{view}");
+        assert_eq!(view["resumed"], how, "{view}\n{}", ended.stdout);
+        assert_eq!(view["counts"]["completed_chunks"], chunks, "{view}");
+        let done = ledger(project, name);
+        assert_eq!(done.len() as u64, chunks, "{name}: {done:?}");
+    }
+    assert!(
+        ended.stdout.contains(&format!("resumed run {from}: ")),
+        "{}",
+        ended.stdout
+    );
+}
+
+#[test]
+fn a_run_that_was_killed_goes_on_where_it_was() {
+    let project = project();
+    let (orch, run_id) = run_to_the_middle(&project);
+    orch.signal(Signal::SIGKILL);
+    assert_eq!(orch.finish().signal, Some(9));
+
+    // One that dies before it has come to the sites loses nothing of what it took over.
+    let mut orch = project.orch(&["run", "--resume"]);
+    let second = orch.wait_for("the start", |event| event["event"] == "run_started");
+    assert_eq!(second["resumes"]["run_id"], run_id.as_str());
+    orch.signal(Signal::SIGKILL);
+    assert_eq!(orch.finish().signal, Some(9));
+
+    let ended = project.orch(&["run", "--resume"]).finish();
+    let second = second["run_id"].as_str().expect("text");
+    let expected = [
+        ("small", 4, "kept"),
+        ("large", CHUNKS, "picked_up"),
+        ("late", 40, "picked_up"),
+    ];
+    expect_complete(&project, &ended, second, expected);
+    assert_eq!(sites_of(&ended, "site_picked_up"), ["large", "late"]);
+    assert_eq!(sites_of(&ended, "site_dispatched"), [""; 0]);
+    // Warm as the stop was, and acknowledged late as the tasks are: at most what was running is done again.
+    let again: u64 = ledger(&project, "large").values().map(|times| times - 1).sum();
+    assert!(again <= 8, "{again} chunks were done again");
+
+    let nothing = project.orch(&["run", "--resume"]).finish();
+    nothing.expect_code(0);
+    assert!(nothing.stderr.contains("nothing is left to do"), "{}", nothing.stderr);
+    assert!(nothing.events.is_empty(), "no run was begun");
+}
+
+#[test]
+fn a_run_that_was_interrupted_goes_on_where_it_was() {
+    let project = project();
+    let (orch, run_id) = run_to_the_middle(&project);
+    orch.signal(Signal::SIGINT);
+    let interrupted = orch.finish();
+    interrupted.expect_code(130);
+    assert_eq!(sites_of(&interrupted, "site_finished"), ["large", "late", "small"]);
+
+    let ended = project.orch(&["run", "--resume", &run_id[..6]]).finish();
+    let expected = [
+        ("small", 4, "kept"),
+        ("large", CHUNKS, "picked_up"),
+        ("late", 40, "picked_up"),
+    ];
+    expect_complete(&project, &ended, &run_id, expected);
+}
+
+#[test]
+fn jobs_that_are_gone_are_dispatched_anew() {
+    let project = project();
+    let (orch, run_id) = run_to_the_middle(&project);
+    orch.signal(Signal::SIGKILL);
+    assert_eq!(orch.finish().signal, Some(9));
+    fs::remove_dir_all(project.state_dir().join("redis")).expect("Redis' data");
+
+    let ended = project.orch(&["run", "--resume"]).finish();
+    let expected = [
+        ("small", 4, "kept"),
+        ("large", CHUNKS, "dispatched"),
+        ("late", 40, "dispatched"),
+    ];
+    expect_complete(&project, &ended, &run_id, expected);
+    assert_eq!(sites_of(&ended, "site_picked_up"), ["large", "late"]);
+    let retried = ended.events_of("site_retrying");
+    let told = retried.first().expect("why")["reason"].as_str().expect("text");
+    assert!(told.contains("nothing is left of the earlier run's job"), "{told}");
+}
+
+#[test]
+fn a_run_beside_an_instance_that_is_up_picks_up_what_went_on_without_it() {
+    let project = project();
+    let mut up = project.orch(&["up"]);
+    up.wait_for_service("service_ready", "celery");
+    let (orch, run_id) = run_to_the_middle(&project);
+    orch.signal(Signal::SIGKILL);
+    assert_eq!(orch.finish().signal, Some(9));
+    let ended = project.orch(&["run", "--resume"]).finish();
+    let expected = [
+        ("small", 4, "kept"),
+        ("large", CHUNKS, "picked_up"),
+        ("late", 40, "picked_up"),
+    ];
+    expect_complete(&project, &ended, &run_id, expected);
+    let again: u64 = ledger(&project, "large").values().map(|times| times - 1).sum();
+    assert_eq!(again, 0, "nothing was interrupted");
+    up.signal(Signal::SIGTERM);
+    up.finish().expect_code(143);
+}
+
+#[test]
+fn what_cannot_be_resumed_is_refused_with_2() {
+    let project = project();
+    for (arguments, told) in [
+        (vec!["run", "--resume"], "there is no run to resume"),
+        (vec!["run", "--resume", "0123"], "there is no run 0123"),
+    ] {
+        let ended = project.orch(&arguments).finish();
+        ended.expect_code(2);
+        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+    }
+}
