@@ -259,3 +259,49 @@ fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
         }
     }
 }
+
+/// The part of the append-only file that is being appended to.
+fn append_only_file(project: &Project) -> std::path::PathBuf {
+    let directory = project.state_dir().join("redis/data/appendonlydir");
+    let files = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
+    let mut parts: Vec<_> = files
+        .filter(|path| path.to_string_lossy().ends_with(".incr.aof"))
+        .collect();
+    assert_eq!(parts.len(), 1, "{parts:?}");
+    parts.remove(0)
+}
+
+/// What a crash of the machine in the middle of a write leaves is loaded up to there; what is damaged further up is not
+/// thrown away, but said to be damaged.
+#[test]
+fn a_cut_off_append_only_file_is_loaded_and_a_damaged_one_is_explained() {
+    let (project, port) = somebodys_redis(false);
+    let orch = started(&project);
+    assert!(ask(port, &[&["SET", "first", "1"], &["SET", "second", "2"]])[1].starts_with("+OK"));
+    orch.signal(nix::sys::signal::Signal::SIGTERM);
+    orch.finish().expect_code(143);
+    let file = append_only_file(&project);
+    let whole = fs::read(&file).unwrap();
+
+    let mut torn = whole.clone();
+    torn.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$5\r\nthi");
+    fs::write(&file, &torn).unwrap();
+    let orch = started(&project);
+    let answers = ask(port, &[&["GET", "first"], &["GET", "second"], &["EXISTS", "third"]]);
+    assert!(answers[2].starts_with(":0"), "{answers:?}");
+    assert!(answers[..2].iter().all(|answer| answer.starts_with("$1")), "{answers:?}");
+    orch.signal(nix::sys::signal::Signal::SIGTERM);
+    orch.finish().expect_code(143);
+
+    let mut damaged = whole.clone();
+    damaged[0] = b'?';
+    fs::write(&file, &damaged).unwrap();
+    let ended = project.orch(&["up"]).finish();
+    ended.expect_code(3);
+    let shown = shown(&ended);
+    assert!(
+        shown.contains("redis.log") && shown.contains("redis-check-aof"),
+        "{shown}"
+    );
+    assert!(append_only_file(&project).exists(), "nothing is deleted");
+}

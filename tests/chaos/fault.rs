@@ -15,6 +15,12 @@ pub enum Fault {
     WorkerKilled,
     PoolChildKilled,
     RedisKilled,
+    /// The run is resumed.
+    OrchKilled,
+    /// Likewise.
+    GuardKilled,
+    /// Likewise.
+    BothKilled,
     WorkerStopped,
     PoolChildStopped,
     RedisStopped,
@@ -34,6 +40,9 @@ impl Fault {
         Self::WorkerKilled,
         Self::PoolChildKilled,
         Self::RedisKilled,
+        Self::OrchKilled,
+        Self::GuardKilled,
+        Self::BothKilled,
         Self::WorkerStopped,
         Self::PoolChildStopped,
         Self::RedisStopped,
@@ -54,12 +63,22 @@ impl Fault {
     ];
 }
 
+impl Fault {
+    /// Whether the run dies of it.
+    pub fn ends_the_run(self) -> bool {
+        matches!(self, Self::OrchKilled | Self::GuardKilled | Self::BothKilled)
+    }
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::WorkerKilled => "the worker's main process killed",
             Self::PoolChildKilled => "a pool child killed",
             Self::RedisKilled => "Redis killed",
+            Self::OrchKilled => "orch killed, the run resumed",
+            Self::GuardKilled => "the guard killed, the run resumed",
+            Self::BothKilled => "orch and its guard killed at once, the run resumed",
             Self::WorkerStopped => "the worker's main process stopped for a while",
             Self::PoolChildStopped => "a pool child stopped for a while",
             Self::RedisStopped => "Redis stopped for a while",
@@ -95,8 +114,9 @@ impl Cast<'_> {
             Fault::WorkerKilled | Fault::WorkerStopped => vec![self.worker],
             Fault::PoolChildKilled | Fault::PoolChildStopped => vec![pool_child(random)],
             Fault::RedisKilled | Fault::RedisStopped => vec![self.redis],
-            Fault::OrchStopped => vec![Some(self.orch)],
-            Fault::GuardStopped => vec![Some(self.guard)],
+            Fault::OrchKilled | Fault::OrchStopped => vec![Some(self.orch)],
+            Fault::GuardKilled | Fault::GuardStopped => vec![Some(self.guard)],
+            Fault::BothKilled => vec![Some(self.orch), Some(self.guard)],
             Fault::AllSuspended => tree(self.orch).into_iter().map(Some).collect(),
             Fault::DiskFull | Fault::ConnectionsCut | Fault::ConnectionsHeld | Fault::ConnectionTruncated => vec![],
         };
@@ -125,8 +145,17 @@ impl Cast<'_> {
                 disk.free();
                 true
             }
-            (Fault::WorkerKilled | Fault::PoolChildKilled | Fault::RedisKilled, ..) => {
-                to_all(&victims, Signal::SIGKILL)
+            (
+                Fault::WorkerKilled
+                | Fault::PoolChildKilled
+                | Fault::RedisKilled
+                | Fault::OrchKilled
+                | Fault::GuardKilled,
+                ..,
+            ) => to_all(&victims, Signal::SIGKILL),
+            (Fault::BothKilled, ..) => {
+                // Stopped first, so that neither can act on the other's death.
+                to_all(&victims, Signal::SIGSTOP) && to_all(&victims, Signal::SIGKILL)
             }
             _ => {
                 let hit = to_all(&victims, Signal::SIGSTOP);

@@ -26,6 +26,8 @@ const PACE: Duration = Duration::from_secs(3);
 const RETRIES: u32 = 12;
 /// Beyond this a job hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// From the end of orch to the end of the last process.
+const GRACE: Duration = Duration::from_secs(15);
 /// With late acknowledgement a chunk whose process dies is done again.
 const LATE: &str = "acks_late = true";
 
@@ -101,54 +103,96 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
     let configuration = configuration(&redis, (chunks, CHUNK_SECONDS), retries, further);
     let project = bookshop::project_with("chaos_app", &configuration);
     let disk = Disk::at(&project.state_dir());
-    let mut orch = project.orch_with(&["run"], &[], Duration::from_secs(15));
+    let mut orch = project.orch_with(&["run"], &[], GRACE);
     let began = Instant::now();
     orch.wait_for("the job", |event| event["event"] == "site_job_started");
     let mut next = Instant::now() + PACE;
     let (mut done, mut was_full) = (0, false);
-    while !over(&orch) {
-        if began.elapsed() > PATIENCE {
-            let events = last_events(&orch.events());
-            return vec![format!("the job hangs after {done} faults: {events}")];
+    // The last run that came to an end of the site: one that is resumed after that has nothing to do.
+    let mut last = None;
+    let ended = loop {
+        let mut killed = false;
+        while !over(&orch) {
+            if began.elapsed() > PATIENCE {
+                let events = last_events(&orch.events());
+                return vec![format!("the job hangs after {done} faults: {events}")];
+            }
+            // Short steps, so that the end is seen.
+            if Instant::now() < next {
+                sleep_until((Instant::now() + Duration::from_millis(50)).min(next));
+                continue;
+            }
+            let events = orch.events();
+            if !is_under_way(&events) {
+                sleep_until(Instant::now() + Duration::from_millis(50));
+                continue;
+            }
+            next = Instant::now() + PACE;
+            let fault = setup.faults()[random.usize(..setup.faults().len())];
+            // What was done while Redis had no disk for the result is lost, and the whole job is done again: once is
+            // enough to see that, and a job that meets it in every attempt would never end.
+            if fault == Fault::DiskFull && std::mem::replace(&mut was_full, true) {
+                continue;
+            }
+            if let (Fault::DiskFull, Err(reason)) = (fault, &disk) {
+                *results.skipped.entry(format!("{fault}: {reason}")).or_default() += 1;
+                continue;
+            }
+            let at = began.elapsed().as_secs_f64();
+            let struck = cast(&events).is_some_and(|cast| {
+                let cast = Cast {
+                    proxy: external.as_ref().map(|(_, proxy)| proxy),
+                    disk: disk.as_ref().ok(),
+                    ..cast
+                };
+                cast.strike(fault, &mut random)
+            });
+            if struck {
+                println!("    {at:>6.1} s: {fault}");
+                results.count(fault.to_string());
+                done += 1;
+            }
+            if struck && fault.ends_the_run() {
+                killed = true;
+                break;
+            }
         }
-        // Short steps, so that the end is seen.
-        if Instant::now() < next {
-            sleep_until((Instant::now() + Duration::from_millis(50)).min(next));
-            continue;
+        let ended = orch.finish();
+        if !killed && !ended.events.is_empty() {
+            break ended;
         }
-        next = Instant::now() + PACE;
-        let fault = setup.faults()[random.usize(..setup.faults().len())];
-        // What was done while Redis had no disk for the result is lost, and the whole job is done again: once is enough
-        // to see that, and a job that meets it in every attempt would never end.
-        if fault == Fault::DiskFull && std::mem::replace(&mut was_full, true) {
-            continue;
-        }
-        if let (Fault::DiskFull, Err(reason)) = (fault, &disk) {
-            *results.skipped.entry(format!("{fault}: {reason}")).or_default() += 1;
-            continue;
-        }
-        let at = began.elapsed().as_secs_f64();
-        let events = orch.events();
-        let struck = cast(&events).is_some_and(|cast| {
-            let cast = Cast {
-                proxy: external.as_ref().map(|(_, proxy)| proxy),
-                disk: disk.as_ref().ok(),
-                ..cast
+        if !killed {
+            // Resumed when there was nothing left to do.
+            let Some(before) = last.take() else {
+                return vec![format!(
+                    "the job ends with {:?}: {}{}",
+                    ended.code, ended.stdout, ended.stderr
+                )];
             };
-            cast.strike(fault, &mut random)
-        });
-        if struck {
-            println!("    {at:>6.1} s: {fault}");
-            results.count(fault.to_string());
-            done += 1;
+            let code = ended.code;
+            break Ended { code, ..before };
         }
-    }
-    let ended = orch.finish();
+        // With orch and guard gone at once, the next start ends what had daemonised.
+        if !ended.left.is_empty() {
+            return vec![format!("left behind: {:?}", ended.left)];
+        }
+        if !ended.events_of("site_finished").is_empty() {
+            last = Some(ended);
+        }
+        orch = project.orch_with(&["run", "--resume"], &[], GRACE);
+    };
     results.figures.insert(
         format!("job of {chunks} chunks, {}", setup.name()),
         format!("{done} faults, {} s", began.elapsed().as_secs()),
     );
     check(&project, &ended, chunks, setup, results)
+}
+
+/// Whether there is a job to be disturbed.
+fn is_under_way(events: &[Value]) -> bool {
+    events
+        .iter()
+        .any(|event| event["event"] == "site_job_started" || event["event"] == "site_picked_up")
 }
 
 fn chunks() -> u32 {
