@@ -21,6 +21,7 @@ pub mod guard;
 mod instance;
 pub mod orchestrator;
 mod plan;
+mod printable;
 pub mod proxies;
 mod resume;
 pub mod run;

@@ -2,7 +2,8 @@
 
 use clap::Args;
 
-use super::{ConfigArgs, Refusal, say};
+use super::output::say;
+use super::{ConfigArgs, Refusal};
 use crate::clean::{clean, look};
 use crate::run::Outcome;
 use crate::{claim, state_directory};

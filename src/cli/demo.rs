@@ -7,8 +7,9 @@ use std::time::Duration;
 use clap::Args;
 
 use super::init::write_example;
+use super::output::say;
 use super::session::Session;
-use super::{ConfigArgs, Refusal, ViewArgs, caller_environment, logging, say};
+use super::{ConfigArgs, Refusal, ViewArgs, caller_environment, logging};
 use crate::config::{Config, find_redis_server};
 use crate::run::{Command, Outcome};
 

@@ -54,6 +54,6 @@ pub fn main(args: &ExecArgs) -> anyhow::Result<u8> {
     } else {
         126
     };
-    super::say(&format!("error: execute `{program}`: {error}"));
+    super::output::say(&format!("error: execute `{program}`: {error}"));
     Ok(code)
 }

@@ -23,7 +23,7 @@ pub fn main(args: &InitArgs) -> anyhow::Result<u8> {
         let text = format!("write the example into {}: {error}", args.directory.display());
         Refusal::because(Outcome::InfrastructureFailed, text)
     })?;
-    super::say(&format!(
+    super::output::say(&format!(
         "{written} files written; see {}",
         args.directory.join("README.md").display()
     ));

@@ -11,6 +11,8 @@ use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::printable::one_line;
+
 static LOG: OnceLock<File> = OnceLock::new();
 
 /// Whether the log also goes to standard error.
@@ -42,6 +44,13 @@ pub fn to_file(path: &Path) {
     }
 }
 
+/// An event is a line, whatever is in it: one that holds another's text can not forge a second.
+fn line(event: &[u8]) -> String {
+    let mut line = one_line(String::from_utf8_lossy(event).trim_end());
+    line.push('\n');
+    line
+}
+
 struct Writers {
     to_stderr: bool,
 }
@@ -61,18 +70,36 @@ impl<'a> MakeWriter<'a> for Writers {
 }
 
 impl Write for Tee {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+    /// Takes one event, with its line break.
+    fn write(&mut self, event: &[u8]) -> io::Result<usize> {
+        let line = line(event);
         // A log that cannot be written must not stop what it tells of.
         if let Some(mut file) = LOG.get() {
-            drop(file.write_all(line));
+            drop(file.write_all(line.as_bytes()));
         }
         if self.to_stderr {
-            drop(io::stderr().write_all(line));
+            drop(io::stderr().write_all(line.as_bytes()));
         }
-        Ok(line.len())
+        Ok(event.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_harmless_line() {
+        assert_eq!(line(b"WARN orch: died\n"), "WARN orch: died\n");
+        let forged = "WARN orch: \x1b[2J\u{202e}\nERROR orch: forged\n";
+        assert_eq!(
+            line(forged.as_bytes()),
+            "WARN orch: \u{fffd}[2J\u{fffd} ERROR orch: forged\n"
+        );
+        assert_eq!(line(b"\xff\n"), "\u{fffd}\n");
     }
 }

@@ -6,6 +6,7 @@ mod demo;
 mod exec;
 mod init;
 mod logging;
+mod output;
 mod run;
 mod session;
 mod signals;
@@ -15,7 +16,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use self::output::{say, say_errors};
 use crate::config::{Config, ConfigErrors, LoadOptions};
+use crate::printable;
 use crate::run::Outcome;
 
 /// Brings up what a nightly scrape needs, runs it, and leaves nothing behind.
@@ -81,8 +84,7 @@ pub fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
-            // Help and version go to standard output and are no error; a closed pipe is nobody's fault.
-            drop(error.print());
+            show_usage(&error);
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
         }
     };
@@ -120,8 +122,7 @@ pub struct Refusal {
 
 impl Refusal {
     /// One that has been told to the user already.
-    fn told(outcome: Outcome, text: &str) -> anyhow::Error {
-        say(text);
+    fn told(outcome: Outcome) -> anyhow::Error {
         Self::because(outcome, "")
     }
 
@@ -134,15 +135,20 @@ impl Refusal {
     }
 }
 
+/// Help and version go to standard output and are no error; a closed pipe is nobody's fault.
+fn show_usage(error: &clap::Error) {
+    let text = error.to_string();
+    if text == printable::text(&text) {
+        drop(error.print());
+    } else {
+        // An argument that comes from elsewhere (`orch celery result "$ID"`): without colours, and made safe.
+        say(text.trim_end());
+    }
+}
+
 /// A duration on the command line, written as in the configuration.
 fn duration(text: &str) -> Result<std::time::Duration, String> {
     crate::config::parse_duration(text).map_err(|error| error.to_string())
-}
-
-/// Talk goes to standard error; if that is closed there is nobody to tell.
-fn say(text: &str) {
-    use std::io::Write;
-    drop(writeln!(std::io::stderr(), "{text}"));
 }
 
 impl ConfigArgs {
@@ -176,7 +182,8 @@ impl ConfigArgs {
 fn load(options: LoadOptions) -> anyhow::Result<Config> {
     Config::load(options).map_err(|errors: ConfigErrors| {
         // Each error is a block of its own, with its own headline, and the last line counts them.
-        Refusal::told(Outcome::ConfigurationError, &errors.to_string())
+        say_errors(&errors);
+        Refusal::told(Outcome::ConfigurationError)
     })
 }
 

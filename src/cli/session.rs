@@ -3,7 +3,8 @@
 use std::io::IsTerminal;
 use std::time::Duration;
 
-use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, say, signals};
+use super::output::say;
+use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, signals};
 use crate::config::Config;
 use crate::orchestrator::{Options, Orchestrator, ResumeTarget, StartError};
 use crate::run::{Command, SiteName};

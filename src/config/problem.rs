@@ -7,6 +7,7 @@ use std::fmt;
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::source::{SourceId, Sources, Span};
+use crate::printable::{self, one_line};
 
 /// Problems that are drawn; what has more is not a configuration.
 const MOST_SHOWN: usize = 100;
@@ -99,7 +100,7 @@ impl Problem {
     }
 
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
-        let mut group = Group::with_title(Level::ERROR.primary_title(&*self.title));
+        let mut group = Group::with_title(Level::ERROR.primary_title(printable::text(&self.title)));
         if let Some((span, label)) = &self.at {
             let places =
                 || std::iter::once((span, label)).chain(self.related.iter().map(|(span, label)| (span, label)));
@@ -109,20 +110,20 @@ impl Problem {
                     continue;
                 }
                 let source = sources.get(first.source);
-                let mut snippet = Snippet::source(source.shown()).path(source.name.clone());
+                let mut snippet = Snippet::source(source.shown()).path(one_line(&source.name));
                 for (place, label) in places().filter(|(place, _)| place.source == first.source) {
                     let kind = match place == span {
                         true => AnnotationKind::Primary,
                         false => AnnotationKind::Context,
                     };
-                    let label = (!label.is_empty()).then_some(&**label);
+                    let label = (!label.is_empty()).then(|| printable::text(label));
                     snippet = snippet.annotation(kind.span(place.start..place.end).label(label));
                 }
                 group = group.element(snippet);
             }
         }
         for help in &self.help {
-            group = group.element(Level::HELP.message(help.clone()));
+            group = group.element(Level::HELP.message(printable::text(help)));
         }
         renderer.render(&[group])
     }
@@ -163,7 +164,7 @@ impl Problems {
             text.push_str(&format!("and {} more\n\n", count - MOST_SHOWN));
         }
         let errors = if count == 1 { "error" } else { "errors" };
-        let place = file.map(|file| format!(" of {file}")).unwrap_or_default();
+        let place = file.map(|file| format!(" of {}", one_line(file))).unwrap_or_default();
         let more = if unread {
             "; the rest is checked when all of it can be read"
         } else {
@@ -214,6 +215,8 @@ fn without_consequences(problems: Vec<Problem>, sources: &Sources) -> Vec<Proble
 }
 
 /// All that is wrong with a configuration, as the user sees it: file, line, column, caret, and what would be right.
+///
+/// Safe to print in a terminal, whatever the texts hold; in colour if the load was told so.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigErrors {
     text: String,

@@ -5,6 +5,8 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 
+use crate::printable;
+
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct SourceId(usize);
@@ -48,7 +50,8 @@ impl Source {
                 }
             }
         }
-        String::from_utf8(bytes).unwrap_or_else(|_| "*".repeat(self.text.len()))
+        let masked = String::from_utf8(bytes).unwrap_or_else(|_| "*".repeat(self.text.len()));
+        printable::in_place(&masked)
     }
 }
 

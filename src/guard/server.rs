@@ -21,6 +21,7 @@ use super::process_table::{self, Process};
 use super::protocol::{Order, Report, SpawnOrder};
 use super::records::Records;
 use super::{Hello, SERVICE_VARIABLE, sys};
+use crate::printable::one_line;
 
 /// What was killed and is still there is killed again after this long (a fork may have escaped the first look).
 const REARM: Duration = Duration::from_millis(100);
@@ -471,5 +472,6 @@ pub fn log(text: &str) {
     let since = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
+    let text = one_line(text);
     writeln!(io::stderr(), "{}.{:03} {text}", since.as_secs(), since.subsec_millis()).ok();
 }

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use super::ids::RunId;
 use super::journal::is_being_written;
 use super::state::RunState;
-use crate::atomic_file;
+use crate::{atomic_file, printable};
 
 /// Runs that are kept; an older one goes when a new one begins, unless it lives.
 const KEPT: usize = 20;
@@ -77,9 +77,9 @@ impl RunDirectory {
     /// # Errors
     /// The disk is full or failing.
     pub fn write_summary(&self, state: &RunState) -> io::Result<()> {
-        let mut text = serde_json::to_vec_pretty(state)?;
-        text.push(b'\n');
-        atomic_file::replace(&self.summary(), &text)
+        let mut text = printable::escaped(serde_json::to_string_pretty(state)?);
+        text.push('\n');
+        atomic_file::replace(&self.summary(), text.as_bytes())
     }
 }
 

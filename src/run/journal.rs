@@ -11,6 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::event::Event;
+use crate::printable;
 
 /// Version of the journal's format, in its first event.
 pub const JOURNAL_FORMAT: u32 = 1;
@@ -21,7 +22,7 @@ pub struct JournalWriter {
     file: File,
     /// The last write failed, perhaps in the middle of a line.
     torn: bool,
-    /// Kept between lines, so that a line costs no allocation.
+    /// Kept between lines.
     line: Vec<u8>,
 }
 
@@ -53,7 +54,9 @@ impl JournalWriter {
             // What follows a torn line must not become a part of it.
             self.line.push(b'\n');
         }
-        serde_json::to_writer(&mut self.line, event)?;
+        // Journals are looked at in terminals.
+        let event = printable::escaped(serde_json::to_string(event)?);
+        self.line.extend_from_slice(event.as_bytes());
         self.line.push(b'\n');
         let written = self.file.write_all(&self.line);
         self.torn = written.is_err();

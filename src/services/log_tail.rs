@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::printable::one_line;
+
 /// Bytes read from the end of a log at most.
 const WINDOW: u64 = 16 * 1024;
 /// A longer line is cut.
@@ -11,7 +13,7 @@ const LINE: usize = 300;
 
 /// The last `count` lines that are not empty, oldest first; empty when the file cannot be read.
 ///
-/// Control characters are replaced, since a log is written by others and shown in a terminal.
+/// What a terminal would obey is replaced, since a log is written by others and goes into messages.
 pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
     let Ok(mut file) = File::open(path) else {
         return Vec::new();
@@ -28,23 +30,15 @@ pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
         .rev()
         .filter(|line| !line.trim().is_empty())
         .take(count)
-        .map(printable)
+        .map(shown)
         .collect();
     lines.reverse();
     lines
 }
 
-fn printable(line: &str) -> String {
-    let cleaned = line.trim_end().chars().take(LINE);
-    cleaned
-        .map(|character| {
-            if character.is_control() && character != '\t' {
-                '\u{fffd}'
-            } else {
-                character
-            }
-        })
-        .collect()
+fn shown(line: &str) -> String {
+    let kept: String = line.trim_end().chars().take(LINE).collect();
+    one_line(&kept)
 }
 
 #[cfg(test)]
@@ -55,8 +49,8 @@ mod tests {
     fn keeps_the_end_and_neutralises_escapes() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("log");
-        std::fs::write(&path, "one\n\n\x1b[31mtwo\nthree\n").unwrap();
-        assert_eq!(last_lines(&path, 2), ["\u{fffd}[31mtwo", "three"]);
+        std::fs::write(&path, "one\n\n\x1b[31mtwo\u{202e}\nthree\n").unwrap();
+        assert_eq!(last_lines(&path, 2), ["\u{fffd}[31mtwo\u{fffd}", "three"]);
         assert!(last_lines(&directory.path().join("absent"), 2).is_empty());
     }
 }

@@ -1,6 +1,6 @@
 //! The live part of the terminal as lines: services, proxies, sites, and what is awaited. Pure; drawing is elsewhere.
 
-use super::paint::{Line, Tone, columns, cut, padded};
+use super::paint::{Line, Painted, Tone, columns, cut, padded};
 use super::plain::stage_name;
 use super::summary;
 use super::text::{coarse_span, count, plural, source_name};
@@ -32,7 +32,7 @@ pub fn is_busy(state: &RunState) -> bool {
 }
 
 /// The frame `now` seconds into the run, at most `width` columns and `height` lines; empty before the run begins.
-pub fn render(state: &RunState, now: f64, width: usize, height: usize, color: bool) -> Vec<String> {
+pub fn render(state: &RunState, now: f64, width: usize, height: usize, color: bool) -> Vec<Painted> {
     if state.header.is_none() {
         return Vec::new();
     }
@@ -423,12 +423,7 @@ fn footer(state: &RunState, now: f64, width: usize) -> Vec<Line> {
             _ => texts.push(part),
         }
     }
-    let line = |text: String| {
-        let mut line = Line::default();
-        line.push(tone, text);
-        line
-    };
-    texts.into_iter().map(line).collect()
+    texts.into_iter().map(|text| Line::of(tone, text)).collect()
 }
 
 fn stop_parts(stop: &StopView, state: &RunState, now: f64) -> Vec<String> {

@@ -12,6 +12,7 @@ mod terminal;
 mod text;
 mod view;
 
+pub use paint::{Line, Tone};
 pub use screen::{Screen, release};
-pub use text::{coarse_span, one_line, printable, span};
+pub use text::{coarse_span, span};
 pub use view::{Format, ViewHandle, ViewOptions, start};

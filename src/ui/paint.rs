@@ -1,10 +1,12 @@
-//! A line of the terminal, as toned words that are cut and painted at the very end.
+//! A line of the terminal, as toned words that are made safe, cut and painted: whatever a view prints is [`Painted`].
 //!
 //! Widths are columns of the terminal, not characters; control sequences never count and are never cut.
 
+use std::fmt;
+
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
-use super::text::one_line;
+use crate::printable::one_line;
 
 /// What a word means to the eye; the words say the same without colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -33,7 +35,7 @@ impl Tone {
 }
 
 /// The text in its tone.
-pub fn painted(tone: Tone, text: &str, color: bool) -> String {
+fn painted(tone: Tone, text: &str, color: bool) -> String {
     match tone.parameter() {
         Some(parameter) if color && !text.is_empty() => format!("\x1b[{parameter}m{text}\x1b[0m"),
         _ => text.to_owned(),
@@ -76,6 +78,13 @@ pub fn cut(text: &str, width: usize) -> String {
 pub struct Line(Vec<(Tone, String)>);
 
 impl Line {
+    /// A line of these words.
+    pub fn of(tone: Tone, text: impl AsRef<str>) -> Self {
+        let mut line = Self::default();
+        line.push(tone, text);
+        line
+    }
+
     /// Appends words; a line break or a control character in them cannot leave the line.
     pub fn push(&mut self, tone: Tone, text: impl AsRef<str>) -> &mut Self {
         self.0.push((tone, one_line(text.as_ref())));
@@ -92,8 +101,13 @@ impl Line {
         self.0.iter().map(|(_, text)| columns(text)).sum()
     }
 
+    /// The finished line, however long.
+    pub fn whole(&self, color: bool) -> Painted {
+        self.paint(usize::MAX, color)
+    }
+
     /// The finished line, of at most this many columns.
-    pub fn paint(&self, width: usize, color: bool) -> String {
+    pub fn paint(&self, width: usize, color: bool) -> Painted {
         let fits = self.width() <= width;
         let (mut line, mut left) = (String::new(), width);
         for (tone, text) in &self.0 {
@@ -111,7 +125,24 @@ impl Line {
             left -= used;
         }
         line.truncate(line.trim_end().len());
-        line
+        Painted(line)
+    }
+}
+
+/// A finished line. Only [`Line`] makes one: nothing gets onto a terminal with a control sequence that is not orch's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Painted(String);
+
+impl Painted {
+    /// As it is written.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Painted {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
     }
 }
 
@@ -135,10 +166,10 @@ mod tests {
         line.push(Tone::Plain, "books  ")
             .push(Tone::Good, "COMPLETE")
             .push(Tone::Dim, "\x1b[2Jdetail\nmore");
-        assert_eq!(line.paint(80, false), "books  COMPLETE\u{fffd}[2Jdetail more");
-        assert_eq!(line.paint(10, false), "books  CO…");
-        assert_eq!(line.paint(10, true), "books  \x1b[32mCO…\x1b[0m");
-        assert_eq!(line.paint(15, false), "books  COMPLET…");
-        assert_eq!(line.paint(0, true), "");
+        assert_eq!(line.paint(80, false).as_str(), "books  COMPLETE\u{fffd}[2Jdetail more");
+        assert_eq!(line.paint(10, false).as_str(), "books  CO…");
+        assert_eq!(line.paint(10, true).as_str(), "books  \x1b[32mCO…\x1b[0m");
+        assert_eq!(line.paint(15, false).as_str(), "books  COMPLET…");
+        assert_eq!(line.paint(0, true).as_str(), "");
     }
 }

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
-use super::text::{clock, count, plural, printable, span};
+use super::paint::{Line, Tone};
+use super::text::{clock, count, plural, span};
 use crate::run::{
     Event, EventKind, FollowStage, Level, Progress, Resumption, RunState, SiteCounts, SiteName, SiteStatus, StopReason,
 };
@@ -33,21 +34,17 @@ impl PlainView {
         }
     }
 
-    /// The lines for this event, given the state that includes it; none for what only the journal needs.
-    pub fn lines(&mut self, event: &Event, state: &RunState) -> Vec<String> {
+    /// The lines for this event in its tone, given the state that includes it; none for what only the journal needs.
+    pub fn lines(&mut self, event: &Event, state: &RunState, tone: Tone) -> Vec<Line> {
         let Some(text) = self.text(event, state) else {
             return Vec::new();
         };
         let time = clock(event.at, &self.zone);
-        let text = printable(&text);
         text.lines()
             .enumerate()
             .map(|(number, line)| {
-                if number == 0 {
-                    format!("{time} {line}")
-                } else {
-                    format!("         {line}")
-                }
+                let margin = if number == 0 { &time } else { "        " };
+                Line::of(tone, format!("{margin} {line}"))
             })
             .collect()
     }

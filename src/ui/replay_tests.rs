@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
+use super::paint::{Line, Painted, Tone};
 use super::plain::PlainView;
 use super::{frame, json, summary};
 use crate::run::{Event, RunState, any_event, read_journal};
@@ -31,9 +32,13 @@ fn plain(events: &[Event], verbose: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for event in events {
         state.apply(event);
-        lines.extend(view.lines(event, &state));
+        lines.extend(view.lines(event, &state, Tone::Plain));
     }
-    lines
+    whole(lines, false)
+}
+
+fn whole(lines: Vec<Line>, color: bool) -> Vec<String> {
+    lines.iter().map(|line| line.whole(color).to_string()).collect()
 }
 
 /// `terminal at 4.5s, 80x24, painted`
@@ -52,7 +57,7 @@ fn terminal(moment: &str, events: &[Event]) -> Vec<String> {
     let number = |text: &str| text.parse().expect("a number of columns or rows");
     frame::render(&state, now, number(width), number(height), color)
         .into_iter()
-        .map(|line| line.replace('\x1b', "\\e"))
+        .map(|line| line.as_str().replace('\x1b', "\\e"))
         .collect()
 }
 
@@ -60,12 +65,12 @@ fn view(name: &str, events: &[Event]) -> Vec<String> {
     match name {
         "plain" => plain(events, false),
         "plain, verbose" => plain(events, true),
-        "summary" => summary::lines(&folded(events), false, false),
-        "summary, painted" => summary::lines(&folded(events), false, true)
+        "summary" => whole(summary::lines(&folded(events), false), false),
+        "summary, painted" => whole(summary::lines(&folded(events), false), true)
             .into_iter()
             .map(|line| line.replace('\x1b', "\\e"))
             .collect(),
-        "summary, quiet" => summary::lines(&folded(events), true, false),
+        "summary, quiet" => whole(summary::lines(&folded(events), true), false),
         _ => terminal(name.strip_prefix("terminal at ").expect("a view that there is"), events),
     }
 }
@@ -121,11 +126,11 @@ proptest! {
         let state = folded(&events);
         let lines = frame::render(&state, now, width, height, false);
         prop_assert!(lines.len() <= height);
-        for line in &lines {
+        for line in lines.iter().map(Painted::as_str) {
             prop_assert!(super::paint::columns(line) <= width, "{line:?} is wider than {width}");
             prop_assert!(!line.chars().any(char::is_control), "{line:?}");
         }
-        let printed = plain(&events, true).into_iter().chain(summary::lines(&state, false, false));
+        let printed = plain(&events, true).into_iter().chain(whole(summary::lines(&state, false), false));
         for line in printed {
             prop_assert!(!line.chars().any(char::is_control), "{line:?}");
         }

@@ -11,6 +11,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::tcgetwinsize;
 
+use super::paint::Painted;
+
 const HIDE_CURSOR: &str = "\x1b[?25l";
 const SHOW_CURSOR: &str = "\x1b[?25h";
 const ERASE_FRAME: &str = "\r\x1b[J";
@@ -41,7 +43,7 @@ fn current() -> MutexGuard<'static, Use> {
 /// The live screen; dropping it gives the terminal back.
 pub struct Screen {
     /// What is on the screen, so that an unchanged frame is not written again.
-    frame: Vec<String>,
+    frame: Vec<Painted>,
     size: (usize, usize),
 }
 
@@ -80,18 +82,19 @@ impl Screen {
     ///
     /// # Errors
     /// The terminal is gone.
-    pub fn draw(&mut self, lines: &[String], frame: Vec<String>, size: (usize, usize)) -> io::Result<()> {
+    pub fn draw(&mut self, lines: &[Painted], frame: Vec<Painted>, size: (usize, usize)) -> io::Result<()> {
         if lines.is_empty() && frame == self.frame && size == self.size {
             return Ok(());
         }
         let mut text = String::from(HIDE_CURSOR);
         text.push_str(ERASE_FRAME);
         for line in lines {
-            text.push_str(line);
+            text.push_str(line.as_str());
             text.push('\n');
         }
         let live = begin_draw();
         if live {
+            let frame: Vec<&str> = frame.iter().map(Painted::as_str).collect();
             text.push_str(&frame.join("\n"));
             if frame.len() > 1 {
                 text.push_str(&format!("\x1b[{}A", frame.len() - 1));

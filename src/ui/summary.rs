@@ -1,28 +1,30 @@
 //! The table at the end: what became of each site, what was restarted, how it ended and where the logs are.
 
-use super::paint::{Tone, columns, padded, painted};
-use super::text::{count, one_line, plural, printable, span};
+use super::paint::{Line, Tone, columns, padded};
+use super::text::{count, plural, span};
+use crate::printable::one_line;
 use crate::run::{Command, Outcome, Resumed, RunState, ServicePhase, SitePhase, SiteView};
 
-/// The summary's lines; `quiet` leaves out what went well, `color` paints the words that say how it went.
-pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
+/// The summary's lines; `quiet` leaves out what went well.
+pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
     let mut lines = Vec::new();
+    let plain = |text: String| Line::of(Tone::Plain, text);
     let shown: Vec<&SiteView> = state
         .sites
         .iter()
         .filter(|site| !quiet || site.phase != SitePhase::Complete)
         .collect();
     if !shown.is_empty() {
-        lines.extend(table(&shown, state, color));
+        lines.extend(table(&shown, state));
     }
     if let (Some(from), false) = (resumed_run(state), quiet) {
         let sites_that = |were| state.sites.iter().filter(|site| site.resumed == Some(were)).count() as u64;
-        lines.push(format!(
+        lines.push(plain(format!(
             "resumed run {from}: {} kept, {} picked up, {} dispatched",
             plural(sites_that(Resumed::Kept), "site"),
             sites_that(Resumed::PickedUp),
             sites_that(Resumed::Dispatched)
-        ));
+        )));
     }
     for service in state
         .services
@@ -35,7 +37,7 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
             (ServicePhase::Failed, _) => format!("{restarts}, then given up"),
             _ => restarts,
         };
-        lines.push(format!("service {}: {told}", one_line(service.name.as_str())));
+        lines.push(plain(format!("service {}: {told}", service.name)));
     }
     if let (Some(proxies), false) = (&state.proxies.count, quiet) {
         let refreshed = match state.proxies.refreshes {
@@ -49,14 +51,14 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
                 }
             ),
         };
-        lines.push(format!(
+        lines.push(plain(format!(
             "proxies: {} usable of {}, {refreshed}",
             proxies.usable, proxies.total
-        ));
+        )));
     }
     if let Some(error) = &state.error {
-        let error = printable(&format!("error: {error}"));
-        lines.extend(error.lines().map(|line| painted(Tone::Bad, line, color)));
+        let error = format!("error: {error}");
+        lines.extend(error.lines().map(|line| Line::of(Tone::Bad, line)));
     }
     let elapsed = span(state.elapsed);
     let command = state.header.as_ref().map(|header| header.command);
@@ -91,11 +93,11 @@ pub fn lines(state: &RunState, quiet: bool, color: bool) -> Vec<String> {
     } else {
         Tone::Bad
     };
-    lines.push(painted(tone, &format!("{outcome}{code}"), color));
+    lines.push(Line::of(tone, format!("{outcome}{code}")));
     if let Some(header) = &state.header
         && !quiet
     {
-        lines.push(format!("logs: {}", one_line(&header.directory.display().to_string())));
+        lines.push(plain(format!("logs: {}", header.directory.display())));
     }
     lines
 }
@@ -106,7 +108,7 @@ fn resumed_run(state: &RunState) -> Option<String> {
     header.resumes.as_ref().map(|run_id| one_line(run_id.as_str()))
 }
 
-fn table(sites: &[&SiteView], state: &RunState, color: bool) -> Vec<String> {
+fn table(sites: &[&SiteView], state: &RunState) -> Vec<Line> {
     let now = state.elapsed;
     let from = resumed_run(state).unwrap_or_default();
     let header = ["SITE", "STATUS", "CHUNKS", "RESULTS", "ERRORS", "TIME", "REASON"].map(str::to_owned);
@@ -133,7 +135,7 @@ fn table(sites: &[&SiteView], state: &RunState, color: bool) -> Vec<String> {
             count(site.counts.results),
             count(site.counts.errors),
             time,
-            printable(&reason),
+            one_line(&reason),
         ]);
     }
     let width = |column: usize| {
@@ -147,16 +149,19 @@ fn table(sites: &[&SiteView], state: &RunState, color: bool) -> Vec<String> {
     rows.iter()
         .zip(tones)
         .map(|(row, tone)| {
-            let cells = row
-                .iter()
-                .zip(&widths)
-                .enumerate()
-                .map(|(column, (cell, width))| match column {
-                    1 => painted(tone, cell, color) + &padded("", width.saturating_sub(columns(cell))),
-                    2..=5 => format!("{cell:>width$}"),
-                    _ => padded(cell, *width),
-                });
-            cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+            let mut line = Line::default();
+            for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+                let gap = if column == 0 { "" } else { "  " };
+                line.push(Tone::Plain, gap);
+                match column {
+                    1 => line
+                        .push(tone, cell)
+                        .push(Tone::Plain, padded("", width.saturating_sub(columns(cell)))),
+                    2..=5 => line.push(Tone::Plain, format!("{cell:>width$}")),
+                    _ => line.push(Tone::Plain, padded(cell, *width)),
+                };
+            }
+            line
         })
         .collect()
 }

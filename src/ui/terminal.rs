@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 
-use super::paint::{Tone, painted};
+use super::paint::{Line, Painted, Tone};
 use super::plain::PlainView;
 use super::screen::Screen;
 use super::{frame, screen, summary};
@@ -107,7 +107,7 @@ struct Live {
     /// When the last event was folded in.
     folded: Instant,
     /// Not yet written.
-    lines: Vec<String>,
+    lines: Vec<Line>,
     screen: Screen,
 }
 
@@ -121,8 +121,7 @@ impl Live {
         );
         if !is_in_frame {
             let tone = tone(&event.kind);
-            let lines = self.plain.lines(event, &self.state).into_iter();
-            self.lines.extend(lines.map(|line| painted(tone, &line, self.color)));
+            self.lines.extend(self.plain.lines(event, &self.state, tone));
         }
     }
 
@@ -136,14 +135,18 @@ impl Live {
         // The last column stays free, lest the terminal wraps; a quarter of the rows is for the lines above.
         let (columns, rows) = (width.saturating_sub(1), height - (height / 4).clamp(1, height));
         let frame = frame::render(&self.state, now, columns, rows, self.color);
-        let lines = std::mem::take(&mut self.lines);
-        self.screen.draw(&lines, frame, (width, height))
+        self.write(frame, (width, height))
     }
 
     fn finish(&mut self) -> io::Result<()> {
-        self.lines.extend(summary::lines(&self.state, false, self.color));
+        self.lines.extend(summary::lines(&self.state, false));
+        self.write(Vec::new(), (0, 0))
+    }
+
+    fn write(&mut self, frame: Vec<Painted>, size: (usize, usize)) -> io::Result<()> {
         let lines = std::mem::take(&mut self.lines);
-        self.screen.draw(&lines, Vec::new(), (0, 0))
+        let lines: Vec<Painted> = lines.iter().map(|line| line.whole(self.color)).collect();
+        self.screen.draw(&lines, frame, size)
     }
 }
 

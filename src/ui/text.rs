@@ -6,24 +6,6 @@ use jiff::tz::TimeZone;
 
 use crate::run::ProgressSource;
 
-/// Text from outside, safe in a terminal: control characters (but line breaks) are replaced, and what reorders text.
-pub fn printable(text: &str) -> String {
-    text.chars()
-        .map(|letter| match letter {
-            '\n' => letter,
-            // Embeddings, overrides and isolates (Unicode, annex 9): a name could make its line read backwards.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
-            _ if letter.is_control() => '\u{fffd}',
-            _ => letter,
-        })
-        .collect()
-}
-
-/// Text from outside as one line that is safe in a terminal: control characters and line breaks are replaced.
-pub fn one_line(text: &str) -> String {
-    printable(text).replace('\n', " ")
-}
-
 /// `0.4s`, `12.3s`, `2m05s`, `1h02m`.
 pub fn span(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
@@ -96,7 +78,5 @@ mod tests {
         assert_eq!(span(f64::NAN), "0.0s");
         assert_eq!(plural(1, "error"), "1 error");
         assert_eq!(plural(0, "error"), "0 errors");
-        assert_eq!(printable("a\x1b[31mb\nc"), "a\u{fffd}[31mb\nc");
-        assert_eq!(printable("\u{202e}skoob\u{202c} имот"), "\u{fffd}skoob\u{fffd} имот");
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use super::paint::Tone;
 use super::plain::PlainView;
 use super::{json, screen, summary, terminal};
 use crate::run::{Event, EventKind, Level, RunState};
@@ -108,13 +109,13 @@ fn show_plain(events: &Receiver<Arc<Event>>, mut view: PlainView, options: &View
         state.apply(&event);
         let mut output = io::stdout().lock();
         if !options.quiet || needs_a_person(&event.kind) {
-            for line in view.lines(&event, &state) {
-                writeln!(output, "{line}")?;
+            for line in view.lines(&event, &state, Tone::Plain) {
+                writeln!(output, "{}", line.whole(false))?;
             }
         }
         if matches!(event.kind, EventKind::RunFinished { .. }) {
-            for line in summary::lines(&state, options.quiet, options.color) {
-                writeln!(output, "{line}")?;
+            for line in summary::lines(&state, options.quiet) {
+                writeln!(output, "{}", line.whole(options.color))?;
             }
             return output.flush();
         }

@@ -5,10 +5,10 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Map, Value, json};
 
-use super::connect::print;
 use crate::celery::{NodeName, Replies, Target};
 use crate::cli::duration;
-use crate::ui::one_line;
+use crate::cli::output::{print, print_json};
+use crate::printable::one_line;
 
 /// Which workers are meant.
 #[derive(Args, Clone, Debug)]
@@ -83,7 +83,7 @@ pub fn report_with<const N: usize>(replies: &Replies<()>, target: &TargetArgs, f
     for (name, value) in further {
         object[name] = value;
     }
-    print(&object.to_string());
+    print_json(&object);
     code(replies, &silent)
 }
 

@@ -6,9 +6,10 @@ use std::path::Path;
 use clap::Args;
 
 use crate::celery::{Client, Endpoints};
-use crate::cli::{ConfigArgs, Refusal, say};
+use crate::cli::output::say;
+use crate::cli::{ConfigArgs, Refusal};
+use crate::printable::one_line;
 use crate::run::Outcome;
-use crate::ui::one_line;
 use crate::{guard, instance, services};
 
 /// Where the broker and the results are.
@@ -117,15 +118,4 @@ fn of_instance() -> anyhow::Result<Option<Client>> {
 pub fn converse<T>(conversation: impl Future<Output = T>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(conversation))
-}
-
-/// Data goes to standard output; a closed pipe is nobody's fault.
-pub fn print(text: &str) {
-    print_on(text);
-}
-
-/// The same, of what goes on for as long as anybody reads it: whether somebody does.
-pub fn print_on(text: &str) -> bool {
-    use std::io::Write;
-    writeln!(std::io::stdout(), "{text}").is_ok()
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::answers::{TargetArgs, report};
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
+use crate::cli::output::print;
 use crate::cli::{Refusal, duration};
 use crate::run::Outcome;
 

@@ -8,12 +8,13 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use super::connect::{ConnectArgs, converse, print_on};
+use super::connect::{ConnectArgs, converse};
 use super::table::shortened;
 use crate::celery::{Event, EventKind, Notice, Target, TaskEvent, TaskId, TaskOrigin, WorkerEvent};
-use crate::cli::{Refusal, duration, say};
+use crate::cli::output::{print_on, say};
+use crate::cli::{Refusal, duration};
+use crate::printable::{self, one_line};
 use crate::run::Outcome;
-use crate::ui::one_line;
 
 /// Names of so many tasks are remembered: only a task's first events tell it.
 const NAMES: usize = 50_000;
@@ -188,7 +189,7 @@ fn line(event: &Event, memory: &mut Memory, args: &EventsArgs) -> Option<String>
                 object.entry(name).or_insert_with(|| value.clone());
             }
         }
-        return Some(object.to_string());
+        return Some(printable::json(&object));
     }
     let mut text = format!("{} {} {kind}", clock_time(event.timestamp), event.node);
     if let EventKind::Task { id, .. } = &event.kind {

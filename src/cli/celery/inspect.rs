@@ -4,10 +4,11 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::answers::{TargetArgs, code, say_silent};
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use crate::cli::Refusal;
+use crate::cli::output::{print, print_json};
+use crate::printable::{self, one_line};
 use crate::run::Outcome;
-use crate::ui::{one_line, printable};
 
 /// Asks workers about themselves (exit code 1: somebody failed to answer, or nobody did)
 #[derive(Args, Debug)]
@@ -88,7 +89,7 @@ pub fn main(args: &InspectArgs) -> anyhow::Result<u8> {
                 (node.to_string(), answer)
             })
             .collect();
-        print(&json!({ "nodes": nodes, "silent": silent }).to_string());
+        print_json(&json!({ "nodes": nodes, "silent": silent }));
         return Ok(code(&replies, &silent));
     }
     for (node, answer) in &replies.nodes {
@@ -108,7 +109,7 @@ fn lines(answer: &Value) -> Vec<String> {
         Value::Array(items) if items.is_empty() => vec!["nothing".to_owned()],
         Value::Array(items) => items.iter().map(item).collect(),
         Value::Object(fields) => match (fields.len(), fields.get("ok").and_then(Value::as_str)) {
-            (1, Some(text)) => printable(text).lines().map(str::to_owned).collect(),
+            (1, Some(text)) => printable::text(text).lines().map(str::to_owned).collect(),
             _ => fields
                 .iter()
                 .map(|(name, value)| one_line(&format!("{name}: {}", plain(value))))

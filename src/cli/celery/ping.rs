@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde_json::json;
 
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use crate::celery::{Client, ConsumedQueue, ConsumptionWatch, DEFAULT_QUEUE, NodeName, Replies, Target, Verdict};
 use crate::cli::duration;
-use crate::ui::one_line;
+use crate::cli::output::{print, print_json};
+use crate::printable::one_line;
 
 /// Pings the workers: exit code 0 healthy, 1 unhealthy with the reason in one line, 2 usage
 #[derive(Args, Debug)]
@@ -72,7 +73,7 @@ pub fn main(args: &PingArgs) -> anyhow::Result<u8> {
     if args.json {
         let object =
             json!({ "healthy": reason.is_none(), "nodes": names, "reason": reason, "elapsed_ms": milliseconds });
-        print(&object.to_string());
+        print_json(&object);
     } else {
         match &reason {
             None => print(&format!(

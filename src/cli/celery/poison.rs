@@ -2,11 +2,11 @@
 
 use serde_json::json;
 
-use super::connect::print;
 use super::queues::queue_names;
 use super::table::shortened;
 use crate::celery::{Client, DEFAULT_QUEUE, Harm, Harmful, Place, Result};
-use crate::ui::one_line;
+use crate::cli::output::{print, print_json};
+use crate::printable::one_line;
 
 /// Characters of a message that are shown.
 const SHOWN: usize = 120;
@@ -44,7 +44,7 @@ pub async fn check(client: &Client, named: &[String], quarantine: bool, as_json:
             "deadly_left": left,
             "not_looked_at": inspection.cut,
         });
-        print(&object.to_string());
+        print_json(&object);
         return Ok(u8::from(left > 0));
     }
     for (harmful, moved) in &found {

@@ -8,9 +8,10 @@ use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use super::result::{as_json, human};
 use crate::celery::{Task, TaskId, TaskState};
+use crate::cli::output::{print, print_json};
 use crate::cli::{Refusal, duration};
 use crate::run::Outcome;
 
@@ -124,7 +125,7 @@ pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
         })?;
         let Some(watch) = &mut watch else {
             match args.json {
-                true => print(&json!({ "id": task.id, "task": task.name, "queue": task.queue }).to_string()),
+                true => print_json(&json!({ "id": task.id, "task": task.name, "queue": task.queue })),
                 false => print(task.id.as_str()),
             }
             return Ok(0);
@@ -134,7 +135,7 @@ pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
             Err(_) => client.results().get(&task.id).await,
         };
         match args.json {
-            true => print(&as_json(&task.id, &known).to_string()),
+            true => print_json(&as_json(&task.id, &known)),
             false => print(&human(&task.id, &known)),
         }
         let succeeded = matches!(&known, Ok(Some(result)) if matches!(result.state, TaskState::Success(_)));
@@ -154,7 +155,7 @@ fn publish_all(args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<u8> {
     match args.json {
         true => {
             let ids: Vec<&TaskId> = tasks.iter().map(|task| &task.id).collect();
-            print(&json!({ "published": tasks.len(), "ids": ids }).to_string());
+            print_json(&json!({ "published": tasks.len(), "ids": ids }));
         }
         false => tasks.iter().for_each(|task| print(task.id.as_str())),
     }

@@ -6,12 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use serde_json::json;
 
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use super::table::table;
 use crate::celery::{Client, Target, UnackedMessage};
 use crate::cli::Refusal;
+use crate::cli::output::{print, print_json};
+use crate::printable::one_line;
 use crate::run::Outcome;
-use crate::ui::{one_line, span};
+use crate::ui::span;
 
 /// How long workers have to say what they consume.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -71,7 +73,7 @@ pub fn main(args: &QueuesArgs) -> anyhow::Result<u8> {
         if args.unacked {
             object["unacked_messages"] = messages.collect();
         }
-        print(&object.to_string());
+        print_json(&object);
         return Ok(0);
     }
     for line in depths_table(&seen.depths) {

@@ -5,8 +5,9 @@ use std::collections::HashSet;
 use clap::Args;
 use serde_json::json;
 
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use crate::cli::Refusal;
+use crate::cli::output::{print, print_json};
 use crate::run::Outcome;
 
 /// Puts messages back that no live worker holds (exit code 1: it could not be judged, nothing was moved)
@@ -28,7 +29,7 @@ pub fn main(args: &RestoreArgs) -> anyhow::Result<u8> {
     let (requeued, acknowledged) = (restored.requeued, restored.acknowledged);
     if args.json {
         let object = json!({ "requeued": requeued, "acknowledged": acknowledged, "uncertain": restored.uncertain });
-        print(&object.to_string());
+        print_json(&object);
     } else {
         match &restored.uncertain {
             Some(why) => print(&format!("nothing was moved: {why}")),

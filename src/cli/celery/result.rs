@@ -5,11 +5,12 @@ use std::time::Duration;
 use clap::Args;
 use serde_json::{Value, json};
 
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use crate::celery::{Client, Error, GroupId, Results, TaskFailure, TaskId, TaskResult, TaskState};
+use crate::cli::output::{print, print_json};
 use crate::cli::{Refusal, duration};
+use crate::printable::{self, one_line};
 use crate::run::Outcome;
-use crate::ui::{one_line, printable};
 
 /// Shows what became of tasks (exit code 0: all succeeded; 1: one failed, has no result, or not in time)
 #[derive(Args, Debug)]
@@ -63,7 +64,7 @@ pub fn main(args: &ResultArgs) -> anyhow::Result<u8> {
             let succeeded = matches!(&known, Ok(Some(result)) if matches!(result.state, TaskState::Success(_)));
             code = code.max(u8::from(!succeeded));
             if args.json {
-                print(&as_json(id, &known).to_string());
+                print_json(&as_json(id, &known));
             } else {
                 print(&human(id, &known));
             }
@@ -80,18 +81,17 @@ async fn progress(client: &Client, group: &GroupId, as_json: bool) -> Result<u8,
     let results = client.results();
     let Some(members) = results.group_members(group).await? else {
         print(&match as_json {
-            true => json!({ "group": group, "saved": false }).to_string(),
+            true => printable::json(&json!({ "group": group, "saved": false })),
             false => one_line(&format!("{group}: nothing is saved of such a group")),
         });
         return Ok(1);
     };
     let progress = results.progress(&members).await?;
     print(&match as_json {
-        true => json!({
+        true => printable::json(&json!({
             "group": group, "saved": true, "total": progress.total, "succeeded": progress.succeeded,
             "failed": progress.failed, "ready": progress.is_complete(), "tasks": members,
-        })
-        .to_string(),
+        })),
         false => one_line(&format!(
             "{group}: {} of {} done, {} failed",
             progress.succeeded + progress.failed,
@@ -170,7 +170,7 @@ pub fn human(id: &TaskId, known: &Known) -> String {
         TaskState::Failure(failure) | TaskState::Retry(failure) | TaskState::Revoked(failure) => {
             let mut text = head(state, &failure.to_string());
             if let Some(traceback) = &failure.traceback {
-                for line in printable(traceback).trim_end().lines() {
+                for line in printable::text(traceback).trim_end().lines() {
                     text.push_str("\n  ");
                     text.push_str(line);
                 }

@@ -4,12 +4,13 @@ use clap::Args;
 use serde_json::{Map, Value, json};
 
 use super::answers::{TargetArgs, report, report_with};
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use super::result::{self, Known};
 use crate::celery::{self, Client, NodeName, Replies, Signal, TaskId};
 use crate::cli::Refusal;
+use crate::cli::output::print;
+use crate::printable::one_line;
 use crate::run::Outcome;
-use crate::ui::one_line;
 
 /// Marks tasks as revoked in the workers: they will not be started; with --terminate a running one is ended
 #[derive(Args, Debug)]

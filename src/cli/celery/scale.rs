@@ -7,11 +7,12 @@ use clap::{ArgGroup, Args};
 use serde_json::json;
 
 use super::answers::TargetArgs;
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use crate::celery::{Control, NodeName, Replies, Result, Target};
 use crate::cli::Refusal;
+use crate::cli::output::{print, print_json};
+use crate::printable::one_line;
 use crate::run::Outcome;
-use crate::ui::one_line;
 
 /// A worker looks after its pool every five seconds: only then there are more processes, or fewer.
 const PATIENCE: Duration = Duration::from_secs(12);
@@ -74,7 +75,7 @@ pub fn main(args: &ScaleArgs) -> anyhow::Result<u8> {
                 (node.to_string(), fields)
             })
             .collect();
-        print(&json!({ "nodes": nodes }).to_string());
+        print_json(&json!({ "nodes": nodes }));
         return Ok(u8::from(failed));
     }
     for (node, change) in &changes {

@@ -2,7 +2,7 @@
 
 use unicode_width::UnicodeWidthStr;
 
-use crate::ui::one_line;
+use crate::printable::one_line;
 
 /// Lines of a table under its headings; every cell is made safe for a terminal, the last column is as long as it is.
 pub fn table(headings: &[&str], rows: &[Vec<String>]) -> Vec<String> {

@@ -6,10 +6,11 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::answers::{TargetArgs, say_silent};
-use super::connect::{ConnectArgs, converse, print};
+use super::connect::{ConnectArgs, converse};
 use super::table::{shortened, table};
 use crate::celery::{Client, NodeName, Replies, Result, RunningTask};
 use crate::cli::Refusal;
+use crate::cli::output::{print, print_json};
 use crate::run::Outcome;
 use crate::ui::span;
 
@@ -48,7 +49,7 @@ pub fn main(args: &TasksArgs) -> anyhow::Result<u8> {
     let failed = replies.nodes.is_empty() || !silent.is_empty();
     if args.json {
         let tasks: Vec<Value> = held.iter().map(as_json).collect();
-        print(&json!({ "tasks": tasks, "silent": silent }).to_string());
+        print_json(&json!({ "tasks": tasks, "silent": silent }));
         return Ok(u8::from(failed));
     }
     let rows: Vec<Vec<String>> = held.iter().map(row).collect();

@@ -9,15 +9,17 @@ use serde_json::{Value, json};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use super::connect::{ConnectArgs, converse, print_on};
-use super::table::{shortened, table};
+use super::connect::{ConnectArgs, converse};
+use super::table::table;
 use crate::celery::{
     Client, DEFAULT_QUEUE, Error, Event, EventKind, EventStream, Job, JobTracker, NodeName, Notice, Result, Stats,
     Target, WorkerEvent,
 };
+use crate::cli::output::print_on;
 use crate::cli::{Refusal, duration};
+use crate::printable;
 use crate::run::Outcome;
-use crate::ui::{Screen, coarse_span, release};
+use crate::ui::{Line, Screen, Tone, coarse_span, release};
 
 /// How long workers have to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -98,14 +100,15 @@ pub fn main(args: &TopArgs) -> anyhow::Result<u8> {
                 let size = Screen::size();
                 let mut lines = lines(&view, now);
                 lines.truncate(size.1.saturating_sub(1));
-                let lines = lines.iter().map(|line| shortened(line, size.0)).collect();
+                let painted = |line: &String| Line::of(Tone::Plain, line).paint(size.0, false);
+                let lines = lines.iter().map(painted).collect();
                 if screen.draw(&[], lines, size).is_err() {
                     return Ok(0);
                 }
                 continue;
             }
             let printed = match args.json {
-                true => print_on(&as_json(&view, now).to_string()),
+                true => print_on(&printable::json(&as_json(&view, now))),
                 false => lines(&view, now).iter().all(|line| print_on(line)),
             };
             if once || !printed {
@@ -212,7 +215,7 @@ fn shown_jobs(view: &View, now: Instant) -> Vec<&Job> {
 fn lines(view: &View, now: Instant) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(problem) = &view.problem {
-        lines.push(crate::ui::one_line(problem));
+        lines.push(printable::one_line(problem));
     }
     let ago = |then: Option<Instant>| {
         then.map_or_else(
