@@ -1,6 +1,6 @@
 //! Files that are replaced whole or not at all: a temporary file beside it, synced, renamed, and the rename synced.
 //!
-//! A crash leaves the old file or the new one, and at worst a temporary file, which [`is_temporary`] knows by its name.
+//! A crash leaves the old file or the new one, and at worst a temporary file, which [`writer_of`] knows by its name.
 //! Not here: what is appended to (journals, records, logs), and the lock files, which are written in place.
 
 use std::fs::{self, File, OpenOptions};
@@ -14,7 +14,8 @@ const MARK: &str = ".being-written-by-";
 /// Replaces `path`, or makes it, with these contents, readable by its owner alone.
 ///
 /// # Errors
-/// The disk is full or failing, or the directory is not there; `path` is as it was.
+/// The disk is full or failing, or the directory is not there; `path` is as it was, or already the new one if only the
+/// last sync has failed.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     let temporary = temporary(path)?;
     let written = write(&temporary, contents).and_then(|()| fs::rename(&temporary, path));
@@ -27,10 +28,10 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// Whether a file of this name is what a writer that died has left.
-pub fn is_temporary(name: &str) -> bool {
-    name.rsplit_once(MARK)
-        .is_some_and(|(_, pid)| pid.parse::<u32>().is_ok())
+/// The pid of the writer, if this is the name of a file that is being written, or that a writer which died has left.
+pub fn writer_of(name: &str) -> Option<i32> {
+    let (_, pid) = name.rsplit_once(MARK)?;
+    pid.parse().ok()
 }
 
 fn temporary(path: &Path) -> io::Result<PathBuf> {
@@ -101,7 +102,11 @@ mod tests {
     #[test]
     fn temporary_names_are_known() {
         let name = temporary(Path::new("/x/instance.json")).unwrap();
-        assert!(is_temporary(name.file_name().unwrap().to_str().unwrap()));
-        assert!(!is_temporary("instance.json") && !is_temporary("a.being-written-by-x"));
+        let writer = writer_of(name.file_name().unwrap().to_str().unwrap());
+        assert_eq!(writer, Some(std::process::id().cast_signed()));
+        assert_eq!(
+            (writer_of("instance.json"), writer_of("a.being-written-by-x")),
+            (None, None)
+        );
     }
 }

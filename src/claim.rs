@@ -101,7 +101,7 @@ fn refuse(config: &Config, error: LockError) -> StartError {
         },
         other => StartError::Failed(
             Failure::infrastructure(format!("take the instance lock in {}", config.orch.state_dir.display()))
-                .because(other.to_string()),
+                .caused_by(&other),
         ),
     }
 }

@@ -1,13 +1,14 @@
 //! What dead runs of a state directory have left, processes and files, and the end of it. Logs, journals and the data of
 //! an owned Redis are no leftovers: they are what runs are for.
 //!
-//! The next start ends processes too; this is for a state directory that has no next start, or for a look before it.
+//! The next start ends processes too, and removes most of these files; this is for a state directory that has no next start,
+//! or for a look before it.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::atomic_file::is_temporary;
+use crate::atomic_file::writer_of;
 use crate::guard::{self, Leftovers};
 
 /// What would be ended and removed.
@@ -44,7 +45,27 @@ pub fn look(state_dir: &Path) -> io::Result<Found> {
 pub fn clean(state_dir: &Path) -> io::Result<Cleaned> {
     let processes = guard::end_leftovers(state_dir)?;
     let files = stale_files(state_dir)?;
-    for file in &files {
+    remove(&files)?;
+    Ok(Cleaned { processes, files })
+}
+
+/// Removes what a start can tell to be stale. The caller holds the lock of the services alone: a run may live beside it,
+/// and somebody may be about to take another lock.
+///
+/// # Errors
+/// The state directory cannot be read or written.
+pub fn recover(state_dir: &Path) -> io::Result<()> {
+    let runs = state_dir.join("runs");
+    let mut files = stale_files(state_dir)?;
+    files.retain(|file| {
+        let writer = file.file_name().and_then(|name| writer_of(&name.to_string_lossy()));
+        !file.starts_with(&runs) && !writer.is_some_and(guard::is_alive)
+    });
+    remove(&files)
+}
+
+fn remove(files: &[PathBuf]) -> io::Result<()> {
+    for file in files {
         match fs::remove_file(file) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(io::Error::new(error.kind(), format!("{}: {error}", file.display())));
@@ -52,7 +73,7 @@ pub fn clean(state_dir: &Path) -> io::Result<Cleaned> {
             Ok(()) | Err(_) => {}
         }
     }
-    Ok(Cleaned { processes, files })
+    Ok(())
 }
 
 /// Temporary files of writers that are dead, and the description of an instance that is.
@@ -63,7 +84,7 @@ fn stale_files(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
     for directory in directories.iter().filter(|directory| directory.is_dir()) {
         found.extend(entries(directory)?.into_iter().filter(|path| {
             let name = path.file_name().unwrap_or_default().to_string_lossy();
-            is_temporary(&name) || path.as_path() == state_dir.join("instance.json")
+            writer_of(&name).is_some() || path.as_path() == state_dir.join("instance.json")
         }));
     }
     found.sort();
@@ -112,6 +133,22 @@ mod tests {
         assert_eq!(clean(state.path()).unwrap().files, expected);
         assert_eq!(look(state.path()).unwrap(), Found::default());
         assert!(kept.iter().all(|name| state.path().join(name).exists()));
+    }
+
+    #[test]
+    fn a_start_removes_what_is_certainly_nobodys() {
+        let state = tempfile::tempdir().unwrap();
+        fs::create_dir_all(state.path().join("runs/r1")).unwrap();
+        let dead = format!("version.being-written-by-{}", i32::MAX);
+        let living = format!("version.being-written-by-{}", std::process::id());
+        let of_a_run = format!("runs/r1/summary.json.being-written-by-{}", i32::MAX);
+        for name in [&dead, &living, &of_a_run, "instance.json", "ports.json"] {
+            fs::write(state.path().join(name), "").unwrap();
+        }
+        recover(state.path()).unwrap();
+        let there = |name: &str| state.path().join(name).exists();
+        assert!(!there(&dead) && !there("instance.json"));
+        assert!(there(&living) && there(&of_a_run) && there("ports.json"));
     }
 
     #[test]

@@ -78,12 +78,15 @@ pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
 }
 
 /// Removes the file if it is this run's.
-pub fn remove(state_dir: &Path, run_id: &RunId) {
-    if read(state_dir).is_ok_and(|file| file.is_some_and(|file| file.run_id == *run_id))
-        && let Err(error) = fs::remove_file(path(state_dir))
-    {
-        tracing::warn!(%error, "remove instance.json");
+///
+/// # Errors
+/// The directory cannot be written; the text names the file.
+pub fn remove(state_dir: &Path, run_id: &RunId) -> io::Result<()> {
+    if !read(state_dir).is_ok_and(|file| file.is_some_and(|file| file.run_id == *run_id)) {
+        return Ok(());
     }
+    let path = path(state_dir);
+    fs::remove_file(&path).map_err(|error| io::Error::new(error.kind(), format!("remove {}: {error}", path.display())))
 }
 
 /// The file of an instance whose orch is alive; `None` when there is none.
@@ -208,12 +211,12 @@ mod tests {
         assert_eq!(read(directory.path()).unwrap().as_ref(), Some(&file));
         let mode = fs::metadata(path(directory.path())).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        remove(directory.path(), &RunId::random());
+        remove(directory.path(), &RunId::random()).unwrap();
         assert!(
             read(directory.path()).unwrap().is_some(),
             "another run's file must stay"
         );
-        remove(directory.path(), &file.run_id);
+        remove(directory.path(), &file.run_id).unwrap();
         assert!(read(directory.path()).unwrap().is_none());
     }
 }

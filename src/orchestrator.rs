@@ -10,6 +10,7 @@ use tokio::sync::watch;
 
 use crate::claim::{Claim, holder, take_locks};
 pub use crate::claim::{Options, StartError};
+use crate::clean;
 use crate::config::Config;
 use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceLock, Report};
 use crate::instance::{self, InstanceFile};
@@ -106,8 +107,8 @@ impl Orchestrator {
         state_directory::prepare(&state_dir).map_err(StartError::Failed)?;
         let run_id = RunId::random();
         let Claim { mut locks, joined } = take_locks(&config, &options, &run_id)?;
-        let failed = |what: &str, error: &dyn std::fmt::Display| {
-            StartError::Failed(Failure::infrastructure(what).because(error.to_string()))
+        let failed = |what: &str, error: &dyn std::error::Error| {
+            StartError::Failed(Failure::infrastructure(what).caused_by(error))
         };
         let ended = match joined {
             Some(_) => guard::Leftovers::default(),
@@ -129,10 +130,19 @@ impl Orchestrator {
         let recorder =
             Recorder::create(&directory.journal()).map_err(|error| failed("make the run's journal", &error))?;
 
-        if joined.is_none()
-            && let Err(error) = instance::remember_ports(&state_dir, &config.ports)
-        {
-            tracing::warn!(%error, "remember the ports");
+        let mut warnings = Vec::new();
+        if !ended.is_empty() {
+            warnings.push(ended.to_string());
+        }
+        if joined.is_none() {
+            if let Err(error) = clean::recover(&state_dir) {
+                warnings.push(format!("remove what dead runs have left: {error}"));
+            }
+            if let Err(error) = instance::remember_ports(&state_dir, &config.ports) {
+                warnings.push(format!(
+                    "the next run may choose other ports, as these cannot be remembered: {error}"
+                ));
+            }
         }
 
         let (inbox, guard_inbox) = Inbox::new();
@@ -150,7 +160,10 @@ impl Orchestrator {
             lock: inherited,
             sole_spawner: options.sole_spawner,
         };
-        let guard = Guard::start(guard_options, on_event).map_err(|error| failed("start the guard", &error))?;
+        let guard = Guard::start(guard_options, on_event).map_err(|error| {
+            let failure = Failure::infrastructure("start the process that owns all others").caused_by(&error);
+            StartError::Failed(failure.with_log(&directory.log("guard")))
+        })?;
         for lock in &mut locks {
             let holder = holder(&options, &run_id, Some(guard.pid()), guard.handle().stop_bound());
             lock.update(&holder)
@@ -171,10 +184,10 @@ impl Orchestrator {
             sites: options.sites.clone(),
             resumes: resumption.clone(),
         });
-        if !ended.is_empty() {
+        for message in warnings {
             recorder.emit(EventKind::Noticed {
                 level: Level::Warning,
-                message: ended.to_string(),
+                message,
             });
         }
         Ok(Self {
@@ -375,14 +388,21 @@ impl Orchestrator {
             (_, Err(failure)) => Some(failure.to_string()),
             _ => None,
         };
-        self.recorder.emit(EventKind::RunFinished {
+        let finished = EventKind::RunFinished {
             outcome,
             exit_code: outcome.exit_code(),
             error,
-        });
-        if let Err(error) = self.recorder.with_state(|state| self.directory.write_summary(state)) {
-            tracing::error!(%error, path = %self.directory.summary().display(), "write the summary");
+        };
+        // Before the last event, which ends the views and tells others that the summary is there.
+        let state = self.recorder.state_after(finished.clone());
+        if let Err(error) = self.directory.write_summary(&state) {
+            let path = self.directory.summary();
+            self.recorder.emit(EventKind::Noticed {
+                level: Level::Error,
+                message: format!("the summary cannot be written: {}: {error}", path.display()),
+            });
         }
+        self.recorder.emit(finished);
         outcome
     }
 
@@ -401,7 +421,13 @@ impl Orchestrator {
         if self.stop.stopping.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
-        instance::remove(&self.config.orch.state_dir, &self.run_id);
+        if let Err(error) = instance::remove(&self.config.orch.state_dir, &self.run_id) {
+            // Harmless, since it names a process that has ended.
+            self.recorder.emit(EventKind::Noticed {
+                level: Level::Warning,
+                message: format!("{error}\n  hint:  `orch clean` removes it"),
+            });
+        }
         let reason = self
             .stop
             .reason

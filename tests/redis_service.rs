@@ -289,7 +289,10 @@ fn a_cut_off_append_only_file_is_loaded_and_a_damaged_one_is_explained() {
     let orch = started(&project);
     let answers = ask(port, &[&["GET", "first"], &["GET", "second"], &["EXISTS", "third"]]);
     assert!(answers[2].starts_with(":0"), "{answers:?}");
-    assert!(answers[..2].iter().all(|answer| answer.starts_with("$1")), "{answers:?}");
+    assert!(
+        answers[..2].iter().all(|answer| answer.starts_with("$1")),
+        "{answers:?}"
+    );
     orch.signal(nix::sys::signal::Signal::SIGTERM);
     orch.finish().expect_code(143);
 

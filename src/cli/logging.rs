@@ -35,13 +35,13 @@ pub fn start(verbose: u8) {
 }
 
 /// From now on the log is also kept in this file.
-pub fn to_file(path: &Path) {
-    match OpenOptions::new().append(true).create(true).mode(0o600).open(path) {
-        Ok(file) => {
-            drop(LOG.set(file));
-        }
-        Err(error) => tracing::warn!(%error, path = %path.display(), "open the log"),
-    }
+///
+/// # Errors
+/// It cannot be made.
+pub fn to_file(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    drop(LOG.set(file));
+    Ok(())
 }
 
 /// An event is a line, whatever is in it: one that holds another's text can not forge a second.

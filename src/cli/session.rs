@@ -7,7 +7,7 @@ use super::output::say;
 use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, signals};
 use crate::config::Config;
 use crate::orchestrator::{Options, Orchestrator, ResumeTarget, StartError};
-use crate::run::{Command, SiteName};
+use crate::run::{Command, EventKind, Level, SiteName};
 use crate::ui::{self, Format, ViewOptions};
 
 /// How long a view may take to print what is left: a blocked pipe must not hold up the end.
@@ -47,7 +47,13 @@ impl Session<'_> {
             }
             Err(error) => return Err(Refusal::because(error.outcome(), error)),
         };
-        logging::to_file(&orchestrator.directory().orch_log());
+        let log = orchestrator.directory().orch_log();
+        if let Err(error) = logging::to_file(&log) {
+            orchestrator.recorder().emit(EventKind::Noticed {
+                level: Level::Warning,
+                message: format!("there will be no log of orch's own: {}: {error}", log.display()),
+            });
+        }
         armed.arm(signals::Running {
             hurry: orchestrator.hurry_switch()?,
             recorder: orchestrator.recorder().clone(),

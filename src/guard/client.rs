@@ -196,10 +196,11 @@ impl Guard {
             stopped: Mutex::new(false),
         };
         match begun.recv_timeout(START_PATIENCE) {
-            Ok(()) => Ok(guard),
-            Err(_) => Err(Error::Start(io::Error::other(format!(
-                "it did not begin; see its log, {}",
-                options.log.display()
+            Ok(Ok(())) => Ok(guard),
+            Ok(Err(why)) => Err(Error::Start(io::Error::other(why))),
+            Err(RecvTimeoutError::Disconnected) => Err(Error::Start(io::Error::other("it ended at once"))),
+            Err(RecvTimeoutError::Timeout) => Err(Error::Start(io::Error::other(format!(
+                "it did not begin within {START_PATIENCE:?}"
             )))),
         }
     }
@@ -277,7 +278,8 @@ fn launch(options: &GuardOptions, socket: UnixStream) -> io::Result<Child> {
         .append(true)
         .create(true)
         .mode(0o600)
-        .open(&options.log)?;
+        .open(&options.log)
+        .map_err(|error| io::Error::new(error.kind(), format!("open its log {}: {error}", options.log.display())))?;
     let mut command = Command::new("/proc/self/exe");
     command
         .arg(GUARD_ARGUMENT)
@@ -419,7 +421,8 @@ impl HurrySwitch {
 struct Reader {
     shared: Arc<Shared>,
     answer: Sender<Answer>,
-    started: Sender<()>,
+    /// Why it does not start, if it does not.
+    started: Sender<Result<(), String>>,
     run_id: String,
     /// Every descendant of this process is the guard's.
     owns_all: bool,
@@ -460,7 +463,7 @@ impl Reader {
     fn take(&self, report: Report, on_event: &impl Fn(GuardEvent)) {
         match &report {
             Report::Started { .. } => {
-                self.started.send(()).ok();
+                self.started.send(Ok(())).ok();
             }
             Report::Spawned { service, pid } => {
                 lock(&self.shared.known).mains.insert(service.clone(), *pid);
@@ -478,7 +481,11 @@ impl Reader {
                 lock(&self.shared.known).all_gone = true;
                 self.shared.changed.notify_all();
             }
-            Report::Exited { .. } | Report::Refused { .. } => {}
+            // After its start nobody listens there.
+            Report::Refused { error, .. } => {
+                self.started.send(Err(error.clone())).ok();
+            }
+            Report::Exited { .. } => {}
         }
         on_event(GuardEvent::Report(report));
     }

@@ -51,9 +51,7 @@ fn leave(code: i32) -> ! {
 fn serve() -> io::Result<()> {
     let result = begin();
     if let Err(error) = &result {
-        server::log(&format!(
-            "{error} (this program is started by orch itself, with a socket as its standard input)"
-        ));
+        server::log(&format!("the guard cannot go on: {error}"));
     }
     result
 }
@@ -62,11 +60,14 @@ fn begin() -> io::Result<()> {
     close_inherited();
     sys::reset_signals();
     let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
-    socket.peer_addr()?;
+    socket.peer_addr().map_err(|error| {
+        let why = "it is started by orch itself, with a socket as its standard input";
+        io::Error::new(error.kind(), format!("{error} ({why})"))
+    })?;
     // From here on the socket has no other descriptor: when this one is closed, orch knows.
     let null = std::fs::File::open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
-    let (hello, locks) = greeting(&socket)?;
+    let (hello, locks) = greeting(&socket).inspect_err(|error| server::refuse(&socket, error))?;
     server::run(socket, &hello)?;
     // Held until nothing is left.
     drop(locks);

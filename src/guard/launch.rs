@@ -33,7 +33,7 @@ pub fn launch(order: &SpawnOrder, run_id: &str, records: &Records) -> Result<i32
     sys::as_service(&mut command, guard, records.descriptor(), &order.service);
     match command.spawn() {
         Ok(child) => Ok(child.id().cast_signed()),
-        Err(error) => Err(explain(&error, program, order)),
+        Err(error) => Err(explain(&error, program, order, records)),
     }
 }
 
@@ -42,7 +42,7 @@ fn open_log(path: &Path) -> io::Result<File> {
 }
 
 /// What the kernel means by refusing to execute.
-fn explain(error: &io::Error, program: &str, order: &SpawnOrder) -> String {
+fn explain(error: &io::Error, program: &str, order: &SpawnOrder, records: &Records) -> String {
     let directory = order.directory.display();
     match error.kind() {
         io::ErrorKind::NotFound if !order.directory.is_dir() => format!("the directory {directory} does not exist"),
@@ -62,7 +62,11 @@ fn explain(error: &io::Error, program: &str, order: &SpawnOrder) -> String {
                 format!("no further process is allowed (ulimit -u, or the container's limit): {error}")
             }
             Some(nix::libc::EMFILE | nix::libc::ENFILE) => format!("no file descriptor is left (ulimit -n): {error}"),
-            _ => error.to_string(),
+            Some(nix::libc::ENOMEM) => format!("no memory is left for a further process: {error}"),
+            Some(nix::libc::ENOSPC | nix::libc::EDQUOT | nix::libc::EFBIG) => {
+                format!("write its record to {}: {error}", records.path().display())
+            }
+            _ => format!("execute `{program}`: {error}"),
         },
     }
 }

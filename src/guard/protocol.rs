@@ -100,7 +100,7 @@ pub enum Report {
     },
     /// Answer to `StopAll`: the guard has no descendant left.
     AllGone,
-    /// An order could not be carried out.
+    /// An order could not be carried out; instead of `Started`: the guard cannot do its work.
     Refused {
         order: String,
         error: String,

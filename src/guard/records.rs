@@ -1,5 +1,6 @@
 //! Who was started: one line a process, `<pid> <start time> <service>`, written by the process itself before it
 //! executes its program. One file a run, `<state>/pids/<run id>`, there as long as something of the run may live.
+//! Empty lines mean nothing: each record begins with a line break.
 //!
 //! Its first line, `boot <id>`, says since which start of the machine the start times count: after another one they name
 //! strangers. The run's guard holds a lock on it for as long as it lives.
@@ -43,6 +44,11 @@ fn directory(state_dir: &Path) -> PathBuf {
     state_dir.join("pids")
 }
 
+/// An error that says which file it is about.
+fn named(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
 impl Records {
     /// Begins the records of a run.
     ///
@@ -50,15 +56,29 @@ impl Records {
     /// The state directory cannot be written.
     pub fn create(state_dir: &Path, run_id: &str) -> io::Result<Self> {
         let directory = directory(state_dir);
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .map_err(|error| named(&directory, error))?;
         let path = directory.join(run_id);
-        let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path)?;
+        let failed = |error| named(&path, error);
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(failed)?;
         // Nobody else writes there; shared, so that it cannot fail for a reader who is just looking.
-        flock(&file, FlockOperation::NonBlockingLockShared)?;
+        flock(&file, FlockOperation::NonBlockingLockShared).map_err(|error| failed(error.into()))?;
         if let Some(boot) = boot_id() {
-            file.write_all(format!("boot {boot}\n").as_bytes())?;
+            file.write_all(format!("boot {boot}\n").as_bytes()).map_err(failed)?;
         }
         Ok(Self { path, file })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// For a child to inherit; the child's copy is closed by its exec.
@@ -81,7 +101,6 @@ impl Records {
 /// The directory or a file in it cannot be read; the text names it.
 pub fn of_dead_runs(state_dir: &Path) -> io::Result<Vec<DeadRun>> {
     let directory = directory(state_dir);
-    let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let mut runs = Vec::new();
     let entries = match fs::read_dir(&directory) {
         Ok(entries) => entries,

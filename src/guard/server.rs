@@ -64,29 +64,21 @@ struct Guard {
 /// Runs the guard to its end: when orch has said goodbye or gone away, and no descendant is left.
 ///
 /// # Errors
-/// The kernel refuses what a guard needs.
+/// The kernel refuses what a guard needs, or the disk; orch has been told.
 pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
-    sys::become_subreaper()?;
-    let mut signals = SigSet::empty();
-    // Blocked, never ignored: what is ignored would stay so in every service.
-    for signal in [
-        Signal::SIGCHLD,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGPIPE,
-    ] {
-        signals.add(signal);
-    }
-    signals.thread_block()?;
-    let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    socket.set_nonblocking(true)?;
+    let (signal_fd, records) = match set_up(&socket, hello) {
+        Ok(ready) => ready,
+        Err(error) => {
+            refuse(&socket, &error);
+            return Err(error);
+        }
+    };
     let mut guard = Guard {
         socket: Some(socket),
         heard: Vec::new(),
         unsent: Vec::new(),
         run_id: hello.run_id.clone(),
-        records: Records::create(&hello.state_dir, &hello.run_id)?,
+        records,
         services: BTreeMap::new(),
         ending: false,
         hurry: false,
@@ -98,7 +90,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
         pid: std::process::id().cast_signed(),
     });
     loop {
-        guard.wait(&signal_fd)?;
+        guard.wait(&signal_fd);
         while let Ok(Some(signal)) = signal_fd.read_signal() {
             let signal = Signal::try_from(signal.ssi_signo.cast_signed());
             if matches!(signal, Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP)) {
@@ -116,9 +108,41 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
     }
 }
 
+/// Tells orch why there will be no guard, before the socket's close tells that there is none.
+pub fn refuse(mut socket: &UnixStream, error: &io::Error) {
+    let report = Report::Refused {
+        order: "start".to_owned(),
+        error: error.to_string(),
+    };
+    if let Ok(line) = serde_json::to_string(&report) {
+        writeln!(socket, "{line}").ok();
+    }
+}
+
+/// What can fail, before anything is started.
+fn set_up(socket: &UnixStream, hello: &Hello) -> io::Result<(SignalFd, Records)> {
+    sys::become_subreaper()?;
+    let mut signals = SigSet::empty();
+    // Blocked, never ignored: what is ignored would stay so in every service.
+    for signal in [
+        Signal::SIGCHLD,
+        Signal::SIGTERM,
+        Signal::SIGINT,
+        Signal::SIGHUP,
+        Signal::SIGPIPE,
+    ] {
+        signals.add(signal);
+    }
+    signals.thread_block()?;
+    let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
+    let records = Records::create(&hello.state_dir, &hello.run_id)?;
+    socket.set_nonblocking(true)?;
+    Ok((signal_fd, records))
+}
+
 impl Guard {
     /// Sleeps until something happens or a deadline is over.
-    fn wait(&self, signals: &SignalFd) -> io::Result<()> {
+    fn wait(&self, signals: &SignalFd) {
         let now = Instant::now();
         let deadlines = self
             .services
@@ -143,8 +167,12 @@ impl Guard {
             watched.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN | unsent));
         }
         match poll(&mut watched, timeout) {
-            Ok(_) | Err(Errno::EINTR) => Ok(()),
-            Err(error) => Err(error.into()),
+            Ok(_) | Err(Errno::EINTR) => {}
+            // No memory for a moment. Whatever it is, what is owned must still be ended.
+            Err(error) => {
+                log(&format!("poll: {error}"));
+                std::thread::park_timeout(REARM);
+            }
         }
     }
 

@@ -144,7 +144,8 @@ fn record_label(label: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// `<pid> <start time> <label>`, by the process itself: nobody else can know it before it may have daemonised.
+/// `<pid> <start time> <label>` on a line of its own, by the process itself: nobody else can know it before it may have
+/// daemonised.
 fn write_record(record: RawFd, label: &[u8]) -> io::Result<()> {
     let mut stat = [0_u8; 1024];
     // SAFETY: the path is a C string, `stat` is writable for its length, and the descriptor is closed below.
@@ -168,7 +169,8 @@ fn write_record(record: RawFd, label: &[u8]) -> io::Result<()> {
     let pid = unsafe { libc::getpid() };
     let mut digits = [0_u8; 20];
     let pid = decimal(u64::try_from(pid).unwrap_or(0), &mut digits);
-    for part in [pid, b" ", start_time, label] {
+    // A line that a full disk has torn must not become a part of this one.
+    for part in [b"\n", pid, b" ", start_time, label] {
         if let Some(place) = line.get_mut(used..used + part.len()) {
             place.copy_from_slice(part);
             used += part.len();
@@ -176,10 +178,11 @@ fn write_record(record: RawFd, label: &[u8]) -> io::Result<()> {
     }
     // SAFETY: `line` is readable for `used` bytes; the descriptor is open until the spawn is over.
     let written = unsafe { libc::write(record, line.as_ptr().cast(), used) };
-    if written == -1 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+    match usize::try_from(written) {
+        Ok(written) if written == used => Ok(()),
+        // The disk had room for a part only.
+        Ok(_) => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+        Err(_) => Err(io::Error::last_os_error()),
     }
 }
 

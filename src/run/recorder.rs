@@ -1,7 +1,8 @@
 //! The one place where facts enter a run: stamped, journalled, folded and handed to the views, in one order.
 //!
 //! An event's journal line is written before `emit` returns. Callable from any thread, also while one panics.
-//! A journal that cannot be written is told once, as an event; the run goes on, and the views see all of it.
+//! A journal that cannot be written is told once, as an event, before the one that it lacks: the run's last event ends the
+//! views. The run goes on, and they see all of it.
 
 use std::io;
 use std::path::Path;
@@ -55,13 +56,28 @@ impl Recorder {
     /// Records that something happened, now.
     pub fn emit(&self, kind: EventKind) {
         let mut inner = self.inner();
-        let Err(error) = inner.record(kind) else { return };
-        if !std::mem::replace(&mut inner.journal_failed, true) {
-            let message = format!("the journal cannot be written, events are missing from it: {error}");
+        let mut event = inner.stamp(kind);
+        if let Err(error) = inner.journal.append(&event)
+            && !std::mem::replace(&mut inner.journal_failed, true)
+        {
+            let message = format!("the journal cannot be written, events may be missing from it: {error}");
             let level = Level::Error;
-            // Its own line may fail as well: the views have it.
-            inner.record(EventKind::Noticed { level, message }).ok();
+            let notice = inner.stamp(EventKind::Noticed { level, message });
+            // These lines may fail as well: the views have them.
+            inner.journal.append(&notice).ok();
+            inner.hand_on(notice);
+            event = inner.stamp(event.kind);
+            inner.journal.append(&event).ok();
         }
+        inner.hand_on(event);
+    }
+
+    /// The run as it will be once this has happened: for what must be there before that is told.
+    pub fn state_after(&self, kind: EventKind) -> RunState {
+        let inner = self.inner();
+        let mut state = inner.state.clone();
+        state.apply(&inner.stamp(kind));
+        state
     }
 
     /// All events so far and those to come.
@@ -82,24 +98,27 @@ impl Recorder {
 }
 
 impl Inner {
-    /// Stamps, journals, folds and hands on; the error is the journal's alone.
-    fn record(&mut self, kind: EventKind) -> io::Result<()> {
-        self.seq += 1;
+    /// What happened as the next event.
+    fn stamp(&self, kind: EventKind) -> Event {
         let at = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0.0, |since| since.as_secs_f64());
-        let event = Arc::new(Event {
-            seq: self.seq,
+        Event {
+            seq: self.seq + 1,
             at,
             elapsed: self.started.elapsed().as_secs_f64(),
             kind,
-        });
-        let written = self.journal.append(&event);
+        }
+    }
+
+    /// Folds an event and gives it to the views.
+    fn hand_on(&mut self, event: Event) {
+        self.seq = event.seq;
         self.state.apply(&event);
+        let event = Arc::new(event);
         self.events.push(Arc::clone(&event));
         self.subscribers
             .retain(|subscriber| subscriber.send(Arc::clone(&event)).is_ok());
-        written
     }
 }
 
@@ -175,7 +194,7 @@ mod tests {
         (1..=3).for_each(|pid| recorder.emit(spawned(pid)));
         drop(recorder);
         let kinds: Vec<EventKind> = view.iter().map(|event| event.kind.clone()).collect();
-        let [first, EventKind::Noticed { level, message }, second, third] = kinds.as_slice() else {
+        let [EventKind::Noticed { level, message }, first, second, third] = kinds.as_slice() else {
             panic!("{kinds:?}");
         };
         assert_eq!([first, second, third], [&spawned(1), &spawned(2), &spawned(3)]);

@@ -79,6 +79,19 @@ impl Failure {
         self
     }
 
+    /// Adds the cause and what is below that.
+    #[must_use]
+    pub fn caused_by(self, error: &dyn std::error::Error) -> Self {
+        let mut text = error.to_string();
+        let mut next = error.source();
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        self.because(text)
+    }
+
     /// Adds what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
