@@ -14,9 +14,12 @@ use crate::atomic_file;
 use crate::config::Secret;
 use crate::free_port;
 use crate::guard;
+use crate::regular_file;
 use crate::run::RunId;
 use crate::services::{Failure, RedisConnection};
 
+/// More than a configuration can have of ports: what is larger was not written by orch. Bytes.
+const LARGEST: u64 = 8 << 20;
 /// How often the file is looked for while an instance comes up.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -94,7 +97,7 @@ pub fn remove(state_dir: &Path, run_id: &RunId) -> io::Result<()> {
 /// # Errors
 /// It cannot be read, or is not of this version's form.
 pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
-    let text = match fs::read(path(state_dir)) {
+    let text = match regular_file::read(&path(state_dir), LARGEST) {
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
@@ -131,7 +134,7 @@ pub fn remember_ports(state_dir: &Path, ports: &BTreeMap<String, u16>) -> io::Re
 
 /// The ports of the last run that are free now: what a run keeps about them (a pool of proxies) stays true.
 pub fn remembered_ports(state_dir: &Path) -> BTreeMap<String, u16> {
-    let text = fs::read(state_dir.join("ports.json")).unwrap_or_default();
+    let text = regular_file::read(&state_dir.join("ports.json"), LARGEST).unwrap_or_default();
     let ports: BTreeMap<String, u16> = serde_json::from_slice(&text).unwrap_or_default();
     ports
         .into_iter()

@@ -5,10 +5,11 @@
 
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use crate::atomic_file;
+use crate::regular_file;
 use crate::services::Failure;
 
 /// The layout that this orch writes. A directory without the file is of the first.
@@ -116,10 +117,7 @@ fn written_layout(state_dir: &Path) -> Result<Option<u32>, Failure> {
             .hint("nothing was changed: choose another `[orch] state_dir`, or move this one away")
     };
     // A link would be another file's content.
-    let open = OpenOptions::new()
-        .read(true)
-        .custom_flags(nix::libc::O_NOFOLLOW)
-        .open(&path);
+    let open = regular_file::open_with(OpenOptions::new().read(true), nix::libc::O_NOFOLLOW, &path);
     let mut text = String::new();
     match open.and_then(|file| file.take(LONGEST_VERSION).read_to_string(&mut text)) {
         Ok(_) => {}

@@ -122,8 +122,23 @@ fn what_tasks_say_is_shown_and_never_obeyed() {
         },
     );
     let tails = [
-        tail(&redis, &["events", "--type", "task-failed", "--limit", "1"]),
-        tail(&redis, &["events", "--type", "task-failed", "--limit", "1", "--json"]),
+        tail(
+            &redis,
+            &["events", "--type", "task-failed", "--limit", "1", "--for", "60s"],
+        ),
+        tail(
+            &redis,
+            &[
+                "events",
+                "--type",
+                "task-failed",
+                "--limit",
+                "1",
+                "--for",
+                "60s",
+                "--json",
+            ],
+        ),
     ];
     let subscribed = || {
         let clients: String = redis::cmd("CLIENT")

@@ -16,7 +16,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::endpoint::{Address, Tls};
 use super::{Endpoint, Error, Result};
+use crate::regular_file;
 
+/// A bundle of all that the world trusts has a fortieth of it. Bytes.
+const LARGEST_CERTIFICATES: u64 = 8 << 20;
 /// Between two attempts of one call; doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
@@ -283,7 +286,7 @@ fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
 
 fn certificates(tls: &Tls, endpoint: &Endpoint) -> Result<redis::TlsCertificates> {
     let read = |path: &std::path::Path| {
-        std::fs::read(path).map_err(|error| Error::Url {
+        regular_file::read(path, LARGEST_CERTIFICATES).map_err(|error| Error::Url {
             url: format!("rediss://{endpoint}"),
             reason: format!("cannot read {}: {error}", path.display()),
         })

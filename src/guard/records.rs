@@ -13,6 +13,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use crate::regular_file;
+
 /// More than any run writes: what is larger is not read further.
 const LARGEST: u64 = 16 << 20;
 
@@ -117,7 +119,7 @@ pub fn of_dead_runs(state_dir: &Path) -> io::Result<Vec<DeadRun>> {
         if !entry.file_type().is_ok_and(|kind| kind.is_file()) {
             continue;
         }
-        let file = File::open(&path).map_err(|error| named(&path, error))?;
+        let file = regular_file::open(&path).map_err(|error| named(&path, error))?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             continue;
         }

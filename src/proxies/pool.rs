@@ -3,15 +3,14 @@
 //! A file that the app itself could not load counts as empty, and the count says why. Not here: what is done about too few.
 
 use std::fmt;
-use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::fcntl::OFlag;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use crate::regular_file;
 
 /// Largest file that is read, bytes: some 400,000 proxies.
 pub const MAX_SIZE: u64 = 64 * 1024 * 1024;
@@ -67,13 +66,12 @@ pub async fn count_settled(file: &Path, unusable: &[String]) -> PoolCount {
 }
 
 fn count_within(file: &Path, unusable: &[String], max_size: u64) -> PoolCount {
-    let opened = match open(file) {
+    let opened = match regular_file::open(file) {
         Ok(opened) => opened,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return PoolCount::nothing("there is no such file"),
         Err(error) => return PoolCount::nothing(format!("it cannot be read: {error}")),
     };
     match opened.metadata() {
-        Ok(facts) if !facts.is_file() => return PoolCount::nothing("it is not a regular file"),
         Ok(facts) if facts.len() > max_size => return too_large(facts.len(), max_size),
         Ok(facts) if facts.len() == 0 => return PoolCount::half_written("it is empty"),
         Ok(_) => {}
@@ -95,14 +93,6 @@ fn count_within(file: &Path, unusable: &[String], max_size: u64) -> PoolCount {
         // A writer that rewrites in place leaves new text followed by the rest of the old.
         Err(error) => PoolCount::half_written(format!("it is not JSON: {error}")),
     }
-}
-
-/// Never waits: a FIFO at the path must not hang the run.
-fn open(file: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(OFlag::O_NONBLOCK.bits())
-        .open(file)
 }
 
 fn too_large(size: u64, max_size: u64) -> PoolCount {
@@ -369,10 +359,10 @@ mod tests {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let problem = |file: &Path| count_within(file, &unusable(), 16).problem.expect("a reason");
         assert_eq!(problem(&directory.path().join("none.json")), "there is no such file");
-        assert_eq!(problem(directory.path()), "it is not a regular file");
+        assert_eq!(problem(directory.path()), "it cannot be read: not a regular file");
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
-        assert_eq!(problem(&fifo), "it is not a regular file");
+        assert_eq!(problem(&fifo), "it cannot be read: not a regular file");
         let large = directory.path().join("large.json");
         fs::write(&large, " ".repeat(17)).expect("the file is written");
         assert_eq!(problem(&large), "it is too large: 17 bytes, at most 16 are read");

@@ -11,7 +11,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::event::Event;
-use crate::printable;
+use crate::{printable, regular_file};
 
 /// Version of the journal's format, in its first event.
 pub const JOURNAL_FORMAT: u32 = 1;
@@ -66,7 +66,7 @@ impl JournalWriter {
 
 /// Whether the journal's writer is alive.
 pub fn is_being_written(journal: &Path) -> bool {
-    let locked = File::open(journal).map(|file| file.try_lock_shared());
+    let locked = regular_file::open(journal).map(|file| file.try_lock_shared());
     matches!(locked, Ok(Err(TryLockError::WouldBlock)))
 }
 
@@ -104,7 +104,7 @@ const LONGEST_FIRST: u64 = 64 << 20;
 /// The first event of a journal; `None` where it has no whole one that this version knows.
 pub fn first_event(path: &Path) -> Option<Event> {
     let mut line = Vec::new();
-    let mut file = BufReader::new(File::open(path).ok()?).take(LONGEST_FIRST);
+    let mut file = BufReader::new(regular_file::open(path).ok()?).take(LONGEST_FIRST);
     file.read_until(b'\n', &mut line).ok()?;
     serde_json::from_slice(&line).ok()
 }

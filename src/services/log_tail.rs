@@ -1,10 +1,10 @@
 //! The end of a log file, bounded in lines and bytes, safe to print in a terminal.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::printable::one_line;
+use crate::regular_file;
 
 /// Bytes read from the end of a log at most.
 const WINDOW: u64 = 16 * 1024;
@@ -15,7 +15,7 @@ const LINE: usize = 300;
 ///
 /// What a terminal would obey is replaced, since a log is written by others and goes into messages.
 pub fn last_lines(path: &Path, count: usize) -> Vec<String> {
-    let Ok(mut file) = File::open(path) else {
+    let Ok(mut file) = regular_file::open(path) else {
         return Vec::new();
     };
     let length = file.metadata().map_or(0, |metadata| metadata.len());

@@ -1,6 +1,5 @@
 //! The configured probes: TCP, HTTP, a line in the log, a file, a command.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +12,7 @@ use super::launcher::Launcher;
 use crate::config::Probe;
 use crate::file_watch::FileWatch;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
+use crate::regular_file;
 use crate::run::ExitStatus;
 
 /// Pauses between attempts of probes that no event announces: short at first, since most services are quick.
@@ -107,7 +107,9 @@ pub async fn until_passed(
 }
 
 fn log_contains(log: &Path, offset: u64, needle: &str) -> bool {
-    let Ok(mut file) = File::open(log) else { return false };
+    let Ok(mut file) = regular_file::open(log) else {
+        return false;
+    };
     let mut fresh = Vec::new();
     file.seek(SeekFrom::Start(offset)).is_ok()
         && file.take(LOG_WINDOW).read_to_end(&mut fresh).is_ok()

@@ -2,9 +2,10 @@
 //!
 //! An app that hard-codes its URL starts well and is never heard on our Redis; its banner is the only witness.
 
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
+
+use crate::regular_file;
 
 /// Bytes of a start that are looked through: the banner is within the first lines.
 const WINDOW: u64 = 256 * 1024;
@@ -48,7 +49,7 @@ pub enum Announced {
 
 /// The broker that the banner names (`.> transport:   redis://...`), if the log from `offset` on has one.
 pub fn announced_broker(log: &Path, offset: u64) -> Option<Announced> {
-    let mut file = File::open(log).ok()?;
+    let mut file = regular_file::open(log).ok()?;
     file.seek(SeekFrom::Start(offset)).ok()?;
     let mut bytes = Vec::new();
     file.take(WINDOW).read_to_end(&mut bytes).ok()?;

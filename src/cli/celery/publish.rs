@@ -1,6 +1,6 @@
 //! `orch celery publish`: tasks from the command line or, many at once, from standard input.
 
-use std::io::BufRead;
+use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use clap::Args;
@@ -16,7 +16,9 @@ use crate::cli::{Refusal, duration};
 use crate::run::Outcome;
 
 /// All lines of standard input are read before the first is published.
-const LARGEST_INPUT: usize = 1 << 30;
+const LARGEST_INPUT: u64 = 1 << 30;
+/// One task; workers and orch take in no more.
+const LONGEST_LINE: u64 = 64 << 20;
 
 /// Publishes a task and prints its id; with --wait, what became of it (exit code 1: it failed, or not in time)
 #[derive(Args, Debug)]
@@ -193,18 +195,25 @@ fn task_of(args: &PublishArgs) -> Result<Task, String> {
     Ok(task)
 }
 
-fn tasks_of(mut input: impl BufRead, args: &PublishArgs) -> Result<Vec<Task>, String> {
-    let (mut tasks, mut line, mut total) = (Vec::new(), Vec::new(), 0);
+fn tasks_of(input: impl BufRead, args: &PublishArgs) -> Result<Vec<Task>, String> {
+    let mut input = input.take(LARGEST_INPUT + 1);
+    let (mut tasks, mut line) = (Vec::new(), Vec::new());
     for number in 1.. {
         line.clear();
-        let length = input
+        // A line without an end must not be read for ever.
+        let length = (&mut input)
+            .take(LONGEST_LINE + 1)
             .read_until(b'\n', &mut line)
             .map_err(|error| format!("read standard input: {error}"))?;
         if length == 0 {
             break;
         }
-        total += length;
-        if total > LARGEST_INPUT {
+        if length as u64 > LONGEST_LINE {
+            return Err(format!(
+                "line {number} of standard input is longer than {LONGEST_LINE} bytes; nothing is published"
+            ));
+        }
+        if input.limit() == 0 {
             return Err(format!(
                 "standard input is larger than {LARGEST_INPUT} bytes: publish it in parts"
             ));

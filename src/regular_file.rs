@@ -1,0 +1,97 @@
+//! Files that anybody may have put there, opened without waiting and read within a bound: a FIFO that nobody writes to, a
+//! device that never ends, a directory are errors, and a huge file is not taken into memory.
+//!
+//! Not here: what is in them, and files under `/proc`.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use nix::libc::{O_NOCTTY, O_NONBLOCK};
+
+/// Opens a file for reading.
+///
+/// # Errors
+/// It cannot be opened, or is no regular file (a link to one is).
+pub fn open(path: &Path) -> io::Result<File> {
+    open_with(OpenOptions::new().read(true), 0, path)
+}
+
+/// Opens a file as these options say, with further flags of `open(2)`.
+///
+/// # Errors
+/// It cannot be opened, or is no regular file.
+pub fn open_with(options: &mut OpenOptions, flags: i32, path: &Path) -> io::Result<File> {
+    // Without O_NONBLOCK, opening a FIFO waits for its other end; to a regular file it makes no difference.
+    let file = options.custom_flags(flags | O_NONBLOCK | O_NOCTTY).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::other("not a regular file")),
+    }
+}
+
+/// The contents of a file of at most so many bytes.
+///
+/// # Errors
+/// It cannot be read, is no regular file, or is larger.
+pub fn read(path: &Path, largest: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let mut contents = Vec::new();
+    // By what is read, not by the size that it says: it may grow meanwhile.
+    file.take(largest.saturating_add(1)).read_to_end(&mut contents)?;
+    match contents.len() as u64 > largest {
+        true => Err(io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            format!("larger than {}", size(largest)),
+        )),
+        false => Ok(contents),
+    }
+}
+
+/// `4 MiB`; bytes where it is no whole number of those.
+fn size(bytes: u64) -> String {
+    match bytes % (1 << 20) {
+        0 => format!("{} MiB", bytes >> 20),
+        _ => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use nix::sys::stat::Mode;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_file_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let started = Instant::now();
+        for path in [&fifo, directory.path(), Path::new("/dev/zero"), Path::new("/dev/tty")] {
+            assert!(read(path, 10).is_err(), "{}", path.display());
+        }
+        assert_eq!(read(&fifo, 10).unwrap_err().to_string(), "not a regular file");
+        let to_append = open_with(OpenOptions::new().append(true).create(true), 0, &fifo);
+        assert!(to_append.is_err(), "nobody reads it");
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn no_more_is_read_than_agreed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "0123456789").unwrap();
+        assert_eq!(read(&path, 10).unwrap(), b"0123456789");
+        assert_eq!(read(&path, 9).unwrap_err().to_string(), "larger than 9 bytes");
+        // As large as a disk, and nothing of it is there.
+        File::create(&path).unwrap().set_len(1 << 40).unwrap();
+        assert_eq!(read(&path, 1 << 20).unwrap_err().to_string(), "larger than 1 MiB");
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(open(&link).is_ok());
+    }
+}

@@ -1,0 +1,226 @@
+//! What stands where a file of orch's should be - a FIFO, a directory, a device, a huge or a damaged file - is an error or
+//! left alone: orch never waits for it, and never takes it into memory.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+mod support {
+    #![allow(dead_code, reason = "each test crate uses a part of it")]
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::orch::Project;
+
+/// Nothing is waited for; the rest is for a busy machine.
+const AT_ONCE: Duration = Duration::from_secs(20);
+/// Larger than any memory; nothing of it is on the disk.
+const HUGE: u64 = 1 << 42;
+
+const CONFIGURATION: &str =
+    "[redis]\nmode = \"off\"\n[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n";
+
+/// What is put in a file's place.
+#[derive(Clone, Copy, Debug)]
+enum Obstacle {
+    Fifo,
+    Directory,
+    Endless,
+    Huge,
+    Damaged,
+    Deep,
+}
+
+const OBSTACLES: [Obstacle; 6] = [
+    Obstacle::Fifo,
+    Obstacle::Directory,
+    Obstacle::Endless,
+    Obstacle::Huge,
+    Obstacle::Damaged,
+    Obstacle::Deep,
+];
+
+fn put(obstacle: Obstacle, path: &Path) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::remove_file(path).ok();
+    match obstacle {
+        Obstacle::Fifo => mkfifo(path, Mode::S_IRWXU).unwrap(),
+        Obstacle::Directory => fs::create_dir(path).unwrap(),
+        Obstacle::Endless => symlink("/dev/zero", path).unwrap(),
+        Obstacle::Huge => File::create(path).unwrap().set_len(HUGE).unwrap(),
+        Obstacle::Damaged => fs::write(path, b"\xff\x00{\"pid\":1,\"redis\":[[[\"\n").unwrap(),
+        Obstacle::Deep => fs::write(path, "[".repeat(1 << 20)).unwrap(),
+    }
+}
+
+/// With 1 GiB of address space, so that a balloon bursts, and an end to a wait that is one.
+const BOUNDED: &str = "ulimit -v 1048576; exec timeout -s KILL 60 \"$ORCH\" ";
+
+/// Runs orch; its exit code, and what it says.
+fn orch(project: &Project, arguments: &str) -> (Option<i32>, String) {
+    let started = Instant::now();
+    let output = Command::new("/bin/sh")
+        .args(["-c", &format!("{BOUNDED}{arguments}")])
+        .env("ORCH", env!("CARGO_BIN_EXE_orch"))
+        .current_dir(project.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert!(started.elapsed() < AT_ONCE, "{arguments}: {:?}", started.elapsed());
+    assert!(!told.contains("panicked"), "{arguments}: {told}");
+    (output.status.code(), told)
+}
+
+/// A state directory as a run has left it.
+fn used() -> Project {
+    let project = Project::new(CONFIGURATION);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+    project
+}
+
+#[test]
+fn nothing_in_the_state_directory_is_waited_for_or_taken_in() {
+    let places = [
+        "instance.json",
+        "ports.json",
+        "version",
+        "run.lock",
+        "services.lock",
+        "pids/dead1",
+        "runs/dead1/journal.jsonl",
+    ];
+    let project = used();
+    let ports = "[ports]\nweb = 0\n";
+    fs::write(project.file("orch.toml"), format!("{CONFIGURATION}{ports}")).unwrap();
+    for place in places {
+        let path = project.state_dir().join(place);
+        let kept = path.is_file().then(|| fs::read(&path).unwrap());
+        for obstacle in OBSTACLES {
+            put(obstacle, &path);
+            let what = format!("{place}: {obstacle:?}");
+            for command in ["exec -- true", "clean --dry-run", "clean"] {
+                let (code, told) = orch(&project, command);
+                assert!(matches!(code, Some(0 | 2 | 3)), "{what}: {command}: {code:?} {told}");
+                assert!(
+                    command != "exec -- true" || code == Some(3),
+                    "{what}: nothing is up: {told}"
+                );
+            }
+            fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).ok();
+        }
+        if let Some(kept) = kept {
+            fs::write(&path, kept).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_start_gets_past_what_is_in_its_way_or_says_what_it_is() {
+    let oneshot =
+        "[redis]\nmode = \"off\"\n[services.once]\nkind = \"oneshot\"\ncommand = [\"false\"]\n[ports]\nweb = 0\n";
+    for (place, passes) in [
+        ("instance.json", true),
+        ("ports.json", true),
+        ("pids/dead1", true),
+        ("runs/dead1/journal.jsonl", true),
+        ("services.lock", false),
+        ("version", false),
+    ] {
+        for obstacle in [Obstacle::Fifo, Obstacle::Endless, Obstacle::Huge] {
+            let project = Project::new(oneshot);
+            put(obstacle, &project.state_dir().join(place));
+            let (code, told) = orch(&project, "up");
+            // A oneshot that fails: the start came as far as that.
+            assert_eq!(code, Some(3), "{place}: {obstacle:?}: {told}");
+            let started = fs::read_dir(project.state_dir().join("runs"))
+                .is_ok_and(|runs| runs.flatten().any(|run| run.path().join("once.log").exists()));
+            // A lock file holds whatever it holds: what is larger is not read.
+            let passes = passes || (place == "services.lock" && matches!(obstacle, Obstacle::Huge));
+            assert_eq!(started, passes, "{place}: {obstacle:?}: {told}");
+            let named = told.contains(place) || told.contains(&project.state_dir().display().to_string());
+            assert!(started || named, "{place}: {obstacle:?}: {told}");
+        }
+    }
+}
+
+#[test]
+fn configurations_that_are_no_files_are_errors_that_name_them() {
+    let celery = "[celery]\napp = \"a\"\n";
+    for obstacle in OBSTACLES {
+        let project = Project::new("");
+        for (place, configuration) in [
+            ("orch.toml", None),
+            (
+                "variables.env",
+                Some("[orch]\nenv_file = \"variables.env\"\n[redis]\nmode = \"off\"\n".to_owned()),
+            ),
+            (
+                "sites.yaml",
+                Some(format!("[orch]\nsites_file = \"sites.yaml\"\n{celery}")),
+            ),
+            (
+                "sites.json",
+                Some(format!("[orch]\nsites_file = \"sites.json\"\n{celery}")),
+            ),
+            (
+                "sites.toml",
+                Some(format!("[orch]\nsites_file = \"sites.toml\"\n{celery}")),
+            ),
+        ] {
+            fs::remove_dir_all(project.file("orch.toml"))
+                .or_else(|_| fs::remove_file(project.file("orch.toml")))
+                .ok();
+            if let Some(configuration) = configuration {
+                fs::write(project.file("orch.toml"), configuration).unwrap();
+            }
+            put(obstacle, &project.file(place));
+            for command in ["up", "run", "exec -- true"] {
+                let (code, told) = orch(&project, command);
+                assert_eq!(code, Some(2), "{place}: {obstacle:?}: {command}: {told}");
+                assert!(told.contains(place), "{place}: {obstacle:?}: {told}");
+                assert!(
+                    told.len() < 100_000,
+                    "{place}: {obstacle:?}: {} bytes are told",
+                    told.len()
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_service_that_puts_a_fifo_in_place_of_its_log_holds_nobody_up() {
+    let script = "rm -f .orch/runs/*/web.log && mkfifo .orch/runs/*/web.log || { for run in .orch/runs/*; do mkfifo $run/web.log; done; }; exit 1";
+    let project = Project::new(&format!(
+        "[redis]\nmode = \"off\"\n[services.web]\nkind = \"daemon\"\ncommand = [\"sh\", \"-c\", \"{}\"]\n\
+         readiness = {{ log = \"never\" }}\nrestart = {{ limit = 1 }}\n",
+        script.replace('"', "\\\"")
+    ));
+    let (code, told) = orch(&project, "up");
+    assert_eq!(code, Some(3), "{told}");
+}
+
+#[test]
+fn standard_input_without_an_end_is_refused() {
+    let started = Instant::now();
+    let output = Command::new(env!("CARGO_BIN_EXE_orch"))
+        .args(["celery", "publish", "--stdin", "--broker", "redis://127.0.0.1:1/0"])
+        .stdin(Stdio::from(File::open("/dev/zero").unwrap()))
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{told}");
+    assert!(told.contains("line 1 of standard input is longer"), "{told}");
+    assert!(started.elapsed() < AT_ONCE);
+}
