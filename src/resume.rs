@@ -7,7 +7,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
-use crate::run::{Command, Event, EventKind, Progress, Resumption, RunDirectory, SiteName, first_event, read_journal};
+use crate::run::{
+    Command, Event, EventKind, Progress, Resumption, RunDirectory, SiteName, Unfinished, first_event, replay_journal,
+};
 use crate::services::Failure;
 
 /// The run to be continued.
@@ -45,9 +47,10 @@ pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failur
         };
         Failure::configuration(format!("{why} in {}", state_dir.display())).hint(hint)
     })?;
-    let journal = read_journal(&run.journal)
+    let mut unfinished = Unfinished::default();
+    replay_journal(&run.journal, |event| unfinished.apply(&event))
         .map_err(|error| Failure::infrastructure(format!("resume run {}", run.run_id)).because(error.to_string()))?;
-    let resumption = Resumption::of(&journal.events).ok_or_else(|| {
+    let resumption = unfinished.resumption().ok_or_else(|| {
         Failure::infrastructure(format!("resume run {}", run.run_id))
             .because(format!("{} does not begin with its start", run.journal.display()))
     })?;

@@ -98,28 +98,74 @@ enum Start {
     RunStarted { format: u32 },
 }
 
-/// A first event is shorter: one line of a run with ten thousand sites has two megabytes.
-const LONGEST_FIRST: u64 = 64 << 20;
+/// A longer line is not an event of ours: the first one of a run with ten thousand sites has two megabytes.
+const LONGEST_LINE: u64 = 64 << 20;
+
+/// Reads one line with its end; `None` at the end of the file. A line that is too long is cut there, and its rest is
+/// skipped.
+fn read_line<'l>(file: &mut impl BufRead, line: &'l mut Vec<u8>) -> io::Result<Option<&'l [u8]>> {
+    line.clear();
+    if file.by_ref().take(LONGEST_LINE).read_until(b'\n', line)? == 0 {
+        return Ok(None);
+    }
+    if !line.ends_with(b"\n") && line.len() as u64 == LONGEST_LINE {
+        file.skip_until(b'\n')?;
+        // Whatever it was, it is no event any more.
+        line.truncate(1);
+        line.push(b'\n');
+    }
+    Ok(Some(line))
+}
 
 /// The first event of a journal; `None` where it has no whole one that this version knows.
 pub fn first_event(path: &Path) -> Option<Event> {
     let mut line = Vec::new();
-    let mut file = BufReader::new(regular_file::open(path).ok()?).take(LONGEST_FIRST);
-    file.read_until(b'\n', &mut line).ok()?;
-    serde_json::from_slice(&line).ok()
+    let line = read_line(&mut BufReader::new(regular_file::open(path).ok()?), &mut line).ok()??;
+    serde_json::from_slice(line).ok()
 }
 
-/// Reads a journal, tolerating a torn last line and kinds of a newer minor version.
+/// Hands the events of a journal over one by one, however many they are; tolerates a torn last line and kinds of a newer
+/// minor version.
+///
+/// # Errors
+/// The file cannot be read, or has a format of a newer version.
+pub fn replay_journal(path: &Path, mut each: impl FnMut(Event)) -> Result<(), JournalError> {
+    replay(path, |read| {
+        if let Ok(event) = read {
+            each(event);
+        }
+    })
+}
+
+/// Reads a journal into memory, as [`replay_journal`] does.
 ///
 /// # Errors
 /// The file cannot be read, or has a format of a newer version.
 pub fn read_journal(path: &Path) -> Result<Journal, JournalError> {
-    let shown = || path.display().to_string();
-    let text = std::fs::read(path).map_err(|source| JournalError::Io { path: shown(), source })?;
     let mut journal = Journal::default();
-    let mut lines = text.split(|byte| *byte == b'\n').peekable();
-    while let Some(line) = lines.next() {
-        let last = lines.peek().is_none();
+    replay(path, |read| match read {
+        Ok(event) => journal.events.push(event),
+        Err(Unreadable::Torn) => journal.torn = true,
+        Err(Unreadable::Unknown) => journal.unknown += 1,
+    })?;
+    Ok(journal)
+}
+
+/// What a line is that is no event.
+enum Unreadable {
+    /// The last one, cut off.
+    Torn,
+    Unknown,
+}
+
+fn replay(path: &Path, mut each: impl FnMut(Result<Event, Unreadable>)) -> Result<(), JournalError> {
+    let shown = || path.display().to_string();
+    let failed = |source| JournalError::Io { path: shown(), source };
+    let mut file = BufReader::new(regular_file::open(path).map_err(failed)?);
+    let mut buffer = Vec::new();
+    while let Some(line) = read_line(&mut file, &mut buffer).map_err(failed)? {
+        let whole = line.strip_suffix(b"\n");
+        let line = whole.unwrap_or(line);
         if line.is_empty() {
             continue;
         }
@@ -129,13 +175,12 @@ pub fn read_journal(path: &Path) -> Result<Journal, JournalError> {
         {
             return Err(JournalError::TooNew { path: shown(), format });
         }
-        match serde_json::from_slice::<Event>(line) {
-            Ok(event) => journal.events.push(event),
-            Err(_) if last => journal.torn = true,
-            Err(_) => journal.unknown += 1,
-        }
+        each(serde_json::from_slice(line).map_err(|_| match whole {
+            Some(_) => Unreadable::Unknown,
+            None => Unreadable::Torn,
+        }));
     }
-    Ok(journal)
+    Ok(())
 }
 
 #[cfg(test)]
@@ -166,6 +211,21 @@ mod tests {
                     {\"seq\":2,\"at\":0,\"elapsed\":0,\"event\":\"moon_rose\"}\nnot json\n";
         let journal = read(text.as_bytes()).expect("readable");
         assert_eq!((journal.events.len(), journal.unknown, journal.torn), (1, 2, false));
+    }
+
+    #[test]
+    fn a_line_without_end_is_no_event_and_costs_a_bound() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal.jsonl");
+        let mut file = File::create(&path).expect("a file");
+        // Sparse: zeros that no disk holds.
+        file.set_len(LONGEST_LINE + (1 << 20)).expect("sparse");
+        std::io::Seek::seek(&mut file, io::SeekFrom::End(0)).expect("the end");
+        file.write_all(b"\n{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\"}\n")
+            .expect("written");
+        let journal = read_journal(&path).expect("readable");
+        assert_eq!((journal.events.len(), journal.unknown, journal.torn), (1, 1, false));
+        assert_eq!(first_event(&path), None);
     }
 
     #[test]

@@ -18,9 +18,9 @@ pub use directory::RunDirectory;
 pub use event::*;
 pub use exit::describe_exit;
 pub use ids::{JobId, RunId, ServiceName, SiteName};
-pub use journal::{JOURNAL_FORMAT, Journal, JournalError, first_event, read_journal};
+pub use journal::{JOURNAL_FORMAT, Journal, JournalError, first_event, read_journal, replay_journal};
 pub use recorder::Recorder;
-pub use resumption::{JobSoFar, Progress, Resumption, SiteSoFar};
+pub use resumption::{JobSoFar, Progress, Resumption, SiteSoFar, Unfinished};
 pub use state::{
     Header, LeftoversView, ProxiesView, ProxyCount, Resumed, RunState, ServicePhase, ServiceView, SitePhase, SiteView,
     StopView,

@@ -51,76 +51,87 @@ pub struct JobSoFar {
     pub job_id: Option<JobId>,
 }
 
-impl Resumption {
-    /// Reads it from a run's events; `None` when they begin no `orch run`.
-    ///
-    /// A site whose cancellation was the last that was heard of it counts as in flight: a stop leaves queued tasks in
-    /// Redis.
-    pub fn of(events: &[Event]) -> Option<Self> {
-        let mut events = events.iter().map(|event| &event.kind);
-        let Some(EventKind::RunStarted {
-            run_id,
-            command: Command::Run,
-            sites,
-            resumes,
-            ..
-        }) = events.next()
-        else {
-            return None;
+/// What the events of a run so far say that it has left to do.
+///
+/// A site whose cancellation was the last that was heard of it counts as in flight: a stop leaves queued tasks in Redis.
+#[derive(Debug, Default)]
+pub struct Unfinished {
+    /// Id and sites of the run; `None` before its first event, and for what is no `orch run`.
+    run: Option<(RunId, Vec<SiteName>)>,
+    progress: BTreeMap<SiteName, Progress>,
+}
+
+impl Unfinished {
+    /// Folds one event in.
+    pub fn apply(&mut self, event: &Event) {
+        let (site, now) = match &event.kind {
+            EventKind::RunStarted {
+                run_id,
+                command: Command::Run,
+                sites,
+                resumes,
+                ..
+            } => {
+                self.run = Some((run_id.clone(), sites.clone()));
+                let before = resumes.iter().flat_map(|resumed| &resumed.sites);
+                self.progress = before
+                    .map(|so_far| (so_far.site.clone(), so_far.progress.clone()))
+                    .collect();
+                return;
+            }
+            EventKind::SiteDispatched {
+                site,
+                attempt,
+                task_id,
+                job_id,
+            }
+            | EventKind::SitePickedUp {
+                site,
+                attempt,
+                task_id,
+                job_id,
+            } => {
+                let job = JobSoFar {
+                    attempt: *attempt,
+                    task_id: task_id.clone(),
+                    job_id: job_id.clone(),
+                };
+                (site, Progress::InFlight(job))
+            }
+            EventKind::SiteJobStarted { site, job_id, .. } => {
+                if let Some(Progress::InFlight(job)) = self.progress.get_mut(site) {
+                    job.job_id = Some(job_id.clone());
+                }
+                return;
+            }
+            EventKind::SiteRetrying { site, .. } => (site, Progress::ToDo),
+            EventKind::SiteFinished {
+                site, status, counts, ..
+            } => match status {
+                SiteStatus::Complete => (site, Progress::Kept { counts: *counts }),
+                SiteStatus::Failed => (site, Progress::ToDo),
+                SiteStatus::Cancelled => return,
+            },
+            _ => return,
         };
-        let before = resumes.iter().flat_map(|resumed| &resumed.sites);
-        let mut progress: BTreeMap<SiteName, Progress> = before
-            .map(|so_far| (so_far.site.clone(), so_far.progress.clone()))
-            .collect();
-        for kind in events {
-            let (site, now) = match kind {
-                EventKind::SiteDispatched {
-                    site,
-                    attempt,
-                    task_id,
-                    job_id,
-                }
-                | EventKind::SitePickedUp {
-                    site,
-                    attempt,
-                    task_id,
-                    job_id,
-                } => {
-                    let job = JobSoFar {
-                        attempt: *attempt,
-                        task_id: task_id.clone(),
-                        job_id: job_id.clone(),
-                    };
-                    (site, Progress::InFlight(job))
-                }
-                EventKind::SiteJobStarted { site, job_id, .. } => {
-                    if let Some(Progress::InFlight(job)) = progress.get_mut(site) {
-                        job.job_id = Some(job_id.clone());
-                    }
-                    continue;
-                }
-                EventKind::SiteRetrying { site, .. } => (site, Progress::ToDo),
-                EventKind::SiteFinished {
-                    site, status, counts, ..
-                } => match status {
-                    SiteStatus::Complete => (site, Progress::Kept { counts: *counts }),
-                    SiteStatus::Failed => (site, Progress::ToDo),
-                    SiteStatus::Cancelled => continue,
-                },
-                _ => continue,
-            };
-            progress.insert(site.clone(), now);
-        }
-        let sites = sites.iter().map(|site| SiteSoFar {
-            site: site.clone(),
-            progress: progress.remove(site).unwrap_or(Progress::ToDo),
+        self.progress.insert(site.clone(), now);
+    }
+
+    /// What is left to do; `None` when the events began no `orch run`.
+    pub fn resumption(mut self) -> Option<Resumption> {
+        let (run_id, sites) = self.run?;
+        let sites = sites.into_iter().map(|site| SiteSoFar {
+            progress: self.progress.remove(&site).unwrap_or(Progress::ToDo),
+            site,
         });
-        Some(Self {
-            run_id: run_id.clone(),
+        Some(Resumption {
+            run_id,
             sites: sites.collect(),
         })
     }
+}
 
+impl Resumption {
     /// Whether nothing is left to do.
     pub fn is_complete(&self) -> bool {
         self.sites
@@ -224,8 +235,14 @@ mod tests {
         })
     }
 
+    fn of(events: &[Event]) -> Option<Resumption> {
+        let mut unfinished = Unfinished::default();
+        events.iter().for_each(|event| unfinished.apply(event));
+        unfinished.resumption()
+    }
+
     fn progress(events: &[Event]) -> Vec<Progress> {
-        let resumption = Resumption::of(events).unwrap();
+        let resumption = of(events).unwrap();
         resumption.sites.into_iter().map(|so_far| so_far.progress).collect()
     }
 
@@ -275,7 +292,7 @@ mod tests {
                 finished("a", SiteStatus::Complete),
             ],
         );
-        let resumed = Resumption::of(&first);
+        let resumed = of(&first);
         // It died at once.
         let second = journal(resumed.clone(), []);
         assert_eq!(progress(&second), progress(&first));
@@ -293,13 +310,13 @@ mod tests {
 
     #[test]
     fn what_began_no_orch_run_cannot_be_resumed() {
-        assert_eq!(Resumption::of(&[]), None);
-        assert_eq!(Resumption::of(&journal(None, [])[1..]), None);
+        assert_eq!(of(&[]), None);
+        assert_eq!(of(&journal(None, [])[1..]), None);
         let mut up = journal(None, []);
         if let EventKind::RunStarted { command, .. } = &mut up[0].kind {
             *command = Command::Up;
         }
-        assert_eq!(Resumption::of(&up), None);
+        assert_eq!(of(&up), None);
     }
 
     #[test]
