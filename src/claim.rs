@@ -6,7 +6,7 @@ use crate::config::Config;
 use crate::guard::{Holder, InstanceLock, LockError};
 use crate::instance::{self, InstanceFile};
 use crate::resume::ResumeTarget;
-use crate::run::{Command, Outcome, RunId, SiteName};
+use crate::run::{Command, Outcome, RunId, SiteName, local_time};
 use crate::services::Failure;
 
 /// What a run is started with, besides its configuration.
@@ -18,7 +18,7 @@ pub struct Options {
     pub sites: Vec<SiteName>,
     /// A run that is to be continued.
     pub resume: Option<ResumeTarget>,
-    /// How long to wait for another run of the instance to end.
+    /// How long to wait for another run of the instance, or for those that are at its sites, to end.
     pub wait: Duration,
     /// The caller's variables.
     pub environment: Vec<(String, String)>,
@@ -147,18 +147,4 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
             }
         }
     }
-}
-
-/// A moment as the user's clock shows it.
-fn local_time(unix_seconds: u64) -> String {
-    let second = i64::try_from(unix_seconds).unwrap_or(i64::MAX);
-    jiff::Timestamp::from_second(second).map_or_else(
-        |_| "an unknown time".to_owned(),
-        |moment| {
-            moment
-                .to_zoned_datetime(jiff::tz::TimeZone::system())
-                .strftime("%Y-%m-%d %H:%M:%S")
-                .to_string()
-        },
-    )
 }

@@ -159,7 +159,7 @@ pub enum Outcome {
     InfrastructureFailed,
     /// Fewer usable proxies than required.
     NotEnoughProxies,
-    /// Another run holds the instance.
+    /// Another run holds the instance, or others hold all of its sites.
     Busy,
     /// SIGINT, after a clean stop.
     Interrupted,

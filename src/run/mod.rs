@@ -8,6 +8,7 @@ mod exit;
 mod fold;
 mod ids;
 mod journal;
+mod local_time;
 mod recorder;
 mod resumption;
 mod state;
@@ -19,6 +20,7 @@ pub use event::*;
 pub use exit::describe_exit;
 pub use ids::{JobId, RunId, ServiceName, SiteName};
 pub use journal::{JOURNAL_FORMAT, Journal, JournalError, first_event, read_journal, replay_journal};
+pub use local_time::local_time;
 pub use recorder::Recorder;
 pub use resumption::{JobSoFar, Progress, Resumption, SiteSoFar, Unfinished};
 pub use state::{
