@@ -17,8 +17,8 @@ use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
 use super::ledger::{EventEnd, Ledger, Owner};
 use crate::celery::{
-    self, Census, Event, EventKind, EventStream, NodeName, Notice, RunningTask, Stats, Target, TaskEvent, TaskId,
-    WorkerEvent,
+    self, Census, Event, EventKind, EventStream, NodeName, Notice, RunningTask, Signal, Stats, Target, TaskEvent,
+    TaskId, WorkerEvent,
 };
 
 use crate::run::{self, Level};
@@ -31,6 +31,9 @@ const MEET_EVERY: Duration = Duration::from_secs(30);
 const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
 /// Between the two looks that make sure that nothing is left of a job.
 const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
+/// So long after a change, and this often, workers are told what must not run.
+const BAN_PATIENCE: Duration = Duration::from_secs(10);
+const BAN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// So long after a disruption it is watched what the processes of the pools go on with.
 const HUNT_PATIENCE: Duration = Duration::from_secs(120);
@@ -60,6 +63,9 @@ pub struct Desk {
     deaths: Mutex<Deaths>,
     /// A worker has put a task back.
     put_back: Notify,
+    /// Must not run, whichever worker comes to have them: workers forget what was revoked, or were not there to hear it.
+    banned: Mutex<BTreeSet<TaskId>>,
+    bans_due: Notify,
     /// Processes of each worker's pool.
     pools: Mutex<HashMap<NodeName, HashSet<u32>>>,
     /// The last census and when it began.
@@ -117,6 +123,8 @@ impl Desk {
             disrupted: Notify::new(),
             deaths: Mutex::default(),
             put_back: Notify::new(),
+            banned: Mutex::default(),
+            bans_due: Notify::new(),
             pools: Mutex::default(),
             census: tokio::sync::Mutex::default(),
             stream: tokio::sync::Mutex::new(stream),
@@ -132,6 +140,7 @@ impl Desk {
             never = self.keep_meeting() => never,
             never = self.hunt_ghosts() => never,
             never = self.revoke_deadly() => never,
+            never = self.revoke_banned() => never,
         }
     }
 
@@ -150,6 +159,22 @@ impl Desk {
     /// Pool slots of all workers that answered last; 0 when none ever did.
     pub fn slots(&self) -> u64 {
         self.slots.load(Ordering::Relaxed)
+    }
+
+    /// Tasks of a job whose page is open that a worker has taken and that have not ended.
+    pub fn unfinished(&self, root: &TaskId) -> Vec<TaskId> {
+        self.ledger().unfinished(root)
+    }
+
+    /// Has these tasks revoked for a while from now, and whenever a worker comes or goes, running ones with SIGTERM, for as
+    /// long as the desk is served.
+    pub fn ban(&self, tasks: impl IntoIterator<Item = TaskId>) {
+        self.banned().extend(tasks);
+        self.bans_due.notify_one();
+    }
+
+    fn banned(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {
+        self.banned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Tasks are published to these queues too.
@@ -304,12 +329,38 @@ impl Desk {
     async fn keep_meeting(&self) -> Infallible {
         let mut deaths = self.context.worker_deaths.clone();
         loop {
-            tokio::select! {
-                () = self.workers_changed.notified() => {}
-                () = sleep(MEET_EVERY) => {}
-                Ok(()) = deaths.changed() => self.disrupted.notify_one(),
+            let changed = tokio::select! {
+                () = self.workers_changed.notified() => true,
+                () = sleep(MEET_EVERY) => false,
+                Ok(()) = deaths.changed() => {
+                    self.disrupted.notify_one();
+                    true
+                }
+            };
+            if changed {
+                self.bans_due.notify_one();
             }
             self.meet_workers().await;
+        }
+    }
+
+    /// A worker that says it is there does not hear yet: it is told again and again for a while.
+    async fn revoke_banned(&self) -> Infallible {
+        loop {
+            self.bans_due.notified().await;
+            let give_up = Instant::now() + BAN_PATIENCE;
+            while Instant::now() < give_up {
+                let tasks: Vec<TaskId> = self.banned().iter().cloned().collect();
+                if tasks.is_empty() {
+                    break;
+                }
+                let control = self.context.celery.control();
+                let told = control.revoke(&tasks, Some(Signal::Term), &Target::All, WORKER_DEADLINE);
+                if let Err(error) = told.await {
+                    tracing::debug!(%error, tasks = tasks.len(), "revoke what must not run");
+                }
+                sleep(BAN_AGAIN_AFTER).await;
+            }
         }
     }
 

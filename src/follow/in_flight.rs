@@ -71,6 +71,20 @@ impl InFlight {
         self.inner().jobs.remove(root);
     }
 
+    /// The tasks of a job whose ids are known for sure; its first one, when it is not under way.
+    pub fn tasks_of(&self, root: &TaskId) -> Vec<TaskId> {
+        let inner = self.inner();
+        inner
+            .jobs
+            .get(root)
+            .map_or_else(|| vec![root.clone()], JobInFlight::tasks)
+    }
+
+    /// What is known of a site that has not ended.
+    pub fn site(&self, site: &SiteName) -> Option<SiteInFlight> {
+        self.inner().sites.get(site).cloned()
+    }
+
     pub fn site_queued(&self, site: &SiteName) {
         self.inner().sites.insert(site.clone(), SiteInFlight::default());
     }
