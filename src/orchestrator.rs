@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
+use crate::celery::Client;
 use crate::claim::{Claim, holder, take_locks};
 pub use crate::claim::{Options, StartError};
 use crate::clean;
@@ -23,8 +24,8 @@ use crate::run::{
 };
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
-use crate::services::{Failure, GuardInbox, Inbox, Launcher, Supervisor, base_environment};
-use crate::sites;
+use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
+use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms};
 use crate::state_directory;
 
 /// How long the cancellation of the sites may hold up the stop.
@@ -83,6 +84,8 @@ pub struct Orchestrator {
     /// The instance that is up and used by this run, instead of services of its own.
     joined: Option<InstanceFile>,
     stop: Arc<StopState>,
+    /// Until when sites that another run has are waited for.
+    wait_until: Instant,
     /// Set once sites may be in flight.
     in_flight: Arc<OnceLock<sites::Context>>,
     // Dropped in this order: the guard before the locks, so that nobody starts while something is left.
@@ -103,6 +106,7 @@ impl Orchestrator {
     /// # Errors
     /// The instance is held by a living run, the state directory cannot be used, or the guard does not start.
     pub fn start(config: Config, mut options: Options) -> Result<Self, StartError> {
+        let wait_until = Instant::now() + options.wait;
         let state_dir = config.orch.state_dir.clone();
         state_directory::prepare(&state_dir).map_err(StartError::Failed)?;
         let run_id = RunId::random();
@@ -201,10 +205,16 @@ impl Orchestrator {
             inbox: Some(inbox),
             joined,
             stop,
+            wait_until,
             in_flight: Arc::default(),
             guard,
             locks,
         })
+    }
+
+    /// Waits until then for sites that another run has, instead of as long as the options say.
+    pub fn wait_for_sites_until(&mut self, moment: Instant) {
+        self.wait_until = moment;
     }
 
     /// The run's facts so far and to come.
@@ -293,6 +303,13 @@ impl Orchestrator {
                 );
             }
         }
+        let leases = self.lease_store(connection.as_ref(), client.as_ref());
+        if let Some(leases) = &leases
+            && self.shares_what_is_there(connection.as_ref())
+            && let Err(held) = self.wait_for_a_free_site(leases).await
+        {
+            return Ending::busy(&held);
+        }
         let mut supervisor = Supervisor::new(programs, order, self.launcher.clone(), self.recorder.clone(), inbox);
         let job = Scrape {
             config: Arc::clone(&self.config),
@@ -303,6 +320,8 @@ impl Orchestrator {
             task_holder_deaths: supervisor.task_holder_deaths(),
             connection,
             client,
+            leases,
+            wait_until: self.wait_until,
             in_flight: Arc::clone(&self.in_flight),
         };
         match self.options.command {
@@ -328,6 +347,33 @@ impl Orchestrator {
                 () = job.wait_until_usable() => Ending::Done(Outcome::Succeeded),
             },
         }
+    }
+
+    /// Where the leases of the sites are, as seen by this run.
+    fn lease_store(&self, connection: Option<&RedisConnection>, client: Option<&Client>) -> Option<LeaseStore> {
+        let terms = Terms {
+            duration: self.config.orch.lease,
+            outage: if connection?.owned {
+                Outage::IsWaitedOut
+            } else {
+                Outage::EndsTheWork
+            },
+        };
+        // Of `orch run` the first is the one that each run of the state directory takes.
+        let lock = self.locks.first().and_then(InstanceLock::identity);
+        let me = sites::Holder::of_this_process(&self.run_id, lock);
+        Some(LeaseStore::new(client?.clone(), &self.config.orch.instance, me, terms))
+    }
+
+    /// Whether the Redis is there before this run starts anything, so that others may be at its sites.
+    fn shares_what_is_there(&self, connection: Option<&RedisConnection>) -> bool {
+        self.options.command == Command::Run
+            && (self.joined.is_some() || connection.is_some_and(|connection| !connection.owned))
+    }
+
+    /// A worker that was started for nothing would take tasks of the run that is at work.
+    async fn wait_for_a_free_site(&self, leases: &LeaseStore) -> Result<(), AllHeld> {
+        sites::wait_for_a_free_site(&self.recorder, leases, &self.options.sites, self.wait_until).await
     }
 
     /// `orch up`: a failed start ends it; later, what is given up is left and the others are kept, while there are any.

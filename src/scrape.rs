@@ -1,7 +1,7 @@
 //! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
 
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -10,7 +10,7 @@ use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict};
 use crate::run::{EventKind, Level, Outcome, Progress, Recorder, Resumption, SiteName, SiteStatus, StopReason};
 use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
-use crate::sites;
+use crate::sites::{self, AllHeld, LeaseStore};
 
 /// Between two looks for messages of a dead worker: short at first, since a worker that reconnects to a restarted Redis
 /// takes up to three seconds; then longer, since one may list what it no longer runs until its pool has moved on.
@@ -32,6 +32,13 @@ impl Ending {
     /// It could not be done, for a reason that says whose fault it is.
     pub fn failed(failure: Failure) -> Self {
         Ending::Failed(failure.kind.outcome(), failure)
+    }
+
+    /// Others are at all of its sites.
+    pub fn busy(held: &AllHeld) -> Self {
+        let failure = Failure::infrastructure(format!("other runs hold all of the sites: {held}"))
+            .hint("wait for them (`--wait 10m`); another `[orch] instance` is for another project on the same broker");
+        Ending::Failed(Outcome::Busy, failure)
     }
 
     /// How the run counts as having ended.
@@ -67,6 +74,10 @@ pub struct Scrape {
     pub task_holder_deaths: watch::Receiver<u64>,
     pub connection: Option<RedisConnection>,
     pub client: Option<Client>,
+    /// Where the sites' leases are; there is one wherever there is a client.
+    pub leases: Option<LeaseStore>,
+    /// Until when sites that another run has are waited for.
+    pub wait_until: Instant,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
 }
@@ -83,7 +94,7 @@ impl Scrape {
 
     /// Proxies, then sites; ended early when the app turns out to use Redis without its password.
     pub async fn run(&self) -> Ending {
-        let Some(client) = &self.client else {
+        let (Some(client), Some(leases)) = (&self.client, &self.leases) else {
             return Ending::failed(
                 Failure::configuration("there is nothing to run the sites with: Redis or Celery is switched off")
                     .hint("`orch run` needs `[redis]` and `[celery]`; `orch up` does not"),
@@ -123,7 +134,7 @@ impl Scrape {
         let ending = tokio::select! {
             never = self.put_back(client, &context) => match never {},
             () = without_its_password => return Ending::failed(without_password()),
-            ending = self.proxies_then_sites(&context) => ending,
+            ending = self.proxies_then_sites(&context, leases) => ending,
         };
         // An app may swallow the refusal and report a job done that saved nothing.
         if refused().await {
@@ -187,7 +198,7 @@ impl Scrape {
             .any(|so_far| matches!(so_far.progress, Progress::Kept { .. }))
     }
 
-    async fn proxies_then_sites(&self, context: &sites::Context) -> Ending {
+    async fn proxies_then_sites(&self, context: &sites::Context, leases: &LeaseStore) -> Ending {
         let proxies = &self.config.proxies;
         if proxies.enabled {
             match proxies::ensure(context, proxies).await {
@@ -215,7 +226,11 @@ impl Scrape {
             .filter(|site| self.sites.contains(&site.name) && !self.is_kept(&site.name))
             .cloned()
             .collect();
-        let reports = sites::run_all(context, chosen, self.config.orch.max_parallel_sites).await;
+        let at_once = self.config.orch.max_parallel_sites;
+        let reports = sites::run_all(context, chosen, at_once, leases.clone(), self.wait_until).await;
+        if let Some(held) = AllHeld::told_by(&reports) {
+            return Ending::busy(&held);
+        }
         let all_complete = reports.iter().all(|report| report.status == SiteStatus::Complete);
         Ending::Done(if all_complete {
             Outcome::Succeeded

@@ -6,6 +6,8 @@ mod support;
 mod answers;
 #[path = "sites/fallbacks.rs"]
 mod fallbacks;
+#[path = "sites/leases.rs"]
+mod leases;
 #[path = "sites/lost.rs"]
 mod lost;
 #[path = "sites/proxies.rs"]

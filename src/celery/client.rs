@@ -103,6 +103,11 @@ impl Client {
         self.shared.backend.query(action, commands, self.deadline).await
     }
 
+    /// As [`Client::backend_query`], in the broker's database.
+    pub async fn broker_query<T: redis::FromRedisValue>(&self, action: &str, commands: &redis::Pipeline) -> Result<T> {
+        self.shared.broker.query(action, commands, self.deadline).await
+    }
+
     /// Remote control of the workers.
     pub fn control(&self) -> Control {
         Control::new(self.clone())

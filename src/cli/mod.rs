@@ -26,7 +26,7 @@ use crate::run::Outcome;
 #[command(name = "orch", version, about, disable_help_subcommand = true)]
 #[command(
     after_help = "Exit codes: 0 all sites finished; 1 a site failed; 2 usage or configuration error; 3 infrastructure \
-failed; 4 not enough proxies; 75 another run holds the instance; 130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP."
+failed; 4 not enough proxies; 75 another run holds the instance or its sites; 130, 143, 129 ended by SIGINT, SIGTERM, SIGHUP."
 )]
 struct Cli {
     #[command(subcommand)]

@@ -25,7 +25,7 @@ pub struct RunArgs {
     /// Upper bound of the proxy refresh, such as `10m`
     #[arg(long, value_name = "DURATION")]
     pub proxy_timeout: Option<String>,
-    /// Wait this long for another run of the instance to end
+    /// Wait this long for another run of the instance, or for those that are at its sites, to end
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub wait: Duration,
     #[command(flatten)]

@@ -1,7 +1,7 @@
 //! What `orch run`, `orch up` and `orch demo` share: signals, view, orchestrator, stop, exit code.
 
 use std::io::IsTerminal;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::output::say;
 use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, signals};
@@ -86,11 +86,13 @@ impl Session<'_> {
 
 /// Takes the instance; says so before it waits for another run's end.
 fn start_in_turn(config: Config, options: Options) -> Result<Orchestrator, StartError> {
+    // One wait for all that may be waited for.
+    let wait_until = Instant::now() + options.wait;
     let at_once = Options {
         wait: Duration::ZERO,
         ..options.clone()
     };
-    match Orchestrator::start(config.clone(), at_once) {
+    let started = match Orchestrator::start(config.clone(), at_once) {
         Err(StartError::Busy {
             command, pid, run_id, ..
         }) if !options.wait.is_zero() => {
@@ -101,5 +103,9 @@ fn start_in_turn(config: Config, options: Options) -> Result<Orchestrator, Start
             Orchestrator::start(config, options)
         }
         result => result,
-    }
+    };
+    started.map(|mut orchestrator| {
+        orchestrator.wait_for_sites_until(wait_until);
+        orchestrator
+    })
 }

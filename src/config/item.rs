@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::Value as Json;
 
-use super::duration::parse_duration;
+use super::duration::{format_duration, parse_duration};
 use super::problem::{Problem, alternatives, nearest};
 use super::section::Reading;
 use super::source::Span;
@@ -209,6 +209,16 @@ impl<'a> Item<'a> {
             }
             duration => Some(duration),
         }
+    }
+
+    /// A duration of at least `lowest`.
+    pub fn duration_from(&self, lowest: Duration) -> Option<Duration> {
+        let duration = self.duration()?;
+        if duration >= lowest {
+            return Some(duration);
+        }
+        let label = format!("must be {} or more", format_duration(lowest));
+        self.report(self.problem(format!("`{}` is out of range", self.path), label))
     }
 
     /// One of some words.

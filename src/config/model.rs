@@ -40,6 +40,8 @@ pub struct OrchConfig {
     pub env_file_variables: Vec<(String, String)>,
     /// `max_parallel_sites`. Default 8.
     pub max_parallel_sites: usize,
+    /// `lease`: how long a site stays taken when the run that holds it says nothing any more. Default 30s.
+    pub lease: Duration,
 }
 
 /// `[redis] mode`

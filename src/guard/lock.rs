@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -143,6 +143,14 @@ impl InstanceLock {
         let mut lock = Self { file };
         lock.update(me).map_err(failed)?;
         Ok(lock)
+    }
+
+    /// What names the locked file among all files of this boot of the kernel, containers included: whoever can lock a file
+    /// of the same name locks this one. None where the kernel does not tell.
+    pub fn identity(&self) -> Option<String> {
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        let metadata = self.file.metadata().ok()?;
+        Some(format!("{}:{}:{}", boot.trim(), metadata.dev(), metadata.ino()))
     }
 
     /// Another descriptor of the same lock, for the guard.

@@ -11,7 +11,7 @@ use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
-use super::values::{app_prefix, values};
+use super::values::{app_prefix, argument_values};
 use crate::celery::{Link, Signal, Target, Task, TaskId};
 use crate::config::SiteConfig;
 use crate::follow::{
@@ -33,6 +33,8 @@ pub(super) struct Attempt<'a> {
     /// 1 for the first.
     number: u32,
     deadline: Instant,
+    /// Of the lease that it runs under.
+    fencing_token: u64,
     task: TaskId,
     /// An earlier run has published it.
     is_published: bool,
@@ -59,6 +61,7 @@ impl<'a> Attempt<'a> {
         site: &'a SiteConfig,
         number: u32,
         deadline: Instant,
+        fencing_token: u64,
     ) -> Self {
         let entry = Entry {
             job_id: None,
@@ -71,6 +74,7 @@ impl<'a> Attempt<'a> {
             site,
             number,
             deadline,
+            fencing_token,
             task: TaskId::random(),
             is_published: false,
             job_id: JobId::new(Uuid::new_v4().to_string()),
@@ -86,14 +90,24 @@ impl<'a> Attempt<'a> {
         site: &'a SiteConfig,
         job: &JobSoFar,
         deadline: Instant,
+        fencing_token: u64,
     ) -> Self {
-        let new = Self::new(context, desk, site, job.attempt, deadline);
+        let new = Self::new(context, desk, site, job.attempt, deadline, fencing_token);
         Self {
             task: TaskId::from(job.task_id.as_str()),
             is_published: true,
             job_id: job.job_id.clone().unwrap_or_else(|| new.job_id.clone()),
             ..new
         }
+    }
+
+    /// The first task of its job.
+    pub(super) fn root(&self) -> &TaskId {
+        &self.task
+    }
+
+    pub(super) fn deadline(&self) -> Instant {
+        self.deadline
     }
 
     /// Runs it to its end.
@@ -186,7 +200,7 @@ impl<'a> Attempt<'a> {
 
     fn task(&self) -> Result<Task, TemplateError> {
         let call = &self.site.dispatch;
-        let values = values(self.site, &self.job_id);
+        let values = argument_values(self.site, &self.job_id, self.fencing_token);
         let args = call
             .args
             .iter()

@@ -26,6 +26,7 @@ pub async fn cancel(context: &Context, within: Duration) -> Vec<SiteReport> {
             elapsed: state.begun.map(|begun| Instant::now() - begun).unwrap_or_default(),
             attempts: state.attempts,
             reason: Some("the run was stopped".to_owned()),
+            held_by: None,
         })
         .collect();
     for report in &reports {

@@ -1,14 +1,21 @@
 //! The sites of a run: their jobs, retries, limits, and the registry of their progress.
 
 mod attempt;
+mod busy;
 mod cancel;
+mod end_work;
+mod lease;
 mod registry;
 mod retry;
 mod scheduler;
+mod turn;
+mod under_lease;
 mod values;
 
 pub use crate::follow::Context;
+pub use busy::{AllHeld, wait_for_a_free_site};
 pub use cancel::cancel;
+pub use lease::{Holder, LeaseStore, Occupant, Outage, Terms};
 pub use registry::{Registry, RegistryStatus};
 pub use scheduler::{SiteReport, run_all};
 pub use values::{key_prefixes, values};

@@ -1,6 +1,7 @@
 //! All sites of a run at once, within the limit, each to its own end.
 //!
-//! A plain future: dropping it ends the following of every site; [`cancel`](super::cancel()) then tells Celery.
+//! A plain future: dropping it ends the following of every site; [`cancel`](super::cancel()) then tells Celery. Leases that
+//! are held then end by themselves, after the services have: what they guard is not over before.
 
 use std::time::{Duration, Instant};
 
@@ -8,9 +9,12 @@ use futures_util::future::join_all;
 use tokio::sync::Semaphore;
 
 use super::attempt::Attempt;
+use super::lease::{LeaseStore, Leases, Occupant, Refused};
 use super::retry::pause_before_retry;
+use super::turn::{PATIENCE, Turn, take, turn};
+use super::under_lease;
 use crate::config::SiteConfig;
-use crate::follow::{Context, Desk};
+use crate::follow::{Context, Desk, Failure};
 use crate::run::{EventKind, SiteCounts, SiteName, SiteStatus};
 
 /// How one site ended.
@@ -21,16 +25,24 @@ pub struct SiteReport {
     pub counts: SiteCounts,
     /// Since its first dispatch.
     pub elapsed: Duration,
-    /// 1 when the first attempt was the last.
+    /// 1 when the first attempt was the last; 0 when there was none.
     pub attempts: u32,
     /// Why, unless it is complete.
     pub reason: Option<String>,
+    /// Another run was at it, so that it was not begun.
+    pub held_by: Option<Occupant>,
 }
 
 /// Runs all sites, up to `max_parallel` at a time, in the given order. One site's failure is its own.
 ///
-/// The reports come in the order of `sites`.
-pub async fn run_all(context: &Context, sites: Vec<SiteConfig>, max_parallel: usize) -> Vec<SiteReport> {
+/// The reports come in the order of `sites`. A site that another run has is waited for until the given moment.
+pub async fn run_all(
+    context: &Context,
+    sites: Vec<SiteConfig>,
+    max_parallel: usize,
+    leases: LeaseStore,
+    wait_until: Instant,
+) -> Vec<SiteReport> {
     for site in &sites {
         context.in_flight.site_queued(&site.name);
         context.recorder.emit(EventKind::SiteQueued {
@@ -42,18 +54,45 @@ pub async fn run_all(context: &Context, sites: Vec<SiteConfig>, max_parallel: us
     }
     let desk = Desk::open(context).await;
     let gate = Semaphore::new(max_parallel.max(1));
-    let all = join_all(sites.iter().map(async |site| {
-        // The semaphore is never closed; without a permit the site would only start early.
-        let _permit = gate.acquire().await;
-        run_one(context, &desk, site).await
-    }));
+    let leases = Leases::new(leases, context.in_flight.clone());
+    let all = join_all(sites.iter().map(
+        async |site| match turn(context, &desk, &gate, &leases, site, wait_until).await {
+            Ok(turn) => run_one(context, &desk, site, &leases, turn).await,
+            Err(refused) => not_begun(context, site, refused),
+        },
+    ));
     tokio::select! {
         reports = all => reports,
         never = desk.serve() => match never {},
+        never = leases.keep() => match never {},
     }
 }
 
-async fn run_one(context: &Context, desk: &Desk, site: &SiteConfig) -> SiteReport {
+fn not_begun(context: &Context, site: &SiteConfig, refused: Refused) -> SiteReport {
+    let report = SiteReport {
+        site: site.name.clone(),
+        status: SiteStatus::Failed,
+        counts: SiteCounts::default(),
+        elapsed: Duration::ZERO,
+        attempts: 0,
+        reason: Some(refused.to_string()),
+        held_by: match refused {
+            Refused::Held(occupant) => Some(occupant),
+            Refused::Unreachable(_) => None,
+        },
+    };
+    context.in_flight.site_ended(&site.name);
+    context.recorder.emit(finished(&report));
+    report
+}
+
+async fn run_one<'r>(
+    context: &Context,
+    desk: &Desk,
+    site: &SiteConfig,
+    leases: &'r Leases,
+    mut turn: Turn<'r>,
+) -> SiteReport {
     let begun = Instant::now();
     let deadline = begun + site.timeout;
     let mut under_way = context.earlier.get(&site.name);
@@ -62,11 +101,12 @@ async fn run_one(context: &Context, desk: &Desk, site: &SiteConfig) -> SiteRepor
     let (failure, counts) = loop {
         context.in_flight.site_begun(&site.name, begun, number);
         let picked_up = under_way.take();
+        let token = turn.lease.token();
         let attempt = match picked_up {
-            Some(job) => Attempt::picked_up(context, desk, site, job, deadline),
-            None => Attempt::new(context, desk, site, number, deadline),
+            Some(job) => Attempt::picked_up(context, desk, site, job, deadline, token),
+            None => Attempt::new(context, desk, site, number, deadline, token),
         };
-        let (failure, counts) = attempt.run().await;
+        let (failure, counts) = under_lease::run(context, desk, &site.name, &turn.lease, attempt).await;
         let Some(failure) = failure else { break (None, counts) };
         let left = deadline.saturating_duration_since(Instant::now());
         let pause = if picked_up.is_some() {
@@ -87,7 +127,18 @@ async fn run_one(context: &Context, desk: &Desk, site: &SiteConfig) -> SiteRepor
             reason: failure.reason().to_owned(),
         });
         tokio::time::sleep(pause).await;
+        if turn.lease.is_lost() {
+            let give_up = deadline.min(Instant::now() + PATIENCE);
+            match take(context, desk, leases, site, give_up).await {
+                Ok(lease) => turn.lease = lease,
+                Err(refused) => {
+                    number -= 1;
+                    break (Some(Failure::Lost(format!("{}; {refused}", failure.reason()))), counts);
+                }
+            }
+        }
     };
+    turn.lease.give_back().await;
     let report = SiteReport {
         site: site.name.clone(),
         status: if failure.is_none() {
@@ -99,6 +150,7 @@ async fn run_one(context: &Context, desk: &Desk, site: &SiteConfig) -> SiteRepor
         elapsed: begun.elapsed(),
         attempts: number,
         reason: failure.map(|failure| failure.reason().to_owned()),
+        held_by: None,
     };
     context.in_flight.site_ended(&site.name);
     context.recorder.emit(finished(&report));

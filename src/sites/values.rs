@@ -1,4 +1,5 @@
-//! What a site's templates may name: `{site}`, `{start_urls}`, `{job_id}`, and every value of the site.
+//! What a site's templates may name: `{site}`, `{start_urls}`, `{job_id}`, in arguments `{fencing_token}`, and every value
+//! of the site.
 
 use serde_json::{Map, Value};
 
@@ -29,4 +30,12 @@ pub fn key_prefixes(site: &SiteConfig, job_id: &JobId) -> Vec<String> {
     let mut prefixes = vec![registry.prefix().to_owned()];
     prefixes.extend(app.filter(|app| *app != prefixes[0] && !app.is_empty()));
     prefixes
+}
+
+/// The values of the arguments of one attempt: also the token of the site's lease. A value of the site's own by that name
+/// is older than leases are, and stands above it.
+pub fn argument_values(site: &SiteConfig, job_id: &JobId, fencing_token: u64) -> Map<String, Value> {
+    let mut values = values(site, job_id);
+    values.entry("fencing_token").or_insert_with(|| fencing_token.into());
+    values
 }

@@ -79,7 +79,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
         Some(Outcome::ConfigurationError) => format!("ended by a configuration error after {elapsed}"),
         Some(Outcome::InfrastructureFailed) => format!("ended by a failure of infrastructure after {elapsed}"),
         Some(Outcome::NotEnoughProxies) => format!("ended after {elapsed}: not enough proxies"),
-        Some(Outcome::Busy) => "another run holds the instance".to_owned(),
+        Some(Outcome::Busy) => "other runs hold the instance or its sites".to_owned(),
         Some(Outcome::Interrupted) => format!("interrupted after {elapsed}"),
         Some(Outcome::Terminated) => format!("terminated after {elapsed}"),
         Some(Outcome::HungUp) => format!("hung up after {elapsed}"),

@@ -1,10 +1,9 @@
 //! Every kind of answer that a dispatch task may give, all sites at once on one worker.
 
 use orch::run::{EventKind, FollowStage, SiteCounts, SiteStatus};
-use orch::sites::run_all;
 use serde_json::json;
 
-use crate::scene::{Scene, dispatched, report, run, site};
+use crate::scene::{Scene, dispatched, report, run, run_all, site};
 
 #[test]
 fn sites_end_as_their_jobs_do() {

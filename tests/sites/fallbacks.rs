@@ -5,10 +5,9 @@ use std::time::Duration;
 use orch::celery::Target;
 use orch::config::Pace;
 use orch::run::{EventKind, FollowStage, SiteStatus};
-use orch::sites::run_all;
 use serde_json::json;
 
-use crate::scene::{PACE, Scene, dispatched, report, run, site};
+use crate::scene::{PACE, Scene, dispatched, report, run, run_all, site};
 use crate::support::celery::WorkerOptions;
 
 #[test]

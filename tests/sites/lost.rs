@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use orch::celery::Target;
 use orch::run::{EventKind, SiteStatus};
-use orch::sites::run_all;
 use serde_json::json;
 
-use crate::scene::{Scene, dispatched, report, run, site};
+use crate::scene::{Scene, dispatched, report, run, run_all, site};
 
 /// Waits until the worker runs so many tasks: acknowledged, and so lost with it.
 async fn running(scene: &Scene, tasks: usize) {

@@ -1,10 +1,9 @@
 //! The registry keys that orch writes, beside an app's own.
 
 use orch::run::{EventKind, SiteStatus};
-use orch::sites::run_all;
 use serde_json::json;
 
-use crate::scene::{Scene, dispatched, run, site};
+use crate::scene::{Scene, dispatched, run, run_all, site};
 
 fn job_id(scene: &Scene, name: &str) -> String {
     let job = |event: EventKind| match event {

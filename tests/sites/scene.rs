@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use orch::celery::{Client, Endpoints};
 use orch::config::{Pace, ProxiesConfig, SiteConfig, TaskCall};
-use orch::run::{EventKind, FollowStage, Recorder, SiteName};
-use orch::sites::{Context, SiteReport};
+use orch::run::{EventKind, FollowStage, Recorder, RunId, SiteName};
+use orch::sites::{Context, Holder, LeaseStore, Outage, SiteReport, Terms};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -155,6 +155,21 @@ pub const PACE: Pace = Pace {
     timeout_min: Duration::from_secs(300),
     timeout_default: Duration::from_secs(1800),
 };
+
+/// How long leases last in these tests, unless a test says otherwise.
+pub const LEASE: Duration = Duration::from_secs(30);
+
+/// The leases of this Redis, as a run of its own sees them.
+pub fn leases(context: &Context, duration: Duration, outage: Outage) -> LeaseStore {
+    let me = Holder::of_this_process(&RunId::random(), None);
+    LeaseStore::new(context.celery.clone(), "orch", me, Terms { duration, outage })
+}
+
+/// All sites, as a run of its own that waits for no other.
+pub async fn run_all(context: &Context, sites: Vec<SiteConfig>, max_parallel: usize) -> Vec<SiteReport> {
+    let leases = leases(context, LEASE, Outage::EndsTheWork);
+    orch::sites::run_all(context, sites, max_parallel, leases, Instant::now()).await
+}
 
 /// A site whose dispatch task gets its name and these keyword arguments.
 pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {

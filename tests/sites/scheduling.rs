@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use orch::celery::Target;
 use orch::run::{EventKind, SiteStatus};
-use orch::sites::{cancel, run_all};
+use orch::sites::cancel;
 use serde_json::json;
 
-use crate::scene::{Scene, dispatched, report, run, site};
+use crate::scene::{Scene, dispatched, report, run, run_all, site};
 
 #[test]
 fn no_more_sites_at_a_time_than_allowed_and_a_failure_stops_no_other() {

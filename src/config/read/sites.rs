@@ -15,8 +15,9 @@ use crate::run::SiteName;
 
 use super::task;
 
-/// Names that orch fills in itself.
-const OURS: [&str; 3] = ["site", "start_urls", "job_id"];
+/// Names that orch fills in itself, in arguments. A prefix is that of the job: the same under any token.
+const IN_ARGUMENTS: [&str; 4] = ["site", "start_urls", "job_id", "fencing_token"];
+const IN_KEYS: [&str; 3] = ["site", "start_urls", "job_id"];
 
 /// Reads `[sites]`, in which those of the sites file already stand behind the others; `file` is the text of that file
 /// and the place where the configuration names it.
@@ -118,8 +119,8 @@ fn values(config: Map<String, Json>, timeout: Duration, retries: u32) -> Map<Str
 }
 
 fn check_templates(section: &Section<'_>, site: &SiteConfig) {
-    let known = Known {
-        ours: &OURS,
+    let known = |ours| Known {
+        ours,
         values: &site.values,
     };
     let dispatch = section.item("dispatch");
@@ -127,7 +128,10 @@ fn check_templates(section: &Section<'_>, site: &SiteConfig) {
     let arguments = dispatch
         .iter()
         .flat_map(|call| [call.item("args"), call.item("kwargs")]);
-    for item in arguments.chain([section.item("keys")]).flatten() {
-        templates::check(&item, &known);
+    for item in arguments.flatten() {
+        templates::check(&item, &known(&IN_ARGUMENTS));
+    }
+    if let Some(item) = section.item("keys") {
+        templates::check(&item, &known(&IN_KEYS));
     }
 }

@@ -1,0 +1,216 @@
+//! Runs of two state directories, as of two hosts, that share a broker: never at one site at the same time, whoever is
+//! refused, stopped or killed.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+    #[allow(dead_code, reason = "the sites' tests use all of it")]
+    #[path = "process.rs"]
+    pub mod process;
+    #[allow(dead_code, reason = "the sites' tests use all of it")]
+    #[path = "redis.rs"]
+    pub mod redis;
+
+    pub use bookshop::python;
+}
+use support::bookshop;
+use support::orch::{Ended, Orch, Project};
+use support::redis::RedisServer;
+
+const LEASE_KEY: &str = "orch:orch:lease:shop";
+
+/// One host's project: the site `shop` works until the file `finish` is there, `stall` at once. Each has a queue of its
+/// own, so that it is clear whose worker does what.
+fn host(redis: &RedisServer, queue: &str, lease: &str) -> Project {
+    let configuration = format!(
+        "[orch]\nlease = \"{lease}\"\n[redis]\nmode = \"external\"\nport = {}\n\
+         [celery]\napp = \"workshop\"\nqueues = [\"{queue}\"]\nconcurrency = 1\nreuse = false\n\
+         grace = \"1s\"\nquit_grace = \"1s\"\n\
+         [sites.shop]\ndispatch = {{ task = \"workshop.wait\", args = [\"finish\"] }}\n\
+         [sites.stall]\ndispatch = {{ task = \"workshop.append\", args = [\"done\", \"{{site}}\"] }}\n",
+        redis.port
+    );
+    bookshop::project_with("workshop", &configuration)
+}
+
+fn wait_until_begun(orch: &mut Orch<'_>, project: &Project) {
+    let begun = project.file("begun");
+    orch.wait_for("the task", |_| begun.exists());
+}
+
+fn finish(project: &Project) {
+    fs::write(project.file("finish"), "").unwrap();
+}
+
+fn run_id(events: &[Value]) -> String {
+    events[0]["run_id"].as_str().unwrap().to_owned()
+}
+
+fn lease(redis: &RedisServer) -> Option<Value> {
+    let value: Option<String> = redis::cmd("GET")
+        .arg(LEASE_KEY)
+        .query(&mut redis.connection(0))
+        .unwrap();
+    value.map(|value| serde_json::from_str(&value).unwrap())
+}
+
+fn site_finished<'e>(ended: &'e Ended, site: &str) -> &'e Value {
+    let events = ended.events_of("site_finished");
+    let found = events.into_iter().find(|event| event["site"] == site);
+    found.unwrap_or_else(|| panic!("{site} has no end: {:#?}", ended.events))
+}
+
+fn noticed(event: &Value, text: &str) -> bool {
+    event["event"] == "noticed" && event["message"].as_str().unwrap().contains(text)
+}
+
+#[test]
+fn a_held_site_is_refused_with_75_left_out_with_1_or_waited_for() {
+    let redis = RedisServer::start();
+    let (first, second) = (host(&redis, "first", "30s"), host(&redis, "second", "30s"));
+    let mut holder = first.orch(&["run", "--sites", "shop"]);
+    wait_until_begun(&mut holder, &first);
+    let id = run_id(&holder.events());
+
+    for arguments in [
+        &["run", "--sites", "shop"][..],
+        &["run", "--sites", "shop", "--wait", "100ms"],
+    ] {
+        let refused = second.orch(arguments).finish();
+        refused.expect_code(75);
+        let host = nix::unistd::gethostname().unwrap();
+        let shown = format!("{}{}", refused.stdout, refused.stderr);
+        for word in [
+            "shop",
+            &id,
+            host.to_str().unwrap(),
+            &format!("pid {}", holder.pid),
+            "since 20",
+            "--wait",
+        ] {
+            assert!(shown.contains(word), "{word} is not in {shown}");
+        }
+        // A worker that is started for nothing would only take the other's tasks.
+        assert!(refused.events_of("service_starting").is_empty(), "{shown}");
+        assert_eq!(refused.events.last().unwrap()["outcome"], "busy");
+    }
+
+    let partly = second.orch(&["run"]).finish();
+    partly.expect_code(1);
+    let left_out = site_finished(&partly, "shop");
+    assert_eq!(left_out["status"], "failed");
+    let reason = left_out["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with(&format!("it is held by run {id} on host ")),
+        "{reason}"
+    );
+    assert_eq!(site_finished(&partly, "stall")["status"], "complete");
+
+    let mut waiting = second.orch(&["run", "--sites", "shop", "--wait", "2m"]);
+    waiting.wait_for("the wait", |event| {
+        noticed(event, "waiting up to") && noticed(event, &id)
+    });
+    assert!(lease(&redis).unwrap()["run_id"] == id.as_str());
+    finish(&first);
+    finish(&second);
+    let held = holder.finish();
+    held.expect_code(0);
+    let waited = waiting.finish();
+    waited.expect_code(0);
+    let dispatched = waited.events_of("site_dispatched")[0]["at"].as_f64();
+    assert!(dispatched > site_finished(&held, "shop")["at"].as_f64());
+    assert_eq!(lease(&redis), None);
+}
+
+#[test]
+fn a_run_that_was_stopped_beyond_its_lease_has_lost_the_site_and_touches_nothing_of_the_next() {
+    let redis = RedisServer::start();
+    let (first, second) = (host(&redis, "first", "3s"), host(&redis, "second", "3s"));
+    let mut stopped = first.orch(&["run", "--sites", "shop"]);
+    wait_until_begun(&mut stopped, &first);
+    stopped.signal(Signal::SIGSTOP);
+
+    let mut next = second.orch(&["run", "--sites", "shop", "--wait", "2m"]);
+    next.wait_for("the stopped run's work to be ended", |event| {
+        noticed(event, "has not given its lease back")
+    });
+    wait_until_begun(&mut next, &second);
+    let before = lease(&redis).unwrap();
+    let id = run_id(&next.events());
+    assert_eq!(before["run_id"], id.as_str());
+
+    stopped.signal(Signal::SIGCONT);
+    let stopped = stopped.finish();
+    stopped.expect_code(1);
+    let lost = site_finished(&stopped, "shop");
+    let reason = lost["reason"].as_str().unwrap();
+    assert_eq!(lost["status"], "failed");
+    assert!(
+        reason.starts_with(&format!("its lease was lost to run {id} on host ")),
+        "{reason}"
+    );
+    assert!(stopped.events_of("site_retrying").is_empty());
+
+    // Neither its end nor its stop has harmed the other.
+    assert_eq!(lease(&redis), Some(before));
+    finish(&second);
+    let next = next.finish();
+    next.expect_code(0);
+    assert_eq!(fs::read_to_string(second.file("begun")).unwrap().lines().count(), 1);
+    assert_eq!(lease(&redis), None);
+}
+
+#[test]
+fn a_run_that_was_stopped_and_has_lost_nothing_goes_on() {
+    let redis = RedisServer::start();
+    let project = host(&redis, "first", "3s");
+    let mut stopped = project.orch(&["run", "--sites", "shop"]);
+    wait_until_begun(&mut stopped, &project);
+    let before = lease(&redis).unwrap();
+    stopped.signal(Signal::SIGSTOP);
+    let deadline = std::time::Instant::now() + support::orch::PATIENCE;
+    while lease(&redis).is_some() {
+        assert!(std::time::Instant::now() < deadline, "the lease does not end");
+        // An expiry announces nothing.
+        std::thread::park_timeout(std::time::Duration::from_millis(20));
+    }
+    stopped.signal(Signal::SIGCONT);
+    stopped.wait_for("the lease", |_| lease(&redis).as_ref() == Some(&before));
+    finish(&project);
+    stopped.finish().expect_code(0);
+}
+
+#[test]
+fn a_killed_run_holds_up_its_own_state_directory_not_at_all_and_others_until_its_lease_ends() {
+    let redis = RedisServer::start();
+    // Longer than any patience here.
+    let (first, second) = (host(&redis, "first", "1h"), host(&redis, "second", "1h"));
+    let mut killed = first.orch(&["run", "--sites", "shop"]);
+    wait_until_begun(&mut killed, &first);
+    let id = run_id(&killed.events());
+    let before = lease(&redis).unwrap();
+    assert_eq!(before["run_id"], id.as_str());
+    killed.signal(Signal::SIGKILL);
+
+    let refused = second.orch(&["run", "--sites", "shop"]).finish();
+    refused.expect_code(75);
+    assert!(refused.stdout.contains(&id), "{}", refused.stdout);
+
+    let mut next = first.orch(&["run", "--sites", "shop"]);
+    next.wait_for("the dispatch", |event| event["event"] == "site_dispatched");
+    let after = lease(&redis).unwrap();
+    assert_eq!(after["run_id"], run_id(&next.events()).as_str());
+    assert!(after["token"].as_u64() > before["token"].as_u64(), "{before} {after}");
+    finish(&first);
+    next.finish().expect_code(0);
+    assert!(killed.finish().left.is_empty());
+    assert_eq!(lease(&redis), None);
+}
