@@ -1,7 +1,7 @@
 //! All sites of a run at once, within the limit, each to its own end.
 //!
-//! A plain future: dropping it ends the following of every site; [`cancel`](super::cancel()) then tells Celery. Leases that
-//! are held then end by themselves, after the services have: what they guard is not over before.
+//! A plain future: dropping it ends the following of every site; [`cancel`](super::cancel()) then tells Celery. The leases
+//! are not given back then, since running tasks go on for a while: they end by themselves.
 
 use std::time::{Duration, Instant};
 

@@ -39,3 +39,40 @@ pub fn argument_values(site: &SiteConfig, job_id: &JobId, fencing_token: u64) ->
     values.entry("fencing_token").or_insert_with(|| fencing_token.into());
     values
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::{Pace, TaskCall};
+
+    fn site(values: Value) -> SiteConfig {
+        SiteConfig {
+            name: "books".into(),
+            dispatch: TaskCall {
+                task: "t".to_owned(),
+                args: Vec::new(),
+                kwargs: Map::new(),
+                queue: None,
+                immutable: false,
+            },
+            start_urls: Vec::new(),
+            values: values.as_object().expect("an object").clone(),
+            keys: String::new(),
+            timeout: std::time::Duration::from_secs(1),
+            pace: Pace::default(),
+            retries: 0,
+            retry_backoff: std::time::Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn the_token_is_for_arguments_and_a_value_of_that_name_stays() {
+        let job = JobId::new("j");
+        assert_eq!(argument_values(&site(json!({})), &job, 7)["fencing_token"], 7);
+        let own = site(json!({"fencing_token": "mine"}));
+        assert_eq!(argument_values(&own, &job, 7)["fencing_token"], "mine");
+        assert!(!values(&site(json!({})), &job).contains_key("fencing_token"));
+    }
+}
