@@ -39,6 +39,18 @@ pub fn one_line(text: &str) -> String {
     self::text(text).replace('\n', " ")
 }
 
+/// At most so many characters of a text, the cut shown.
+pub fn shortened(text: &str, longest: usize) -> String {
+    let mut characters = text.chars();
+    let head: String = characters.by_ref().take(longest).collect();
+    if characters.next().is_none() {
+        return head;
+    }
+    let mut cut: String = head.chars().take(longest.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
 /// The text with every place where it was, for an error that points into it: a character that is not shown is replaced
 /// by as many bytes. ASCII is left to whoever draws it.
 pub fn in_place(text: &str) -> String {
@@ -101,6 +113,12 @@ mod tests {
         for harmless in ["имот", "書店", "naïve e\u{301}", "❤\u{fe0f}", "😀"] {
             assert_eq!(text(harmless), harmless);
         }
+    }
+
+    #[test]
+    fn a_cut_is_shown() {
+        assert_eq!(shortened("abc", 3), "abc");
+        assert_eq!(shortened("abcd", 3), "ab…");
     }
 
     #[test]

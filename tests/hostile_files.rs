@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -223,4 +224,63 @@ fn standard_input_without_an_end_is_refused() {
     assert_eq!(output.status.code(), Some(2), "{told}");
     assert!(told.contains("line 1 of standard input is longer"), "{told}");
     assert!(started.elapsed() < AT_ONCE);
+}
+
+/// Bytes of each of the pools: less than is read, and more as a tree of values than the memory that there is.
+const POOL: usize = 16 << 20;
+
+/// What an attacker would put into a pool file, by its beginning, what is repeated, and its end.
+const HOSTILE_POOLS: [(&str, [&str; 3]); 9] = [
+    ("a list in a proxy", ["[{\"anonymity\": [", "0,", "0]}]"]),
+    ("an object in a proxy", ["[{\"host\": {", "\"a\":0,", "\"a\":0}}]"]),
+    ("a deep value", ["[{\"port\": ", "[", ""]),
+    ("a text", ["\"", "x", "\""]),
+    ("a host", ["[{\"host\": \"", "x", "\", \"port\": 1}]"]),
+    ("a name", ["[{\"", "x", "\": 1}]"]),
+    ("numbers", ["[", "0,", "0]"]),
+    ("digits", ["[{\"port\": ", "7", "}]"]),
+    ("decimals", ["[{\"port\": 0.", "7", "e-9}]"]),
+];
+
+#[test]
+#[ignore = "run by the next, in a process with little memory"]
+fn hostile_pools_are_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("pool.json");
+    for (what, [begin, part, end]) in HOSTILE_POOLS {
+        let mut written = std::io::BufWriter::new(File::create(&file).unwrap());
+        written.write_all(begin.as_bytes()).unwrap();
+        for _ in 0..POOL / part.len() {
+            written.write_all(part.as_bytes()).unwrap();
+        }
+        written.write_all(end.as_bytes()).unwrap();
+        written.flush().unwrap();
+        let started = Instant::now();
+        let counted = orch::proxies::count(&file, &["Transparent".to_owned()]);
+        assert!(started.elapsed() < AT_ONCE, "{what}: {:?}", started.elapsed());
+        let expected = if what == "a host" { 1 } else { 0 };
+        assert_eq!(counted.usable, expected, "{what}: {counted:?}");
+        assert!(counted.problem.is_none_or(|problem| problem.len() < 200), "{what}");
+    }
+}
+
+#[test]
+fn hostile_pools_are_counted_in_little_memory() {
+    let this = std::env::current_exe().unwrap();
+    let output = Command::new("/bin/sh")
+        // Program, stacks and one text of the file; each arena of the allocator reserves 64 MiB more.
+        .env("MALLOC_ARENA_MAX", "1")
+        .args([
+            "-c",
+            "ulimit -v 131072; exec \"$0\" --ignored --exact hostile_pools_are_counted --test-threads 1",
+        ])
+        .arg(this)
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && told.contains("1 passed"),
+        "{told}{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
 
 use crate::regular_file;
 
@@ -141,6 +141,11 @@ impl<'de> Visitor<'de> for PoolVisitor<'_> {
         formatter.write_str("an array")
     }
 
+    /// As serde would, without the text: it may be as long as the file.
+    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Tally, E> {
+        Err(E::invalid_type(Unexpected::Other("string"), &self))
+    }
+
     fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Tally, A::Error> {
         let mut tally = Tally::default();
         while let Some(entry) = entries.next_element::<Entry>()? {
@@ -194,22 +199,15 @@ impl<'de> Visitor<'de> for EntryVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Entry, A::Error> {
         let (mut host, mut port, mut anonymity) = (false, false, None);
-        while let Some(name) = fields.next_key::<String>()? {
-            match name.as_str() {
-                "host" => {
-                    host = fields
-                        .next_value::<Scalar>()?
-                        .text()
-                        .is_some_and(|text| !text.is_empty())
+        while let Some(name) = fields.next_key::<Field>()? {
+            match name {
+                Field::Host => host = fields.next_value::<Scalar>()?.0.is_some_and(|text| !text.is_empty()),
+                Field::Port => {
+                    let text = fields.next_value::<Scalar>()?.0;
+                    port = text.is_some_and(|text| text.parse::<u16>().is_ok_and(|port| port > 0));
                 }
-                "port" => {
-                    port = fields
-                        .next_value::<Scalar>()?
-                        .text()
-                        .is_some_and(|text| text.parse::<u16>().is_ok_and(|port| port > 0))
-                }
-                "anonymity" => anonymity = fields.next_value::<Scalar>()?.text(),
-                _ => {
+                Field::Anonymity => anonymity = fields.next_value::<Scalar>()?.0,
+                Field::Other => {
                     fields.next_value::<IgnoredAny>()?;
                 }
             }
@@ -247,22 +245,71 @@ impl<'de> Visitor<'de> for EntryVisitor {
     }
 }
 
-/// A field's value. The whole of one entry is read into memory, which the bound on the file bounds too.
-struct Scalar(serde_json::Value);
+/// The fields of a proxy that matter.
+#[derive(Deserialize)]
+#[serde(field_identifier, rename_all = "lowercase")]
+enum Field {
+    Host,
+    Port,
+    Anonymity,
+    #[serde(other)]
+    Other,
+}
+
+/// A field's text, or number as text; nothing for what is neither. No more is kept than any host name has, so that of a
+/// file only one text at a time is in memory.
+struct Scalar(Option<String>);
+
+/// Characters; a host name has 253 at most.
+const LONGEST_TEXT: usize = 256;
 
 impl<'de> Deserialize<'de> for Scalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        serde_json::Value::deserialize(deserializer).map(Scalar)
+        deserializer.deserialize_any(ScalarVisitor).map(Scalar)
     }
 }
 
-impl Scalar {
-    fn text(self) -> Option<String> {
-        match self.0 {
-            serde_json::Value::String(text) => Some(text),
-            serde_json::Value::Number(number) => Some(number.to_string()),
-            _ => None,
-        }
+struct ScalarVisitor;
+
+impl<'de> Visitor<'de> for ScalarVisitor {
+    type Value = Option<String>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("any value")
+    }
+
+    fn visit_str<E>(self, text: &str) -> Result<Option<String>, E> {
+        Ok(Some(text.chars().take(LONGEST_TEXT).collect()))
+    }
+
+    fn visit_i64<E>(self, number: i64) -> Result<Option<String>, E> {
+        Ok(Some(number.to_string()))
+    }
+
+    fn visit_u64<E>(self, number: u64) -> Result<Option<String>, E> {
+        Ok(Some(number.to_string()))
+    }
+
+    fn visit_f64<E>(self, number: f64) -> Result<Option<String>, E> {
+        Ok(serde_json::Number::from_f64(number).map(|number| number.to_string()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_unit<E>(self) -> Result<Option<String>, E> {
+        Ok(None)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<String>, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(None)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Option<String>, A::Error> {
+        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+        Ok(None)
     }
 }
 
@@ -339,6 +386,11 @@ mod tests {
                 b"{\"proxies\": []}",
                 false,
                 "it is not an array of proxies: invalid type: map, expected an array",
+            ),
+            (
+                b"\"words\"",
+                false,
+                "it is not an array of proxies: invalid type: string, expected an array",
             ),
             (b"null", false, "it is not an array"),
             (b"3", false, "it is not an array"),

@@ -9,11 +9,10 @@ use serde_json::{Map, Value, json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::connect::{ConnectArgs, converse};
-use super::table::shortened;
 use crate::celery::{Event, EventKind, Notice, Target, TaskEvent, TaskId, TaskOrigin, WorkerEvent};
 use crate::cli::output::{print_on, say};
 use crate::cli::{Refusal, duration};
-use crate::printable::{self, one_line};
+use crate::printable::{self, one_line, shortened};
 use crate::run::Outcome;
 
 /// Names of so many tasks are remembered: only a task's first events tell it.

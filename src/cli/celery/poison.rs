@@ -3,10 +3,9 @@
 use serde_json::json;
 
 use super::queues::queue_names;
-use super::table::shortened;
 use crate::celery::{Client, DEFAULT_QUEUE, Harm, Harmful, Place, Result};
 use crate::cli::output::{print, print_json};
-use crate::printable::one_line;
+use crate::printable::{one_line, shortened};
 
 /// Characters of a message that are shown.
 const SHOWN: usize = 120;

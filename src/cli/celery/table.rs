@@ -31,18 +31,6 @@ pub fn table(headings: &[&str], rows: &[Vec<String>]) -> Vec<String> {
     lines
 }
 
-/// At most so many characters of a text, the cut shown.
-pub fn shortened(text: &str, longest: usize) -> String {
-    let mut characters = text.chars();
-    let head: String = characters.by_ref().take(longest).collect();
-    if characters.next().is_none() {
-        return head;
-    }
-    let mut cut: String = head.chars().take(longest.saturating_sub(1)).collect();
-    cut.push('…');
-    cut
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,11 +45,5 @@ mod tests {
             table(&["A", "B", "C"], &rows),
             ["A     B         C", "a     long one  x y", "漢字  b"]
         );
-    }
-
-    #[test]
-    fn a_cut_is_shown() {
-        assert_eq!(shortened("abc", 3), "abc");
-        assert_eq!(shortened("abcd", 3), "ab…");
     }
 }

@@ -7,10 +7,11 @@ use serde_json::{Value, json};
 
 use super::answers::{TargetArgs, say_silent};
 use super::connect::{ConnectArgs, converse};
-use super::table::{shortened, table};
+use super::table::table;
 use crate::celery::{Client, NodeName, Replies, Result, RunningTask};
 use crate::cli::Refusal;
 use crate::cli::output::{print, print_json};
+use crate::printable::shortened;
 use crate::run::Outcome;
 use crate::ui::span;
 
