@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::run::{
-    Command, Event, EventKind, Progress, Resumption, RunDirectory, SiteName, Unfinished, first_event, replay_journal,
+    Command, Event, EventKind, Progress, Resumption, RunDirectory, SiteName, Unfinished, each_event, first_event,
 };
 use crate::services::Failure;
 
@@ -48,7 +48,7 @@ pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failur
         Failure::configuration(format!("{why} in {}", state_dir.display())).hint(hint)
     })?;
     let mut unfinished = Unfinished::default();
-    replay_journal(&run.journal, |event| unfinished.apply(&event))
+    each_event(&run.journal, |event| unfinished.apply(&event))
         .map_err(|error| Failure::infrastructure(format!("resume run {}", run.run_id)).because(error.to_string()))?;
     let resumption = unfinished.resumption().ok_or_else(|| {
         Failure::infrastructure(format!("resume run {}", run.run_id))

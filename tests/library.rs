@@ -11,7 +11,7 @@ use std::time::Duration;
 use orch::config::{Config, LoadOptions};
 use orch::guard::{Guard, GuardOptions};
 use orch::orchestrator::{Options, Orchestrator};
-use orch::run::Command;
+use orch::run::{Command, Update};
 
 const CONFIGURATION: &str = r#"
 [redis]
@@ -55,7 +55,7 @@ fn hold(directory: &Path, then: impl FnOnce()) {
     };
     let mut orchestrator = Orchestrator::start(config, options).unwrap();
     let (_stop, asked) = tokio::sync::watch::channel(None);
-    let events = orchestrator.recorder().subscribe();
+    let mut events = orchestrator.recorder().subscribe();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -63,10 +63,12 @@ fn hold(directory: &Path, then: impl FnOnce()) {
     runtime.block_on(async {
         let ready = async {
             loop {
-                let is_ready =
-                    |event: &orch::run::Event| matches!(event.kind, orch::run::EventKind::ServiceReady { .. });
-                if events.try_iter().any(|event| is_ready(&event)) {
-                    return;
+                while let Some(update) = events.try_recv() {
+                    if let Update::Event(event) = update
+                        && matches!(event.kind, orch::run::EventKind::ServiceReady { .. })
+                    {
+                        return;
+                    }
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }

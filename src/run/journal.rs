@@ -44,24 +44,30 @@ impl JournalWriter {
         })
     }
 
-    /// Appends one event by a single `write`.
+    /// Appends an event's line by a single `write`.
     ///
     /// # Errors
     /// The disk is full or failing; the journal then lacks this event, and has a torn line at most.
-    pub fn append(&mut self, event: &Event) -> io::Result<()> {
+    pub fn append_line(&mut self, line: &str) -> io::Result<()> {
         self.line.clear();
         if self.torn {
             // What follows a torn line must not become a part of it.
             self.line.push(b'\n');
         }
-        // Journals are looked at in terminals.
-        let event = printable::escaped(serde_json::to_string(event)?);
-        self.line.extend_from_slice(event.as_bytes());
+        self.line.extend_from_slice(line.as_bytes());
         self.line.push(b'\n');
         let written = self.file.write_all(&self.line);
         self.torn = written.is_err();
         written
     }
+}
+
+/// An event as a line, without the line break; safe to print, since journals are looked at in terminals.
+///
+/// # Errors
+/// It cannot be JSON: a path in it is no text.
+pub fn line(event: &Event) -> io::Result<String> {
+    Ok(printable::escaped(serde_json::to_string(event)?))
 }
 
 /// Whether the journal's writer is alive.
@@ -98,89 +104,64 @@ enum Start {
     RunStarted { format: u32 },
 }
 
-/// A longer line is not an event of ours: the first one of a run with ten thousand sites has two megabytes.
-const LONGEST_LINE: u64 = 64 << 20;
-
-/// Reads one line with its end; `None` at the end of the file. A line that is too long is cut there, and its rest is
-/// skipped.
-fn read_line<'l>(file: &mut impl BufRead, line: &'l mut Vec<u8>) -> io::Result<Option<&'l [u8]>> {
-    line.clear();
-    if file.by_ref().take(LONGEST_LINE).read_until(b'\n', line)? == 0 {
-        return Ok(None);
-    }
-    if !line.ends_with(b"\n") && line.len() as u64 == LONGEST_LINE {
-        file.skip_until(b'\n')?;
-        // Whatever it was, it is no event any more.
-        line.truncate(1);
-        line.push(b'\n');
-    }
-    Ok(Some(line))
-}
-
-/// The first event of a journal; `None` where it has no whole one that this version knows.
-pub fn first_event(path: &Path) -> Option<Event> {
-    let mut line = Vec::new();
-    let line = read_line(&mut BufReader::new(regular_file::open(path).ok()?), &mut line).ok()??;
-    serde_json::from_slice(line).ok()
-}
-
-/// Hands the events of a journal over one by one, however many they are; tolerates a torn last line and kinds of a newer
-/// minor version.
-///
-/// # Errors
-/// The file cannot be read, or has a format of a newer version.
-pub fn replay_journal(path: &Path, mut each: impl FnMut(Event)) -> Result<(), JournalError> {
-    replay(path, |read| {
-        if let Ok(event) = read {
-            each(event);
-        }
-    })
-}
-
-/// Reads a journal into memory, as [`replay_journal`] does.
+/// Reads a journal into memory; see [`each_event`].
 ///
 /// # Errors
 /// The file cannot be read, or has a format of a newer version.
 pub fn read_journal(path: &Path) -> Result<Journal, JournalError> {
-    let mut journal = Journal::default();
-    replay(path, |read| match read {
-        Ok(event) => journal.events.push(event),
-        Err(Unreadable::Torn) => journal.torn = true,
-        Err(Unreadable::Unknown) => journal.unknown += 1,
-    })?;
-    Ok(journal)
+    let mut events = Vec::new();
+    let journal = each_event(path, |event| events.push(event))?;
+    Ok(Journal { events, ..journal })
 }
 
-/// What a line is that is no event.
-enum Unreadable {
-    /// The last one, cut off.
-    Torn,
-    Unknown,
+/// Bytes of a line that is read. A run's first event names every site of its configuration, all others are short.
+const LONGEST_LINE: u64 = 16 << 20;
+
+/// The first event of a journal; `None` where it has no whole one that this version knows.
+pub fn first_event(path: &Path) -> Option<Event> {
+    let mut line = Vec::new();
+    let mut bounded = BufReader::new(regular_file::open(path).ok()?).take(LONGEST_LINE);
+    bounded.read_until(b'\n', &mut line).ok()?;
+    serde_json::from_slice(&line).ok()
 }
 
-fn replay(path: &Path, mut each: impl FnMut(Result<Event, Unreadable>)) -> Result<(), JournalError> {
+/// Hands on each event of a journal, tolerating a torn last line and kinds of a newer minor version. No more than a line is
+/// in memory at a time; a longer one than any run writes counts as unknown. What is given back has no events.
+///
+/// # Errors
+/// The file cannot be read, or has a format of a newer version.
+pub fn each_event(path: &Path, mut each: impl FnMut(Event)) -> Result<Journal, JournalError> {
     let shown = || path.display().to_string();
     let failed = |source| JournalError::Io { path: shown(), source };
-    let mut file = BufReader::new(regular_file::open(path).map_err(failed)?);
-    let mut buffer = Vec::new();
-    while let Some(line) = read_line(&mut file, &mut buffer).map_err(failed)? {
-        let whole = line.strip_suffix(b"\n");
-        let line = whole.unwrap_or(line);
+    let mut reader = BufReader::new(regular_file::open(path).map_err(failed)?);
+    let (mut journal, mut line) = (Journal::default(), Vec::new());
+    loop {
+        line.clear();
+        let mut bounded = (&mut reader).take(LONGEST_LINE);
+        if bounded.read_until(b'\n', &mut line).map_err(failed)? == 0 {
+            return Ok(journal);
+        }
+        let last = line.pop_if(|byte| *byte == b'\n').is_none();
+        if last && bounded.limit() == 0 {
+            reader.skip_until(b'\n').map_err(failed)?;
+            journal.unknown += 1;
+            continue;
+        }
         if line.is_empty() {
             continue;
         }
         // Before the event itself: a newer format may have changed it.
-        if let Ok(Start::RunStarted { format }) = serde_json::from_slice(line)
+        if let Ok(Start::RunStarted { format }) = serde_json::from_slice(&line)
             && format > JOURNAL_FORMAT
         {
             return Err(JournalError::TooNew { path: shown(), format });
         }
-        each(serde_json::from_slice(line).map_err(|_| match whole {
-            Some(_) => Unreadable::Unknown,
-            None => Unreadable::Torn,
-        }));
+        match serde_json::from_slice::<Event>(&line) {
+            Ok(event) => each(event),
+            Err(_) if last => journal.torn = true,
+            Err(_) => journal.unknown += 1,
+        }
     }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -195,6 +176,10 @@ mod tests {
         let path = directory.path().join("journal.jsonl");
         std::fs::write(&path, text).expect("the journal is written");
         read_journal(&path)
+    }
+
+    fn append(writer: &mut JournalWriter, event: &Event) -> io::Result<()> {
+        writer.append_line(&line(event)?)
     }
 
     #[test]
@@ -214,21 +199,6 @@ mod tests {
     }
 
     #[test]
-    fn a_line_without_end_is_no_event_and_costs_a_bound() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("journal.jsonl");
-        let mut file = File::create(&path).expect("a file");
-        // Sparse: zeros that no disk holds.
-        file.set_len(LONGEST_LINE + (1 << 20)).expect("sparse");
-        std::io::Seek::seek(&mut file, io::SeekFrom::End(0)).expect("the end");
-        file.write_all(b"\n{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\"}\n")
-            .expect("written");
-        let journal = read_journal(&path).expect("readable");
-        assert_eq!((journal.events.len(), journal.unknown, journal.torn), (1, 1, false));
-        assert_eq!(first_event(&path), None);
-    }
-
-    #[test]
     fn what_follows_a_failed_write_is_readable() {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path().join("journal.jsonl");
@@ -239,16 +209,34 @@ mod tests {
             elapsed: 0.0,
             kind: crate::run::EventKind::StopHurried,
         };
-        writer.append(&event(1)).expect("appended");
+        append(&mut writer, &event(1)).expect("appended");
         // As a full disk leaves it: the beginning of a line.
         let disk = std::mem::replace(&mut writer.file, File::create("/dev/full").expect("the device"));
-        writer.append(&event(2)).expect_err("no room");
+        append(&mut writer, &event(2)).expect_err("no room");
         writer.file = disk;
         writer.file.write_all(b"{\"seq\":2,\"at\":").expect("written");
-        writer.append(&event(3)).expect("appended");
+        append(&mut writer, &event(3)).expect("appended");
         let journal = read_journal(&path).expect("readable");
         assert_eq!(journal.events, [event(1), event(3)]);
         assert_eq!((journal.unknown, journal.torn), (1, false));
+    }
+
+    #[test]
+    fn of_a_huge_journal_no_more_than_a_line_is_in_memory() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal.jsonl");
+        let good = "{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\"}\n";
+        // A line of 128 MiB of which nothing is on the disk, between two that are good.
+        std::fs::write(&path, good).expect("written");
+        let mut file = OpenOptions::new().append(true).open(&path).expect("the journal");
+        file.set_len(128 << 20).expect("a hole");
+        file.write_all(format!("\n{good}").as_bytes()).expect("written");
+        let mut events = 0;
+        let journal = each_event(&path, |_| events += 1).expect("readable");
+        assert_eq!((events, journal.unknown, journal.torn), (2, 1, false));
+        let fifo = directory.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
+        assert!(matches!(read_journal(&fifo), Err(JournalError::Io { .. })));
     }
 
     #[test]
@@ -272,13 +260,28 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(64))]
 
         #[test]
+        fn any_bytes_are_read_to_their_end(text in proptest::collection::vec(any_bytes(), 0..40)) {
+            let text = text.concat();
+            match read(&text) {
+                Ok(journal) => {
+                    let lines = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).count();
+                    let told = journal.events.len() + journal.unknown + usize::from(journal.torn);
+                    prop_assert_eq!(told, lines);
+                    let mut state = RunState::default();
+                    journal.events.iter().for_each(|event| state.apply(event));
+                }
+                Err(error) => prop_assert!(matches!(error, JournalError::TooNew { .. }), "{}", error),
+            }
+        }
+
+        #[test]
         fn events_survive_the_journal_and_fold_alike(events in proptest::collection::vec(any_event(), 1..12)) {
             let directory = tempfile::tempdir().expect("a temporary directory");
             let path = directory.path().join("journal.jsonl");
             let mut writer = JournalWriter::create(&path).expect("a journal");
             let (mut live, mut replayed) = (RunState::default(), RunState::default());
             for event in &events {
-                writer.append(event).expect("appended");
+                append(&mut writer, event).expect("appended");
                 live.apply(event);
             }
             let journal = read_journal(&path).expect("readable");
@@ -314,6 +317,29 @@ mod tests {
             prop_assert_eq!(journal.torn, torn);
             prop_assert_eq!(journal.unknown, 0);
         }
+    }
+
+    /// Noise, and parts of journals.
+    fn any_bytes() -> impl Strategy<Value = Vec<u8>> {
+        const PARTS: &[&str] = &[
+            "\n",
+            "{",
+            "}",
+            "[",
+            "\"event\":",
+            "\"run_started\"",
+            "\"format\":",
+            "1e999",
+            "-9",
+            "null",
+            "\\ud800",
+        ];
+        let event = any_event().prop_map(|event| line(&event).expect("plain data").into_bytes());
+        prop_oneof![
+            proptest::collection::vec(any::<u8>(), 0..8),
+            proptest::sample::select(PARTS).prop_map(|part| part.as_bytes().to_vec()),
+            event,
+        ]
     }
 
     /// Whether the text ends with a whole line, its line break included or not.

@@ -6,17 +6,37 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+use serde_json::Value;
+
 use super::event::{Event, EventKind, Level};
-use super::journal::JournalWriter;
+use super::feed::{Backlog, Feed};
+use super::journal::{self, JournalWriter};
 use super::state::RunState;
+use crate::printable::shortened;
+
+/// Characters of a text in an event: an exception's text comes from outside and may be a file. A failure with the end of a
+/// log has a quarter of it.
+const LONGEST_TEXT: usize = 16 << 10;
 
 /// A handle to the run's facts; clones are the same run.
 #[derive(Clone)]
-pub struct Recorder(Arc<Mutex<Inner>>);
+pub struct Recorder(Arc<Shared>);
+
+/// What all handles of a run share.
+struct Shared {
+    inner: Mutex<Inner>,
+    backlog: Arc<Backlog>,
+}
+
+impl Drop for Shared {
+    /// The last handle is gone.
+    fn drop(&mut self) {
+        self.backlog.end();
+    }
+}
 
 struct Inner {
     journal: JournalWriter,
@@ -25,10 +45,6 @@ struct Inner {
     started: Instant,
     seq: u64,
     state: RunState,
-    /// Kept for views that come later.
-    events: Vec<Arc<Event>>,
-    /// Unbounded, and bounded all the same: by the run's events, which are kept in `events` in any case.
-    subscribers: Vec<Sender<Arc<Event>>>,
 }
 
 impl Recorder {
@@ -37,58 +53,55 @@ impl Recorder {
     /// # Errors
     /// The journal cannot be made.
     pub fn create(journal: &Path) -> io::Result<Self> {
-        Ok(Self(Arc::new(Mutex::new(Inner {
+        let inner = Inner {
             journal: JournalWriter::create(journal)?,
             journal_failed: false,
             started: Instant::now(),
             seq: 0,
             state: RunState::default(),
-            events: Vec::new(),
-            subscribers: Vec::new(),
-        }))))
+        };
+        Ok(Self(Arc::new(Shared {
+            inner: Mutex::new(inner),
+            backlog: Arc::default(),
+        })))
     }
 
     /// A panic elsewhere leaves the facts as they are: whole events.
     fn inner(&self) -> MutexGuard<'_, Inner> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records that something happened, now.
     pub fn emit(&self, kind: EventKind) {
+        let backlog = &self.0.backlog;
         let mut inner = self.inner();
-        let mut event = inner.stamp(kind);
-        if let Err(error) = inner.journal.append(&event)
+        let mut happened = inner.stamp(kind);
+        if let Err(error) = inner.append(&happened)
             && !std::mem::replace(&mut inner.journal_failed, true)
         {
             let message = format!("the journal cannot be written, events may be missing from it: {error}");
             let level = Level::Error;
             let notice = inner.stamp(EventKind::Noticed { level, message });
             // These lines may fail as well: the views have them.
-            inner.journal.append(&notice).ok();
-            inner.hand_on(notice);
-            event = inner.stamp(event.kind);
-            inner.journal.append(&event).ok();
+            inner.append(&notice).ok();
+            inner.hand_on(notice, backlog);
+            happened = inner.stamp(happened.event.kind);
+            inner.append(&happened).ok();
         }
-        inner.hand_on(event);
+        inner.hand_on(happened, backlog);
     }
 
     /// The run as it will be once this has happened: for what must be there before that is told.
     pub fn state_after(&self, kind: EventKind) -> RunState {
         let inner = self.inner();
         let mut state = inner.state.clone();
-        state.apply(&inner.stamp(kind));
+        state.apply(&inner.stamp(kind).event);
         state
     }
 
-    /// All events so far and those to come.
-    pub fn subscribe(&self) -> Receiver<Arc<Event>> {
-        let (sender, receiver) = channel();
-        let mut inner = self.inner();
-        for event in &inner.events {
-            sender.send(Arc::clone(event)).ok();
-        }
-        inner.subscribers.push(sender);
-        receiver
+    /// All events so far, as far as they are kept, and those to come.
+    pub fn subscribe(&self) -> Feed {
+        Feed::new(Arc::clone(&self.0.backlog))
     }
 
     /// Looks at the run as it is.
@@ -97,39 +110,82 @@ impl Recorder {
     }
 }
 
+/// An event and its line in the journal.
+struct Stamped {
+    event: Event,
+    line: io::Result<String>,
+}
+
 impl Inner {
-    /// What happened as the next event.
-    fn stamp(&self, kind: EventKind) -> Event {
+    /// What happened as the next event, its texts cut where they are too long.
+    fn stamp(&self, kind: EventKind) -> Stamped {
         let at = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0.0, |since| since.as_secs_f64());
-        Event {
+        let mut event = Event {
             seq: self.seq + 1,
             at,
             elapsed: self.started.elapsed().as_secs_f64(),
             kind,
+        };
+        let mut line = journal::line(&event);
+        // Only a long line can hold a long text.
+        if line.as_ref().is_ok_and(|line| line.len() > LONGEST_TEXT) {
+            event.kind = with_short_texts(event.kind);
+            line = journal::line(&event);
+        }
+        Stamped { event, line }
+    }
+
+    fn append(&mut self, happened: &Stamped) -> io::Result<()> {
+        match &happened.line {
+            Ok(line) => self.journal.append_line(line),
+            Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
         }
     }
 
     /// Folds an event and gives it to the views.
-    fn hand_on(&mut self, event: Event) {
+    fn hand_on(&mut self, Stamped { event, line }: Stamped, backlog: &Backlog) {
         self.seq = event.seq;
         self.state.apply(&event);
-        let event = Arc::new(event);
-        self.events.push(Arc::clone(&event));
-        self.subscribers
-            .retain(|subscriber| subscriber.send(Arc::clone(&event)).is_ok());
+        backlog.push(Arc::new(event), line.map_or(0, |line| line.len()));
     }
+}
+
+/// The same with every text in it cut where it is too long.
+fn with_short_texts(kind: EventKind) -> EventKind {
+    fn shorten(value: &mut Value) {
+        match value {
+            Value::String(text) => *text = shortened(text, LONGEST_TEXT),
+            Value::Array(items) => items.iter_mut().for_each(shorten),
+            Value::Object(fields) => fields.values_mut().for_each(shorten),
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+    }
+    let short = serde_json::to_value(&kind).and_then(|mut value| {
+        shorten(&mut value);
+        serde_json::from_value(value)
+    });
+    // An event is plain data, and a shorter text is one.
+    short.unwrap_or(kind)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{ServiceName, read_journal};
+    use crate::run::{ServiceName, Update, read_journal};
 
     fn spawned(pid: i32) -> EventKind {
         let service = ServiceName::new("redis");
         EventKind::ServiceSpawned { service, pid }
+    }
+
+    fn events(feed: Feed) -> Vec<Event> {
+        let event = |update| match update {
+            Update::Event(event) => Event::clone(&event),
+            Update::Missed { .. } => panic!("nothing is missed so soon"),
+        };
+        feed.map(event).collect()
     }
 
     fn recorder() -> (tempfile::TempDir, std::path::PathBuf, Recorder) {
@@ -159,8 +215,7 @@ mod tests {
         assert!(journalled.iter().zip(1..).all(|(event, seq)| event.seq == seq));
         assert!(journalled.is_sorted_by(|one, next| one.elapsed <= next.elapsed));
         for view in [early, late] {
-            let seen: Vec<Event> = view.iter().map(|event| Event::clone(&event)).collect();
-            assert_eq!(seen, journalled);
+            assert_eq!(events(view), journalled);
         }
         let mut replayed = RunState::default();
         journalled.iter().for_each(|event| replayed.apply(event));
@@ -193,12 +248,29 @@ mod tests {
         let view = recorder.subscribe();
         (1..=3).for_each(|pid| recorder.emit(spawned(pid)));
         drop(recorder);
-        let kinds: Vec<EventKind> = view.iter().map(|event| event.kind.clone()).collect();
+        let kinds: Vec<EventKind> = events(view).into_iter().map(|event| event.kind).collect();
         let [EventKind::Noticed { level, message }, first, second, third] = kinds.as_slice() else {
             panic!("{kinds:?}");
         };
         assert_eq!([first, second, third], [&spawned(1), &spawned(2), &spawned(3)]);
         assert_eq!(*level, Level::Error);
         assert!(message.contains("No space left"), "{message}");
+    }
+
+    #[test]
+    fn a_text_of_any_length_is_recorded_shortened() {
+        let (_directory, path, recorder) = recorder();
+        let notice = |message: String| EventKind::Noticed {
+            level: Level::Error,
+            message,
+        };
+        let view = recorder.subscribe();
+        recorder.emit(notice("ü".repeat(LONGEST_TEXT)));
+        recorder.emit(notice("ü".repeat(4 << 20)));
+        drop(recorder);
+        let seen = events(view);
+        assert_eq!(seen, read_journal(&path).expect("readable").events);
+        assert_eq!(seen[0].kind, notice("ü".repeat(LONGEST_TEXT)));
+        assert_eq!(seen[1].kind, notice("ü".repeat(LONGEST_TEXT - 1) + "…"));
     }
 }

@@ -49,6 +49,13 @@ impl PlainView {
             .collect()
     }
 
+    /// The line for events that were not shown, since this view was too slow.
+    pub fn missed(&self, events: u64, state: &RunState) -> Line {
+        let time = clock(state.updated_at, &self.zone);
+        let text = format!("{time} {} not shown: the journal has them", plural(events, "event"));
+        Line::of(Tone::Warning, text)
+    }
+
     fn text(&mut self, event: &Event, state: &RunState) -> Option<String> {
         let seconds = |milliseconds: u64| span(std::time::Duration::from_millis(milliseconds).as_secs_f64());
         Some(match &event.kind {

@@ -5,8 +5,8 @@
 //! ([`super::frame`]) and how it gets onto the terminal ([`super::screen`]).
 
 use std::io;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::mpsc::RecvTimeoutError;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use signal_hook::consts::{SIGTSTP, SIGWINCH};
@@ -16,7 +16,7 @@ use super::paint::{Line, Painted, Tone};
 use super::plain::PlainView;
 use super::screen::Screen;
 use super::{frame, screen, summary};
-use crate::run::{Event, EventKind, Level, RunState, SiteStatus};
+use crate::run::{Event, EventKind, Feed, Level, RunState, SiteStatus, Update};
 
 /// Between two redraws.
 const REDRAW_PAUSE: Duration = Duration::from_millis(100);
@@ -27,7 +27,7 @@ const TICK: Duration = Duration::from_secs(1);
 ///
 /// # Errors
 /// The terminal is gone.
-pub fn show(events: &Receiver<Arc<Event>>, plain: PlainView, color: bool) -> io::Result<()> {
+pub fn show(mut events: Feed, plain: PlainView, color: bool) -> io::Result<()> {
     let live = Mutex::new(Live {
         state: RunState::default(),
         plain,
@@ -42,7 +42,7 @@ pub fn show(events: &Receiver<Arc<Event>>, plain: PlainView, color: bool) -> io:
         std::thread::Builder::new()
             .name("terminal".to_owned())
             .spawn_scoped(scope, || follow_terminal(&mut signals, &live))?;
-        let shown = follow_events(events, &live);
+        let shown = follow_events(&mut events, &live);
         handle.close();
         shown
     })
@@ -53,26 +53,27 @@ fn locked<'a>(live: &'a Mutex<Live>) -> MutexGuard<'a, Live> {
     live.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn follow_events(events: &Receiver<Arc<Event>>, live: &Mutex<Live>) -> io::Result<()> {
+fn follow_events(events: &mut Feed, live: &Mutex<Live>) -> io::Result<()> {
     let mut drawn = Instant::now();
     loop {
-        let event = if frame::is_busy(&locked(live).state) {
+        let busy = frame::is_busy(&locked(live).state);
+        let update = if busy {
             events.recv_timeout(TICK)
         } else {
             // Nothing moves: nothing is drawn.
-            events.recv().map_err(|_| RecvTimeoutError::Disconnected)
+            events.recv().ok_or(RecvTimeoutError::Disconnected)
         };
-        match event {
-            Ok(event) => locked(live).fold(&event),
+        match update {
+            Ok(update) => locked(live).take(update),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => return Ok(()),
         }
         // What comes close together is drawn together.
         let due = drawn + REDRAW_PAUSE;
         while !locked(live).is_over()
-            && let Ok(event) = events.recv_timeout(due.saturating_duration_since(Instant::now()))
+            && let Ok(update) = events.recv_timeout(due.saturating_duration_since(Instant::now()))
         {
-            locked(live).fold(&event);
+            locked(live).take(update);
         }
         let mut live = locked(live);
         if live.is_over() {
@@ -112,6 +113,16 @@ struct Live {
 }
 
 impl Live {
+    fn take(&mut self, update: Update) {
+        match update {
+            Update::Event(event) => self.fold(&event),
+            Update::Missed { events, state } => {
+                self.state = *state;
+                self.lines.push(self.plain.missed(events, &self.state));
+            }
+        }
+    }
+
     fn fold(&mut self, event: &Event) {
         self.state.apply(event);
         self.folded = Instant::now();

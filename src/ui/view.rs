@@ -1,7 +1,6 @@
 //! A view as a thread of its own: a blocked terminal or pipe blocks the view and nothing else.
 
 use std::io::{self, Write};
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use jiff::tz::TimeZone;
 use super::paint::Tone;
 use super::plain::PlainView;
 use super::{json, screen, summary, terminal};
-use crate::run::{Event, EventKind, Level, RunState};
+use crate::run::{EventKind, Feed, Level, RunState, Update};
 
 /// What is printed on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,15 +61,15 @@ impl Drop for ViewHandle {
 }
 
 /// Starts the view; it ends with the run's last event, or when nobody reads it any more.
-pub fn start(options: ViewOptions, events: Receiver<Arc<Event>>) -> ViewHandle {
+pub fn start(options: ViewOptions, events: Feed) -> ViewHandle {
     let (sender, done) = channel();
     let show = move || {
         let plain = PlainView::new(TimeZone::system(), options.verbose);
         // A closed pipe (`orch run | head -1`) ends the view, not the run.
         match options.format {
-            Format::Json => show_json(&events).ok(),
-            Format::Human if options.is_live() => terminal::show(&events, plain, options.color).ok(),
-            Format::Human => show_plain(&events, plain, &options).ok(),
+            Format::Json => show_json(events).ok(),
+            Format::Human if options.is_live() => terminal::show(events, plain, options.color).ok(),
+            Format::Human => show_plain(events, plain, &options).ok(),
         };
         sender.send(()).ok();
     };
@@ -80,8 +79,10 @@ pub fn start(options: ViewOptions, events: Receiver<Arc<Event>>) -> ViewHandle {
     ViewHandle { done }
 }
 
-fn show_json(events: &Receiver<Arc<Event>>) -> io::Result<()> {
-    for event in events {
+fn show_json(events: Feed) -> io::Result<()> {
+    for update in events {
+        // A reader sees by the sequence numbers that it was too slow.
+        let Update::Event(event) = update else { continue };
         let mut output = io::stdout().lock();
         writeln!(output, "{}", json::line(&event))?;
         output.flush()?;
@@ -103,11 +104,24 @@ fn needs_a_person(kind: &EventKind) -> bool {
     )
 }
 
-fn show_plain(events: &Receiver<Arc<Event>>, mut view: PlainView, options: &ViewOptions) -> io::Result<()> {
+fn show_plain(events: Feed, mut view: PlainView, options: &ViewOptions) -> io::Result<()> {
     let mut state = RunState::default();
-    for event in events {
-        state.apply(&event);
+    for update in events {
         let mut output = io::stdout().lock();
+        let event = match update {
+            Update::Event(event) => event,
+            Update::Missed {
+                events,
+                state: snapshot,
+            } => {
+                state = *snapshot;
+                if !options.quiet {
+                    writeln!(output, "{}", view.missed(events, &state).whole(false))?;
+                }
+                continue;
+            }
+        };
+        state.apply(&event);
         if !options.quiet || needs_a_person(&event.kind) {
             for line in view.lines(&event, &state, Tone::Plain) {
                 writeln!(output, "{}", line.whole(false))?;

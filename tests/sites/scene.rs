@@ -1,11 +1,11 @@
 //! What these tests need: a Redis, a worker of `jobs_app`, a recorder whose events can be looked at, sites to run.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use orch::celery::{Client, Endpoints};
 use orch::config::{Pace, ProxiesConfig, SiteConfig, TaskCall};
-use orch::run::{EventKind, FollowStage, Recorder, RunId, SiteName};
+use orch::run::{EventKind, Feed, FollowStage, Recorder, RunId, SiteName, Update};
 use orch::sites::{Context, Holder, LeaseStore, Outage, SiteReport, Terms};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
@@ -22,7 +22,7 @@ pub struct Scene {
     /// Rises when a test has killed its worker, as the supervisor's does.
     pub deaths: watch::Sender<u64>,
     pub directory: TempDir,
-    events: Mutex<std::sync::mpsc::Receiver<Arc<orch::run::Event>>>,
+    events: Mutex<Feed>,
     seen: Mutex<Vec<EventKind>>,
     pub worker: Option<Worker>,
     pub redis: RedisServer,
@@ -80,13 +80,13 @@ impl Scene {
     /// All events so far.
     pub fn events(&self) -> Vec<EventKind> {
         let mut seen = self.seen.lock().expect("no test panicked with it");
-        seen.extend(
-            self.events
-                .lock()
-                .expect("as above")
-                .try_iter()
-                .map(|event| event.kind.clone()),
-        );
+        let mut events = self.events.lock().expect("as above");
+        while let Some(update) = events.try_recv() {
+            let Update::Event(event) = update else {
+                panic!("{update:?}")
+            };
+            seen.push(event.kind.clone());
+        }
         seen.clone()
     }
 
