@@ -16,6 +16,10 @@ use super::{Error, NodeName, Result, TaskId, json};
 
 const WHAT: &str = "an event";
 
+/// Bytes of an id, of a task's or a node's name: Celery's ids have 36, a host's name has 255. They are what is remembered of
+/// events, by the hundred thousand; a longer one is not believed.
+const LONGEST_NAME: usize = 512;
+
 impl Event {
     /// Reads a message of an event channel, one event or a list of them, and puts what it holds at the end of
     /// `events`. Gives the number of list items that cannot be read.
@@ -308,7 +312,7 @@ impl Fields<'_> {
         let Some(Field::Text(name)) = self.known[Known::Type as usize].take() else {
             return None;
         };
-        let node = NodeName::from(self.text(Known::Hostname)?);
+        let node = NodeName::from(self.name(Known::Hostname)?);
         let timestamp = self.number(Known::Timestamp).unwrap_or_default();
         let clock = self.count(Known::Clock).unwrap_or_default();
         let pid = self.count(Known::Pid).and_then(|pid| u32::try_from(pid).ok());
@@ -343,6 +347,11 @@ impl Fields<'_> {
         }
     }
 
+    /// What is remembered: nothing that is too long for it.
+    fn name(&mut self, known: Known) -> Option<String> {
+        self.text(known).filter(|text| text.len() <= LONGEST_NAME)
+    }
+
     fn value(&mut self, known: Known) -> Option<Value> {
         match self.known[known as usize].take()? {
             Field::Text(_) => None,
@@ -363,7 +372,7 @@ impl Fields<'_> {
     }
 
     fn id(&mut self, known: Known) -> Option<TaskId> {
-        self.text(known).map(TaskId::from)
+        self.name(known).map(TaskId::from)
     }
 
     fn kind(&mut self, name: &str) -> Option<EventKind> {
@@ -407,7 +416,7 @@ impl Fields<'_> {
 
     fn origin(&mut self) -> TaskOrigin {
         TaskOrigin {
-            name: self.text(Known::Name),
+            name: self.name(Known::Name),
             args: self.text(Known::Args),
             kwargs: self.text(Known::Kwargs),
             root_id: self.id(Known::RootId),

@@ -268,6 +268,26 @@ fn the_fast_way_reads_what_the_plain_way_reads() {
 }
 
 #[test]
+fn what_would_be_remembered_is_short() {
+    let event = |uuid: &str, name: &str, host: &str| {
+        decode(json!({"type": "task-received", "hostname": host, "uuid": uuid, "name": name, "args": name}))
+    };
+    let (good, long) = ("n".repeat(512), "n".repeat(513));
+    let received = |events: Vec<Event>| match events.into_iter().next().map(|event| event.kind) {
+        Some(EventKind::Task {
+            id,
+            event: TaskEvent::Received(task),
+        }) => (id, task),
+        other => panic!("{other:?}"),
+    };
+    let (id, task) = received(event(&good, &good, &good).expect("an event").0);
+    assert_eq!((id.as_str(), task.name.as_deref()), (&*good, Some(&*good)));
+    let (_, task) = received(event(&good, &long, &good).expect("an event of a task without name").0);
+    assert_eq!((task.name.as_deref(), task.args.as_deref()), (None, Some(&*long)));
+    assert!(event(&long, &good, &good).is_err() && event(&good, &good, &long).is_err());
+}
+
+#[test]
 fn odd_values_cost_no_more_than_themselves() {
     let template =
         r#"{"type": "task-succeeded", "hostname": "w1@node", "uuid": "t", "timestamp": STAMP, "clock": CLOCK}"#;

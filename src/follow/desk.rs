@@ -15,12 +15,12 @@ use tokio::time::sleep;
 use super::context::Context;
 use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
-use super::ledger::{EventEnd, Ledger, Owner};
+use super::ledger::{EventEnd, LONGEST_END, Ledger, Owner};
 use crate::celery::{
     self, Census, Event, EventKind, EventStream, NodeName, Notice, RunningTask, Signal, Stats, Target, TaskEvent,
     TaskId, WorkerEvent,
 };
-
+use crate::printable::shortened;
 use crate::run::{self, Level};
 
 /// How long workers have to tell about themselves.
@@ -242,7 +242,7 @@ impl Desk {
             }
             EventKind::Worker(WorkerEvent::Heartbeat(_)) | EventKind::Other { .. } => return,
         };
-        let text = |text: Option<String>| text.unwrap_or_default();
+        let text = |text: Option<String>| shortened(&text.unwrap_or_default(), LONGEST_END);
         let mut ledger = self.ledger();
         let mut deaths = self.deaths();
         let mut failed = false;

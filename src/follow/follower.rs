@@ -13,7 +13,7 @@ use super::context::Context;
 use super::desk::{Desk, Left, Page};
 use super::errand::{Ending, Errand, Told};
 use super::facts::{Fact, Failure, Input, Keys, TaskEnd};
-use super::ledger::EventEnd;
+use super::ledger::{EventEnd, LONGEST_END};
 use super::machine::{Following, Stage};
 use super::pending::{UnderWay, done, file_changed, finished};
 use super::pool_stamp::FileStamp;
@@ -21,6 +21,7 @@ use super::progress::{self, Reading};
 use super::progress_keys;
 use crate::celery::{self, ChordProgress, GroupId, ResultWatch, Results, TaskId, TaskResult, TaskState};
 use crate::file_watch::FileWatch;
+use crate::printable::shortened;
 use crate::run::{ProgressSource, SiteCounts};
 
 /// Progress is read at most this often.
@@ -501,8 +502,8 @@ impl<'a> Follower<'a> {
 fn end_of(state: TaskState) -> Option<TaskEnd> {
     match state {
         TaskState::Success(result) => Some(TaskEnd::Succeeded(result)),
-        TaskState::Failure(failure) => Some(TaskEnd::Failed(failure.to_string())),
-        TaskState::Revoked(failure) => Some(TaskEnd::Revoked(failure.to_string())),
+        TaskState::Failure(failure) => Some(TaskEnd::Failed(shortened(&failure.to_string(), LONGEST_END))),
+        TaskState::Revoked(failure) => Some(TaskEnd::Revoked(shortened(&failure.to_string(), LONGEST_END))),
         TaskState::Started { .. } | TaskState::Retry(_) | TaskState::Custom { .. } => None,
     }
 }

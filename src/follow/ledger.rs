@@ -11,6 +11,13 @@ use crate::celery::TaskId;
 /// So many of a job's last ends are remembered: a task may end before anyone knows that its end matters.
 const RECENT: usize = 64;
 
+/// Unfinished tasks that are remembered: workers hold so many when each of a hundred has prefetched two thousand. What is
+/// received beyond them is of unknown owner until it ends, and is looked up where it matters.
+const UNFINISHED: usize = 200_000;
+
+/// Characters of how a task ended that are kept: Celery itself shortens what it prints to a sixtieth of it.
+pub const LONGEST_END: usize = 64 << 10;
+
 /// Whose a task is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owner {
@@ -109,7 +116,9 @@ impl Ledger {
             .get_mut(&root)
             .map(|page| page.changes += 1)
             .map(|()| root.clone());
-        self.unfinished.insert(task, root);
+        if self.unfinished.len() < UNFINISHED {
+            self.unfinished.insert(task, root);
+        }
         touched
     }
 
@@ -249,6 +258,21 @@ mod tests {
         );
         assert_eq!(ledger.changes(&id("root")), 6);
         assert_eq!(ledger.unfinished(&id("root")), [id("b")]);
+    }
+
+    #[test]
+    fn a_flood_of_tasks_is_not_remembered_without_end() {
+        let mut ledger = Ledger::default();
+        ledger.open(&id("root"));
+        for number in 0..UNFINISHED + 1000 {
+            ledger.received(TaskId::from(format!("stranger-{number}")), id("strangers"));
+        }
+        assert_eq!(ledger.unfinished.len(), UNFINISHED);
+        assert_eq!(ledger.received(id("ours"), id("root")), Some(id("root")));
+        assert_eq!(ledger.owner(&id("ours")), Owner::Unknown);
+        ledger.forget_unfinished();
+        ledger.received(id("ours"), id("root"));
+        assert_eq!(ledger.owner(&id("ours")), Owner::Job(id("root")));
     }
 
     #[test]
