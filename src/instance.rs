@@ -14,9 +14,9 @@ use crate::atomic_file;
 use crate::config::Secret;
 use crate::free_port;
 use crate::guard;
-use crate::regular_file;
 use crate::run::RunId;
 use crate::services::{Failure, RedisConnection};
+use crate::{redaction, regular_file};
 
 /// More than a configuration can have of ports: what is larger was not written by orch. Bytes.
 const LARGEST: u64 = 8 << 20;
@@ -110,7 +110,10 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
             host: redis.host,
             port: redis.port,
             username: redis.username,
-            password: redis.password.map(Secret::new),
+            password: redis.password.map(|password| {
+                redaction::hide(&password);
+                Secret::new(password)
+            }),
             // Whoever reads the file is a service or a user, and gets what services get.
             own_password: None,
             broker_db: redis.broker_db,

@@ -23,6 +23,7 @@ pub mod orchestrator;
 mod plan;
 mod printable;
 pub mod proxies;
+mod redaction;
 mod regular_file;
 mod resume;
 pub mod run;

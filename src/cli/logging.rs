@@ -12,6 +12,7 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::printable::one_line;
+use crate::redaction::redacted;
 use crate::regular_file;
 
 static LOG: OnceLock<File> = OnceLock::new();
@@ -45,9 +46,9 @@ pub fn to_file(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// An event is a line, whatever is in it: one that holds another's text can not forge a second.
+/// An event is a line without secrets, whatever is in it: one that holds another's text can not forge a second.
 fn line(event: &[u8]) -> String {
-    let mut line = one_line(String::from_utf8_lossy(event).trim_end());
+    let mut line = one_line(&redacted(String::from_utf8_lossy(event).trim_end()));
     line.push('\n');
     line
 }
@@ -95,6 +96,7 @@ mod tests {
 
     #[test]
     fn an_event_is_one_harmless_line() {
+        assert_eq!(line(b"WARN orch: redis://:pw@h\n"), "WARN orch: redis://:**@h\n");
         assert_eq!(line(b"WARN orch: died\n"), "WARN orch: died\n");
         let forged = "WARN orch: \x1b[2J\u{202e}\nERROR orch: forged\n";
         assert_eq!(

@@ -19,6 +19,7 @@ use clap::{Args, Parser, Subcommand};
 use self::output::{say, say_errors};
 use crate::config::{Config, ConfigErrors, LoadOptions};
 use crate::printable;
+use crate::redaction::redacted;
 use crate::run::Outcome;
 
 /// Brings up what a nightly scrape needs, runs it, and leaves nothing behind.
@@ -138,10 +139,10 @@ impl Refusal {
 /// Help and version go to standard output and are no error; a closed pipe is nobody's fault.
 fn show_usage(error: &clap::Error) {
     let text = error.to_string();
-    if text == printable::text(&text) {
+    if text == printable::text(&redacted(&text)) {
         drop(error.print());
     } else {
-        // An argument that comes from elsewhere (`orch celery result "$ID"`): without colours, and made safe.
+        // An argument that comes from elsewhere (`orch celery result "$ID"`): without colours, made safe as all talk.
         say(text.trim_end());
     }
 }

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use crate::config::ConfigErrors;
 use crate::printable;
+use crate::redaction::redacted;
 
 /// Talk goes to standard error; if that is closed there is nobody to tell.
 pub fn say(text: &str) {
-    drop(writeln!(std::io::stderr(), "{}", printable::text(text)));
+    drop(writeln!(std::io::stderr(), "{}", printable::text(&redacted(text))));
 }
 
 /// The same, of texts that are safe already and may be coloured.

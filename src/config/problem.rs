@@ -8,6 +8,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 
 use super::source::{SourceId, Sources, Span};
 use crate::printable::{self, one_line};
+use crate::redaction::redacted;
 
 /// Problems that are drawn; what has more is not a configuration.
 const MOST_SHOWN: usize = 100;
@@ -100,7 +101,7 @@ impl Problem {
     }
 
     fn render(&self, sources: &Sources, renderer: &Renderer) -> String {
-        let mut group = Group::with_title(Level::ERROR.primary_title(printable::text(&self.title)));
+        let mut group = Group::with_title(Level::ERROR.primary_title(told(&self.title)));
         if let Some((span, label)) = &self.at {
             let places =
                 || std::iter::once((span, label)).chain(self.related.iter().map(|(span, label)| (span, label)));
@@ -116,17 +117,22 @@ impl Problem {
                         true => AnnotationKind::Primary,
                         false => AnnotationKind::Context,
                     };
-                    let label = (!label.is_empty()).then(|| printable::text(label));
+                    let label = (!label.is_empty()).then(|| told(label));
                     snippet = snippet.annotation(kind.span(place.start..place.end).label(label));
                 }
                 group = group.element(snippet);
             }
         }
         for help in &self.help {
-            group = group.element(Level::HELP.message(printable::text(help)));
+            group = group.element(Level::HELP.message(told(help)));
         }
         renderer.render(&[group])
     }
+}
+
+/// A text as it is told: safe for a terminal, without passwords of URLs.
+fn told(text: &str) -> String {
+    printable::text(&redacted(text))
 }
 
 /// Collects problems while reading goes on.

@@ -6,6 +6,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use crate::printable;
+use crate::redaction::url_passwords;
 
 /// Which text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,8 +44,9 @@ impl Source {
     /// The text as errors may show it; offsets are those of the text itself.
     pub fn shown(&self) -> String {
         let mut bytes = self.text.as_bytes().to_vec();
-        for span in &self.masked {
-            for byte in bytes.iter_mut().take(span.end).skip(span.start) {
+        let masked = self.masked.iter().map(|span| span.start..span.end);
+        for place in masked.chain(url_passwords(&self.text)) {
+            for byte in bytes.iter_mut().take(place.end).skip(place.start) {
                 if !matches!(byte, b'"' | b'\'' | b'\n' | b'\r') {
                     *byte = b'*';
                 }

@@ -4,6 +4,7 @@
 //! A journal that cannot be written is told once, as an event, before the one that it lacks: the run's last event ends the
 //! views. The run goes on, and they see all of it.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,6 +17,7 @@ use super::feed::{Backlog, Feed};
 use super::journal::{self, JournalWriter};
 use super::state::RunState;
 use crate::printable::shortened;
+use crate::redaction::redacted;
 
 /// Characters of a text in an event: an exception's text comes from outside and may be a file. A failure with the end of a
 /// log has a quarter of it.
@@ -130,8 +132,9 @@ impl Inner {
         };
         let mut line = journal::line(&event);
         // Only a long line can hold a long text.
-        if line.as_ref().is_ok_and(|line| line.len() > LONGEST_TEXT) {
-            event.kind = with_short_texts(event.kind);
+        let is_fit = |line: &String| line.len() <= LONGEST_TEXT && matches!(redacted(line), Cow::Borrowed(_));
+        if !line.as_ref().is_ok_and(is_fit) {
+            event.kind = with_fit_texts(event.kind);
             line = journal::line(&event);
         }
         Stamped { event, line }
@@ -152,22 +155,22 @@ impl Inner {
     }
 }
 
-/// The same with every text in it cut where it is too long.
-fn with_short_texts(kind: EventKind) -> EventKind {
-    fn shorten(value: &mut Value) {
+/// The same with every text in it cut where it is too long, and without secrets.
+fn with_fit_texts(kind: EventKind) -> EventKind {
+    fn fit(value: &mut Value) {
         match value {
-            Value::String(text) => *text = shortened(text, LONGEST_TEXT),
-            Value::Array(items) => items.iter_mut().for_each(shorten),
-            Value::Object(fields) => fields.values_mut().for_each(shorten),
+            Value::String(text) => *text = shortened(&redacted(text), LONGEST_TEXT),
+            Value::Array(items) => items.iter_mut().for_each(fit),
+            Value::Object(fields) => fields.values_mut().for_each(fit),
             Value::Null | Value::Bool(_) | Value::Number(_) => {}
         }
     }
-    let short = serde_json::to_value(&kind).and_then(|mut value| {
-        shorten(&mut value);
+    let fit_kind = serde_json::to_value(&kind).and_then(|mut value| {
+        fit(&mut value);
         serde_json::from_value(value)
     });
-    // An event is plain data, and a shorter text is one.
-    short.unwrap_or(kind)
+    // An event is plain data, and another text is one.
+    fit_kind.unwrap_or(kind)
 }
 
 #[cfg(test)]
@@ -272,5 +275,18 @@ mod tests {
         assert_eq!(seen, read_journal(&path).expect("readable").events);
         assert_eq!(seen[0].kind, notice("ü".repeat(LONGEST_TEXT)));
         assert_eq!(seen[1].kind, notice("ü".repeat(LONGEST_TEXT - 1) + "…"));
+    }
+
+    #[test]
+    fn a_secret_that_an_app_tells_is_not_recorded() {
+        let (_directory, path, recorder) = recorder();
+        let notice = |message: &str| EventKind::Noticed {
+            level: Level::Error,
+            message: message.to_owned(),
+        };
+        crate::redaction::hide("e8a1-\"quoted\"-77c3");
+        recorder.emit(notice("connect to redis://:pw@host:1/0\nwith e8a1-\"quoted\"-77c3"));
+        let events = read_journal(&path).expect("readable").events;
+        assert_eq!(events[0].kind, notice("connect to redis://:**@host:1/0\nwith **"));
     }
 }

@@ -19,6 +19,7 @@ use crate::atomic_file;
 use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret};
 use crate::free_port;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
+use crate::redaction;
 use crate::run::ServiceName;
 
 /// One PING.
@@ -179,9 +180,9 @@ fn random_password() -> Result<Secret, Failure> {
     fs::File::open("/dev/urandom")
         .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut bytes))
         .map_err(|error| Failure::infrastructure("read /dev/urandom for a password").because(error.to_string()))?;
-    Ok(Secret::new(
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>(),
-    ))
+    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    redaction::hide(&text);
+    Ok(Secret::new(text))
 }
 
 /// The Redis of this run as a service.

@@ -68,7 +68,13 @@ impl Project {
 
     /// Starts a shell here in which `$ORCH` is orch; pid and exit code are the shell's.
     pub fn shell(&self, script: &str) -> Orch<'_> {
+        self.shell_with(script, &[])
+    }
+
+    /// The same with further variables.
+    pub fn shell_with(&self, script: &str, environment: &[(&str, &str)]) -> Orch<'_> {
         let mut reaper = Command::new(python());
+        reaper.envs(environment.iter().copied());
         reaper.env("ORCH", env!("CARGO_BIN_EXE_orch"));
         self.start(reaper, &words("/bin/sh", &["-c", script]), Duration::from_secs(15))
     }

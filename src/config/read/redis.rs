@@ -7,6 +7,7 @@ use crate::config::model::{RedisConfig, RedisMode};
 use crate::config::programs::Surroundings;
 use crate::config::section::Section;
 use crate::config::{Secret, size};
+use crate::redaction;
 use crate::run::ServiceName;
 
 use super::policy;
@@ -54,7 +55,7 @@ pub(in crate::config) fn redis(root: &Section<'_>, surroundings: &Surroundings<'
         host: section.or("host", "127.0.0.1".to_owned(), Item::line),
         port: section.or("port", 6379, |item| item.port(lowest_port)),
         username: section.read("username", Item::line),
-        password: section.read("password", |item| item.line().map(Secret::new)),
+        password: section.read("password", |item| item.line().map(known_secret)),
         broker_db: section.or("broker_db", 0, database),
         result_db: section.or("result_db", 1, database),
         auth: section.or("auth", true, Item::boolean),
@@ -104,4 +105,10 @@ fn check_settings(section: &Section<'_>, settings: &mut std::collections::BTreeM
             }
         }
     }
+}
+
+/// A password of the configuration: told nowhere from now on, also where an app tells it.
+fn known_secret(text: String) -> Secret {
+    redaction::hide(&text);
+    Secret::new(text)
 }
