@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use orch::config::{Config, LoadOptions};
 use proptest::prelude::*;
@@ -180,4 +181,123 @@ fn files_that_are_too_large_are_not_read() {
     let text = "#".repeat((4 << 20) + 1);
     let errors = load("large", &[("orch.toml", &text)], &[], &[]).expect_err("it is too large");
     assert!(errors.contains("larger than 4 MiB"), "{errors}");
+}
+
+/// How long a configuration may be read, without optimisation and on a busy machine; one that is read in quadratic time
+/// takes minutes.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+
+/// So often that it is a file near its bound.
+fn repeated(part: &str, bytes: usize) -> String {
+    part.repeat(bytes / part.len())
+}
+
+fn numbered(count: usize, line: impl Fn(usize) -> String) -> String {
+    (0..count).map(line).collect()
+}
+
+#[test]
+fn hostile_texts_are_refused_in_time_and_in_few_words() {
+    const OFF: &str = "[redis]\nmode = \"off\"\n";
+    const FILE: usize = (4 << 20) - 5000;
+    let long = "x".repeat(FILE / 2);
+    let service =
+        |number: usize, after: usize| format!("[services.s{number}]\ncommand = [\"true\"]\nafter = [\"s{after}\"]\n");
+    for (name, text) in [
+        ("errors", repeated("=\n", FILE / 8)),
+        ("open", repeated("a=\"\n", FILE)),
+        ("returns", repeated("\r", FILE)),
+        ("twice", repeated("[redis]\n", FILE)),
+        ("arrays", format!("a={}", repeated("[", FILE))),
+        ("tables", format!("a={}", repeated("{a=", FILE))),
+        ("dots", format!("a{}=1\n", repeated(".a", FILE))),
+        ("section", format!("[a{}]\n", repeated(".a", FILE))),
+        ("keys", numbered(FILE / 11, |number| format!("a{number}=1\n"))),
+        ("sections", numbered(FILE / 11, |number| format!("[a{number}]\n"))),
+        (
+            "ports",
+            format!(
+                "{OFF}[ports]\n{}",
+                numbered(FILE / 11, |number| format!("p{number}=0\n"))
+            ),
+        ),
+        (
+            "chain",
+            OFF.to_owned() + &numbered(FILE / 70, |number| service(number, number + 1)),
+        ),
+        (
+            "cycle",
+            OFF.to_owned() + &numbered(1000, |number| service(number, (number + 1) % 1000)),
+        ),
+        (
+            "names",
+            format!("{OFF}[services.a]\ncommand=[\"true\"]\nafter=[\"{long}\"]\n[services.\"{long}y\"]\n"),
+        ),
+        (
+            "sites",
+            numbered(FILE / 22, |number| format!("[sites.s{number}]\nx=1\n")),
+        ),
+    ] {
+        let started = Instant::now();
+        let errors = load(&format!("hostile-{name}"), &[("orch.toml", &text)], &[], &[]).expect_err(name);
+        assert!(started.elapsed() < READ_WITHIN, "{name}: {:?}", started.elapsed());
+        assert!(errors.len() < 200_000, "{name}: {} bytes", errors.len());
+    }
+}
+
+#[test]
+fn hostile_env_files_are_refused_in_time_and_in_few_words() {
+    const FILE: usize = (4 << 20) - 100;
+    let tenfold = |number: u8| {
+        let before = format!("${{V{}}}", number - 1);
+        format!("V{number}={}\n", before.repeat(10))
+    };
+    for (name, text) in [
+        ("bad", repeated("x\n", FILE)),
+        (
+            "bomb",
+            format!("V0=xxxxxxxxxx\n{}", (1..20).map(tenfold).collect::<String>()),
+        ),
+        (
+            "line",
+            format!(
+                "V=xxxxxxxxxx\nW={}\nX={}",
+                repeated("${V}", 100_000),
+                repeated("${W}", FILE / 2)
+            ),
+        ),
+        (
+            "quoted",
+            format!(
+                "V=xxxxxxxxxx\nW={}\nX=\"{}\"",
+                repeated("${V}", 40_000),
+                repeated("${W}\\n", FILE / 2)
+            ),
+        ),
+        (
+            "many",
+            numbered(100_000, |number| format!("V{number}={}\n", "x".repeat(20))),
+        ),
+        ("open", format!("V=\"{}", repeated("x\n", FILE))),
+        ("dollars", format!("V={}", repeated("${", FILE))),
+    ] {
+        let started = Instant::now();
+        let files = [
+            ("orch.toml", "orch.env_file = 'e.env'\nredis.mode = 'off'\n"),
+            ("e.env", text.as_str()),
+        ];
+        let errors = load(&format!("hostile-env-{name}"), &files, &[], &[]).expect_err(name);
+        assert!(started.elapsed() < READ_WITHIN, "{name}: {:?}", started.elapsed());
+        assert!(errors.len() < 200_000, "{name}: {} bytes", errors.len());
+    }
+    // Looked up by name, not one after the other.
+    let unknown = numbered(80_000, |number| format!("V{number}=${{W{number}}}\n"));
+    let files = [
+        ("orch.toml", "orch.env_file = 'e.env'\nredis.mode = 'off'\n"),
+        ("e.env", unknown.as_str()),
+    ];
+    let started = Instant::now();
+    let config = load("many-variables", &files, &[], &[]).expect("variables");
+    assert_eq!(config.orch.env_file_variables.len(), 80_000);
+    assert!(started.elapsed() < READ_WITHIN, "{:?}", started.elapsed());
 }

@@ -4,11 +4,16 @@
 //! it is; in `"..."` `\n`, `\t`, `\"`, `\\` and `\$` are escapes; quoted values may go over several lines. `${NAME}` and
 //! `${NAME:-default}` are replaced, outside `'...'`, by the caller's variable or an earlier one of the file.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::problem::Problem;
 use super::section::Reading;
 use super::source::{SourceId, Span};
+
+/// Bytes of a name, `=` and a value: `execve` takes no longer string (MAX_ARG_STRLEN, with its end).
+const LONGEST_VALUE: usize = 131_071;
+/// Bytes of all: `execve` takes a quarter of the usual limit of the stack.
+const LARGEST: usize = 2 << 20;
 
 /// Reads all variables in order; errors are reported with their line.
 pub(super) fn parse(
@@ -24,6 +29,8 @@ pub(super) fn parse(
         at: text.len() - text.trim_start_matches('\u{feff}').len(),
         caller,
         variables: Vec::new(),
+        latest: HashMap::new(),
+        total: 0,
     };
     while parser.at < text.len() {
         parser.line();
@@ -38,6 +45,10 @@ struct Parser<'p> {
     at: usize,
     caller: &'p BTreeMap<String, String>,
     variables: Vec<(String, String)>,
+    /// Where in them the last one of each name is.
+    latest: HashMap<String, usize>,
+    /// Bytes of all of them.
+    total: usize,
 }
 
 impl Parser<'_> {
@@ -106,6 +117,24 @@ impl Parser<'_> {
                     "cannot be passed on",
                 );
             }
+            if name.len() + 1 + value.len() > LONGEST_VALUE {
+                return self.fail(
+                    start,
+                    "a variable of the env_file is too long",
+                    "the kernel hands on 131,071 bytes at most",
+                );
+            }
+            self.total += name.len() + value.len();
+            if self.total > LARGEST {
+                self.fail(
+                    start,
+                    "the variables of the env_file are too many",
+                    "the kernel hands on 2 MiB at most, all together",
+                );
+                self.at = self.text.len();
+                return;
+            }
+            self.latest.insert(name.clone(), self.variables.len());
             self.variables.push((name, value));
         }
     }
@@ -142,7 +171,9 @@ impl Parser<'_> {
                 Some((at, character)) if character == quote => break at,
                 Some((_, '\\')) if quote == '"' => {
                     // What stands before an escape is expanded by itself, so that `\$` stays a dollar sign.
-                    expanded.push_str(&self.expand(&value));
+                    if expanded.len() <= LONGEST_VALUE {
+                        expanded.push_str(&self.expand(&value));
+                    }
                     value.clear();
                     match characters.next().map(|(_, character)| character) {
                         Some('n') => expanded.push('\n'),
@@ -185,15 +216,16 @@ impl Parser<'_> {
             value.push_str(before);
             let (name, default) = inside.split_once(":-").unwrap_or((inside, ""));
             let earlier = || {
-                self.variables
-                    .iter()
-                    .rev()
-                    .find(|(known, _)| known == name)
-                    .map(|(_, value)| value)
+                let place = self.latest.get(name)?;
+                self.variables.get(*place).map(|(_, value)| value)
             };
             let known = self.caller.get(name).or_else(earlier).filter(|value| !value.is_empty());
             value.push_str(known.map_or(default, String::as_str));
             rest = next;
+            if value.len() > LONGEST_VALUE {
+                // Too long whatever follows: a few lines could stand for gigabytes.
+                break;
+            }
         }
         value + rest
     }

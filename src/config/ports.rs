@@ -8,6 +8,8 @@ use super::templates::part;
 use super::tree::{Node, Value};
 use crate::free_port;
 
+/// Each that is 0 is looked for and held.
+const MOST: usize = 1000;
 /// Where a chosen port must be free.
 const LOOPBACK: &str = "127.0.0.1";
 
@@ -15,7 +17,7 @@ const LOOPBACK: &str = "127.0.0.1";
 pub(super) fn ports(root: &Section<'_>, known: &BTreeMap<String, u16>) -> BTreeMap<String, u16> {
     let section = root.section("ports");
     let mut ports = BTreeMap::new();
-    for (key, item) in section.named() {
+    for (key, item) in section.named_up_to(MOST, "ports") {
         let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '-');
         if key.name.is_empty() || !key.name.chars().all(fits) {
             let title = format!("a port cannot be named `{}`", key.name);

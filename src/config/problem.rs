@@ -1,17 +1,21 @@
 //! What is wrong with a configuration: collected, then shown all at once, each with its line and what would be right.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 
 use super::source::{SourceId, Sources, Span};
-use crate::printable::{self, one_line};
+use crate::printable::{self, one_line, shortened};
 use crate::redaction::redacted;
 
 /// Problems that are drawn; what has more is not a configuration.
 const MOST_SHOWN: usize = 100;
+/// Problems that are kept to be put in order; more are counted.
+const MOST_KEPT: usize = 10 * MOST_SHOWN;
+/// Characters of a text of a problem: names in it may be as long as a file, lists of names longer.
+const LONGEST_TEXT: usize = 1000;
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ impl Problem {
     pub fn new(title: impl Into<String>) -> Self {
         Self {
             at: None,
-            title: title.into().into(),
+            title: bounded(title).into(),
             related: Vec::new(),
             help: Vec::new(),
             kind: Kind::Written,
@@ -64,7 +68,7 @@ impl Problem {
 
     /// Where it is, and the words beside the caret.
     pub fn at(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.at = Some((span, label.into().into()));
+        self.at = Some((span, bounded(label).into()));
         self
     }
 
@@ -78,7 +82,7 @@ impl Problem {
 
     /// Another place that takes part in it.
     pub fn related(mut self, span: Span, label: impl Into<String>) -> Self {
-        self.related.push((span, label.into().into()));
+        self.related.push((span, bounded(label).into()));
         self
     }
 
@@ -92,7 +96,7 @@ impl Problem {
 
     /// What would be right, or what to do.
     pub fn help(mut self, help: impl Into<String>) -> Self {
-        self.help.push(help.into());
+        self.help.push(bounded(help));
         self
     }
 
@@ -110,15 +114,26 @@ impl Problem {
                 if !drawn.insert(first.source) {
                     continue;
                 }
-                let source = sources.get(first.source);
-                let mut snippet = Snippet::source(source.shown()).path(one_line(&source.name));
-                for (place, label) in places().filter(|(place, _)| place.source == first.source) {
+                let of_source = || places().filter(|(place, _)| place.source == first.source);
+                let Some(excerpt) = sources.excerpt(first.source, of_source().map(|(place, _)| *place)) else {
+                    let place = Origin::path(one_line(&sources.name(first.source)));
+                    group = group.element(place.line(sources.line(*first)));
+                    for label in of_source().map(|(_, label)| label).filter(|label| !label.is_empty()) {
+                        group = group.element(Level::NOTE.message(told(label)));
+                    }
+                    continue;
+                };
+                let mut snippet = Snippet::source(excerpt.text)
+                    .path(one_line(&sources.name(first.source)))
+                    .line_start(excerpt.line);
+                for (place, label) in of_source() {
                     let kind = match place == span {
                         true => AnnotationKind::Primary,
                         false => AnnotationKind::Context,
                     };
                     let label = (!label.is_empty()).then(|| told(label));
-                    snippet = snippet.annotation(kind.span(place.start..place.end).label(label));
+                    let place = place.start - excerpt.start..place.end - excerpt.start;
+                    snippet = snippet.annotation(kind.span(place).label(label));
                 }
                 group = group.element(snippet);
             }
@@ -130,6 +145,15 @@ impl Problem {
     }
 }
 
+/// No longer than a person reads.
+fn bounded(text: impl Into<String>) -> String {
+    let text = text.into();
+    match text.len() <= LONGEST_TEXT {
+        true => text,
+        false => shortened(&text, LONGEST_TEXT),
+    }
+}
+
 /// A text as it is told: safe for a terminal, without passwords of URLs.
 fn told(text: &str) -> String {
     printable::text(&redacted(text))
@@ -137,20 +161,28 @@ fn told(text: &str) -> String {
 
 /// Collects problems while reading goes on.
 #[derive(Debug, Default)]
-pub(super) struct Problems(RefCell<Vec<Problem>>);
+pub(super) struct Problems {
+    kept: RefCell<Vec<Problem>>,
+    /// How many more there were.
+    others: Cell<usize>,
+}
 
 impl Problems {
     pub fn push(&self, problem: Problem) {
-        self.0.borrow_mut().push(problem);
+        let mut kept = self.kept.borrow_mut();
+        match kept.len() < MOST_KEPT {
+            true => kept.push(problem),
+            false => self.others.set(self.others.get() + 1),
+        }
     }
 
     pub fn is_empty(&self) -> bool {
-        self.0.borrow().is_empty()
+        self.kept.borrow().is_empty()
     }
 
     /// Everything that was found, in the order of the texts, each once; `file` is named in the last line.
     pub fn into_errors(self, sources: &Sources, file: Option<&str>, color: bool) -> ConfigErrors {
-        let mut problems = self.0.into_inner();
+        let mut problems = self.kept.into_inner();
         // By place and no further: of two that say the same of one place, the one that was found first stays.
         problems.sort_by(|one, other| one.at.cmp(&other.at));
         problems.dedup_by(|one, other| one == other || (one.at.is_some() && one.at == other.at));
@@ -165,7 +197,7 @@ impl Problems {
             text.push_str(&problem.render(sources, &renderer));
             text.push_str("\n\n");
         }
-        let count = problems.len();
+        let count = problems.len() + self.others.get();
         if count > MOST_SHOWN {
             text.push_str(&format!("and {} more\n\n", count - MOST_SHOWN));
         }
@@ -246,10 +278,15 @@ impl std::error::Error for ConfigErrors {}
 
 /// The name nearest to `wrong`, if one is near enough to be meant.
 pub(super) fn nearest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+    // Nobody means a name by a whole text; the distance would take its length times the name's.
+    if wrong.len() > LONGEST_TEXT {
+        return None;
+    }
     let wrong = wrong.to_lowercase();
     let allowed = (wrong.chars().count() / 3).clamp(1, 4);
     names
         .into_iter()
+        .filter(|name| name.len() <= LONGEST_TEXT)
         .map(|name| (strsim::damerau_levenshtein(&wrong, &name.to_lowercase()), name))
         .filter(|(distance, name)| *distance <= allowed || (wrong.len() > 3 && name.starts_with(&wrong)))
         .min_by_key(|(distance, _)| *distance)

@@ -201,6 +201,15 @@ impl<'a> Section<'a> {
         })
     }
 
+    /// The same, no more than so many; that there are more is reported, as of these things.
+    pub fn named_up_to(&self, most: usize, things: &str) -> impl Iterator<Item = (&'a Key, Item<'a>)> {
+        if let Some((key, _)) = self.named().nth(most) {
+            let title = format!("`[{}]` has more than {most} {things}", self.path);
+            self.reading.report(Problem::new(title).at(key.span, "one too many"));
+        }
+        self.named().take(most)
+    }
+
     /// The entries that nobody has asked for so far.
     pub fn unknown(&self) -> impl Iterator<Item = &'a (Key, Node)> {
         let asked = self.asked.borrow().clone();

@@ -7,9 +7,19 @@ use super::problem::{Problem, Problems};
 use super::source::{SourceId, Span};
 use super::tree::{Key, Node, Table, Value};
 
+/// Bytes of a text of which all syntax errors are told, of a longer one the first: an error may be a byte, and takes hundreds.
+const RECOVERED: usize = 256 << 10;
+
 /// Parses a whole document. Syntax errors are reported; what could be read is returned all the same.
 pub(super) fn document(source: SourceId, text: &str, problems: &Problems) -> Table {
-    let (document, errors) = DeTable::parse_recoverable(text);
+    let (document, errors) = if text.len() <= RECOVERED {
+        DeTable::parse_recoverable(text)
+    } else {
+        match DeTable::parse(text) {
+            Ok(document) => (document, Vec::new()),
+            Err(first) => (toml::Spanned::new(0..0, DeTable::new()), vec![first]),
+        }
+    };
     report(source, text, errors, problems);
     Convert { source, offset: 0 }.table(document.into_inner(), problems)
 }

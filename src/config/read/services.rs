@@ -15,6 +15,9 @@ use crate::run::ServiceName;
 
 use super::{policy, probe};
 
+/// More than one guard looks after, on one machine.
+const MOST: usize = 1000;
+
 /// Services of orch itself, and `orch`, whose log stands beside theirs.
 const RESERVED: [&str; 5] = ["redis", "celery", "beat", "guard", "orch"];
 
@@ -25,7 +28,7 @@ const ONESHOT_KEYS: [&str; 1] = ["timeout"];
 pub(in crate::config) fn services(root: &Section<'_>, surroundings: &Surroundings<'_>) -> Vec<CommandConfig> {
     let services = root.section("services");
     services
-        .named()
+        .named_up_to(MOST, "services")
         .filter_map(|(key, item)| service(key, &item, surroundings))
         .collect()
 }

@@ -19,6 +19,9 @@ use super::task;
 const IN_ARGUMENTS: [&str; 4] = ["site", "start_urls", "job_id", "fencing_token"];
 const IN_KEYS: [&str; 3] = ["site", "start_urls", "job_id"];
 
+/// Sites: all are named in the first event of a run, and each is a job of its own.
+const MOST: usize = 20_000;
+
 /// Reads `[sites]`, in which those of the sites file already stand behind the others; `file` is the text of that file
 /// and the place where the configuration names it.
 pub(in crate::config) fn sites(reading: &Reading, sites: &Table, file: Option<(SourceId, Span)>) -> Vec<SiteConfig> {
@@ -27,8 +30,12 @@ pub(in crate::config) fn sites(reading: &Reading, sites: &Table, file: Option<(S
         // Read by themselves too: what is wrong in them is said once, and also when there is no site.
         read(reading, &key.name, node, key.span, false);
     }
+    if let Some((key, _)) = sites.entries.get(MOST) {
+        let title = format!("there are more than {MOST} sites");
+        reading.report(Problem::new(title).at(key.span, "one too many"));
+    }
     let mut found = Vec::new();
-    for (key, node) in &sites.entries {
+    for (key, node) in sites.entries.iter().take(MOST) {
         if key.name == "defaults" {
             continue;
         }
