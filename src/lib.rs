@@ -17,6 +17,9 @@ pub mod config;
 mod file_watch;
 pub mod follow;
 mod free_port;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod guard;
 mod instance;
 pub mod orchestrator;

@@ -23,7 +23,7 @@ mod pool_stamp;
 mod progress;
 pub mod progress_keys;
 mod publish;
-mod python_literal;
+pub(crate) mod python_literal;
 mod template;
 
 pub use answer::{DispatchAnswer, Job, callback_counts};

@@ -78,8 +78,12 @@ fn count_within(file: &Path, unusable: &[String], max_size: u64) -> PoolCount {
         Err(error) => return PoolCount::nothing(format!("it cannot be read: {error}")),
     }
     // The file may grow while it is read; the bound holds all the same.
-    let reader = BufReader::new(opened.take(max_size));
-    let mut json = serde_json::Deserializer::from_reader(reader);
+    tally(BufReader::new(opened.take(max_size)), unusable)
+}
+
+/// Counts what can be read of a text.
+pub fn tally(text: impl Read, unusable: &[String]) -> PoolCount {
+    let mut json = serde_json::Deserializer::from_reader(text);
     let tally = json
         .deserialize_any(PoolVisitor { unusable })
         .and_then(|tally| json.end().map(|()| tally));

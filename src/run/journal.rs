@@ -130,10 +130,22 @@ pub fn first_event(path: &Path) -> Option<Event> {
 ///
 /// # Errors
 /// The file cannot be read, or has a format of a newer version.
-pub fn each_event(path: &Path, mut each: impl FnMut(Event)) -> Result<Journal, JournalError> {
+pub fn each_event(path: &Path, each: impl FnMut(Event)) -> Result<Journal, JournalError> {
+    let file = regular_file::open(path).map_err(|source| JournalError::Io {
+        path: path.display().to_string(),
+        source,
+    })?;
+    each_event_of(BufReader::new(file), path, each)
+}
+
+/// The same of a text; `path` is what errors name.
+pub fn each_event_of(
+    mut reader: impl BufRead,
+    path: &Path,
+    mut each: impl FnMut(Event),
+) -> Result<Journal, JournalError> {
     let shown = || path.display().to_string();
     let failed = |source| JournalError::Io { path: shown(), source };
-    let mut reader = BufReader::new(regular_file::open(path).map_err(failed)?);
     let (mut journal, mut line) = (Journal::default(), Vec::new());
     loop {
         line.clear();

@@ -21,6 +21,8 @@ pub use event::*;
 pub use exit::describe_exit;
 pub use feed::{Feed, Update};
 pub use ids::{JobId, RunId, ServiceName, SiteName};
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use journal::each_event_of;
 pub use journal::{JOURNAL_FORMAT, Journal, JournalError, each_event, first_event, read_journal};
 pub use local_time::local_time;
 pub use recorder::Recorder;
