@@ -29,16 +29,27 @@ pub struct InstanceFile {
     pub run_id: RunId,
     /// Of orch.
     pub pid: i32,
+    /// Of that process, in clock ticks since boot: a pid alone may be a stranger's by now. 0: not known.
+    pub start_time: u64,
     /// None: the instance has no Redis.
     pub redis: Option<RedisConnection>,
     /// `[ports]` as chosen.
     pub ports: BTreeMap<String, u16>,
 }
 
+impl InstanceFile {
+    /// Whether the orch that wrote it lives.
+    pub fn is_alive(&self) -> bool {
+        guard::is_the_same_alive(self.pid, self.start_time)
+    }
+}
+
 #[derive(Serialize, Deserialize)]
 struct Stored {
     run_id: RunId,
     pid: i32,
+    #[serde(default)]
+    start_time: u64,
     redis: Option<StoredRedis>,
     ports: BTreeMap<String, u16>,
 }
@@ -66,6 +77,7 @@ pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
     let stored = Stored {
         run_id: file.run_id.clone(),
         pid: file.pid,
+        start_time: file.start_time,
         redis: file.redis.as_ref().map(|redis| StoredRedis {
             host: redis.host.clone(),
             port: redis.port,
@@ -106,6 +118,7 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
     Ok(Some(InstanceFile {
         run_id: stored.run_id,
         pid: stored.pid,
+        start_time: stored.start_time,
         redis: stored.redis.map(|redis| RedisConnection {
             host: redis.host,
             port: redis.port,
@@ -153,11 +166,12 @@ pub fn wait_until_up(state_dir: &Path, pid: i32, patience: Duration) -> Result<I
     let deadline = Instant::now() + patience;
     loop {
         match read(state_dir) {
-            Ok(Some(file)) if file.pid == pid => return Ok(file),
+            // One that an earlier orch of this pid has left is not alive.
+            Ok(Some(file)) if file.pid == pid && file.is_alive() => return Ok(file),
             Ok(_) => {}
             Err(error) => {
                 let what = format!("read {}", path(state_dir).display());
-                return Err(Failure::infrastructure(what).because(error.to_string()));
+                return Err(Failure::infrastructure(what).caused_by(&error));
             }
         }
         let what = || format!("the instance that `orch up` (pid {pid}) brings up did not get ready");
@@ -196,11 +210,32 @@ mod tests {
     }
 
     #[test]
+    fn a_stranger_with_the_pid_of_a_dead_orch_is_no_instance() {
+        let file = |start_time| InstanceFile {
+            run_id: RunId::random(),
+            pid: std::process::id().cast_signed(),
+            start_time,
+            redis: None,
+            ports: BTreeMap::new(),
+        };
+        let own = guard::own_start_time();
+        assert!(file(own).is_alive() && file(0).is_alive() && !file(own + 1).is_alive());
+        let directory = tempfile::tempdir().unwrap();
+        let pid = std::process::id().cast_signed();
+        let wait = || wait_until_up(directory.path(), pid, Duration::ZERO);
+        write(directory.path(), &file(own + 1)).unwrap();
+        assert!(wait().is_err());
+        write(directory.path(), &file(own)).unwrap();
+        assert_eq!(wait().unwrap().start_time, own);
+    }
+
+    #[test]
     fn what_is_written_is_read_back_and_private() {
         let directory = tempfile::tempdir().unwrap();
         let file = InstanceFile {
             run_id: RunId::random(),
             pid: 7,
+            start_time: 11,
             redis: Some(RedisConnection {
                 host: "127.0.0.1".into(),
                 port: 6379,

@@ -107,6 +107,7 @@ impl Orchestrator {
     /// The instance is held by a living run, the state directory cannot be used, or the guard does not start.
     pub fn start(config: Config, mut options: Options) -> Result<Self, StartError> {
         let wait_until = Instant::now() + options.wait;
+        see_processes().map_err(StartError::Failed)?;
         let state_dir = config.orch.state_dir.clone();
         state_directory::prepare(&state_dir).map_err(StartError::Failed)?;
         let run_id = RunId::random();
@@ -408,6 +409,7 @@ impl Orchestrator {
         let file = InstanceFile {
             run_id: self.run_id.clone(),
             pid: std::process::id().cast_signed(),
+            start_time: guard::own_start_time(),
             redis: job.connection.clone(),
             ports: self.config.ports.clone(),
         };
@@ -530,6 +532,19 @@ fn report_to(inbox: GuardInbox, stop: Arc<StopState>, recorder: Recorder) -> imp
                 message: "the guard was killed during the stop; what was left has been ended without grace".to_owned(),
             }),
         }
+    }
+}
+
+/// Whether `/proc` shows this process: without it nothing could be said to be gone.
+fn see_processes() -> Result<(), Failure> {
+    // Needs no descriptor.
+    match std::fs::metadata("/proc/self/stat") {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Failure::infrastructure("look at the processes of this machine")
+                .because("`/proc` is not mounted, or shows other processes than those of this namespace")
+                .hint("orch finds by it what it has to end: `mount -t proc proc /proc`"))
+        }
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 

@@ -36,7 +36,7 @@ struct Kept {
 pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failure> {
     let state_dir = &config.orch.state_dir;
     let runs = runs(state_dir).map_err(|error| {
-        Failure::infrastructure(format!("look for runs in {}", state_dir.display())).because(error.to_string())
+        Failure::infrastructure(format!("look for runs in {}", state_dir.display())).caused_by(&error)
     })?;
     let run = choose(&runs, target).map_err(|why| {
         let known: Vec<&str> = runs.iter().rev().map(|run| run.run_id.as_str()).collect();
@@ -49,7 +49,7 @@ pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failur
     })?;
     let mut unfinished = Unfinished::default();
     each_event(&run.journal, |event| unfinished.apply(&event))
-        .map_err(|error| Failure::infrastructure(format!("resume run {}", run.run_id)).because(error.to_string()))?;
+        .map_err(|error| Failure::infrastructure(format!("resume run {}", run.run_id)).caused_by(&error))?;
     let resumption = unfinished.resumption().ok_or_else(|| {
         Failure::infrastructure(format!("resume run {}", run.run_id))
             .because(format!("{} does not begin with its start", run.journal.display()))

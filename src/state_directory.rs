@@ -25,7 +25,7 @@ const LONGEST_VERSION: u64 = 64;
 pub fn prepare(state_dir: &Path) -> Result<(), Failure> {
     let failed = |what: &str, error: io::Error| {
         Failure::infrastructure(format!("{what} the state directory {}", state_dir.display()))
-            .because(error.to_string())
+            .caused_by(&error)
             .hint("`[orch] state_dir` names another one")
     };
     DirBuilder::new()
@@ -59,13 +59,12 @@ pub fn check(state_dir: &Path) -> Result<(), Failure> {
     let me = nix::unistd::geteuid().as_raw();
     let look = |path: &Path| {
         fs::symlink_metadata(path)
-            .map_err(|error| Failure::infrastructure(format!("look at {}", path.display())).because(error.to_string()))
+            .map_err(|error| Failure::infrastructure(format!("look at {}", path.display())).caused_by(&error))
     };
     // The link too: whoever owns it can point it elsewhere at any moment.
     trust(state_dir, &look(state_dir)?, me)?;
     let directory = fs::metadata(state_dir).map_err(|error| {
-        Failure::infrastructure(format!("look at the state directory {}", state_dir.display()))
-            .because(error.to_string())
+        Failure::infrastructure(format!("look at the state directory {}", state_dir.display())).caused_by(&error)
     })?;
     if !directory.is_dir() {
         return Err(Failure::configuration(format!(
@@ -75,7 +74,7 @@ pub fn check(state_dir: &Path) -> Result<(), Failure> {
     }
     trust(state_dir, &directory, me)?;
     let entries = fs::read_dir(state_dir).map_err(|error| {
-        Failure::infrastructure(format!("list the state directory {}", state_dir.display())).because(error.to_string())
+        Failure::infrastructure(format!("list the state directory {}", state_dir.display())).caused_by(&error)
     })?;
     for entry in entries.flatten() {
         match fs::symlink_metadata(entry.path()) {
@@ -84,7 +83,7 @@ pub fn check(state_dir: &Path) -> Result<(), Failure> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
                 let what = format!("look at {}", entry.path().display());
-                return Err(Failure::infrastructure(what).because(error.to_string()));
+                return Err(Failure::infrastructure(what).caused_by(&error));
             }
         }
     }
@@ -122,7 +121,7 @@ fn written_layout(state_dir: &Path) -> Result<Option<u32>, Failure> {
     match open.and_then(|file| file.take(LONGEST_VERSION).read_to_string(&mut text)) {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(refused(format!("read {}", path.display())).because(error.to_string())),
+        Err(error) => return Err(refused(format!("read {}", path.display())).caused_by(&error)),
     }
     match text.trim().parse::<u32>() {
         Ok(layout) if layout <= LAYOUT => Ok(Some(layout)),

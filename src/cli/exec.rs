@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use clap::Args;
 
 use super::{ConfigArgs, Refusal, caller_environment};
+use crate::instance;
 use crate::run::Outcome;
 use crate::services::{base_environment, merge_environment};
-use crate::{guard, instance};
 
 /// Runs a command with the environment of the running instance (Redis address and password included)
 #[derive(Args, Debug)]
@@ -24,7 +24,7 @@ pub fn main(args: &ExecArgs) -> anyhow::Result<u8> {
     let config = args.config.load(&[])?;
     let state_dir = &config.orch.state_dir;
     let running = match instance::read(state_dir) {
-        Ok(Some(file)) if guard::is_alive(file.pid) => file,
+        Ok(Some(file)) if file.is_alive() => file,
         Ok(_) => {
             let text = format!(
                 "no instance is up in {}\n  hint:  start it with `orch up`, in another terminal",

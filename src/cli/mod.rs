@@ -173,7 +173,7 @@ impl ConfigArgs {
         // are the first choice.
         let state_dir = &config.orch.state_dir;
         let known_ports = match crate::instance::read(state_dir) {
-            Ok(Some(instance)) if crate::guard::is_alive(instance.pid) => instance.ports,
+            Ok(Some(instance)) if instance.is_alive() => instance.ports,
             _ => crate::instance::remembered_ports(state_dir),
         };
         load(LoadOptions { known_ports, ..options })

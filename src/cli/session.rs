@@ -8,6 +8,7 @@ use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging,
 use crate::config::Config;
 use crate::orchestrator::{Options, Orchestrator, ResumeTarget, StartError};
 use crate::run::{Command, EventKind, Level, SiteName};
+use crate::services::Failure;
 use crate::ui::{self, Format, ViewOptions};
 
 /// How long a view may take to print what is left: a blocked pipe must not hold up the end.
@@ -29,7 +30,10 @@ impl Session<'_> {
     /// It could not begin.
     pub fn run(self, config: Config) -> anyhow::Result<u8> {
         // Before the first child and the first lock: a signal from here on ends in a clean stop.
-        let (stop, armed) = signals::listen()?;
+        let (stop, armed) = signals::listen().map_err(|error| {
+            let failure = Failure::infrastructure("start the thread that hears signals").caused_by(&error);
+            Refusal::because(failure.kind.outcome(), failure)
+        })?;
         let options = Options {
             command: self.command,
             sites: self.sites,
@@ -60,26 +64,37 @@ impl Session<'_> {
             guard_pid: orchestrator.guard_pid(),
         });
         let terminal = std::io::stdout().is_terminal();
-        let view = ui::start(
-            ViewOptions {
-                format: match self.view.output {
-                    OutputFormat::Human => Format::Human,
-                    OutputFormat::Json => Format::Json,
-                },
-                // Logs between the lines of a live view would be overdrawn.
-                terminal: terminal && !(logging::is_spoken(self.view.verbose) && std::io::stderr().is_terminal()),
-                color: color(terminal),
-                quiet: self.view.quiet,
-                verbose: self.view.verbose > 0,
+        let shown = ViewOptions {
+            format: match self.view.output {
+                OutputFormat::Human => Format::Human,
+                OutputFormat::Json => Format::Json,
             },
-            orchestrator.recorder().subscribe(),
-        );
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            // Logs between the lines of a live view would be overdrawn.
+            terminal: terminal && !(logging::is_spoken(self.view.verbose) && std::io::stderr().is_terminal()),
+            color: color(terminal),
+            quiet: self.view.quiet,
+            verbose: self.view.verbose > 0,
+        };
+        let recorder = orchestrator.recorder().clone();
+        let view = ui::start(shown, recorder.subscribe());
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| {
+                let failure = Failure::infrastructure("start the runtime").caused_by(&error);
+                Refusal::because(failure.kind.outcome(), failure)
+            })?;
         let ending = runtime.block_on(orchestrator.run(stop));
         // Probes and connections end with the runtime, before the services that they talk to.
         drop(runtime);
         let outcome = orchestrator.finish(&ending);
-        view.finish(VIEW_PATIENCE);
+        match view {
+            Ok(view) => view.finish(VIEW_PATIENCE),
+            Err(error) => {
+                say(&format!("no view could be started ({error}); what happened:"));
+                ui::show_afterwards(shown, recorder.subscribe());
+            }
+        }
         Ok(outcome.exit_code())
     }
 }

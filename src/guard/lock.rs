@@ -44,7 +44,7 @@ impl Holder {
         let pid = std::process::id().cast_signed();
         Self {
             pid,
-            start_time: process_table::look_up(pid).map_or(0, |process| process.start_time),
+            start_time: process_table::own_start_time(),
             guard_pid,
             run_id: run_id.to_owned(),
             command: command.to_owned(),
@@ -57,8 +57,7 @@ impl Holder {
 
     /// Whether its orch (not only its guard) is alive.
     pub fn lives(&self) -> bool {
-        process_table::look_up(self.pid)
-            .is_some_and(|process| !process.zombie && (self.start_time == 0 || process.start_time == self.start_time))
+        process_table::is_the_same_alive(self.pid, self.start_time)
     }
 }
 

@@ -60,6 +60,16 @@ pub fn is_alive(pid: i32) -> bool {
     look_up(pid).is_some_and(|process| !process.zombie)
 }
 
+/// Whether the process of this pid that started at this time lives; a time of 0 is not known and fits any.
+pub fn is_the_same_alive(pid: i32, start_time: u64) -> bool {
+    look_up(pid).is_some_and(|process| !process.zombie && (start_time == 0 || process.start_time == start_time))
+}
+
+/// Start time of this process; 0 when it cannot be known.
+pub fn own_start_time() -> u64 {
+    look_up(std::process::id().cast_signed()).map_or(0, |process| process.start_time)
+}
+
 /// A variable of a process's initial environment; `None` also when it may not be read.
 pub fn variable(pid: i32, name: &str) -> Option<String> {
     let environment = fs::read(format!("/proc/{pid}/environ")).ok()?;

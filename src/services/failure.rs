@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
+
 use super::log_tail::last_lines;
 use crate::run::Outcome;
 
@@ -49,6 +51,20 @@ struct More {
 /// Lines of a log that a failure carries along.
 const LOG_LINES: usize = 12;
 
+/// What helps when the kernel refuses for want of something; by the number that ends the text of every such error, since
+/// what is wrapped on its way up keeps that and nothing else.
+fn cure(cause: &str) -> Option<&'static str> {
+    let (_, number) = cause.rsplit_once("(os error ")?;
+    match number.split_once(')')?.0.parse().ok()? {
+        libc::EMFILE => Some("raise the limit of open files of a process (`ulimit -n`)"),
+        libc::ENFILE => Some("the whole machine has no file descriptors left (`sysctl fs.file-max`)"),
+        libc::EAGAIN => Some("raise the limit of processes (`ulimit -u`, or `pids.max` of the control group)"),
+        libc::ENOMEM => Some("the machine, or the control group, has no memory left"),
+        libc::ENOSPC | libc::EDQUOT => Some("make room on the disk"),
+        _ => None,
+    }
+}
+
 impl Failure {
     /// A fault of the machine, Redis, Celery or a service.
     pub fn infrastructure(what: impl Into<String>) -> Self {
@@ -72,10 +88,14 @@ impl Failure {
         self.more.log.as_ref().map(|(path, _)| path.as_path())
     }
 
-    /// Adds the cause.
+    /// Adds the cause, and what to do where the kernel has run out of something.
     #[must_use]
     pub fn because(mut self, cause: impl Into<String>) -> Self {
-        self.more.cause = Some(cause.into());
+        let cause = cause.into();
+        if self.more.hint.is_none() {
+            self.more.hint = cure(&cause).map(str::to_owned);
+        }
+        self.more.cause = Some(cause);
         self
     }
 

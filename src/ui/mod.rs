@@ -15,4 +15,4 @@ mod view;
 pub use paint::{Line, Tone};
 pub use screen::{Screen, release};
 pub use text::{coarse_span, span};
-pub use view::{Format, ViewHandle, ViewOptions, start};
+pub use view::{Format, ViewHandle, ViewOptions, show_afterwards, start};

@@ -61,7 +61,10 @@ impl Drop for ViewHandle {
 }
 
 /// Starts the view; it ends with the run's last event, or when nobody reads it any more.
-pub fn start(options: ViewOptions, events: Feed) -> ViewHandle {
+///
+/// # Errors
+/// No thread can be had for it.
+pub fn start(options: ViewOptions, events: Feed) -> io::Result<ViewHandle> {
     let (sender, done) = channel();
     let show = move || {
         let plain = PlainView::new(TimeZone::system(), options.verbose);
@@ -73,10 +76,18 @@ pub fn start(options: ViewOptions, events: Feed) -> ViewHandle {
         };
         sender.send(()).ok();
     };
-    if let Err(error) = std::thread::Builder::new().name("view".to_owned()).spawn(show) {
-        tracing::warn!(%error, "start the view");
-    }
-    ViewHandle { done }
+    std::thread::Builder::new().name("view".to_owned()).spawn(show)?;
+    Ok(ViewHandle { done })
+}
+
+/// Prints what a run that is over was, in this thread: for one that had no view.
+pub fn show_afterwards(options: ViewOptions, events: Feed) {
+    let plain = PlainView::new(TimeZone::system(), options.verbose);
+    // Nobody is left to be told that it cannot be printed.
+    match options.format {
+        Format::Json => show_json(events).ok(),
+        Format::Human => show_plain(events, plain, &options).ok(),
+    };
 }
 
 fn show_json(events: Feed) -> io::Result<()> {

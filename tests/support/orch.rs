@@ -275,6 +275,21 @@ impl Orch<'_> {
         }
     }
 
+    /// Waits for an event; `None` when orch ends without it. Panics when the patience is over.
+    #[track_caller]
+    pub fn wait_for_or_end(&mut self, wanted: impl Fn(&Value) -> bool) -> Option<Value> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let ended = self.reaper.try_wait().expect("ask for the reaper").is_some();
+            let found = self.events().into_iter().find(&wanted);
+            if found.is_some() || ended {
+                return found;
+            }
+            assert!(Instant::now() < deadline, "neither within {PATIENCE:?}");
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+    }
+
     /// Waits for the event of this kind about this service.
     #[track_caller]
     pub fn wait_for_service(&mut self, kind: &str, service: &str) -> Value {

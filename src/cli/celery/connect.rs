@@ -10,7 +10,7 @@ use crate::cli::output::say;
 use crate::cli::{ConfigArgs, Refusal};
 use crate::printable::one_line;
 use crate::run::Outcome;
-use crate::{guard, instance, services};
+use crate::{instance, services};
 
 /// Where the broker and the results are.
 #[derive(Args, Clone, Debug)]
@@ -107,7 +107,7 @@ fn of_instance() -> anyhow::Result<Option<Client>> {
     }
     let config = ConfigArgs::default().load(&[])?;
     let redis = match instance::read(&config.orch.state_dir) {
-        Ok(Some(file)) if guard::is_alive(file.pid) => file.redis,
+        Ok(Some(file)) if file.is_alive() => file.redis,
         _ => None,
     };
     let client = redis.map(|redis| services::celery_client(&redis)).transpose();
