@@ -28,7 +28,7 @@ dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "
         )
     };
     let configuration = [
-        "[orch]\nmax_parallel_sites = 2\n[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"chaos_app\"\nconcurrency = 4\n\
+        "[orch]\nmax_parallel_sites = 2\nlease = \"3s\"\n[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"chaos_app\"\nconcurrency = 4\n\
          acks_late = true\n"
             .to_owned(),
         site("small", 4, 0.05),
@@ -39,7 +39,8 @@ dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "
     bookshop::project_with("chaos_app", &configuration)
 }
 
-/// Runs until `small` is complete, `large` has some chunks and `late` is under way as well.
+/// Runs until `small` is complete, `large` is half done (so that its lease was renewed, with all that is known of its job)
+/// and `late` is under way as well.
 fn run_to_the_middle(project: &Project) -> (Orch<'_>, String) {
     let mut orch = project.orch(&["run"]);
     let run_id = orch.wait_for("the start", |event| event["event"] == "run_started")["run_id"].clone();
@@ -54,7 +55,7 @@ fn run_to_the_middle(project: &Project) -> (Orch<'_>, String) {
             && event["site"] == "large"
             && event["counts"]["completed_chunks"]
                 .as_u64()
-                .is_some_and(|done| done >= 8)
+                .is_some_and(|done| done >= CHUNKS / 2)
     });
     (orch, run_id.as_str().expect("text").to_owned())
 }

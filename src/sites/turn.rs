@@ -57,7 +57,8 @@ pub(super) async fn turn<'r>(
     }
 }
 
-/// Takes the lease, and ends what a holder has left that did not give it back, but for a job that is picked up. A Redis that is away has until `give_up`.
+/// Takes the lease, and ends what a holder has left that did not give it back, but for a job that is picked up. A Redis
+/// that is away has until `give_up`.
 ///
 /// # Errors
 /// As [`turn`].
@@ -69,14 +70,10 @@ pub(super) async fn take<'r>(
     give_up: Instant,
 ) -> Result<Lease<'r>, Refused> {
     let (lease, left) = leases.take(&site.name, give_up).await?;
-    if let Some(mut work) = left {
-        // The job that this run picks up goes on.
-        let picked_up = context.earlier.get(&site.name);
-        work.tasks
-            .retain(|task| picked_up.is_none_or(|job| job.task_id != task.as_str()));
-        if work.tasks.is_empty() {
-            return Ok(lease);
-        }
+    // The job that this run picks up goes on, its callback included.
+    let picked_up = context.earlier.get(&site.name).map(|job| job.task_id.as_str());
+    let left = left.filter(|work| !work.tasks.iter().any(|task| Some(task.as_str()) == picked_up));
+    if let Some(work) = left {
         let ended = end_work(context, desk, &work.tasks, [], ENDING).await;
         let message = format!(
             "{}: {} has not given its lease back; what may be left of its work is revoked ({ended} tasks)",
