@@ -10,8 +10,16 @@ use tokio::time::timeout;
 use crate::celery::{Signal, Target, TaskId};
 use crate::follow::{Context, Desk};
 
-/// Revokes these tasks and those that the `first` of them have started, as far as their results tell; how many. What
-/// Redis and the workers have not answered within the time given is left to the desk.
+/// What was done about the end of a job.
+pub(super) struct Ended {
+    /// So many tasks were revoked.
+    pub tasks: usize,
+    /// A worker has heard of it.
+    pub heard: bool,
+}
+
+/// Revokes these tasks and those that the `first` of them have started, as far as their results tell. What Redis and the
+/// workers have not answered within the time given is left to the desk.
 ///
 /// Not found: what a task has started whose result is ignored or not there yet, unless it is given.
 pub(super) async fn end_work(
@@ -20,7 +28,7 @@ pub(super) async fn end_work(
     first: &[TaskId],
     others: impl IntoIterator<Item = TaskId>,
     within: Duration,
-) -> usize {
+) -> Ended {
     let client = context.celery.with_deadline(within);
     let mut tasks: BTreeSet<TaskId> = first.iter().cloned().chain(others).collect();
     let results = client.results();
@@ -35,10 +43,13 @@ pub(super) async fn end_work(
         .control()
         .revoke(&tasks, Some(Signal::Term), &Target::All, within / 2)
         .await;
-    if let Err(error) = revoked {
+    if let Err(error) = &revoked {
         tracing::warn!(%error, tasks = tasks.len(), "what is left of a job cannot be revoked");
     }
-    let count = tasks.len();
+    let ended = Ended {
+        tasks: tasks.len(),
+        heard: revoked.is_ok_and(|replies| replies.answers > 0),
+    };
     desk.ban(tasks);
-    count
+    ended
 }

@@ -15,8 +15,10 @@ use crate::run::{EventKind, Level};
 pub(super) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// How long a Redis that is away may take to come back.
 pub(super) const PATIENCE: Duration = Duration::from_secs(60);
-/// For what a run that did not give its lease back has left.
+/// For one try to end what a run has left that did not give its lease back, and until a worker has heard of it: after an
+/// outage workers connect again by and by, and without one our own work could not begin either.
 const ENDING: Duration = Duration::from_secs(4);
+const HEARD_WITHIN: Duration = Duration::from_secs(15);
 
 /// What a site needs to begin.
 pub(super) struct Turn<'r> {
@@ -74,10 +76,15 @@ pub(super) async fn take<'r>(
     let picked_up = context.earlier.get(&site.name).map(|job| job.task_id.as_str());
     let left = left.filter(|work| !work.tasks.iter().any(|task| Some(task.as_str()) == picked_up));
     if let Some(work) = left {
-        let ended = end_work(context, desk, &work.tasks, [], ENDING).await;
+        let hurry = Instant::now() + HEARD_WITHIN;
+        let mut ended = end_work(context, desk, &work.tasks, [], ENDING).await;
+        while !ended.heard && Instant::now() < hurry {
+            sleep(LOOK_AGAIN_AFTER).await;
+            ended = end_work(context, desk, &work.tasks, [], ENDING).await;
+        }
         let message = format!(
-            "{}: {} has not given its lease back; what may be left of its work is revoked ({ended} tasks)",
-            site.name, work.of
+            "{}: {} has not given its lease back; what may be left of its work is revoked ({} tasks)",
+            site.name, work.of, ended.tasks
         );
         let level = Level::Info;
         context.recorder.emit(EventKind::Noticed { level, message });

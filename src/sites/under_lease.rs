@@ -56,7 +56,7 @@ async fn stop(
     let first = context.in_flight.tasks_of(root);
     context.in_flight.forget_job(root);
     let ended = end_work(context, desk, &first, unfinished, within).await;
-    tracing::warn!(%site, %loss, tasks = ended, "the site's work is stopped");
+    tracing::warn!(%site, %loss, tasks = ended.tasks, "the site's work is stopped");
     let state = context.in_flight.site(site).unwrap_or_default();
     if let Some((job_id, app_prefix)) = &state.job {
         mark_failed(

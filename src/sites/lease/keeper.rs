@@ -229,8 +229,12 @@ impl Lease<'_> {
         }
     }
 
-    /// Gives it back at the end of its work, as far as Redis answers; else it ends by itself.
+    /// Gives it back at the end of its work, as far as Redis answers; else it ends by itself. So does one that was lost: what
+    /// could not be revoked then stays noted for whoever takes it.
     pub async fn give_back(self) {
+        if self.is_lost() {
+            return;
+        }
         let mine = self.leases.held().get(&self.site).map(|held| held.mine.clone());
         let Some(mine) = mine else { return };
         if let Err(error) = self.leases.store.give_back(&self.site, &mine).await {
