@@ -41,6 +41,8 @@ def main() -> None:
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        # Where the tests themselves run under nohup a hangup would be nothing.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         out = os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         err = os.open(stderr, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         null = os.open("/dev/null", os.O_RDONLY)
