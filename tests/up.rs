@@ -252,3 +252,30 @@ fn twenty_stubborn_services_end_within_the_printed_bound() {
     );
     println!("20 stubborn services: stopped in {took:?}, bound {bound} ms");
 }
+
+/// Sixty chains in one process group, in which each process forks the next and ends; each chain ends by itself after a
+/// while, so that a broken promise does no further harm.
+#[test]
+fn a_service_that_forks_without_end_is_ended_within_the_bound() {
+    let chain = "flee() { [ $1 -gt 1000 ] || flee $(($1+1)) & }";
+    let script = format!(
+        "trap '' TERM; {chain}; n=0; while [ $n -lt 60 ]; do flee 0; n=$((n+1)); done; echo > burning; while :; do sleep 600; done"
+    );
+    let project = Project::new(&format!(
+        "[redis]\nmode = \"off\"\n[services.bomb]\nkind = \"daemon\"\ngrace = \"100ms\"\n\
+         readiness = {{ file = \"burning\" }}\ncommand = [\"sh\", \"-c\", {}]\n",
+        serde_json::to_string(&script).unwrap()
+    ));
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "bomb");
+    let asked = std::time::Instant::now();
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    let took = asked.elapsed();
+    ended.expect_code(143);
+    println!("ended in {took:?}");
+    assert!(
+        took < Duration::from_millis(1100),
+        "{took:?}, the bound is 100 ms and a second"
+    );
+}

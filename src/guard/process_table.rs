@@ -9,6 +9,8 @@ use std::path::Path;
 pub struct Process {
     pub pid: i32,
     pub parent: i32,
+    /// Its process group.
+    pub group: i32,
     pub session: i32,
     /// Clock ticks since boot; with the pid it names a process for ever.
     pub start_time: u64,
@@ -44,6 +46,7 @@ fn parse(stat: &[u8]) -> Option<Process> {
     Some(Process {
         pid,
         parent: fields.get(1)?.parse().ok()?,
+        group: fields.get(2)?.parse().ok()?,
         session: fields.get(3)?.parse().ok()?,
         start_time: fields.get(19)?.parse().ok()?,
         zombie: matches!(*fields.first()?, "Z" | "X"),
@@ -144,6 +147,7 @@ mod tests {
             Process {
                 pid: 42,
                 parent: 7,
+                group: 42,
                 session: 41,
                 start_time: 987_654,
                 zombie: false

@@ -11,10 +11,10 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill, killpg};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgrp};
 
 use super::launch::launch;
 use super::process_table::{self, Process};
@@ -423,7 +423,8 @@ impl Guard {
             if let Some(name) = owned {
                 *left.entry(name).or_default() += 1;
             }
-            if (everything || owned.is_some()) && !process.zombie {
+            // A zombie of ours still has its group, in which others may live.
+            if (everything || owned.is_some()) && (!process.zombie || process.parent == me) {
                 kill_process(&process, me);
             }
         }
@@ -473,8 +474,14 @@ impl Guard {
 
 /// Kills by pid, and only a process that still is who was looked at: our own children cannot be mistaken (they are
 /// zombies until we reap them), others are held by a pidfd while that is checked.
+///
+/// Of our own children the whole process group is killed, at once in the kernel, so that nobody in it can fork past that.
+/// It is the service's (each has a session of its own), and no stranger's while somebody in it is not reaped.
 fn kill_process(process: &Process, me: i32) {
     if process.parent == me {
+        if process.group > 1 && process.group != getpgrp().as_raw() {
+            killpg(Pid::from_raw(process.group), Signal::SIGKILL).ok();
+        }
         send(process.pid, nix::libc::SIGKILL);
         return;
     }
