@@ -489,9 +489,12 @@ impl Orchestrator {
             bound_ms: EventKind::millis(bound),
         });
         let stopped = self.guard.stop_all();
-        self.recorder.emit(EventKind::StopFinished {
-            elapsed_ms: EventKind::millis(started.elapsed()),
-        });
+        // It says that nothing is left.
+        if !matches!(stopped, Err(guard::Error::Unsure(_))) {
+            self.recorder.emit(EventKind::StopFinished {
+                elapsed_ms: EventKind::millis(started.elapsed()),
+            });
+        }
         stopped.map(|_summary| ()).map_err(|error| {
             Failure::infrastructure("end the services")
                 .because(error.to_string())
@@ -527,9 +530,13 @@ fn report_to(inbox: GuardInbox, stop: Arc<StopState>, recorder: Recorder) -> imp
                 }
             }
             GuardEvent::Report(_) => {}
-            GuardEvent::Lost => recorder.emit(EventKind::Noticed {
+            GuardEvent::Lost { unsure: None } => recorder.emit(EventKind::Noticed {
                 level: Level::Error,
                 message: "the guard was killed during the stop; what was left has been ended without grace".to_owned(),
+            }),
+            GuardEvent::Lost { unsure: Some(why) } => recorder.emit(EventKind::Noticed {
+                level: Level::Error,
+                message: format!("the guard was killed during the stop, and something may be left: {why}"),
             }),
         }
     }

@@ -1,22 +1,21 @@
 //! orch's side: starts the guard, sends orders, hears reports, and does the guard's last work if that is killed.
 
 use std::collections::BTreeMap;
-use std::fs::OpenOptions;
-use std::io::{self, BufRead, BufReader, IoSlice, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
-
+use super::birth::{GuardProcess, greet};
+use super::cgroup::HeldGroup;
 use super::protocol::{Order, Report, SpawnOrder, StopPlan};
-use super::{GUARD_ARGUMENT, Hello, INITIALISED, RUN_ID_VARIABLE, leftovers, process_table, sys};
+use super::strangers::REAPING;
+use super::sweep::{end_below, end_children};
+use super::{INITIALISED, RUN_ID_VARIABLE, leftovers, process_table, sys};
 
 /// The guard says `Started` a few milliseconds after its exec.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -50,8 +49,10 @@ pub struct GuardOptions {
 #[derive(Debug)]
 pub enum GuardEvent {
     Report(Report),
-    /// The guard died; what it owned has been ended by us.
-    Lost,
+    /// The guard died; what it owned has been ended by us, unless there is a reason why that is not certain.
+    Lost {
+        unsure: Option<String>,
+    },
 }
 
 /// Why the guard cannot do what is asked.
@@ -71,6 +72,8 @@ pub enum Error {
     Silent(Duration),
     #[error("the stop has not ended within {bound:?}; the guard and what was left were killed")]
     StopTooSlow { bound: Duration },
+    #[error("the guard is gone, and something of what it had started may live: {0}")]
+    Unsure(String),
 }
 
 /// How a stop went.
@@ -88,6 +91,8 @@ struct Known {
     all_gone: bool,
     /// The socket is closed.
     closed: bool,
+    /// Why something may be left although the guard is gone.
+    unsure: Option<String>,
 }
 
 struct Shared {
@@ -131,7 +136,7 @@ pub struct Guard {
     pid: i32,
     run_id: String,
     reader: Option<JoinHandle<()>>,
-    child: Arc<Mutex<Child>>,
+    child: Arc<Mutex<GuardProcess>>,
     stopped: Mutex<bool>,
 }
 
@@ -160,11 +165,14 @@ impl Guard {
         ours.set_write_timeout(Some(Duration::from_secs(10)))
             .map_err(Error::Start)?;
         // A shell's background jobs become the children of what it execs, and strangers' orphans those of PID 1.
-        let owns_all = options.sole_spawner && std::process::id() != 1 && process_table::has_children() == Some(false);
-        let child = launch(&options, theirs).map_err(Error::Start)?;
-        let pid = child.id().cast_signed();
+        let owns_all = options.sole_spawner
+            && std::process::id() != 1
+            && process_table::children().is_some_and(|children| children.is_empty());
+        let mut group = HeldGroup::create(&options.run_id);
+        let child = GuardProcess::start(&options, theirs, &mut group).map_err(Error::Start)?;
+        let pid = child.pid();
         let child = Arc::new(Mutex::new(child));
-        greet(&ours, &options).map_err(Error::Start)?;
+        greet(&ours, &options, group.as_ref()).map_err(Error::Start)?;
 
         let (answer, answers) = channel();
         let (started, begun) = channel();
@@ -181,6 +189,7 @@ impl Guard {
             started,
             run_id: options.run_id.clone(),
             owns_all,
+            group,
             child: Arc::clone(&child),
         };
         let thread = std::thread::Builder::new()
@@ -242,16 +251,23 @@ impl Guard {
                 elapsed: began.elapsed(),
             })
         } else if closed || sent.is_err() {
-            shared.wait_until(LOST_PATIENCE, |known| known.closed);
-            Err(Error::Gone)
+            match shared.wait_until(LOST_PATIENCE, |known| known.closed) {
+                true => Err(Error::Gone),
+                false => Err(Error::Unsure("it does not end".to_owned())),
+            }
         } else {
             // A guard that is stopped or wedged: its death makes its descendants ours, and the reader ends them.
-            lock(&self.child).kill().ok();
-            shared.wait_until(LOST_PATIENCE, |known| known.closed);
-            Err(Error::StopTooSlow { bound })
+            lock(&self.child).kill();
+            match shared.wait_until(LOST_PATIENCE, |known| known.closed) {
+                true => Err(Error::StopTooSlow { bound }),
+                false => Err(Error::Unsure("it does not end, though it was killed".to_owned())),
+            }
         };
         lock(&shared.socket).shutdown(std::net::Shutdown::Write).ok();
-        result
+        match lock(&shared.known).unsure.clone() {
+            Some(why) => Err(Error::Unsure(why)),
+            None => result,
+        }
     }
 }
 
@@ -269,50 +285,6 @@ impl Drop for Guard {
         }
         tracing::debug!(run_id = self.run_id, "guard gone");
     }
-}
-
-/// Starts `/proc/self/exe guard`, its end of the socket as standard input.
-#[expect(clippy::disallowed_methods, reason = "the one process that orch spawns: its guard")]
-fn launch(options: &GuardOptions, socket: UnixStream) -> io::Result<Child> {
-    let log = OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(&options.log)
-        .map_err(|error| io::Error::new(error.kind(), format!("open its log {}: {error}", options.log.display())))?;
-    let mut command = Command::new("/proc/self/exe");
-    command
-        .arg(GUARD_ARGUMENT)
-        // None of the caller's variables is the guard's business, and its services are told theirs.
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(socket)))
-        .stdout(Stdio::null())
-        .stderr(log);
-    sys::in_own_session(&mut command);
-    command.spawn()
-}
-
-/// The first line, with the lock's descriptors beside it.
-fn greet(socket: &UnixStream, options: &GuardOptions) -> io::Result<()> {
-    let hello = Hello {
-        run_id: options.run_id.clone(),
-        state_dir: options.state_dir.clone(),
-    };
-    let mut line = serde_json::to_vec(&hello)?;
-    line.push(b'\n');
-    let descriptors: Vec<RawFd> = options.lock.iter().map(AsRawFd::as_raw_fd).collect();
-    let rights = [ControlMessage::ScmRights(&descriptors)];
-    let control: &[ControlMessage<'_>] = if descriptors.is_empty() { &[] } else { &rights };
-    let sent = sendmsg::<()>(
-        socket.as_fd().as_raw_fd(),
-        &[IoSlice::new(&line)],
-        control,
-        MsgFlags::empty(),
-        None,
-    )?;
-    let mut socket = socket;
-    socket.write_all(line.get(sent..).unwrap_or_default())
 }
 
 impl GuardHandle {
@@ -426,11 +398,13 @@ struct Reader {
     run_id: String,
     /// Every descendant of this process is the guard's.
     owns_all: bool,
-    child: Arc<Mutex<Child>>,
+    /// The guard and all that it has started, where there can be such a group.
+    group: Option<HeldGroup>,
+    child: Arc<Mutex<GuardProcess>>,
 }
 
 impl Reader {
-    fn run(self, socket: UnixStream, on_event: impl Fn(GuardEvent)) {
+    fn run(mut self, socket: UnixStream, on_event: impl Fn(GuardEvent)) {
         let mut lines = BufReader::new(socket);
         let mut line = Vec::new();
         loop {
@@ -446,17 +420,31 @@ impl Reader {
         let wanted = lock(&self.shared.known).all_gone;
         if !wanted {
             // It may still be alive, with a broken socket; it must not be, before its descendants are ours.
-            lock(&self.child).kill().ok();
+            lock(&self.child).kill();
+            // All of them at once, before they can do more.
+            if let Some(group) = self.group.as_ref().map(HeldGroup::group)
+                && let Err(error) = group.kill()
+            {
+                tracing::warn!(%error, group = %group.path().display(), "end the run's control group");
+            }
         }
-        lock(&self.child).wait().ok();
+        lock(&self.child).wait();
+        let mut unsure = None;
         if !wanted {
             let mains: Vec<i32> = lock(&self.shared.known).mains.values().copied().collect();
-            end_descendants(&self.run_id, &mains, self.owns_all);
+            unsure = end_descendants(&self.run_id, &mains, self.owns_all).err();
         }
-        lock(&self.shared.known).closed = true;
+        if let Some(group) = self.group.take() {
+            group.remove();
+        }
+        {
+            let mut known = lock(&self.shared.known);
+            known.closed = true;
+            known.unsure.clone_from(&unsure);
+        }
         self.shared.changed.notify_all();
         if !wanted {
-            on_event(GuardEvent::Lost);
+            on_event(GuardEvent::Lost { unsure });
         }
     }
 
@@ -491,45 +479,63 @@ impl Reader {
     }
 }
 
-/// Ends what a dead guard has left to us. Where not all descendants are the guard's (the host program may have children
-/// of its own, and as PID 1 strangers' orphans), those that carry the run's id or are in a session of its services.
-fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) {
-    let me = std::process::id().cast_signed();
+/// Ends what a dead guard has left to us, or tells why that is not certain.
+fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) -> Result<(), String> {
     let deadline = Instant::now() + STOP_SLACK;
     let mut empty_looks = 0;
     loop {
-        let mut left = false;
-        for (process, top) in process_table::descendants(me) {
-            let ours = owns_all
-                || mains.contains(&process.session)
-                || mains.contains(&top)
-                || process_table::variable(process.pid, RUN_ID_VARIABLE).as_deref() == Some(run_id);
-            if !ours {
-                continue;
+        let look = if owns_all {
+            // Nobody else may reap them meanwhile: they are signalled by their pids.
+            let _turn = lock(&REAPING);
+            match end_children() {
+                true => Ok(false),
+                false => end_below().map(|left| left.any),
             }
-            left = true;
-            if process.zombie {
-                if process.parent == me {
-                    nix::sys::wait::waitpid(
-                        nix::unistd::Pid::from_raw(process.pid),
-                        Some(nix::sys::wait::WaitPidFlag::WNOHANG),
-                    )
-                    .ok();
-                }
-            } else {
-                leftovers::kill_exactly(process.pid, process.start_time);
-            }
-        }
+        } else {
+            end_ours(run_id, mains)
+        };
         // One look can miss a process whose parent ended while it was taken. That this process has no child is proof,
         // since whoever loses its parent becomes one; else several looks must agree.
-        empty_looks = if left { 0 } else { empty_looks + 1 };
-        let over = match process_table::has_children() {
-            Some(children) if owns_all => !children,
+        empty_looks = match look {
+            Ok(false) => empty_looks + 1,
+            Ok(true) | Err(_) => 0,
+        };
+        let children = process_table::children();
+        let over = match &children {
+            Some(children) if owns_all => children.is_empty(),
             _ => empty_looks >= EMPTY_LOOKS,
         };
-        if over || Instant::now() >= deadline {
-            return;
+        match look {
+            _ if over => return Ok(()),
+            Err(error) if Instant::now() >= deadline => return Err(error.to_string()),
+            Ok(_) if Instant::now() >= deadline => {
+                return Err(format!("not all of it ended within {STOP_SLACK:?}"));
+            }
+            _ => std::thread::park_timeout(Duration::from_millis(2)),
         }
-        std::thread::park_timeout(Duration::from_millis(2));
     }
+}
+
+/// Kills what carries the run's id or is in a session of its services, where not all descendants are the guard's: the host
+/// program may have children of its own, and as PID 1 strangers' orphans. Whether there was something.
+fn end_ours(run_id: &str, mains: &[i32]) -> io::Result<bool> {
+    let me = std::process::id().cast_signed();
+    let mut left = false;
+    for (process, top) in process_table::descendants(me)? {
+        let ours = mains.contains(&process.session)
+            || mains.contains(&top)
+            || process_table::variable(process.pid, RUN_ID_VARIABLE).as_deref() == Some(run_id);
+        if !ours {
+            continue;
+        }
+        left = true;
+        if !process.zombie {
+            leftovers::kill_exactly(process.pid, process.start_time)?;
+        } else if process.parent == me {
+            let _turn = lock(&REAPING);
+            let pid = nix::unistd::Pid::from_raw(process.pid);
+            nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).ok();
+        }
+    }
+    Ok(left)
 }

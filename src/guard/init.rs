@@ -29,6 +29,8 @@ const LONGEST_HELLO: usize = 64 * 1024;
 pub struct Hello {
     pub run_id: String,
     pub state_dir: PathBuf,
+    /// The control group that the guard was born in, if it was.
+    pub group: Option<PathBuf>,
 }
 
 /// Becomes the guard if this process was started as one, and then never returns; otherwise remembers that it may be.

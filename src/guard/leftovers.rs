@@ -1,15 +1,18 @@
-//! Ending what dead runs have left: by pid and start time from their records, and by the run id in the environment.
+//! Ending what dead runs have left: by their control groups where they had such, by pid and start time from their records,
+//! and by the run id in the environment.
 //!
 //! Never by name. A pid is held by a pidfd while it is checked who has it, so that its reuse cannot hit a stranger.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use super::cgroup::RunGroup;
 use super::process_table::{self, Process};
 use super::records::{self, DeadRun};
 use super::{RUN_ID_VARIABLE, SERVICE_VARIABLE};
@@ -17,6 +20,10 @@ use super::{RUN_ID_VARIABLE, SERVICE_VARIABLE};
 /// How long the end of killed processes is awaited.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
+/// How long the members of a group are asked for their names before they are ended: who executes a program answers late.
+const NAMING: Duration = Duration::from_millis(50);
+/// As many processes as a line names.
+const SHOWN: usize = 20;
 
 /// What was ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,10 +44,11 @@ impl Leftovers {
 impl fmt::Display for Leftovers {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let list = |processes: &[(i32, String)]| {
-            let names: Vec<String> = processes
-                .iter()
-                .map(|(pid, service)| format!("{service} ({pid})"))
-                .collect();
+            let shown = processes.iter().take(SHOWN);
+            let mut names: Vec<String> = shown.map(|(pid, service)| format!("{service} ({pid})")).collect();
+            if processes.len() > SHOWN {
+                names.push(format!("{} more", processes.len() - SHOWN));
+            }
             names.join(", ")
         };
         match (self.ended.is_empty(), self.alive.is_empty()) {
@@ -56,14 +64,26 @@ impl fmt::Display for Leftovers {
     }
 }
 
-/// Sends SIGKILL to the process of this pid if it started at this time; whether it did.
-pub fn kill_exactly(pid: i32, start_time: u64) -> bool {
-    let Some(held) = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok()) else {
-        return false;
+/// Sends SIGKILL to the process of this pid if it started at this time; false: it has ended, and the pid may be another's.
+///
+/// # Errors
+/// It lives, and cannot be signalled; or it cannot be told.
+pub fn kill_exactly(pid: i32, start_time: u64) -> io::Result<bool> {
+    let held = match Pid::from_raw(pid).map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
+        Some(Ok(held)) => held,
+        None | Some(Err(Errno::SRCH)) => return Ok(false),
+        Some(Err(error)) => return Err(error.into()),
     };
     // From here on the pid may be reused, but not what is held.
-    let same = process_table::look_up(pid).is_some_and(|process| process.start_time == start_time && !process.zombie);
-    same && pidfd_send_signal(&held, Signal::KILL).is_ok()
+    let same = |process: Process| process.start_time == start_time && !process.zombie;
+    if !process_table::look_up(pid)?.is_some_and(same) {
+        return Ok(false);
+    }
+    match pidfd_send_signal(&held, Signal::KILL) {
+        Ok(()) => Ok(true),
+        Err(Errno::SRCH) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Where a run keeps its services' logs; as the kernel names it, without symbolic links.
@@ -77,7 +97,8 @@ fn own_line() -> BTreeSet<i32> {
     let mut line = BTreeSet::new();
     let mut next = std::process::id().cast_signed();
     while next > 0 && line.insert(next) {
-        next = process_table::look_up(next).map_or(0, |process| process.parent);
+        let process = process_table::look_up(next).ok().flatten();
+        next = process.map_or(0, |process| process.parent);
     }
     line
 }
@@ -85,71 +106,130 @@ fn own_line() -> BTreeSet<i32> {
 /// What the dead runs of this state directory have left alive: pid and service of each. Nothing is done about it.
 ///
 /// # Errors
-/// The records cannot be read.
+/// The records or the processes cannot be read.
 pub fn find_leftovers(state_dir: &Path) -> io::Result<Vec<(i32, String)>> {
     let runs = records::of_dead_runs(state_dir)?;
     if runs.is_empty() {
         return Ok(Vec::new());
     }
-    let own = own_line();
-    let found = process_table::all()
+    let (own, members) = (own_line(), members(&runs));
+    let others = process_table::all()?
         .into_iter()
         .filter(|process| !process.zombie && !own.contains(&process.pid));
-    Ok(found
-        .filter_map(|process| Some((process.pid, service_of(&process, &runs, state_dir)?)))
+    Ok(others
+        .filter_map(|process| Some((process.pid, service_of(&process, &runs, &members, state_dir)?)))
         .collect())
+}
+
+/// Whoever is in a control group of one of these runs.
+fn members(runs: &[DeadRun]) -> BTreeSet<i32> {
+    let groups = runs.iter().filter_map(|run| run.group.as_ref());
+    groups.flat_map(RunGroup::processes).collect()
+}
+
+/// Ends all that is in the control groups of these runs at once, before what forks can fork on; but for those groups that
+/// this process is in. Pid and service of each process.
+fn end_groups(runs: &[DeadRun], own: &BTreeSet<i32>) -> io::Result<BTreeMap<i32, String>> {
+    let mut ended = BTreeMap::new();
+    let over = Instant::now() + NAMING;
+    for run in runs {
+        let Some(group) = &run.group else { continue };
+        let members = group.processes();
+        if members.iter().any(|pid| own.contains(pid)) {
+            continue;
+        }
+        for pid in members {
+            let session = process_table::look_up(pid)?.map_or(0, |process| process.session);
+            let leader = run.records.iter().find(|record| record.pid == session);
+            let named = || match Instant::now() < over {
+                true => process_table::variable(pid, SERVICE_VARIABLE),
+                false => None,
+            };
+            let service = leader.map(|leader| leader.service.clone()).or_else(named);
+            ended.insert(pid, service.unwrap_or_else(unnamed));
+        }
+        if let Err(error) = group.kill() {
+            tracing::warn!(%error, group = %group.path().display(), "end what a dead run has left");
+        }
+    }
+    Ok(ended)
+}
+
+fn unnamed() -> String {
+    "a service".to_owned()
 }
 
 /// Ends what the dead runs of this state directory have left. The caller holds the instance's lock. Their records are
 /// removed when nothing of them is left.
 ///
 /// # Errors
-/// The records cannot be read or removed.
+/// The records or the processes cannot be read, or the records not removed.
 pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
     let runs = records::of_dead_runs(state_dir)?;
-    let mut leftovers = Leftovers::default();
     if runs.is_empty() {
-        return Ok(leftovers);
+        return Ok(Leftovers::default());
     }
     let own = own_line();
     let deadline = Instant::now() + PATIENCE;
-    loop {
-        let mut killed = false;
-        leftovers.alive.clear();
-        for process in process_table::all() {
-            if process.zombie || own.contains(&process.pid) {
-                continue;
-            }
-            let Some(service) = service_of(&process, &runs, state_dir) else {
+    let mut seen = end_groups(&runs, &own)?;
+    // Only who has come since is looked at until there is nobody further to kill: what forks is met at its next fork.
+    let mut strangers: BTreeSet<i32> = BTreeSet::new();
+    let alive = loop {
+        let whole = strangers.is_empty();
+        let members = members(&runs);
+        let (mut alive, mut further) = (BTreeMap::new(), false);
+        let pids = process_table::pids()?;
+        for pid in pids.difference(&strangers).copied().collect::<Vec<_>>() {
+            let Some(process) = process_table::look_up(pid)?.filter(|process| !process.zombie) else {
                 continue;
             };
-            if kill_exactly(process.pid, process.start_time) {
-                killed = true;
-                if !leftovers.ended.iter().any(|(pid, _)| *pid == process.pid) {
-                    leftovers.ended.push((process.pid, service.clone()));
-                }
-            } else if process_table::look_up(process.pid).is_none_or(|now| now.zombie || !now.same_as(&process)) {
+            let service = match own.contains(&pid) {
+                true => None,
+                false => service_of(&process, &runs, &members, state_dir),
+            };
+            let Some(service) = service else {
+                strangers.insert(pid);
                 continue;
+            };
+            match kill_exactly(pid, process.start_time) {
+                Ok(true) => {}
+                Ok(false) => continue,
+                // Another user's by now; or it can be tried again.
+                Err(error) => tracing::warn!(%error, pid, service, "end what a dead run has left"),
             }
-            leftovers.alive.push((process.pid, service));
+            further |= seen.insert(pid, service.clone()).is_none();
+            alive.insert(pid, service);
         }
-        if !killed || Instant::now() >= deadline {
-            break;
+        if (whole && alive.is_empty()) || Instant::now() >= deadline {
+            break alive;
         }
-        std::thread::park_timeout(PAUSE);
-    }
-    let alive: BTreeSet<i32> = leftovers.alive.iter().map(|(pid, _)| *pid).collect();
-    leftovers.ended.retain(|(pid, _)| !alive.contains(pid));
+        if alive.is_empty() {
+            strangers.clear();
+        } else {
+            // A pid that is free again may be given to one of ours.
+            strangers.retain(|pid| pids.contains(pid));
+        }
+        if !further {
+            std::thread::park_timeout(PAUSE);
+        }
+    };
+    seen.retain(|pid, _| !alive.contains_key(pid));
     if alive.is_empty() {
         for run in &runs {
-            std::fs::remove_file(&run.path)?;
+            // One that cannot be removed yet is known by the records.
+            if run.group.as_ref().is_none_or(RunGroup::remove) {
+                std::fs::remove_file(&run.path)?;
+            }
         }
     }
-    Ok(leftovers)
+    Ok(Leftovers {
+        ended: seen.into_iter().collect(),
+        alive: alive.into_iter().collect(),
+    })
 }
 
 /// Of which service of one of these dead runs a process is.
-fn service_of(process: &Process, runs: &[DeadRun], state_dir: &Path) -> Option<String> {
+fn service_of(process: &Process, runs: &[DeadRun], members: &BTreeSet<i32>, state_dir: &Path) -> Option<String> {
     let recorded = |run: &DeadRun| {
         let found = run
             .records
@@ -167,16 +247,16 @@ fn service_of(process: &Process, runs: &[DeadRun], state_dir: &Path) -> Option<S
             && process_table::writes_below(process.pid, &run_directory(state_dir, &run.run_id)))
         .then(|| leader.service.clone())
     };
+    let named = || process_table::variable(process.pid, SERVICE_VARIABLE).unwrap_or_else(unnamed);
     let tagged = || {
         let run_id = process_table::variable(process.pid, RUN_ID_VARIABLE)?;
-        runs.iter()
-            .any(|run| run.run_id == run_id)
-            .then(|| process_table::variable(process.pid, SERVICE_VARIABLE).unwrap_or_else(|| "a service".to_owned()))
+        runs.iter().any(|run| run.run_id == run_id).then(named)
     };
     runs.iter()
         .find_map(recorded)
         .or_else(tagged)
         .or_else(|| runs.iter().find_map(of_session))
+        .or_else(|| members.contains(&process.pid).then(named))
 }
 
 #[cfg(test)]
@@ -193,7 +273,7 @@ mod tests {
 
     impl Drop for Orphan {
         fn drop(&mut self) {
-            kill_exactly(self.0.pid, self.0.start_time);
+            kill_exactly(self.0.pid, self.0.start_time).unwrap();
         }
     }
 
@@ -211,15 +291,15 @@ mod tests {
         let mut output = std::io::BufReader::new(leader.stdout.take().unwrap());
         let mut line = String::new();
         std::io::BufRead::read_line(&mut output, &mut line).unwrap();
-        let orphan = Orphan(process_table::look_up(line.trim().parse().unwrap()).unwrap());
+        let orphan = Orphan(process_table::look_up(line.trim().parse().unwrap()).unwrap().unwrap());
         assert_eq!(orphan.0.session, leader.id().cast_signed());
         leader.wait().unwrap();
         orphan
     }
 
     fn lives(orphan: &Orphan) -> bool {
-        process_table::look_up(orphan.0.pid)
-            .is_some_and(|process| process.start_time == orphan.0.start_time && !process.zombie)
+        let process = process_table::look_up(orphan.0.pid).unwrap();
+        process.is_some_and(|process| process.start_time == orphan.0.start_time && !process.zombie)
     }
 
     #[test]

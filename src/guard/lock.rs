@@ -250,7 +250,7 @@ mod tests {
         let started = Instant::now();
         let mut orch = std::process::Command::new("sleep").arg("0.5").spawn().unwrap();
         let pid = orch.id().cast_signed();
-        let start_time = process_table::look_up(pid).unwrap().start_time;
+        let start_time = process_table::look_up(pid).unwrap().unwrap().start_time;
         let holder = Holder {
             pid,
             start_time,

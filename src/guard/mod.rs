@@ -3,6 +3,8 @@
 //! It knows pids, signals and grace periods; it does not know Redis or Celery. `client` is orch's side, `server` the
 //! guard's, `protocol` what they say to each other.
 
+mod birth;
+mod cgroup;
 mod client;
 mod init;
 mod launch;
@@ -13,6 +15,7 @@ mod protocol;
 mod records;
 mod server;
 mod strangers;
+mod sweep;
 mod sys;
 
 pub use client::{Error, Guard, GuardEvent, GuardHandle, GuardOptions, HurrySwitch, StopSummary};

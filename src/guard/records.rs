@@ -3,7 +3,8 @@
 //! Empty lines mean nothing: each record begins with a line break.
 //!
 //! Its first line, `boot <id>`, says since which start of the machine the start times count: after another one they name
-//! strangers. The run's guard holds a lock on it for as long as it lives.
+//! strangers. A second, `cgroup <path>`, says which control group all of the run is in, if it is in one. The run's guard
+//! holds a lock on the file for as long as it lives.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
+use super::cgroup::RunGroup;
 use crate::regular_file;
 
 /// More than any run writes: what is larger is not read further.
@@ -38,6 +40,8 @@ pub struct Record {
 pub struct DeadRun {
     pub run_id: String,
     pub path: PathBuf,
+    /// Where all of the run was, if that is still there.
+    pub group: Option<RunGroup>,
     /// Empty if the machine has been started again since: nothing of the run can live.
     pub records: Vec<Record>,
 }
@@ -56,7 +60,7 @@ impl Records {
     ///
     /// # Errors
     /// The state directory cannot be written.
-    pub fn create(state_dir: &Path, run_id: &str) -> io::Result<Self> {
+    pub fn create(state_dir: &Path, run_id: &str, group: Option<&Path>) -> io::Result<Self> {
         let directory = directory(state_dir);
         fs::DirBuilder::new()
             .recursive(true)
@@ -73,9 +77,10 @@ impl Records {
             .map_err(failed)?;
         // Nobody else writes there; shared, so that it cannot fail for a reader who is just looking.
         flock(&file, FlockOperation::NonBlockingLockShared).map_err(|error| failed(error.into()))?;
-        if let Some(boot) = boot_id() {
-            file.write_all(format!("boot {boot}\n").as_bytes()).map_err(failed)?;
-        }
+        let boot = boot_id().map(|boot| format!("boot {boot}\n"));
+        let group = group.map(|group| format!("cgroup {}\n", group.display()));
+        let head = [boot, group].into_iter().flatten().collect::<String>();
+        file.write_all(head.as_bytes()).map_err(failed)?;
         Ok(Self { path, file })
     }
 
@@ -127,8 +132,16 @@ pub fn of_dead_runs(state_dir: &Path) -> io::Result<Vec<DeadRun>> {
         file.take(LARGEST)
             .read_to_end(&mut text)
             .map_err(|error| named(&path, error))?;
-        let records = read(&String::from_utf8_lossy(&text), boot.as_deref());
-        runs.push(DeadRun { run_id, path, records });
+        let text = String::from_utf8_lossy(&text);
+        let group = text.lines().find_map(|line| line.strip_prefix("cgroup "));
+        let group = group.and_then(|group| RunGroup::of_run(&run_id, Path::new(group)));
+        let records = read(&text, boot.as_deref());
+        runs.push(DeadRun {
+            run_id,
+            path,
+            group,
+            records,
+        });
     }
     Ok(runs)
 }
@@ -192,7 +205,7 @@ mod tests {
     #[test]
     fn a_living_guards_records_and_what_is_no_file_are_left_alone() {
         let state = tempfile::tempdir().unwrap();
-        let living = Records::create(state.path(), "living").unwrap();
+        let living = Records::create(state.path(), "living", None).unwrap();
         fs::create_dir(state.path().join("pids/directory")).unwrap();
         fs::write(state.path().join("pids/odd"), b"\xff\xfe\n7 99 web\n").unwrap();
         let found = || {

@@ -11,20 +11,23 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal, kill, killpg};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::wait::{WaitPidFlag, waitpid};
-use nix::unistd::{Pid, getpgrp};
+use nix::unistd::Pid;
 
+use super::cgroup::RunGroup;
 use super::launch::launch;
-use super::process_table::{self, Process};
+use super::process_table;
 use super::protocol::{Order, Report, SpawnOrder};
 use super::records::Records;
-use super::{Hello, SERVICE_VARIABLE, sys};
+use super::sweep::{Left, Tree, Trees, end_below, end_children};
+use super::{Hello, sys};
 use crate::printable::one_line;
 
 /// What was killed and is still there is killed again after this long (a fork may have escaped the first look).
 const REARM: Duration = Duration::from_millis(100);
+/// How long the ended are reaped before it is the rest's turn: what forks without end leaves more than there is time for.
+const REAPING: Duration = Duration::from_millis(50);
 /// A longer line from orch is a broken one.
 const LONGEST_ORDER: usize = 8 << 20;
 
@@ -49,6 +52,10 @@ struct Guard {
     unsent: Vec<u8>,
     run_id: String,
     records: Records,
+    /// All that was started is in it, and so is this process.
+    group: Option<RunGroup>,
+    /// The kernel has been told to end all of it.
+    group_ended: bool,
     services: BTreeMap<String, Service>,
     /// Everything is to end.
     ending: bool,
@@ -59,6 +66,10 @@ struct Guard {
     all_gone_reported: bool,
     /// When what is killed is looked at again.
     sweep_at: Option<Instant>,
+    /// There may be more to reap: the next turn is now.
+    unreaped: bool,
+    /// What was logged last about a stop that does not get on.
+    complaint: Option<String>,
 }
 
 /// Runs the guard to its end: when orch has said goodbye or gone away, and no descendant is left.
@@ -79,12 +90,19 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
         unsent: Vec::new(),
         run_id: hello.run_id.clone(),
         records,
+        group: hello
+            .group
+            .as_deref()
+            .and_then(|path| RunGroup::of_run(&hello.run_id, path)),
+        group_ended: false,
         services: BTreeMap::new(),
         ending: false,
         hurry: false,
         goodbye: false,
         all_gone_reported: false,
         sweep_at: None,
+        unreaped: false,
+        complaint: None,
     };
     guard.report(&Report::Started {
         pid: std::process::id().cast_signed(),
@@ -102,7 +120,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
         guard.reap();
         guard.take_orders();
         if guard.advance() && (guard.goodbye || guard.socket.is_none()) {
-            guard.records.remove();
+            guard.close();
             return Ok(());
         }
     }
@@ -121,6 +139,7 @@ pub fn refuse(mut socket: &UnixStream, error: &io::Error) {
 
 /// What can fail, before anything is started.
 fn set_up(socket: &UnixStream, hello: &Hello) -> io::Result<(SignalFd, Records)> {
+    process_table::check()?;
     sys::become_subreaper()?;
     let mut signals = SigSet::empty();
     // Blocked, never ignored: what is ignored would stay so in every service.
@@ -135,7 +154,7 @@ fn set_up(socket: &UnixStream, hello: &Hello) -> io::Result<(SignalFd, Records)>
     }
     signals.thread_block()?;
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
-    let records = Records::create(&hello.state_dir, &hello.run_id)?;
+    let records = Records::create(&hello.state_dir, &hello.run_id, hello.group.as_deref())?;
     socket.set_nonblocking(true)?;
     Ok((signal_fd, records))
 }
@@ -150,6 +169,7 @@ impl Guard {
             .filter_map(|service| service.stop.as_ref())
             .map(|stop| stop.until);
         let timeout = match deadlines.chain(self.sweep_at).min() {
+            _ if self.unreaped => PollTimeout::ZERO,
             Some(deadline) => {
                 // Rounded up, or the loop would spin through the last millisecond.
                 let left = deadline.saturating_duration_since(now).as_millis().saturating_add(1);
@@ -290,11 +310,12 @@ impl Guard {
         }
     }
 
-    /// Reaps whoever has ended; reports the ends of main processes.
+    /// Reaps whoever has ended, as many as one turn may; reports the ends of main processes.
     fn reap(&mut self) {
+        let over = Instant::now() + REAPING;
+        self.unreaped = false;
         loop {
-            // The zombie stays until it is known who it was.
-            let death = match sys::look_at_death() {
+            let death = match sys::reap_one() {
                 Ok(Some(death)) => death,
                 Ok(None) => return,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -306,8 +327,6 @@ impl Guard {
                 }
             };
             let sys::Death { pid, ended } = death;
-            // Reaped whatever the library makes of its status.
-            waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG)).ok();
             let main = self
                 .services
                 .values_mut()
@@ -320,6 +339,10 @@ impl Guard {
                     pid,
                     ended,
                 });
+            }
+            if Instant::now() >= over {
+                self.unreaped = true;
+                return;
             }
         }
     }
@@ -404,51 +427,64 @@ impl Guard {
             }
         }
         self.sweep_at = None;
-        let nothing_left = self.ending && self.services.is_empty();
-        if doomed.is_empty() && !nothing_left {
+        if doomed.is_empty() && !(self.ending && self.services.is_empty()) {
             return false;
         }
-        self.sweep(&doomed, nothing_left)
+        self.sweep(&doomed)
     }
 
-    /// Kills what is left of the doomed services (or, `everything`, all there is), and reports those of whom nothing is.
-    fn sweep(&mut self, doomed: &[String], everything: bool) -> bool {
-        let me = std::process::id().cast_signed();
-        let mut left: BTreeMap<&str, usize> = BTreeMap::new();
-        let mut any = false;
-        for (process, top) in process_table::descendants(me) {
-            any = true;
-            let owner = self.owner(&process, top);
-            let owned = doomed.iter().find(|name| owner.as_deref() == Some(name.as_str()));
-            if let Some(name) = owned {
-                *left.entry(name).or_default() += 1;
+    /// Kills what is left of the doomed services (or, when there is none any more, all there is), and reports those of whom
+    /// nothing is. True when nothing at all is left.
+    fn sweep(&mut self, doomed: &[String]) -> bool {
+        let trees: Vec<Tree<'_>> = self
+            .services
+            .iter()
+            .map(|(name, service)| Tree {
+                service: name,
+                main: service.pid,
+                alive: service.alive,
+                doomed: doomed.contains(name),
+            })
+            .collect();
+        // Nobody is left whose end would be reported, or who may go on for a while.
+        let all = self.ending && trees.iter().all(|tree| tree.doomed && !tree.alive);
+        let looked = if all {
+            self.end_all()
+        } else {
+            Trees(&trees).end_doomed()
+        };
+        let left = match looked {
+            Ok(left) => left,
+            Err(error) => {
+                // Who cannot look does not know that nothing is left.
+                self.sweep_at = Some(Instant::now() + REARM);
+                self.complain(format!("cannot see what is left, trying again: {error}"));
+                return false;
             }
-            // A zombie of ours still has its group, in which others may live.
-            if (everything || owned.is_some()) && (!process.zombie || process.parent == me) {
-                kill_process(&process, me);
-            }
+        };
+        if !left.refused.is_empty() {
+            let pids: Vec<String> = left.refused.iter().map(ToString::to_string).collect();
+            let pids = pids.join(", ");
+            self.complain(format!(
+                "may not end what another user runs, and wait for its end: {pids}"
+            ));
         }
-        let mut gone = Vec::new();
         for name in doomed {
-            let remains = left.get(name.as_str()).copied().unwrap_or(0) > 0;
             let alive = self.services.get(name).is_some_and(|service| service.alive);
-            if remains || alive {
+            if alive || left.services.contains(name) || (all && left.any) {
                 self.sweep_at = Some(Instant::now() + REARM);
             } else {
-                gone.push(name.clone());
+                self.services.remove(name);
+                self.report(&Report::Gone { service: name.clone() });
             }
-        }
-        for name in gone {
-            self.services.remove(&name);
-            self.report(&Report::Gone { service: name });
         }
         if !self.services.is_empty() || !self.ending {
             return false;
         }
         // The listing may miss a process that is just being forked; the kernel's word does not.
-        if any || sys::has_children() {
+        if left.any || sys::has_children() {
             // Deaths wake the loop; this is for those that forked meanwhile. Also comes here to reap what is left.
-            self.sweep_at = Some(Instant::now() + if everything { REARM } else { Duration::ZERO });
+            self.sweep_at = Some(Instant::now() + if all { REARM } else { Duration::ZERO });
             return false;
         }
         if !self.all_gone_reported {
@@ -458,34 +494,52 @@ impl Guard {
         true
     }
 
-    /// Whose process it is: of the service it descends from, else of its session's, else of the one in its environment.
-    fn owner(&self, process: &Process, top: i32) -> Option<String> {
-        let by = |pid: i32| {
-            self.services
-                .values()
-                .find(|service| service.pid == pid)
-                .map(|found| found.order.service.clone())
-        };
-        by(top)
-            .or_else(|| by(process.session))
-            .or_else(|| process_table::variable(process.pid, SERVICE_VARIABLE))
-    }
-}
-
-/// Kills by pid, and only a process that still is who was looked at: our own children cannot be mistaken (they are
-/// zombies until we reap them), others are held by a pidfd while that is checked.
-///
-/// Of our own children the whole process group is killed, at once in the kernel, so that nobody in it can fork past that.
-/// It is the service's (each has a session of its own), and no stranger's while somebody in it is not reaped.
-fn kill_process(process: &Process, me: i32) {
-    if process.parent == me {
-        if process.group > 1 && process.group != getpgrp().as_raw() {
-            killpg(Pid::from_raw(process.group), Signal::SIGKILL).ok();
+    /// Kills all there is, and tells what of it was seen.
+    fn end_all(&mut self) -> io::Result<Left> {
+        if end_children() {
+            return Ok(Left::default());
         }
-        send(process.pid, nix::libc::SIGKILL);
-        return;
+        if self.end_group() {
+            return Ok(Left {
+                any: true,
+                ..Left::default()
+            });
+        }
+        end_below()
     }
-    super::leftovers::kill_exactly(process.pid, process.start_time);
+
+    /// Has the kernel end all there is at once, once; whether it does.
+    fn end_group(&mut self) -> bool {
+        let Some(group) = self.group.as_ref().filter(|_| !self.group_ended) else {
+            return false;
+        };
+        self.group_ended = true;
+        // Without this process, which has no further need to be in it.
+        let ended = group.leave().and_then(|()| group.kill());
+        if let Err(error) = &ended {
+            log(&format!("end {}: {error}", group.path().display()));
+        }
+        ended.is_ok()
+    }
+
+    /// Nothing is left: neither are the traces of it. A living orch removes the group that this process dies in.
+    fn close(&mut self) {
+        self.records.remove();
+        if self.socket.is_none()
+            && let Some(group) = &self.group
+            && group.leave().is_ok()
+        {
+            group.remove();
+        }
+    }
+
+    /// Logs what holds up an end, once for each reason.
+    fn complain(&mut self, text: String) {
+        if self.complaint.as_ref() != Some(&text) {
+            log(&text);
+            self.complaint = Some(text);
+        }
+    }
 }
 
 /// Signals one of our children; SIGCONT follows what a stopped process would not hear.

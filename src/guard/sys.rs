@@ -1,7 +1,8 @@
 //! Every raw system call of the guard, behind safe functions. All of the crate's `unsafe` is here.
 #![expect(unsafe_code, reason = "system calls that the libraries offer no safe form of")]
 
-use std::io;
+use std::ffi::CString;
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
@@ -37,19 +38,31 @@ pub fn reset_signals() {
     }
 }
 
-/// A child that has ended and is not reaped yet.
+/// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Death {
     pub pid: i32,
     pub ended: Ended,
 }
 
-/// Looks at one child that has ended, without reaping it. Ends by real-time signals count too, which the library's
-/// typed form cannot tell.
+/// Looks at one child that has ended, without reaping it.
 ///
 /// # Errors
 /// There is no child (ECHILD), or the call was interrupted.
 pub fn look_at_death() -> io::Result<Option<Death>> {
+    any_death(libc::WNOWAIT)
+}
+
+/// Reaps one child that has ended.
+///
+/// # Errors
+/// As [`look_at_death`].
+pub fn reap_one() -> io::Result<Option<Death>> {
+    any_death(0)
+}
+
+/// One child that has ended. Ends by real-time signals count too, which the library's typed form cannot tell.
+fn any_death(options: libc::c_int) -> io::Result<Option<Death>> {
     // SAFETY: siginfo_t is plain data, for which all zeroes is a valid value; waitid writes to it alone, and the fields
     // read below are those that it fills in for a child's end.
     unsafe {
@@ -58,7 +71,7 @@ pub fn look_at_death() -> io::Result<Option<Death>> {
             libc::P_ALL,
             0,
             &raw mut info,
-            libc::WEXITED | libc::WNOHANG | libc::WNOWAIT,
+            libc::WEXITED | libc::WNOHANG | options,
         ))?;
         let (pid, status) = (info.si_pid(), info.si_status());
         if pid == 0 {
@@ -92,6 +105,105 @@ fn check(result: libc::c_int) -> io::Result<()> {
 pub fn in_own_session(command: &mut Command) {
     // SAFETY: setsid is async-signal-safe and touches no memory.
     unsafe { command.pre_exec(|| check(libc::setsid())) };
+}
+
+/// What clone3 takes, as of Linux 5.7.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArguments {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+/// Starts a program in a control group and a session of its own, with no variables and these standard streams; its pid.
+///
+/// # Errors
+/// The kernel cannot (before 5.7) or may not put it there, or execute the program.
+pub fn spawn_into(group: BorrowedFd<'_>, words: &[&str], streams: [BorrowedFd<'_>; 3]) -> io::Result<i32> {
+    const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+    let words: Vec<CString> = words.iter().map(|word| CString::new(*word)).collect::<Result<_, _>>()?;
+    let mut pointers: Vec<*const libc::c_char> = words.iter().map(|word| word.as_ptr()).collect();
+    pointers.push(std::ptr::null());
+    let streams = streams.map(|stream| stream.as_raw_fd());
+    let (mut told, tell) = io::pipe()?;
+    let arguments = CloneArguments {
+        flags: CLONE_INTO_CGROUP,
+        exit_signal: u64::try_from(libc::SIGCHLD).unwrap_or_default(),
+        cgroup: u64::try_from(group.as_raw_fd()).unwrap_or_default(),
+        ..CloneArguments::default()
+    };
+    // SAFETY: without CLONE_VM this is a fork: the child goes on here with a copy of all memory, of which it uses only what
+    // was made ready above. `arguments` is as large as is said, and outlives the call.
+    let child = unsafe {
+        libc::syscall(
+            libc::SYS_clone3,
+            &raw const arguments,
+            std::mem::size_of::<CloneArguments>(),
+        )
+    };
+    if child == 0 {
+        // SAFETY: other threads do not exist here, whatever they held: only async-signal-safe calls are made, on memory
+        // that was ready before; then it is another program or no process at all.
+        unsafe {
+            execute(&pointers, streams);
+            let errno = *libc::__errno_location();
+            libc::write(
+                tell.as_raw_fd(),
+                (&raw const errno).cast(),
+                std::mem::size_of_val(&errno),
+            );
+            libc::_exit(127);
+        }
+    }
+    if child == -1 {
+        return Err(io::Error::last_os_error());
+    }
+    let child = i32::try_from(child).map_err(io::Error::other)?;
+    drop(tell);
+    let mut errno = [0; size_of::<libc::c_int>()];
+    // Closed by the execution, at which nothing has been written.
+    match told.read_exact(&mut errno) {
+        Err(_closed) => Ok(child),
+        Ok(()) => {
+            nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(child), None).ok();
+            Err(io::Error::from_raw_os_error(libc::c_int::from_ne_bytes(errno)))
+        }
+    }
+}
+
+/// Becomes the program; returns only if that fails, and tells why by errno.
+///
+/// # Safety
+/// `words` are pointers to C strings, the last is null.
+unsafe fn execute(words: &[*const libc::c_char], streams: [RawFd; 3]) {
+    let no_variables: [*const libc::c_char; 1] = [std::ptr::null()];
+    // SAFETY: all of these are async-signal-safe; the memory they read or write is the caller's and this function's own.
+    unsafe {
+        // Standard streams of this process are open (the runtime sees to that): none is overwritten before it is copied.
+        for (target, stream) in (0..).zip(streams) {
+            if libc::dup2(stream, target) == -1 {
+                return;
+            }
+        }
+        if libc::setsid() == -1 || libc::chdir(c"/".as_ptr()) == -1 {
+            return;
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+        if let Some(program) = words.first() {
+            libc::execve(*program, words.as_ptr(), no_variables.as_ptr());
+        }
+    }
 }
 
 /// Prepares a service's process between fork and exec: a session of its own, death with the guard, its own record.

@@ -74,7 +74,7 @@ impl Launcher {
                 }
                 None => false,
             },
-            GuardEvent::Report(_) | GuardEvent::Lost => false,
+            GuardEvent::Report(_) | GuardEvent::Lost { .. } => false,
         }
     }
 

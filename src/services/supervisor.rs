@@ -232,12 +232,19 @@ impl Supervisor {
             return None;
         }
         match event {
-            GuardEvent::Lost => Some(GivenUp {
-                service: "guard".into(),
-                failure: Failure::infrastructure("the guard was killed")
-                    .because("it is the parent of all services: they were ended with it, without a warm shutdown")
-                    .hint("look for who sends SIGKILL to `orch guard`: the kernel's out-of-memory killer says so in its log"),
-            }),
+            GuardEvent::Lost { unsure } => {
+                let cause = "it is the parent of all services: they were ended with it, without a warm shutdown";
+                let cause = match unsure {
+                    None => cause.to_owned(),
+                    Some(why) => format!("{cause}; something of them may live ({why}), which `orch clean` ends"),
+                };
+                Some(GivenUp {
+                    service: "guard".into(),
+                    failure: Failure::infrastructure("the guard was killed").because(cause).hint(
+                        "look for who sends SIGKILL to `orch guard`: the kernel's out-of-memory killer says so in its log",
+                    ),
+                })
+            }
             GuardEvent::Report(Report::Exited { service, ended, .. }) => {
                 let index = self.find(&service)?;
                 if self.entries.get(index).is_some_and(|entry| entry.program.holds_tasks()) {

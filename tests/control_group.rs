@@ -1,0 +1,93 @@
+//! The control group of a run, where this machine lets one be made: everything is in it, nothing of it stays, and what only
+//! it can tell is ended.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+mod support {
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::orch::{Orch, Project};
+
+/// A service that leaves behind a process of its own session, without a parent and without a variable.
+const WIPED: &str = r#"
+[redis]
+mode = "off"
+[services.wiped]
+command = ["sh", "-c", "env -i setsid -f sh -c 'echo $$ > new && mv new wiped.pid; exec sleep 600'; exec sleep 600"]
+readiness = { file = "wiped.pid" }
+"#;
+
+/// The group of the run, if it has one; and its guard.
+fn group(orch: &mut Orch<'_>) -> (Option<PathBuf>, Pid) {
+    let started = orch.wait_for("the start", |event| event["event"] == "run_started");
+    let guard = started["guard_pid"].as_i64().unwrap();
+    let run = orch.run_directory().unwrap();
+    let name = format!("orch-{}", run.file_name().unwrap().to_string_lossy());
+    let groups = fs::read_to_string(format!("/proc/{guard}/cgroup")).unwrap();
+    let inside = groups.lines().find_map(|line| line.strip_prefix("0::/"));
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let mount = mounts.lines().find(|line| line.contains(" - cgroup2 "));
+    let mount = mount.and_then(|mount| mount.split(' ').nth(4));
+    let path = mount
+        .zip(inside)
+        .map(|(mount, inside)| PathBuf::from(mount).join(inside));
+    let path = path.filter(|path| path.ends_with(&name));
+    if path.is_none() {
+        eprintln!("skipped: no control group can be made here");
+    }
+    (path, Pid::from_raw(i32::try_from(guard).unwrap()))
+}
+
+fn wiped(project: &Project) -> i32 {
+    let written = fs::read_to_string(project.file("wiped.pid")).unwrap();
+    written.trim().parse().unwrap()
+}
+
+#[test]
+fn all_of_a_run_is_in_its_group_and_the_group_goes_with_it() {
+    let project = Project::new(WIPED);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "wiped");
+    let (group, guard) = group(&mut orch);
+    let members = group
+        .as_ref()
+        .map(|group| fs::read_to_string(group.join("cgroup.procs")).unwrap());
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+    let (Some(group), Some(members)) = (group, members) else {
+        return;
+    };
+    let members: Vec<i32> = members.lines().map(|pid| pid.parse().unwrap()).collect();
+    assert_eq!(members.len(), 3, "guard, main process, stray");
+    assert!(members.contains(&guard.as_raw()) && members.contains(&wiped(&project)));
+    assert!(!group.exists());
+}
+
+#[test]
+fn both_killed_what_has_daemonised_and_wiped_its_environment_is_ended_by_the_next_start() {
+    let project = Project::new(WIPED);
+    let mut orch = project.orch_with(&["up"], &[], Duration::from_millis(500));
+    orch.wait_for_service("service_ready", "wiped");
+    let (group, guard) = group(&mut orch);
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        kill(guard, signal).unwrap();
+        kill(Pid::from_raw(orch.pid), signal).unwrap();
+    }
+    let stray = wiped(&project);
+    let Some(group) = group else {
+        kill(Pid::from_raw(stray), Signal::SIGKILL).unwrap();
+        return;
+    };
+    let cleaned = project.orch(&["clean"]).finish();
+    cleaned.expect_code(0);
+    assert!(cleaned.stderr.contains(&format!("(pid {stray})")), "{}", cleaned.stderr);
+    assert!(orch.finish().left.is_empty());
+    assert!(!group.exists());
+}

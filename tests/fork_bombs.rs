@@ -1,0 +1,178 @@
+//! Services that fork without end, hundreds of processes at a time: however they are ended, and whoever is killed
+//! meanwhile, nothing is left, and in bounded time. With a control group that the kernel ends (as root, or where one was
+//! delegated) and without.
+//!
+//! Each bomb ends by itself after some hundred generations, so that a broken promise does no further harm; and one burns at
+//! a time, since each takes the whole machine for a moment.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Gid, Pid, chown, geteuid};
+
+mod support {
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::orch::{Orch, Project};
+
+/// Nobody who runs anything else.
+const SOMEBODY: u32 = 61_235;
+static BURNING: Mutex<()> = Mutex::new(());
+
+/// Chains in one process group: each process forks the next of its chain and ends.
+const FORKING: &str =
+    "flee() { [ $1 -gt 100 ] || flee $(($1+1)) & }; n=0; while [ $n -lt 300 ]; do flee 0; n=$((n+1)); done";
+
+/// Chains in which each process begins a session of its own and executes a program before it forks the next.
+const DAEMONISING: &str = "echo 'trap \"\" TERM; [ $1 -gt 60 ] || setsid -f sh flee $(($1+1))' > flee; \
+                           n=0; while [ $n -lt 60 ]; do sh flee 0 & n=$((n+1)); done";
+
+/// A bomb as a service that does not hear SIGTERM; beside it one that behaves, and is stopped after it.
+struct Fuse {
+    project: Project,
+    /// Who runs it, other than who runs the tests.
+    user: Option<u32>,
+}
+
+impl Fuse {
+    fn new(bomb: &str, user: Option<u32>) -> Self {
+        let script = format!("trap '' TERM; {bomb}; echo > burning; while :; do sleep 600; done");
+        let project = Project::new(&format!(
+            "[redis]\nmode = \"off\"\n[services.plain]\ncommand = [\"sleep\", \"600\"]\n\
+             [services.bomb]\nafter = [\"plain\"]\ngrace = \"100ms\"\nreadiness = {{ file = \"burning\" }}\n\
+             command = [\"sh\", \"-c\", {}]\n",
+            serde_json::to_string(&script).unwrap()
+        ));
+        if let Some(user) = user {
+            fs::copy(env!("CARGO_BIN_EXE_orch"), project.file("orch")).unwrap();
+            for path in [project.path(), &project.file("orch"), &project.file("orch.toml")] {
+                chown(path, Some(user.into()), Some(Gid::from_raw(user))).unwrap();
+            }
+        }
+        Self { project, user }
+    }
+
+    fn orch(&self, arguments: &[&str]) -> Orch<'_> {
+        match self.user {
+            None => self.project.orch(arguments),
+            Some(user) => self.project.orch_as(user, &self.project.file("orch"), arguments),
+        }
+    }
+
+    fn burning(&self) -> Orch<'_> {
+        let mut orch = self.orch(&["up"]);
+        orch.wait_for_service("service_ready", "bomb");
+        orch
+    }
+
+    /// As whoever runs the tests, and if that is root as somebody else, too.
+    fn each(bomb: &str, test: fn(&Self)) {
+        let _one_at_a_time = BURNING.lock().unwrap_or_else(PoisonError::into_inner);
+        for user in [None, Some(SOMEBODY)] {
+            if user.is_none() || geteuid().is_root() {
+                println!("user {user:?}");
+                test(&Self::new(bomb, user));
+            }
+        }
+    }
+}
+
+fn guard_of(orch: &mut Orch<'_>) -> Pid {
+    let started = orch.wait_for("the start", |event| event["event"] == "run_started");
+    Pid::from_raw(i32::try_from(started["guard_pid"].as_i64().unwrap()).unwrap())
+}
+
+fn stopped_in_order(fuse: &Fuse) {
+    let orch = fuse.burning();
+    let asked = Instant::now();
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    let took = asked.elapsed();
+    ended.expect_code(143);
+    let stopped = ended.events_of("service_stopped");
+    let names: Vec<&str> = stopped.iter().filter_map(|event| event["service"].as_str()).collect();
+    assert_eq!(names, ["bomb", "plain"]);
+    let bound = ended.events_of("stop_started")[0]["bound_ms"].as_u64().unwrap();
+    println!("stopped in {took:?}, bound {bound} ms");
+    assert!(took < Duration::from_millis(bound + 1000), "{took:?}, bound {bound} ms");
+}
+
+fn orch_killed(fuse: &Fuse) {
+    let orch = fuse.burning();
+    orch.signal(Signal::SIGKILL);
+    let ended = orch.finish();
+    assert!(ended.left.is_empty(), "{:?}", ended.left);
+    println!("orch killed: gone after {:?}", ended.gone_after);
+}
+
+fn guard_killed(fuse: &Fuse) {
+    let mut orch = fuse.burning();
+    let guard = guard_of(&mut orch);
+    let killed = Instant::now();
+    kill(guard, Signal::SIGKILL).unwrap();
+    orch.finish().expect_code(3);
+    println!("guard killed: over after {:?}", killed.elapsed());
+}
+
+fn both_killed(fuse: &Fuse) {
+    let mut orch = fuse.burning();
+    let guard = guard_of(&mut orch);
+    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
+        kill(guard, signal).unwrap();
+        kill(Pid::from_raw(orch.pid), signal).unwrap();
+    }
+    fuse.orch(&["clean"]).finish().expect_code(0);
+    let ended = orch.finish();
+    assert!(ended.left.is_empty(), "{:?}", ended.left);
+    assert!(is_empty(&fuse.project.state_dir().join("pids")));
+    println!("both killed: gone after {:?}", ended.gone_after);
+}
+
+fn is_empty(directory: &Path) -> bool {
+    fs::read_dir(directory).unwrap().next().is_none()
+}
+
+#[test]
+fn forking_is_stopped_in_order() {
+    Fuse::each(FORKING, stopped_in_order);
+}
+
+#[test]
+fn daemonising_is_stopped_in_order() {
+    Fuse::each(DAEMONISING, stopped_in_order);
+}
+
+#[test]
+fn forking_and_orch_killed() {
+    Fuse::each(FORKING, orch_killed);
+}
+
+#[test]
+fn daemonising_and_orch_killed() {
+    Fuse::each(DAEMONISING, orch_killed);
+}
+
+#[test]
+fn forking_and_the_guard_killed() {
+    Fuse::each(FORKING, guard_killed);
+}
+
+#[test]
+fn daemonising_and_the_guard_killed() {
+    Fuse::each(DAEMONISING, guard_killed);
+}
+
+#[test]
+fn forking_and_both_killed() {
+    Fuse::each(FORKING, both_killed);
+}
+
+#[test]
+fn daemonising_and_both_killed() {
+    Fuse::each(DAEMONISING, both_killed);
+}
