@@ -130,7 +130,7 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
                 }),
                 Err(LockError::Held(held)) if held.command == "up" => {
                     let patience = config.celery.start_timeout + config.redis.start_timeout;
-                    let file = instance::wait_until_up(state_dir, held.pid, patience).map_err(StartError::Failed)?;
+                    let file = instance::wait_until_up(state_dir, &held, patience).map_err(StartError::Failed)?;
                     Ok(Claim {
                         locks: vec![run_lock],
                         joined: Some(file),

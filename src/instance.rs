@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic_file;
 use crate::config::Secret;
 use crate::free_port;
-use crate::guard;
+use crate::guard::{self, Holder};
 use crate::run::RunId;
 use crate::services::{Failure, RedisConnection};
 use crate::{redaction, regular_file};
@@ -158,11 +158,12 @@ pub fn remembered_ports(state_dir: &Path) -> BTreeMap<String, u16> {
         .collect()
 }
 
-/// Waits until the instance of the living orch `pid` has published how to use it.
+/// Waits until the instance of the living orch that holds the lock has published how to use it.
 ///
 /// # Errors
 /// It ends, or is not up within `patience`.
-pub fn wait_until_up(state_dir: &Path, pid: i32, patience: Duration) -> Result<InstanceFile, Failure> {
+pub fn wait_until_up(state_dir: &Path, holder: &Holder, patience: Duration) -> Result<InstanceFile, Failure> {
+    let pid = holder.pid;
     let deadline = Instant::now() + patience;
     loop {
         match read(state_dir) {
@@ -175,7 +176,7 @@ pub fn wait_until_up(state_dir: &Path, pid: i32, patience: Duration) -> Result<I
             }
         }
         let what = || format!("the instance that `orch up` (pid {pid}) brings up did not get ready");
-        if !guard::is_alive(pid) {
+        if !holder.lives() {
             return Err(Failure::infrastructure(what()).because("it has ended meanwhile"));
         }
         if Instant::now() >= deadline {
@@ -221,12 +222,22 @@ mod tests {
         let own = guard::own_start_time();
         assert!(file(own).is_alive() && file(0).is_alive() && !file(own + 1).is_alive());
         let directory = tempfile::tempdir().unwrap();
-        let pid = std::process::id().cast_signed();
-        let wait = || wait_until_up(directory.path(), pid, Duration::ZERO);
+        let holder = Holder::of_this_process("a1", "up", None, Duration::ZERO);
+        let wait = |holder: &Holder, patience| wait_until_up(directory.path(), holder, patience);
         write(directory.path(), &file(own + 1)).unwrap();
-        assert!(wait().is_err());
+        assert!(wait(&holder, Duration::ZERO).is_err());
         write(directory.path(), &file(own)).unwrap();
-        assert_eq!(wait().unwrap().start_time, own);
+        assert_eq!(wait(&holder, Duration::ZERO).unwrap().start_time, own);
+        // Of one that has ended nobody waits for the file, whoever has its pid now.
+        fs::remove_file(path(directory.path())).unwrap();
+        let ended = Holder {
+            start_time: own + 1,
+            ..holder.clone()
+        };
+        let asked = Instant::now();
+        let error = wait(&ended, Duration::from_secs(60)).unwrap_err();
+        assert!(error.to_string().contains("ended meanwhile"), "{error}");
+        assert!(asked.elapsed() < Duration::from_secs(30));
     }
 
     #[test]
