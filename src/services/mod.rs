@@ -2,6 +2,7 @@
 //!
 //! Policy only: the guard does the spawning and the ending, `celery` the talking.
 
+mod attention;
 mod beat;
 mod celery;
 mod command;

@@ -10,6 +10,7 @@ use std::time::Instant;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use super::attention::{Waited, attend};
 use super::failure::Failure;
 use super::inbox::{Inbox, Message};
 use super::launcher::{Launcher, exit_status};
@@ -364,8 +365,14 @@ impl Supervisor {
                 let task = tokio::spawn(async move {
                     loop {
                         tokio::time::sleep(liveness.interval).await;
-                        let asked = tokio::time::timeout(liveness.timeout * 2, Arc::clone(&program).alive()).await;
-                        let input = match asked {
+                        let asked = tokio::time::timeout(liveness.timeout * 2, Arc::clone(&program).alive());
+                        let Waited { output, attended } = attend(asked).await;
+                        // What nobody was there to hear has not been missing: the next question tells.
+                        if !attended && !matches!(output, Ok(Ok(()))) {
+                            tracing::warn!(service = %name, "orch was stopped while it waited for an answer; it asks again");
+                            continue;
+                        }
+                        let input = match output {
                             Ok(Ok(())) => Input::LivenessPassed,
                             Ok(Err(reason)) => Input::LivenessFailed(reason),
                             Err(_elapsed) => Input::LivenessFailed(format!("no answer within {:?}", liveness.timeout)),

@@ -1,0 +1,273 @@
+//! orch or its guard is stopped for long (SIGSTOP, a machine that sleeps) and goes on: what was only missed is no verdict.
+//!
+//! The stop's length is what is tested: it exceeds every patience that a run has, so that each could be mistaken for
+//! somebody else's silence. A site that has a rival for its lease is in `lease`.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use support::bookshop;
+use support::orch::{Orch, PATIENCE, Project};
+
+/// More than the 10 s of silence after which a subscription asks whether its server is there, and the 5 s in which that
+/// must answer; more than the lease of 3 s, than the liveness of 1 s and the 2 s of a worker that takes nothing.
+const LONG: Duration = Duration::from_secs(16);
+
+/// Of each chunk.
+const SECONDS: f64 = 0.5;
+
+fn site(name: &str, chunks: u64) -> String {
+    format!(
+        "[sites.{name}]\ndispatch = {{ task = \"chaos.dispatch\", kwargs = {{ site = \"{{site}}\", job_id = \"{{job_id}}\", \
+         chunks = {chunks}, seconds = {SECONDS}, ledger = \"ledger.{name}\" }} }}\n"
+    )
+}
+
+/// Two sites side by side, and whoever can be impatient is.
+fn project(first: u64, second: u64) -> Project {
+    let configuration = [
+        "[orch]\nmax_parallel_sites = 2\nlease = \"3s\"\n\
+         [redis]\nport = 0\nmode = \"own\"\n[redis.liveness]\ninterval = \"300ms\"\ntimeout = \"1s\"\nfailures = 2\n\
+         [celery]\napp = \"chaos_app\"\nconcurrency = 4\nacks_late = true\nstalled_after = \"2s\"\n\
+         [celery.liveness]\ninterval = \"300ms\"\ntimeout = \"1s\"\nfailures = 2\n"
+            .to_owned(),
+        site("first", first),
+        site("second", second),
+    ]
+    .concat();
+    bookshop::project_with("chaos_app", &configuration)
+}
+
+/// How often each chunk of a site was done.
+fn ledger(project: &Project, site: &str) -> BTreeMap<u64, u64> {
+    let text = fs::read_to_string(project.file(&format!("ledger.{site}"))).unwrap_or_default();
+    let mut times = BTreeMap::new();
+    for number in text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()) {
+        *times.entry(number).or_default() += 1;
+    }
+    times
+}
+
+fn done(project: &Project, site: &str) -> u64 {
+    ledger(project, site).values().sum()
+}
+
+/// Lets the stop last; what is tested is its length.
+fn last(stopped: Instant) {
+    while stopped.elapsed() < LONG {
+        std::thread::park_timeout(LONG.saturating_sub(stopped.elapsed()));
+    }
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
+}
+
+fn pid_of(orch: &mut Orch<'_>, service: &str) -> Pid {
+    let spawned = orch.wait_for_service("service_spawned", service);
+    Pid::from_raw(i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap())
+}
+
+fn guard_of(orch: &mut Orch<'_>) -> Pid {
+    let started = orch.wait_for("the start", |event| event["event"] == "run_started");
+    Pid::from_raw(i32::try_from(started["guard_pid"].as_i64().unwrap()).unwrap())
+}
+
+/// What nobody may say of a run in which nobody but orch itself was away.
+const VERDICTS: [&str; 6] = [
+    "service_unhealthy",
+    "service_restarting",
+    "service_exited",
+    "consumer_added",
+    "site_retrying",
+    "leftovers_found",
+];
+
+#[test]
+fn orch_stopped_for_long_goes_on_and_counts_each_chunk_once() {
+    // The first job ends while orch is stopped (its 40 chunks and as many of the second's take 4 slots 10 s), the second
+    // has some time to go.
+    let (first, second) = (40, 120);
+    let project = project(first, second);
+    let mut orch = project.orch(&["run"]);
+    for name in ["first", "second"] {
+        orch.wait_for("both jobs", |event| {
+            event["event"] == "site_job_started" && event["site"] == name
+        });
+    }
+    wait_until("work", || done(&project, "first") > 0 && done(&project, "second") > 0);
+    orch.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_until("orch stopped", || is_stopped(orch.pid));
+    let told = orch.events().len();
+    last(stopped);
+    assert_eq!(done(&project, "first"), first, "the first job ends during the stop");
+    assert!(
+        done(&project, "second") < second,
+        "the second job goes on after the stop"
+    );
+    assert_eq!(orch.events().len(), told, "orch was not stopped");
+    orch.signal(Signal::SIGCONT);
+    let ended = orch.finish();
+    ended.expect_code(0);
+    for (name, chunks) in [("first", first), ("second", second)] {
+        let finished = ended.events_of("site_finished");
+        let finished = finished.iter().find(|event| event["site"] == name).unwrap();
+        assert_eq!(finished["status"], "complete", "{finished}");
+        let counts = &finished["counts"];
+        assert_eq!(counts["completed_chunks"], chunks, "{finished}");
+        assert_eq!(counts["results"], chunks, "{finished}");
+        assert_eq!(counts["errors"], 0, "{finished}");
+        let done = ledger(&project, name);
+        assert_eq!(done.len() as u64, chunks, "{done:?}");
+        assert!(done.values().all(|times| *times == 1), "{done:?}");
+    }
+    let false_verdicts: Vec<&Value> = ended
+        .events
+        .iter()
+        .take_while(|event| event["event"] != "stop_started")
+        .filter(|event| {
+            VERDICTS.contains(&event["event"].as_str().unwrap())
+                || (event["event"] == "noticed" && event["level"] != "info")
+        })
+        .collect();
+    assert!(false_verdicts.is_empty(), "{false_verdicts:#?}");
+}
+
+/// An answer that came while nobody was there to hear it has not been missing.
+#[test]
+fn a_probe_that_was_under_way_while_orch_was_stopped_has_not_failed() {
+    let project = bookshop::project_with(
+        "workshop",
+        "[redis]\nmode = \"own\"\nport = 0\nauth = false\n[celery]\napp = \"workshop\"\nconcurrency = 1\n\
+         [celery.liveness]\ninterval = \"100ms\"\ntimeout = \"2s\"\nfailures = 1\n",
+    );
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "celery");
+    let worker = pid_of(&mut orch, "celery");
+    let ready = orch.wait_for_service("service_ready", "redis");
+    let (_, address) = ready["detail"].as_str().unwrap().rsplit_once(' ').unwrap();
+    let mut connection = redis::Client::open(format!("redis://{address}/"))
+        .unwrap()
+        .get_connection()
+        .unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    for _ in 0..2 {
+        let mut requests = connection.as_pubsub();
+        requests.psubscribe("*.celery.pidbox").unwrap();
+        kill(worker, Signal::SIGSTOP).unwrap();
+        wait_until("the worker stopped", || is_stopped(worker.as_raw()));
+        // The question that is under way, or the next one; the answer cannot come.
+        requests.get_message().unwrap();
+        orch.signal(Signal::SIGSTOP);
+        let stopped = Instant::now();
+        wait_until("orch stopped", || is_stopped(orch.pid));
+        kill(worker, Signal::SIGCONT).unwrap();
+        // Beyond the 2 s for one answer, and the 4 s for all of a probe.
+        while stopped.elapsed() < Duration::from_secs(5) {
+            std::thread::park_timeout(Duration::from_secs(5).saturating_sub(stopped.elapsed()));
+        }
+        orch.signal(Signal::SIGCONT);
+        // By then what was under way has been judged.
+        for _ in 0..2 {
+            requests.get_message().unwrap();
+        }
+    }
+    let touched = |event: &Value| VERDICTS.contains(&event["event"].as_str().unwrap());
+    assert!(!orch.events().iter().any(touched), "{:#?}", orch.events());
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+}
+
+/// The guard alone can tell of a death and start anew: what happens while it is stopped is made up for afterwards.
+#[test]
+fn a_guard_that_was_stopped_makes_up_for_what_it_missed() {
+    let project = project(20, 40);
+    let mut orch = project.orch(&["run"]);
+    let guard = guard_of(&mut orch);
+    let worker = pid_of(&mut orch, "celery");
+    wait_until("work", || done(&project, "second") > 0);
+    kill(guard, Signal::SIGSTOP).unwrap();
+    wait_until("the guard stopped", || is_stopped(guard.as_raw()));
+    kill(worker, Signal::SIGKILL).unwrap();
+    // The worker's silence is noticed, and that it cannot be ended now does no harm.
+    orch.wait_for_service("service_unhealthy", "celery");
+    kill(guard, Signal::SIGCONT).unwrap();
+    let ended = orch.finish();
+    ended.expect_code(0);
+    let again = ended.events_of("service_spawned");
+    let again = again.iter().filter(|event| event["service"] == "celery").count();
+    assert_eq!(again, 2, "one worker instead of the dead one");
+    for (name, chunks) in [("first", 20), ("second", 40)] {
+        assert_eq!(ledger(&project, name).len() as u64, chunks, "{name}");
+    }
+}
+
+/// One service that ignores what asks it, with a grandchild that has daemonised.
+const STUBBORN: &str = "[redis]\nmode = \"off\"\n[services.web]\ngrace = \"300ms\"\n\
+     command = [\"sh\", \"-c\", \"trap '' TERM; setsid -f sleep 600; while :; do sleep 600; done\"]\n";
+
+#[test]
+fn a_stop_does_not_wait_for_a_stopped_guard_beyond_its_bound() {
+    let project = Project::new(STUBBORN);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    let guard = guard_of(&mut orch);
+    kill(guard, Signal::SIGSTOP).unwrap();
+    let asked = Instant::now();
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    let took = asked.elapsed();
+    // It was told to be at its end at the latest then, and is ended for that.
+    ended.expect_code(3);
+    let bound = Duration::from_millis(ended.events_of("stop_started")[0]["bound_ms"].as_u64().unwrap());
+    assert!(
+        took < bound + Duration::from_secs(3),
+        "{took:?}, the bound is {bound:?}"
+    );
+}
+
+#[test]
+fn orch_killed_beside_a_stopped_guard_is_made_up_for_when_that_goes_on() {
+    let project = Project::new(STUBBORN);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    let guard = guard_of(&mut orch);
+    kill(guard, Signal::SIGSTOP).unwrap();
+    orch.signal(Signal::SIGKILL);
+    // A start meanwhile is refused in time, and says by whom.
+    let asked = Instant::now();
+    let refused = project.orch(&["up"]).finish();
+    refused.expect_code(3);
+    assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());
+    assert!(refused.stderr.contains(&guard.to_string()), "{}", refused.stderr);
+    kill(guard, Signal::SIGCONT).unwrap();
+    let ended = orch.finish();
+    assert_eq!(ended.signal, Some(9));
+    assert!(ended.left.is_empty(), "{:?}", ended.left);
+    let mut next = project.orch(&["up"]);
+    next.wait_for_service("service_ready", "web");
+    next.signal(Signal::SIGTERM);
+    next.finish().expect_code(143);
+}
