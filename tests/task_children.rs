@@ -1,0 +1,208 @@
+//! What Celery's tasks start counts: a process with a session of its own, deaf to all but SIGKILL, that outlives its task
+//! and the pool process which ran that, ends with the worker, however that or the run ends.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::bookshop;
+use support::orch::{Orch, PATIENCE, Project};
+
+/// Whether the process keeps its variables, which tell whose it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Environment {
+    Kept,
+    Wiped,
+}
+
+/// What becomes of the pool process when its task has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum PoolProcess {
+    Stays,
+    EndsWithItsTask,
+}
+
+use Environment::{Kept, Wiped};
+use PoolProcess::{EndsWithItsTask, Stays};
+
+/// A site whose task starts such a process and then works until there is a file `go`.
+fn project(environment: Environment, pool: PoolProcess) -> Project {
+    let most = match pool {
+        Stays => String::new(),
+        EndsWithItsTask => "[celery.settings]\nworker_max_tasks_per_child = 1\n".to_owned(),
+    };
+    bookshop::project_with(
+        "workshop",
+        &format!(
+            "[redis]\nmode = \"own\"\nport = 0\nauth = false\n\
+             [celery]\napp = \"workshop\"\nconcurrency = 1\ngrace = \"300ms\"\nquit_grace = \"300ms\"\n{most}\
+             [sites.shop]\ndispatch = {{ task = \"workshop.stray\", args = [{}, \"go\"] }}\n",
+            environment == Wiped
+        ),
+    )
+}
+
+fn lives(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
+}
+
+/// The processes that tasks have started so far.
+fn strays(project: &Project) -> Vec<i32> {
+    let text = fs::read_to_string(project.file("strays")).unwrap_or_default();
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Waits until a task has started one.
+fn wait_for_stray(orch: &mut Orch<'_>, project: &Project) -> i32 {
+    orch.wait_for("what the task starts", |_| !strays(project).is_empty());
+    let stray = strays(project)[0];
+    assert!(lives(stray));
+    stray
+}
+
+fn parent(pid: i32) -> i32 {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    stat.rsplit(')')
+        .next()
+        .unwrap()
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .parse()
+        .unwrap()
+}
+
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+const ALL: [(Environment, PoolProcess); 4] = [
+    (Kept, Stays),
+    (Kept, EndsWithItsTask),
+    (Wiped, Stays),
+    (Wiped, EndsWithItsTask),
+];
+
+#[test]
+fn it_ends_with_the_run() {
+    for (environment, pool) in ALL {
+        let project = project(environment, pool);
+        fs::write(project.file("go"), "").unwrap();
+        let ended = project.orch(&["run"]).finish();
+        ended.expect_code(0);
+        let stray = strays(&project)[0];
+        assert!(!lives(stray), "{environment:?} {pool:?}");
+    }
+}
+
+/// The task runs through the whole warm shutdown, and past the cold one.
+#[test]
+fn it_ends_with_ctrl_c() {
+    for environment in [Kept, Wiped] {
+        let project = project(environment, Stays);
+        let mut orch = project.orch(&["run"]);
+        let stray = wait_for_stray(&mut orch, &project);
+        orch.signal(Signal::SIGINT);
+        orch.finish().expect_code(130);
+        assert!(!lives(stray), "{environment:?}");
+    }
+}
+
+#[test]
+fn it_ends_with_orch_killed() {
+    for environment in [Kept, Wiped] {
+        let project = project(environment, Stays);
+        let mut orch = project.orch(&["run"]);
+        let stray = wait_for_stray(&mut orch, &project);
+        orch.signal(Signal::SIGKILL);
+        let ended = orch.finish();
+        assert!(ended.left.is_empty(), "{environment:?}: {:?}", ended.left);
+        assert!(!lives(stray), "{environment:?}");
+    }
+}
+
+/// Of an instance that is kept up, long after its task.
+#[test]
+fn it_ends_with_orch_up() {
+    for (environment, pool) in ALL {
+        let project = project(environment, pool);
+        fs::write(project.file("go"), "").unwrap();
+        let mut orch = project.orch(&["up"]);
+        orch.wait_for_service("service_ready", "celery");
+        let arguments = format!("[{}, \"go\"]", environment == Wiped);
+        let output = Command::new(env!("CARGO_BIN_EXE_orch"))
+            .args(["celery", "publish", "workshop.stray", "--args", &arguments, "--wait"])
+            .current_dir(project.path())
+            .env_remove("CELERY_BROKER_URL")
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        let stray = wait_for_stray(&mut orch, &project);
+        if pool == EndsWithItsTask {
+            let guard = orch.wait_for("the start", |event| event["event"] == "run_started")["guard_pid"].clone();
+            wait_until("the pool process gone", || parent(stray) == guard);
+        }
+        orch.signal(Signal::SIGTERM);
+        orch.finish().expect_code(143);
+        assert!(!lives(stray), "{environment:?} {pool:?}");
+    }
+}
+
+/// Before the next worker starts: that must not work beside what the dead one's tasks have left.
+fn it_ends_with_its_worker(environment: Environment, pool: PoolProcess) {
+    let project = project(environment, pool);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "celery");
+    let arguments = format!("[{}, \"go\"]", environment == Wiped);
+    let output = Command::new(env!("CARGO_BIN_EXE_orch"))
+        .args(["celery", "publish", "workshop.stray", "--args", &arguments])
+        .current_dir(project.path())
+        .env_remove("CELERY_BROKER_URL")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let stray = wait_for_stray(&mut orch, &project);
+    let started = orch.wait_for("the start", |event| event["event"] == "run_started");
+    if pool == EndsWithItsTask {
+        fs::write(project.file("go"), "").unwrap();
+        wait_until("the pool process gone", || parent(stray) == started["guard_pid"]);
+    }
+    let spawned = orch.wait_for_service("service_spawned", "celery");
+    let worker = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
+    let again = |event: &Value| event["event"] == "service_ready" && event["service"] == "celery";
+    orch.wait_for("the next worker", |event| {
+        again(event) && event["seq"].as_u64() > spawned["seq"].as_u64() && project.file("seen").exists()
+    });
+    // Told by the next worker itself, when it began.
+    let seen = fs::read_to_string(project.file("seen")).unwrap();
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+    assert_eq!(seen, format!("{stray} gone\n"), "{environment:?} {pool:?}");
+}
+
+#[test]
+fn it_ends_with_its_worker_before_the_next_one_starts() {
+    it_ends_with_its_worker(Kept, Stays);
+}
+
+#[test]
+fn it_ends_with_its_worker_when_its_pool_process_is_long_gone() {
+    it_ends_with_its_worker(Kept, EndsWithItsTask);
+}
