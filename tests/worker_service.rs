@@ -3,9 +3,11 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 mod support {
@@ -263,6 +265,46 @@ fn beat_ticks(celery: &str, service: &str) {
 #[test]
 fn embedded_beat_runs_what_is_scheduled() {
     beat_ticks("beat = \"embedded\"", "celery");
+}
+
+/// What a worker's main process leaves when it is killed must not go on beside the next one's: everything would be
+/// scheduled twice.
+#[test]
+fn an_embedded_beat_ends_with_its_worker_before_the_next_one_begins() {
+    let project = workshop(
+        OWN,
+        "beat = \"embedded\"\n[celery.env]\nWORKSHOP_TICKS = \"1\"",
+        &append(),
+    );
+    let mut orch = project.orch(&["up"]);
+    let mut killed = 0;
+    for beats in 1..=3 {
+        orch.wait_for("a beat", |_| lines(&project, "beats").len() == beats);
+        let before = lines(&project, "ticks").len();
+        orch.wait_for("ticks", |_| lines(&project, "ticks").len() > before + 1);
+        let worker = orch.wait_for("a worker that is ready", |event| {
+            event["event"] == "service_ready" && event["service"] == "celery" && seq(event) > killed
+        });
+        let told = lines(&project, "beats");
+        let living = told.iter().filter(|line| {
+            let pid = line.split(' ').next().unwrap();
+            Path::new("/proc").join(pid).exists()
+        });
+        assert_eq!(living.count(), 1, "{told:?}");
+        if beats < 3 {
+            let spawned = orch.events();
+            let spawned = spawned
+                .iter()
+                .rfind(|event| event["event"] == "service_spawned" && event["service"] == "celery");
+            let pid = i32::try_from(spawned.unwrap()["pid"].as_i64().unwrap()).unwrap();
+            killed = seq(&worker);
+            kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        }
+    }
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+    let told = lines(&project, "beats");
+    assert!(told.iter().all(|line| line.ends_with(" alone")), "{told:?}");
 }
 
 #[test]
