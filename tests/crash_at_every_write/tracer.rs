@@ -67,8 +67,8 @@ struct Tracee {
 pub struct Tracer<'a> {
     below: &'a Path,
     judge: &'a mut dyn FnMut(&Call) -> Option<Fault>,
-    /// A file whose replacement tells that orch is up; it is then asked to end.
-    up: &'a Path,
+    /// A file whose replacement tells that orch is up; it is then asked to end. Without one it ends by itself.
+    up: Option<&'a Path>,
     orch: Pid,
     guard: Option<Pid>,
     tracees: HashMap<Pid, Tracee>,
@@ -88,7 +88,7 @@ pub struct Forbidden(pub Errno);
 pub fn watch(
     orch: &mut Command,
     below: &Path,
-    up: &Path,
+    up: Option<&Path>,
     judge: &mut dyn FnMut(&Call) -> Option<Fault>,
 ) -> Result<End, Forbidden> {
     #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
@@ -290,7 +290,7 @@ impl Tracer<'_> {
                 _ => {}
             }
             let succeeded = registers.rax.cast_signed() >= 0;
-            if inside.call.name == "rename" && inside.call.path == self.up && succeeded {
+            if inside.call.name == "rename" && Some(inside.call.path.as_path()) == self.up && succeeded {
                 kill(self.orch, Signal::SIGTERM).ok();
             }
         }
