@@ -75,7 +75,7 @@ fn hold(directory: &Path, then: impl FnOnce()) {
         };
         tokio::select! {
             ending = orchestrator.run(asked) => panic!("it ended: {ending:?}"),
-            () = ready => {}
+            ready = tokio::time::timeout(Duration::from_secs(60), ready) => ready.expect("it gets ready in time"),
         }
     });
     then();

@@ -100,7 +100,9 @@ fn an_outage_of_redis_between_two_chunks_is_survived() {
             scene.until("the chord's start", started).await;
             running(&scene, 2).await;
             scene.redis.kill();
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            // Noticed on both sides.
+            scene.until_worker_says("Connection to broker lost").await;
+            assert!(scene.context.celery.ping_redis().await.is_err());
             scene.redis.start_again();
         };
         tokio::join!(run_all(&context, sites, 1), outage).0
@@ -151,8 +153,8 @@ fn chunks_whose_results_are_lost_in_an_outage_are_known_to_be_lost() {
             scene.until("the chord's start", started).await;
             reserved(&scene, 4).await;
             scene.redis.kill();
-            // Longer than a chunk: some end while there is no Redis to take their results.
-            tokio::time::sleep(Duration::from_secs(1)).await;
+            // A chunk has ended while there was no Redis to take its result.
+            scene.until_worker_says("Exception raised outside body").await;
             scene.redis.start_again();
             // As the run does after a restart, for as long as it lasts.
             loop {

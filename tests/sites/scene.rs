@@ -117,6 +117,20 @@ impl Scene {
         }
     }
 
+    /// Waits until this stands in the worker's log.
+    pub async fn until_worker_says(&self, text: &str) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let log = || self.worker.as_ref().expect("a worker runs").process.log();
+        while !log().contains(text) {
+            assert!(
+                Instant::now() < deadline,
+                "the worker has not said `{text}`:\n{}",
+                log()
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// The stages that a site went through, with their reasons.
     pub fn stages(&self, of: &str) -> Vec<(FollowStage, String)> {
         let stage = |event: EventKind| match event {
