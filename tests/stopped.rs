@@ -200,6 +200,58 @@ fn a_probe_that_was_under_way_while_orch_was_stopped_has_not_failed() {
     orch.finish().expect_code(143);
 }
 
+/// A start's deadline does not count the time in which orch could not see that it was kept.
+fn stopped_through_the_start(project: &Project, service: &str, stop: Duration) {
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_spawned", service);
+    orch.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_until("orch stopped", || is_stopped(orch.pid));
+    let done = |event: &Value| {
+        let usable = ["service_ready", "service_completed"].contains(&event["event"].as_str().unwrap());
+        usable && event["service"] == service
+    };
+    assert!(!orch.events().iter().any(done), "it was stopped too late");
+    while stopped.elapsed() < stop {
+        std::thread::park_timeout(stop.saturating_sub(stopped.elapsed()));
+    }
+    orch.signal(Signal::SIGCONT);
+    orch.wait_for("the start", done);
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    ended.expect_code(143);
+    assert!(ended.events_of("service_failed").is_empty(), "{}", ended.stdout);
+}
+
+#[test]
+fn a_worker_that_got_ready_while_orch_was_stopped_is_ready() {
+    let project = bookshop::project_with(
+        "workshop",
+        "[redis]\nmode = \"own\"\nport = 0\n[celery]\napp = \"workshop\"\nconcurrency = 1\nstart_timeout = \"5s\"\n",
+    );
+    stopped_through_the_start(&project, "celery", Duration::from_secs(7));
+}
+
+#[test]
+fn a_oneshot_that_ended_while_orch_was_stopped_has_ended_in_time() {
+    let project = Project::new(
+        "[redis]\nmode = \"off\"\n[services.once]\nkind = \"oneshot\"\ntimeout = \"1s\"\ncommand = [\"sleep\", \"0.5\"]\n\
+         [services.web]\ncommand = [\"sleep\", \"600\"]\n",
+    );
+    stopped_through_the_start(&project, "once", Duration::from_secs(2));
+}
+
+#[test]
+fn a_command_that_got_ready_while_orch_was_stopped_is_ready() {
+    // A probe takes longer than the command does, so that one is under way throughout.
+    let project = Project::new(
+        "[redis]\nmode = \"off\"\n[services.web]\nstart_timeout = \"1s\"\n\
+         command = [\"sh\", \"-c\", \"sleep 0.3; echo > up; exec sleep 600\"]\n\
+         readiness = { exec = [\"sh\", \"-c\", \"test -e up || { sleep 0.5; exit 1; }\"] }\n",
+    );
+    stopped_through_the_start(&project, "web", Duration::from_secs(3));
+}
+
 /// The guard alone can tell of a death and start anew: what happens while it is stopped is made up for afterwards.
 #[test]
 fn a_guard_that_was_stopped_makes_up_for_what_it_missed() {

@@ -345,7 +345,14 @@ impl Supervisor {
                     log_offset: entry.log_offset,
                 };
                 let task = tokio::spawn(async move {
-                    let input = match program.ready(start).await {
+                    let Waited { mut output, away } = attend(spawned.into(), Arc::clone(&program).ready(start)).await;
+                    // The time in which nobody was there to see it does not count.
+                    if output.is_err() && !away.is_zero() {
+                        tracing::warn!(service = %name, ?away, "orch was stopped while it waited for a start; it looks again");
+                        let deadline = Instant::now() + away;
+                        output = program.ready(Start { deadline, ..start }).await;
+                    }
+                    let input = match output {
                         Ok(detail) => Input::BecameReady(detail),
                         Err(failure) => Input::ReadinessFailed(failure),
                     };
@@ -366,9 +373,9 @@ impl Supervisor {
                     loop {
                         tokio::time::sleep(liveness.interval).await;
                         let asked = tokio::time::timeout(liveness.timeout * 2, Arc::clone(&program).alive());
-                        let Waited { output, attended } = attend(asked).await;
+                        let Waited { output, away } = attend(tokio::time::Instant::now(), asked).await;
                         // What nobody was there to hear has not been missing: the next question tells.
-                        if !attended && !matches!(output, Ok(Ok(()))) {
+                        if !away.is_zero() && !matches!(output, Ok(Ok(()))) {
                             tracing::warn!(service = %name, "orch was stopped while it waited for an answer; it asks again");
                             continue;
                         }
