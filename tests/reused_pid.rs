@@ -154,7 +154,9 @@ fn kill_both(orch: &Orch<'_>, guard: i32, service: i32) {
 /// now; what the run has left lives.
 fn taken_over(project: &Project) -> (Orch<'_>, i32, Vec<Stranger>) {
     let mut orch = project.orch_with(&["up"], &[], PATIENCE);
-    orch.wait_for_service("service_ready", "stray");
+    // Published when all services are ready; it stays behind, and then names a stranger.
+    let instance = project.state_dir().join("instance.json");
+    orch.wait_for("instance.json", |_| instance.exists());
     let guard = pid_in(&mut orch, "run_started", "guard_pid");
     let service = pid_in(&mut orch, "service_spawned", "pid");
     let stray = fs::read_to_string(project.file("stray.pid"))
@@ -185,7 +187,6 @@ fn clean_ends_what_was_left_and_touches_no_stranger() {
     }
     let project = Project::new(STRAY);
     let (dead, stray, mut strangers) = taken_over(&project);
-    // The instance's file is there still, and names one of the strangers.
     assert!(project.state_dir().join("instance.json").exists());
     let asked = project.orch(&["exec", "--", "true"]).finish();
     asked.expect_code(3);

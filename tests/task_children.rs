@@ -84,6 +84,10 @@ fn parent(pid: i32) -> i32 {
         .unwrap()
 }
 
+fn seq(event: &Value) -> u64 {
+    event["seq"].as_u64().unwrap()
+}
+
 fn wait_until(what: &str, done: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !done() {
@@ -137,22 +141,28 @@ fn it_ends_with_orch_killed() {
     }
 }
 
-/// Of an instance that is kept up, long after its task.
+/// An instance that is kept up, with such a task.
+fn up_with_task(project: &Project, environment: Environment) -> Orch<'_> {
+    let mut orch = project.orch(&["up"]);
+    bookshop::wait_until_up(&mut orch, project);
+    let arguments = format!("[{}, \"go\"]", environment == Wiped);
+    let output = Command::new(env!("CARGO_BIN_EXE_orch"))
+        .args(["celery", "publish", "workshop.stray", "--args", &arguments])
+        .current_dir(project.path())
+        .env_remove("CELERY_BROKER_URL")
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    orch
+}
+
+/// Of an instance that is kept up, whether its task has ended or not.
 #[test]
 fn it_ends_with_orch_up() {
     for (environment, pool) in ALL {
         let project = project(environment, pool);
         fs::write(project.file("go"), "").unwrap();
-        let mut orch = project.orch(&["up"]);
-        orch.wait_for_service("service_ready", "celery");
-        let arguments = format!("[{}, \"go\"]", environment == Wiped);
-        let output = Command::new(env!("CARGO_BIN_EXE_orch"))
-            .args(["celery", "publish", "workshop.stray", "--args", &arguments, "--wait"])
-            .current_dir(project.path())
-            .env_remove("CELERY_BROKER_URL")
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
+        let mut orch = up_with_task(&project, environment);
         let stray = wait_for_stray(&mut orch, &project);
         if pool == EndsWithItsTask {
             let guard = orch.wait_for("the start", |event| event["event"] == "run_started")["guard_pid"].clone();
@@ -167,16 +177,7 @@ fn it_ends_with_orch_up() {
 /// Before the next worker starts: that must not work beside what the dead one's tasks have left.
 fn it_ends_with_its_worker(environment: Environment, pool: PoolProcess) {
     let project = project(environment, pool);
-    let mut orch = project.orch(&["up"]);
-    orch.wait_for_service("service_ready", "celery");
-    let arguments = format!("[{}, \"go\"]", environment == Wiped);
-    let output = Command::new(env!("CARGO_BIN_EXE_orch"))
-        .args(["celery", "publish", "workshop.stray", "--args", &arguments])
-        .current_dir(project.path())
-        .env_remove("CELERY_BROKER_URL")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
+    let mut orch = up_with_task(&project, environment);
     let stray = wait_for_stray(&mut orch, &project);
     let started = orch.wait_for("the start", |event| event["event"] == "run_started");
     if pool == EndsWithItsTask {
@@ -186,9 +187,9 @@ fn it_ends_with_its_worker(environment: Environment, pool: PoolProcess) {
     let spawned = orch.wait_for_service("service_spawned", "celery");
     let worker = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
     kill(Pid::from_raw(worker), Signal::SIGKILL).unwrap();
-    let again = |event: &Value| event["event"] == "service_ready" && event["service"] == "celery";
+    let killed = orch.wait_for_service("service_exited", "celery");
     orch.wait_for("the next worker", |event| {
-        again(event) && event["seq"].as_u64() > spawned["seq"].as_u64() && project.file("seen").exists()
+        event["event"] == "service_ready" && event["service"] == "celery" && seq(event) > seq(&killed)
     });
     // Told by the next worker itself, when it began.
     let seen = fs::read_to_string(project.file("seen")).unwrap();
