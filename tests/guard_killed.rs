@@ -13,7 +13,7 @@ mod support {
     #[path = "orch.rs"]
     pub mod orch;
 }
-use support::orch::{Orch, PATIENCE, Project};
+use support::orch::{Orch, PATIENCE, Project, lives};
 
 /// A service whose grandchild has daemonised itself; the grandchild's pid is written to `stray.pid`.
 const STRAY: &str = r#"
@@ -44,13 +44,6 @@ fn guard_of(orch: &mut Orch<'_>) -> Pid {
 
 fn stray(project: &Project) -> i32 {
     fs::read_to_string(project.file("stray.pid")).unwrap().parse().unwrap()
-}
-
-fn lives(pid: i32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
-        return false;
-    };
-    !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z')
 }
 
 #[test]

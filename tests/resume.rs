@@ -7,12 +7,11 @@ mod support {
     pub mod orch;
 }
 
-use std::collections::BTreeMap;
 use std::fs;
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
-use support::bookshop;
+use support::bookshop::{self, ledger};
 use support::orch::{Ended, Orch, Project};
 
 const CHUNKS: u64 = 120;
@@ -71,16 +70,6 @@ fn sites_of(ended: &Ended, kind: &str) -> Vec<String> {
     sites
 }
 
-/// How often each chunk of a site was done.
-fn ledger(project: &Project, site: &str) -> BTreeMap<u64, u64> {
-    let text = fs::read_to_string(project.file(&format!("ledger.{site}"))).unwrap_or_default();
-    let mut times = BTreeMap::new();
-    for number in text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()) {
-        *times.entry(number).or_default() += 1;
-    }
-    times
-}
-
 fn summary(ended: &Ended) -> Value {
     let directory = ended.events[0]["directory"].as_str().expect("a directory");
     let text = fs::read(format!("{directory}/summary.json")).expect("summary.json");
@@ -103,7 +92,7 @@ fn expect_complete(project: &Project, ended: &Ended, from: &str, resumed: [(&str
         assert_eq!(view["phase"], "complete", "{view}");
         assert_eq!(view["resumed"], how, "{view}\n{}", ended.stdout);
         assert_eq!(view["counts"]["completed_chunks"], chunks, "{view}");
-        let done = ledger(project, name);
+        let done = ledger(project.path(), name);
         assert_eq!(done.len() as u64, chunks, "{name}: {done:?}");
     }
     assert!(
@@ -138,7 +127,7 @@ fn a_run_that_was_killed_goes_on_where_it_was() {
     assert_eq!(sites_of(&ended, "site_picked_up"), ["large", "late"]);
     assert_eq!(sites_of(&ended, "site_dispatched"), [""; 0]);
     // Warm as the stop was, and acknowledged late as the tasks are: at most what was running is done again.
-    let again: u64 = ledger(&project, "large").values().map(|times| times - 1).sum();
+    let again: u64 = ledger(project.path(), "large").values().map(|times| times - 1).sum();
     assert!(again <= 8, "{again} chunks were done again");
 
     let nothing = project.orch(&["run", "--resume"]).finish();
@@ -201,7 +190,7 @@ fn a_run_beside_an_instance_that_is_up_picks_up_what_went_on_without_it() {
         ("late", 40, "picked_up"),
     ];
     expect_complete(&project, &ended, &run_id, expected);
-    let again: u64 = ledger(&project, "large").values().map(|times| times - 1).sum();
+    let again: u64 = ledger(project.path(), "large").values().map(|times| times - 1).sum();
     assert_eq!(again, 0, "nothing was interrupted");
     up.signal(Signal::SIGTERM);
     up.finish().expect_code(143);

@@ -11,15 +11,13 @@ mod support {
     pub mod orch;
 }
 
-use std::collections::BTreeMap;
-use std::fs;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
-use support::bookshop;
-use support::orch::{Orch, PATIENCE, Project};
+use support::bookshop::{self, ledger};
+use support::orch::{Orch, PATIENCE, Project, is_stopped, wait_until};
 
 /// More than the 10 s of silence after which a subscription asks whether its server is there, and the 5 s in which that
 /// must answer; more than the lease of 3 s, than the liveness of 1 s and the 2 s of a worker that takes nothing.
@@ -50,38 +48,15 @@ fn project(first: u64, second: u64) -> Project {
     bookshop::project_with("chaos_app", &configuration)
 }
 
-/// How often each chunk of a site was done.
-fn ledger(project: &Project, site: &str) -> BTreeMap<u64, u64> {
-    let text = fs::read_to_string(project.file(&format!("ledger.{site}"))).unwrap_or_default();
-    let mut times = BTreeMap::new();
-    for number in text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()) {
-        *times.entry(number).or_default() += 1;
-    }
-    times
-}
-
 fn done(project: &Project, site: &str) -> u64 {
-    ledger(project, site).values().sum()
+    ledger(project.path(), site).values().sum()
 }
 
 /// Lets the stop last; what is tested is its length.
-fn last(stopped: Instant) {
-    while stopped.elapsed() < LONG {
-        std::thread::park_timeout(LONG.saturating_sub(stopped.elapsed()));
+fn last(stopped: Instant, long: Duration) {
+    while stopped.elapsed() < long {
+        std::thread::park_timeout(long.saturating_sub(stopped.elapsed()));
     }
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
-}
-
-fn is_stopped(pid: i32) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    stat.rsplit(')').next().unwrap().trim_start().starts_with('T')
 }
 
 fn pid_of(orch: &mut Orch<'_>, service: &str) -> Pid {
@@ -121,7 +96,7 @@ fn orch_stopped_for_long_goes_on_and_counts_each_chunk_once() {
     let stopped = Instant::now();
     wait_until("orch stopped", || is_stopped(orch.pid));
     let told = orch.events().len();
-    last(stopped);
+    last(stopped, LONG);
     assert_eq!(done(&project, "first"), first, "the first job ends during the stop");
     assert!(
         done(&project, "second") < second,
@@ -139,7 +114,7 @@ fn orch_stopped_for_long_goes_on_and_counts_each_chunk_once() {
         assert_eq!(counts["completed_chunks"], chunks, "{finished}");
         assert_eq!(counts["results"], chunks, "{finished}");
         assert_eq!(counts["errors"], 0, "{finished}");
-        let done = ledger(&project, name);
+        let done = ledger(project.path(), name);
         assert_eq!(done.len() as u64, chunks, "{done:?}");
         assert!(done.values().all(|times| *times == 1), "{done:?}");
     }
@@ -185,9 +160,7 @@ fn a_probe_that_was_under_way_while_orch_was_stopped_has_not_failed() {
         wait_until("orch stopped", || is_stopped(orch.pid));
         kill(worker, Signal::SIGCONT).unwrap();
         // Beyond the 2 s for one answer, and the 4 s for all of a probe.
-        while stopped.elapsed() < Duration::from_secs(5) {
-            std::thread::park_timeout(Duration::from_secs(5).saturating_sub(stopped.elapsed()));
-        }
+        last(stopped, Duration::from_secs(5));
         orch.signal(Signal::SIGCONT);
         // By then what was under way has been judged.
         for _ in 0..2 {
@@ -212,9 +185,7 @@ fn stopped_through_the_start(project: &Project, service: &str, stop: Duration) {
         usable && event["service"] == service
     };
     assert!(!orch.events().iter().any(done), "it was stopped too late");
-    while stopped.elapsed() < stop {
-        std::thread::park_timeout(stop.saturating_sub(stopped.elapsed()));
-    }
+    last(stopped, stop);
     orch.signal(Signal::SIGCONT);
     orch.wait_for("the start", done);
     orch.signal(Signal::SIGTERM);
@@ -272,7 +243,7 @@ fn a_guard_that_was_stopped_makes_up_for_what_it_missed() {
     let again = again.iter().filter(|event| event["service"] == "celery").count();
     assert_eq!(again, 2, "one worker instead of the dead one");
     for (name, chunks) in [("first", 20), ("second", 40)] {
-        assert_eq!(ledger(&project, name).len() as u64, chunks, "{name}");
+        assert_eq!(ledger(project.path(), name).len() as u64, chunks, "{name}");
     }
 }
 

@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -17,7 +16,7 @@ mod support {
     pub mod orch;
 }
 use support::bookshop;
-use support::orch::{Orch, PATIENCE, Project};
+use support::orch::{Orch, Project, lives, wait_until};
 
 /// Whether the process keeps its variables, which tell whose it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,11 +52,6 @@ fn project(environment: Environment, pool: PoolProcess) -> Project {
     )
 }
 
-fn lives(pid: i32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().trim_start().starts_with('Z'))
-}
-
 /// The processes that tasks have started so far.
 fn strays(project: &Project) -> Vec<i32> {
     let text = fs::read_to_string(project.file("strays")).unwrap_or_default();
@@ -86,14 +80,6 @@ fn parent(pid: i32) -> i32 {
 
 fn seq(event: &Value) -> u64 {
     event["seq"].as_u64().unwrap()
-}
-
-fn wait_until(what: &str, done: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !done() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
 }
 
 const ALL: [(Environment, PoolProcess); 4] = [

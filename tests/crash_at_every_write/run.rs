@@ -2,7 +2,7 @@
 //! life for each of them, so those are hit that lie evenly spread over it. What is left is picked up by `--resume`, or
 //! that says why there is nothing to resume.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::call::Call;
 use crate::place::{Life, Place};
-use crate::support::bookshop;
+use crate::support::bookshop::{self, ledger};
 use crate::tracer::{End, Fault, Victims};
 
 /// Most calls that are hit; a busy machine gets through fewer in the time there is.
@@ -43,16 +43,6 @@ fn place() -> Place {
     fs::copy(app, place.path().join("chaos_app.py")).unwrap();
     std::os::unix::fs::symlink(bookshop::environment().join(".venv"), place.path().join(".venv")).unwrap();
     place
-}
-
-/// How often each chunk of a site was done.
-fn ledger(place: &Place, site: &str) -> BTreeMap<u64, u64> {
-    let text = fs::read_to_string(place.path().join(format!("ledger.{site}"))).unwrap_or_default();
-    let mut times = BTreeMap::new();
-    for number in text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()) {
-        *times.entry(number).or_default() += 1;
-    }
-    times
 }
 
 /// Shares of a whole, evenly spread however many are taken: 0, 1/2, 1/4, 3/4, 1/8, ...
@@ -177,7 +167,7 @@ fn judge(place: &Place, life: &Life, fault: Fault, number: usize) -> Result<&'st
     place.tidy(&[place.state(), place.state().join("redis")])?;
     let all: BTreeSet<u64> = (0..CHUNKS).collect();
     for site in SITES {
-        let done = ledger(place, site);
+        let done = ledger(place.path(), site);
         if done.keys().copied().collect::<BTreeSet<u64>>() != all || done.values().any(|times| *times > 2) {
             return Err(format!(
                 "chunks of {site}, and how often they were done: {done:?} ({how})"

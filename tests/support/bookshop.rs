@@ -1,6 +1,7 @@
 //! The example project as a test's own copy, with one virtual environment for all of them.
 #![allow(dead_code, reason = "not every test binary needs everything")]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -95,6 +96,16 @@ pub fn truth(project: &Project, site: &str) -> Value {
     stream.read_to_string(&mut answer).expect("read the answer");
     let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
     serde_json::from_str(body).expect("truth.json")
+}
+
+/// How often each chunk of a site was done, as `chaos_app` writes it into `ledger.<site>` of this directory.
+pub fn ledger(directory: &Path, site: &str) -> BTreeMap<u64, u64> {
+    let text = fs::read_to_string(directory.join(format!("ledger.{site}"))).unwrap_or_default();
+    let mut times = BTreeMap::new();
+    for number in text.lines().filter_map(|line| line.split(' ').next()?.parse().ok()) {
+        *times.entry(number).or_default() += 1;
+    }
+    times
 }
 
 /// Waits until the instance can be asked.

@@ -14,6 +14,33 @@ use serde_json::Value;
 /// How long anything in a test may take, on a busy machine with two cores.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Whether a process runs; a zombie does not.
+pub fn lives(pid: i32) -> bool {
+    state(pid).is_some_and(|state| state != 'Z')
+}
+
+/// Whether a process is stopped, as by SIGSTOP.
+pub fn is_stopped(pid: i32) -> bool {
+    state(pid) == Some('T')
+}
+
+/// The state of a process, as the kernel's letter for it.
+fn state(pid: i32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may hold anything.
+    stat.rsplit(')').next()?.trim_start().chars().next()
+}
+
+/// Waits for what no event tells; panics when the patience is over.
+#[track_caller]
+pub fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
 /// A directory with a configuration, removed at the end (kept when the test fails, and its logs printed).
 pub struct Project {
     directory: PathBuf,
