@@ -271,6 +271,27 @@ fn a_stop_does_not_wait_for_a_stopped_guard_beyond_its_bound() {
     );
 }
 
+/// The guard has ended everything in time; that orch hears so late is no fault of its.
+#[test]
+fn orch_stopped_through_its_own_stop_has_stopped_in_time() {
+    let project = Project::new(STUBBORN);
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    let guard = guard_of(&mut orch);
+    orch.signal(Signal::SIGTERM);
+    let started = orch.wait_for("the stop", |event| event["event"] == "stop_started");
+    orch.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_until("orch stopped", || is_stopped(orch.pid));
+    let bound = Duration::from_millis(started["bound_ms"].as_u64().unwrap());
+    // Beyond what orch waits for its guard's word after the bound.
+    let long = bound + Duration::from_secs(3);
+    last(stopped, long);
+    assert!(is_stopped(orch.pid) && !is_stopped(guard.as_raw()));
+    orch.signal(Signal::SIGCONT);
+    orch.finish().expect_code(143);
+}
+
 #[test]
 fn orch_killed_beside_a_stopped_guard_is_made_up_for_when_that_goes_on() {
     let project = Project::new(STUBBORN);

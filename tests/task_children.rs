@@ -193,3 +193,8 @@ fn it_ends_with_its_worker_before_the_next_one_starts() {
 fn it_ends_with_its_worker_when_its_pool_process_is_long_gone() {
     it_ends_with_its_worker(Kept, EndsWithItsTask);
 }
+
+#[test]
+fn it_ends_with_its_worker_without_any_variable() {
+    it_ends_with_its_worker(Wiped, Stays);
+}

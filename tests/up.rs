@@ -1,15 +1,17 @@
 //! `orch up` with commands only: the process supervisor, started, broken and stopped from outside.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
+use std::fs;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 mod support {
     #[path = "orch.rs"]
     pub mod orch;
 }
-use support::orch::Project;
+use support::orch::{Project, lives};
 
 const BASE: &str = "[redis]\nmode = \"off\"\n";
 
@@ -253,29 +255,32 @@ fn twenty_stubborn_services_end_within_the_printed_bound() {
     println!("20 stubborn services: stopped in {took:?}, bound {bound} ms");
 }
 
-/// Sixty chains in one process group, in which each process forks the next and ends; each chain ends by itself after a
-/// while, so that a broken promise does no further harm.
+/// Of its own session, without a parent, without a variable: the log that it still writes to tells whose it is.
 #[test]
-fn a_service_that_forks_without_end_is_ended_within_the_bound() {
-    let chain = "flee() { [ $1 -gt 1000 ] || flee $(($1+1)) & }";
-    let script = format!(
-        "trap '' TERM; {chain}; n=0; while [ $n -lt 60 ]; do flee 0; n=$((n+1)); done; echo > burning; while :; do sleep 600; done"
+fn what_has_daemonised_and_wiped_its_environment_ends_before_the_restart() {
+    let project = Project::new(
+        r#"
+[redis]
+mode = "off"
+[services.plain]
+command = ["sleep", "600"]
+[services.wiped]
+command = ["sh", "-c", "env -i setsid -f sh -c 'echo $$ > new && mv new wiped.pid; exec sleep 600'; exec sleep 600"]
+readiness = { file = "wiped.pid" }
+"#,
     );
-    let project = Project::new(&format!(
-        "[redis]\nmode = \"off\"\n[services.bomb]\nkind = \"daemon\"\ngrace = \"100ms\"\n\
-         readiness = {{ file = \"burning\" }}\ncommand = [\"sh\", \"-c\", {}]\n",
-        serde_json::to_string(&script).unwrap()
-    ));
     let mut orch = project.orch(&["up"]);
-    orch.wait_for_service("service_ready", "bomb");
-    let asked = std::time::Instant::now();
+    let first = orch.wait_for_service("service_spawned", "wiped");
+    orch.wait_for_service("service_ready", "wiped");
+    let stray = fs::read_to_string(project.file("wiped.pid")).unwrap();
+    let stray = stray.trim().parse().unwrap();
+    assert!(lives(stray));
+    let main = i32::try_from(first["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(main), Signal::SIGKILL).unwrap();
+    orch.wait_for("the replacement", |event| {
+        event["event"] == "service_spawned" && event["service"] == "wiped" && event["pid"] != first["pid"]
+    });
+    assert!(!lives(stray));
     orch.signal(Signal::SIGTERM);
-    let ended = orch.finish();
-    let took = asked.elapsed();
-    ended.expect_code(143);
-    println!("ended in {took:?}");
-    assert!(
-        took < Duration::from_millis(1100),
-        "{took:?}, the bound is 100 ms and a second"
-    );
+    orch.finish().expect_code(143);
 }

@@ -25,6 +25,8 @@ const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
 const STOP_SLACK: Duration = Duration::from_secs(2);
 /// For a guard that was killed or has said goodbye to be gone, and for what it left to be ended.
 const LOST_PATIENCE: Duration = Duration::from_secs(5);
+/// For what the guard has said already to be read.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// How long the switch waits for another order to be written; who writes for longer is wedged.
 const HURRY_PATIENCE: Duration = Duration::from_millis(200);
 
@@ -240,7 +242,11 @@ impl Guard {
         let bound = self.handle.stop_bound() + STOP_SLACK;
         let shared = &self.handle.0;
         let sent = shared.send(&Order::StopAll);
-        shared.wait_until(bound, |known| known.all_gone || known.closed);
+        let over = |known: &Known| known.all_gone || known.closed;
+        if !shared.wait_until(bound, over) {
+            // An orch that was stopped wakes up with its deadline over and the guard's words unread.
+            shared.wait_until(LAST_WORDS, over);
+        }
         let (all_gone, closed) = {
             let known = lock(&shared.known);
             (known.all_gone, known.closed)

@@ -244,7 +244,7 @@ fn service_of(process: &Process, runs: &[DeadRun], members: &BTreeSet<i32>, stat
         let leader = run.records.iter().find(|record| record.pid == process.session)?;
         (process.start_time >= leader.start_time
             && !process_table::is_alive(leader.pid)
-            && process_table::writes_below(process.pid, &run_directory(state_dir, &run.run_id)))
+            && writes_below(process.pid, &run_directory(state_dir, &run.run_id)))
         .then(|| leader.service.clone())
     };
     let named = || process_table::variable(process.pid, SERVICE_VARIABLE).unwrap_or_else(unnamed);
@@ -257,6 +257,12 @@ fn service_of(process: &Process, runs: &[DeadRun], members: &BTreeSet<i32>, stat
         .or_else(tagged)
         .or_else(|| runs.iter().find_map(of_session))
         .or_else(|| members.contains(&process.pid).then(named))
+}
+
+fn writes_below(pid: i32, directory: &Path) -> bool {
+    process_table::outputs(pid)
+        .iter()
+        .any(|file| file.starts_with(directory))
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// One line of `/proc/<pid>/stat`, as far as it is needed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,12 +132,10 @@ pub fn variable(pid: i32, name: &str) -> Option<String> {
     })
 }
 
-/// Whether its standard output or error is a file below this directory (named without symbolic links); false also when
-/// that may not be seen.
-pub fn writes_below(pid: i32, directory: &Path) -> bool {
-    [1, 2].into_iter().any(|descriptor| {
-        fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).is_ok_and(|file| file.starts_with(directory))
-    })
+/// The files that are its standard output and error, named without symbolic links; none also when they may not be seen.
+pub fn outputs(pid: i32) -> Vec<PathBuf> {
+    let link = |descriptor| fs::read_link(format!("/proc/{pid}/fd/{descriptor}")).ok();
+    [1, 2].into_iter().filter_map(link).collect()
 }
 
 /// The pids of all processes that can be seen, this one's among them.

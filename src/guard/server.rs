@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -33,6 +34,8 @@ const LONGEST_ORDER: usize = 8 << 20;
 
 struct Service {
     order: SpawnOrder,
+    /// Its log as the kernel names it, without symbolic links.
+    log: PathBuf,
     pid: i32,
     /// The main process has not ended.
     alive: bool,
@@ -297,8 +300,10 @@ impl Guard {
         };
         match result {
             Ok(pid) => {
+                let log = order.log.canonicalize().unwrap_or_else(|_| order.log.clone());
                 let running = Service {
                     order,
+                    log,
                     pid,
                     alive: true,
                     stop: None,
@@ -441,6 +446,7 @@ impl Guard {
             .iter()
             .map(|(name, service)| Tree {
                 service: name,
+                log: &service.log,
                 main: service.pid,
                 alive: service.alive,
                 doomed: doomed.contains(name),

@@ -6,8 +6,9 @@
 //!
 //! A child of ours keeps its pid, and its process group, until it is reaped; nothing here reaps one and signals it after.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -29,6 +30,8 @@ const PAUSE: Duration = Duration::from_micros(200);
 #[derive(Clone, Copy, Debug)]
 pub struct Tree<'a> {
     pub service: &'a str,
+    /// What the service's standard output and error are.
+    pub log: &'a Path,
     /// The main process: leader of the service's session.
     pub main: i32,
     /// The main process is not reaped.
@@ -80,10 +83,17 @@ impl Trees<'_> {
             return whole.map(|()| self.all_doomed());
         }
         let (mut left, mut seen, mut groups) = (Left::default(), BTreeSet::new(), Groups::default());
+        let mut owners: BTreeMap<i32, &Tree<'_>> = BTreeMap::new();
         for (process, top) in process_table::descendants(me())? {
             left.any = true;
             seen.insert(process.pid);
-            if let Some(tree) = self.owner(&process, top).filter(|tree| tree.doomed) {
+            // Parents come first: who says nothing of itself is whose its parent is.
+            let owner = self.owner(&process, top);
+            let Some(tree) = owner.or_else(|| owners.get(&process.parent).copied()) else {
+                continue;
+            };
+            owners.insert(process.pid, tree);
+            if tree.doomed {
                 left.services.insert(tree.service.to_owned());
                 left.note(process.pid, signal_listed(&process, &mut groups));
             }
@@ -206,11 +216,13 @@ impl Trees<'_> {
         Some(children)
     }
 
-    /// Whose process it is: of the service it descends from, else of its session's, else of the one in its environment.
+    /// Whose process it is: of the service it descends from, else of its session's, else of the one that its environment
+    /// names, else of the one to whose log it writes.
     fn owner(&self, process: &Process, top: i32) -> Option<&Tree<'_>> {
         self.by_main(top)
             .or_else(|| self.by_main(process.session))
             .or_else(|| self.by_environment(process.pid))
+            .or_else(|| self.by_log(process.pid))
     }
 
     fn is_doomed(&self, orphan: i32) -> bool {
@@ -220,7 +232,9 @@ impl Trees<'_> {
 
     fn owner_of_orphan(&self, pid: i32) -> Option<&Tree<'_>> {
         let session = getsid(Some(Pid::from_raw(pid))).map_or(0, Pid::as_raw);
-        self.by_main(session).or_else(|| self.by_environment(pid))
+        self.by_main(session)
+            .or_else(|| self.by_environment(pid))
+            .or_else(|| self.by_log(pid))
     }
 
     fn by_main(&self, pid: i32) -> Option<&Tree<'_>> {
@@ -230,6 +244,11 @@ impl Trees<'_> {
     fn by_environment(&self, pid: i32) -> Option<&Tree<'_>> {
         let service = process_table::variable(pid, SERVICE_VARIABLE)?;
         self.0.iter().find(|tree| tree.service == service)
+    }
+
+    fn by_log(&self, pid: i32) -> Option<&Tree<'_>> {
+        let outputs = process_table::outputs(pid);
+        self.0.iter().find(|tree| outputs.iter().any(|file| file == tree.log))
     }
 }
 
