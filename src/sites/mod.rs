@@ -7,6 +7,7 @@ mod end_work;
 mod lease;
 mod registry;
 mod retry;
+pub mod schedule;
 mod scheduler;
 mod turn;
 mod under_lease;
