@@ -20,6 +20,7 @@ mod free_port;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
+mod glob;
 mod graph;
 pub mod guard;
 mod instance;

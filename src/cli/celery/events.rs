@@ -12,6 +12,7 @@ use super::connect::{ConnectArgs, converse};
 use crate::celery::{Event, EventKind, Notice, Target, TaskEvent, TaskId, TaskOrigin, WorkerEvent};
 use crate::cli::output::{print_on, say};
 use crate::cli::{Refusal, duration};
+use crate::glob::is_meant;
 use crate::printable::{self, one_line, shortened};
 use crate::run::Outcome;
 
@@ -204,41 +205,6 @@ fn line(event: &Event, memory: &mut Memory, args: &EventsArgs) -> Option<String>
     Some(one_line(&text))
 }
 
-fn is_meant(wanted: &str, name: &str) -> bool {
-    if wanted.contains(['*', '?']) {
-        matches(wanted.as_bytes(), name.as_bytes())
-    } else {
-        name.contains(wanted)
-    }
-}
-
-/// Whether all of the text is as the glob says: `*` stands for anything, `?` for one byte.
-fn matches(glob: &[u8], text: &[u8]) -> bool {
-    let (mut at, mut in_glob) = (0, 0);
-    // Where to go on if the last star has to stand for one byte more.
-    let mut star: Option<(usize, usize)> = None;
-    while at < text.len() {
-        match glob.get(in_glob) {
-            Some(b'*') => {
-                star = Some((at, in_glob));
-                in_glob += 1;
-            }
-            Some(wanted) if *wanted == b'?' || *wanted == text[at] => {
-                at += 1;
-                in_glob += 1;
-            }
-            _ => match &mut star {
-                Some((from, begun)) => {
-                    *from += 1;
-                    (at, in_glob) = (*from, *begun + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    glob[in_glob..].iter().all(|rest| *rest == b'*')
-}
-
 /// Ctrl+C, or a request to end: the end of a tail like any other.
 struct Interrupt(tokio::net::UnixStream);
 
@@ -355,23 +321,5 @@ mod tests {
             assert_eq!(clock_time(timestamp), "??:??:??.???", "{timestamp}");
         }
         assert!(clock_time(1_795_437_575.766).ends_with(".766"));
-    }
-
-    #[test]
-    fn tasks_are_meant_by_a_part_of_their_name_or_by_a_glob() {
-        for (wanted, name, is) in [
-            ("scrape", "shop.tasks.scrape_page", true),
-            ("crawl", "shop.tasks.scrape_page", false),
-            ("shop.*", "shop.tasks.scrape_page", true),
-            ("scrape*", "shop.tasks.scrape_page", false),
-            ("*.scrape_*", "shop.tasks.scrape_page", true),
-            ("*a*b", "xaxbxab", true),
-            ("*a*b", "xaxbxabx", false),
-            ("ta?k", "task", true),
-            ("ta?k", "tak", false),
-            ("*", "", true),
-        ] {
-            assert_eq!(is_meant(wanted, name), is, "{wanted} {name}");
-        }
     }
 }

@@ -11,6 +11,7 @@ use super::table::table;
 use crate::celery::{Client, NodeName, Replies, Result, RunningTask};
 use crate::cli::Refusal;
 use crate::cli::output::{print, print_json};
+use crate::glob::is_meant;
 use crate::printable::shortened;
 use crate::run::Outcome;
 use crate::ui::span;
@@ -99,42 +100,9 @@ async fn look(client: &Client, args: &TasksArgs) -> Result<(Vec<Held>, Replies<V
         .collect();
     held.retain(|task| task.state == "active" || !active_ids.contains(&task.task.id));
     if let Some(wanted) = &args.name {
-        held.retain(|task| task.task.name.as_ref().is_some_and(|name| is_named(name, wanted)));
+        held.retain(|task| task.task.name.as_ref().is_some_and(|name| is_meant(wanted, name)));
     }
     Ok((held, active))
-}
-
-/// Whether a name matches a glob, or contains a text that is none.
-fn is_named(name: &str, wanted: &str) -> bool {
-    if wanted.contains(['*', '?']) {
-        matches(name.as_bytes(), wanted.as_bytes())
-    } else {
-        name.contains(wanted)
-    }
-}
-
-/// `*` is any text, `?` any byte. In time linear in the product of both lengths.
-fn matches(name: &[u8], glob: &[u8]) -> bool {
-    let (mut at, mut of_glob) = (0, 0);
-    // The last `*`, and where in the name its text ends.
-    let mut star = None;
-    while at < name.len() {
-        match glob.get(of_glob) {
-            Some(b'*') => {
-                star = Some((of_glob, at));
-                of_glob += 1;
-            }
-            Some(byte) if *byte == b'?' || *byte == name[at] => (at, of_glob) = (at + 1, of_glob + 1),
-            _ => match star {
-                Some((place, end)) => {
-                    star = Some((place, end + 1));
-                    (at, of_glob) = (end + 1, place + 1);
-                }
-                None => return false,
-            },
-        }
-    }
-    glob[of_glob..].iter().all(|byte| *byte == b'*')
 }
 
 /// How long it has been running, by the worker's clock against ours.
@@ -183,28 +151,4 @@ fn as_json(held: &Held) -> Value {
         "acknowledged": task.acknowledged,
         "worker_pid": task.worker_pid,
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_matched_by_globs_and_parts() {
-        for (name, wanted, expected) in [
-            ("shop.scrape", "scrape", true),
-            ("shop.scrape", "scrap?", false),
-            ("shop.scrape", "*.scrap?", true),
-            ("shop.scrape", "shop.*", true),
-            ("shop.scrape", "s*p*e", true),
-            ("shop.scrape", "s*p*x", false),
-            ("shop.scrape", "*", true),
-            ("shop.scrape", "shop.*.scrape", false),
-            ("", "*", true),
-            ("", "?", false),
-            ("aaaaaaaaab", "*a*a*a*c", false),
-        ] {
-            assert_eq!(is_named(name, wanted), expected, "{name} {wanted}");
-        }
-    }
 }
