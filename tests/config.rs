@@ -455,6 +455,81 @@ fn sites_are_selected_by_name() {
 }
 
 #[test]
+fn sites_are_selected_by_glob_group_and_tag() {
+    let config = load(
+        "groups.nightly = ['shop-*', 'tag:slow', 'books']\n[sites]\ndefaults.dispatch = 't'\nbooks = {}\n\
+         shop-a.tags = ['fast']\nshop-b.tags = ['fast', 'slow']\nother.tags = ['slow']\nlast = {}",
+    );
+    let select = |selectors: &[&str]| {
+        let selectors: Vec<String> = selectors.iter().map(|text| (*text).to_owned()).collect();
+        let selected = config
+            .sites_selected(&selectors)
+            .map_err(|unknown| unknown.to_string())?;
+        let names: Vec<&str> = selected.iter().map(|site| site.name.as_str()).collect();
+        Ok::<_, String>(names.join(" "))
+    };
+    for (selectors, expected) in [
+        (vec!["shop-?"], "shop-a shop-b"),
+        (vec!["*o*"], "books shop-a shop-b other"),
+        (vec!["tag:fast", "last"], "shop-a shop-b last"),
+        (vec!["@nightly"], "books shop-a shop-b other"),
+        (vec!["other", "tag:slow"], "shop-b other"),
+    ] {
+        assert_eq!(select(&selectors).as_deref(), Ok(expected), "{selectors:?}");
+    }
+    let error = "no site matches `x*`\nthere is no group `nigthly`; did you mean `@nightly`?\n\
+                 no site has the tag `fsat`; did you mean `tag:fast`?\nknown sites: books, shop-a, shop-b, other, last";
+    assert_eq!(select(&["x*", "@nigthly", "tag:fsat"]), Err(error.to_owned()));
+}
+
+#[test]
+fn dependencies_come_along_when_asked_for() {
+    let config = load(
+        "[sites]\ndefaults.dispatch = 't'\na = {}\nb.after = ['a']\nc = {}\nd.after_finished = ['b', 'b']\n\
+         d.after_any = ['c', 'b']\ne = {}",
+    );
+    let of = |name: &str| {
+        let selected = config.sites_selected(&[name.to_owned()]).expect("it is known");
+        let all = config.with_dependencies(&selected);
+        all.iter().map(|site| site.name.as_str()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(
+        (of("a"), of("b"), of("d"), of("e")),
+        ("a".into(), "a b".into(), "a b c d".into(), "e".into())
+    );
+    let needs = &config.sites[3].needs;
+    assert_eq!(needs.after_finished, ["b".into()]);
+    assert_eq!(needs.after_any, ["c".into(), "b".into()]);
+}
+
+/// As many as a configuration may have, in one chain, and every name wrong in the next: in seconds, and without recursion.
+#[test]
+fn a_chain_of_all_sites_is_read_quickly_wrong_or_right() {
+    let text = |wrong: &str| {
+        let mut text = "[redis]\nmode = 'external'\n[sites.defaults]\ndispatch = 't'\n[sites.s0]\n".to_owned();
+        for number in 1..10_000 {
+            text.push_str(&format!("[sites.s{number}]\nafter = ['{wrong}s{}']\n", number - 1));
+        }
+        text
+    };
+    let begun = std::time::Instant::now();
+    assert_eq!(load(&text("")).sites.len(), 10_000);
+    let right = begun.elapsed();
+    let directory = project(&[("orch.toml", &text("x"))]);
+    let errors = Config::load(options(directory.path())).expect_err("no name is right");
+    println!(
+        "10,000 sites: {right:?}, all of them wrong: {:?}",
+        begun.elapsed() - right
+    );
+    assert!(errors.count() >= 9_999, "{}", errors.count());
+    assert!(
+        begun.elapsed() < std::time::Duration::from_secs(20),
+        "{:?}",
+        begun.elapsed()
+    );
+}
+
+#[test]
 fn colour_is_used_when_asked_for() {
     let directory = project(&[("orch.toml", "x = 1")]);
     let text = |color| {

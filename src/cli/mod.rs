@@ -17,7 +17,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use self::output::{say, say_errors};
-use crate::config::{Config, ConfigErrors, LoadOptions};
+use crate::config::{Config, ConfigErrors, LoadOptions, SiteConfig};
 use crate::printable;
 use crate::redaction::redacted;
 use crate::run::Outcome;
@@ -54,6 +54,39 @@ pub struct ConfigArgs {
     /// Override a key, such as `celery.concurrency=4`; may be given again
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// Which sites are meant.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SitesArgs {
+    /// Sites, separated by commas: names, globs (`shop-*`), groups (`@nightly`), tags (`tag:fast`) [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "SITES")]
+    pub sites: Vec<String>,
+    /// Also those that the given sites depend on; without it what is not among them is taken as met
+    #[arg(long, requires = "sites")]
+    pub with_deps: bool,
+}
+
+impl SitesArgs {
+    /// The sites that are meant, in the order of the configuration; at least one.
+    fn select<'c>(&self, config: &'c Config) -> anyhow::Result<Vec<&'c SiteConfig>> {
+        let selected = config
+            .sites_selected(&self.sites)
+            .map_err(|error| Refusal::because(Outcome::ConfigurationError, error))?;
+        if selected.is_empty() {
+            let file = config.file.display();
+            let text = match self.sites.as_slice() {
+                [] => format!("{file} configures no site\n  hint:  add a section `[sites.\"<name>\"]`"),
+                // A group without members.
+                given => format!("`--sites {}` means no site of {file}", given.join(",")),
+            };
+            return Err(Refusal::because(Outcome::ConfigurationError, text));
+        }
+        Ok(match self.with_deps {
+            true => config.with_dependencies(&selected),
+            false => selected,
+        })
+    }
 }
 
 /// How a run is shown.

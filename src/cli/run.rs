@@ -5,16 +5,15 @@ use std::time::Duration;
 use clap::Args;
 
 use super::session::Session;
-use super::{ConfigArgs, Refusal, ViewArgs, duration, logging};
+use super::{ConfigArgs, SitesArgs, ViewArgs, duration, logging};
 use crate::orchestrator::ResumeTarget;
-use crate::run::{Command, Outcome};
+use crate::run::Command;
 
 /// Brings up Redis and Celery, makes sure of proxies, runs the sites, and ends all of it
 #[derive(Args, Debug)]
 pub struct RunArgs {
-    /// Sites to run, separated by commas [default: all]
-    #[arg(long, value_delimiter = ',', value_name = "NAMES")]
-    pub sites: Vec<String>,
+    #[command(flatten)]
+    pub sites: SitesArgs,
     /// Continue a run that ended early: the last one, or the one of this id. Complete sites are kept, jobs that still
     /// live in Redis are followed further, the rest is dispatched
     #[arg(long, value_name = "RUN ID", num_args = 0..=1, conflicts_with = "sites")]
@@ -45,16 +44,7 @@ pub fn main(args: &RunArgs) -> anyhow::Result<u8> {
         further.push(format!("proxies.timeout={timeout}"));
     }
     let config = args.config.load(&further)?;
-    let selected = config
-        .sites_selected(&args.sites)
-        .map_err(|error| Refusal::because(Outcome::ConfigurationError, error))?;
-    if selected.is_empty() {
-        let text = format!(
-            "{} configures no site\n  hint:  add a section `[sites.\"<name>\"]`",
-            config.file.display()
-        );
-        return Err(Refusal::because(Outcome::ConfigurationError, text));
-    }
+    let selected = args.sites.select(&config)?;
     let sites = selected.into_iter().map(|site| site.name.clone()).collect();
     Session {
         command: Command::Run,

@@ -11,7 +11,7 @@ use super::programs::Surroundings;
 use super::section::{Reading, Section};
 use super::source::{SourceId, Span};
 use super::tree::{Key, Node, Table, Value, mask_secrets};
-use super::{env_file, order, paths, ports, read, sites_file, toml_tree};
+use super::{env_file, order, paths, ports, read, site_order, sites_file, toml_tree};
 use crate::regular_file;
 
 /// Largest configuration or env_file that is read, bytes.
@@ -170,14 +170,18 @@ fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -
         Some(Value::Table(table)) => table,
         _ => &no_sites,
     };
+    let resources = read::resources(&root);
+    let sites = read::sites(reading, sites, sites_file, &resources);
     let config = Config {
         file: file.to_path_buf(),
         orch,
         redis: read::redis(&root, &surroundings),
         celery,
         proxies: read::proxies(&root),
-        sites: read::sites(reading, sites, sites_file),
+        groups: read::groups(&root, &sites),
+        sites,
         services: read::services(&root, &surroundings),
+        resources,
         ports,
     };
     if config.redis.mode == RedisMode::Off && config.celery.enabled {
@@ -188,6 +192,7 @@ fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -
     }
     root.finish();
     order::check(reading, &config);
+    site_order::check(reading, &config.sites);
     config
 }
 

@@ -1,6 +1,7 @@
 //! The checked configuration: what the rest of orch may rely on without looking again.
 //!
-//! Every path is absolute, every name in `after` exists, there is no cycle, every template placeholder is known.
+//! Every path is absolute, every name in `after` and its like exists, there is no cycle, no site uses more of a resource than
+//! there is, every template placeholder is known.
 //! Not here: TOML, spans, error texts (`load`, `read`, `diagnostic`), and nothing that looks at the machine.
 
 use std::collections::BTreeMap;
@@ -23,6 +24,10 @@ pub struct Config {
     pub sites: Vec<SiteConfig>,
     /// `[services.<name>]` in order of the file.
     pub services: Vec<CommandConfig>,
+    /// `[resources]`: units of each, at least 1.
+    pub resources: BTreeMap<String, u32>,
+    /// `[groups]`: the sites of each, in order of the configuration.
+    pub groups: BTreeMap<String, Vec<SiteName>>,
     /// `[ports]` with every `0` replaced by a free port chosen at load; `{ports.<name>}` stands for them in any string.
     pub ports: BTreeMap<String, u16>,
 }
@@ -299,4 +304,62 @@ pub struct SiteConfig {
     pub retries: u32,
     /// Default 10s, doubled each time.
     pub retry_backoff: Duration,
+    /// Sites that must have come to something before this one begins.
+    pub needs: SiteNeeds,
+    /// `uses`: units of resources held while it runs, at least 1 of each.
+    pub uses: BTreeMap<String, u32>,
+    /// `tags`: what `tag:...` selects by.
+    pub tags: Vec<String>,
+}
+
+/// What one site depends on; a site may be in several of the lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SiteNeeds {
+    /// `after`: each must have succeeded.
+    pub after: Vec<SiteName>,
+    /// `after_any`: one of them must have succeeded.
+    pub after_any: Vec<SiteName>,
+    /// `after_finished`: each must have ended, however.
+    pub after_finished: Vec<SiteName>,
+}
+
+/// How a site depends on another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Need {
+    After,
+    AfterAny,
+    AfterFinished,
+}
+
+impl Need {
+    /// The key of the configuration.
+    pub fn key(self) -> &'static str {
+        match self {
+            Need::After => "after",
+            Need::AfterAny => "after_any",
+            Need::AfterFinished => "after_finished",
+        }
+    }
+
+    /// Between two sites.
+    pub fn word(self) -> &'static str {
+        match self {
+            Need::After | Need::AfterAny => "after",
+            Need::AfterFinished => "after the end of",
+        }
+    }
+}
+
+impl SiteNeeds {
+    /// Every site, with the way in which it is needed.
+    pub fn all(&self) -> impl Iterator<Item = (Need, &SiteName)> {
+        let lists = [
+            (Need::After, &self.after),
+            (Need::AfterAny, &self.after_any),
+            (Need::AfterFinished, &self.after_finished),
+        ];
+        lists
+            .into_iter()
+            .flat_map(|(need, sites)| sites.iter().map(move |site| (need, site)))
+    }
 }

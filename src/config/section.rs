@@ -7,10 +7,11 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use super::item::Item;
+use super::model::Need;
 use super::problem::{Problem, Problems, nearest};
 use super::source::{Sources, Span};
 use super::tree::{Key, Node, Table, Value};
-use crate::run::ServiceName;
+use crate::run::{ServiceName, SiteName};
 
 /// What all readers of one load share.
 #[derive(Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Reading {
     pub problems: Problems,
     /// Every `after` with its place, for the checks that need all services (`order`).
     pub after: RefCell<Vec<After>>,
+    /// Every site that another depends on, with its place, for the checks that need all sites (`site_order`).
+    pub site_needs: RefCell<Vec<SiteNeed>>,
     /// What a service lacks unless a oneshot before it makes it.
     pub unprepared: RefCell<Vec<(ServiceName, Problem)>>,
     /// Every key that was asked for, with its full path; names that the user chooses are `*`.
@@ -35,6 +38,15 @@ pub(super) struct After {
     pub span: Span,
 }
 
+/// `site` depends on `needs`.
+#[derive(Clone, Debug)]
+pub(super) struct SiteNeed {
+    pub site: SiteName,
+    pub kind: Need,
+    pub needs: SiteName,
+    pub span: Span,
+}
+
 impl Reading {
     pub fn new(base: PathBuf) -> Self {
         Self {
@@ -42,6 +54,7 @@ impl Reading {
             sources: Sources::default(),
             problems: Problems::default(),
             after: RefCell::default(),
+            site_needs: RefCell::default(),
             unprepared: RefCell::default(),
             known: RefCell::default(),
         }

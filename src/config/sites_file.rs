@@ -14,7 +14,16 @@ use super::{json_tree, paths, toml_tree, yaml_tree};
 /// Largest file that is read, bytes: a hundred thousand URLs.
 const LARGEST: u64 = 8 << 20;
 
-const KEYS: [(&str, &str); 2] = [("urls", "start_urls"), ("config", "config")];
+/// Keys of a site in this file, as the configuration names them.
+const KEYS: [(&str, &str); 7] = [
+    ("urls", "start_urls"),
+    ("config", "config"),
+    ("after", "after"),
+    ("after_any", "after_any"),
+    ("after_finished", "after_finished"),
+    ("uses", "uses"),
+    ("tags", "tags"),
+];
 
 /// Reads the file and adds its sites to `sites`, in the words of the configuration. `at` is where the file is named.
 pub(super) fn join(
@@ -104,7 +113,7 @@ fn site(reading: &Reading, key: &Key, node: Node) -> Option<Node> {
             None => {
                 let label = match nearest(&key.name, KEYS.iter().map(|(name, _)| *name)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "a site of this file has `urls` and `config`".to_owned(),
+                    None => "a site of this file has `urls`, `config`, `after`, `uses`, `tags`".to_owned(),
                 };
                 let title = format!("unknown key `{}` in the sites file", key.name);
                 reading.report(Problem::new(title).at(key.span, label));

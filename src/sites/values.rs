@@ -64,6 +64,9 @@ mod tests {
             pace: Pace::default(),
             retries: 0,
             retry_backoff: std::time::Duration::ZERO,
+            needs: Default::default(),
+            uses: Default::default(),
+            tags: Vec::new(),
         }
     }
 

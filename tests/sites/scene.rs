@@ -1,10 +1,11 @@
 //! What these tests need: a Redis, a worker of `jobs_app`, a recorder whose events can be looked at, sites to run.
 
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use orch::celery::{Client, Endpoints};
-use orch::config::{Pace, ProxiesConfig, SiteConfig, TaskCall};
+use orch::config::{Pace, ProxiesConfig, SiteConfig, SiteNeeds, TaskCall};
 use orch::run::{EventKind, Feed, FollowStage, Recorder, RunId, SiteName, Update};
 use orch::sites::{Context, Holder, LeaseStore, Outage, SiteReport, Terms};
 use serde_json::{Map, Value, json};
@@ -205,6 +206,9 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
         pace: PACE,
         retries: 0,
         retry_backoff: Duration::from_millis(50),
+        needs: SiteNeeds::default(),
+        uses: BTreeMap::new(),
+        tags: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@ mod probe;
 mod proxies;
 mod redis;
 mod services;
+mod shared;
 mod sites;
 mod task;
 
@@ -15,4 +16,5 @@ pub(super) use orch::orch;
 pub(super) use proxies::proxies;
 pub(super) use redis::redis;
 pub(super) use services::services;
+pub(super) use shared::{groups, resources};
 pub(super) use sites::sites;

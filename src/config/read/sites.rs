@@ -1,13 +1,14 @@
 //! `[sites."<name>"]` over `[sites.defaults]`, and the sites of `sites_file` over the same defaults.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
 use crate::config::item::{Item, bad_name, json};
-use crate::config::model::{SiteConfig, TaskCall};
-use crate::config::problem::Problem;
-use crate::config::section::{Reading, Section};
+use crate::config::model::{Need, SiteConfig, SiteNeeds, TaskCall};
+use crate::config::problem::{Problem, nearest};
+use crate::config::section::{Reading, Section, SiteNeed};
 use crate::config::source::{SourceId, Span};
 use crate::config::templates::{self, Known};
 use crate::config::tree::{Node, Table, Value};
@@ -24,11 +25,16 @@ const MOST: usize = 20_000;
 
 /// Reads `[sites]`, in which those of the sites file already stand behind the others; `file` is the text of that file
 /// and the place where the configuration names it.
-pub(in crate::config) fn sites(reading: &Reading, sites: &Table, file: Option<(SourceId, Span)>) -> Vec<SiteConfig> {
+pub(in crate::config) fn sites(
+    reading: &Reading,
+    sites: &Table,
+    file: Option<(SourceId, Span)>,
+    resources: &BTreeMap<String, u32>,
+) -> Vec<SiteConfig> {
     let defaults = sites.entry("defaults");
     if let Some((key, node)) = defaults {
         // Read by themselves too: what is wrong in them is said once, and also when there is no site.
-        read(reading, &key.name, node, key.span, false);
+        read(reading, &key.name, node, key.span, None);
     }
     if let Some((key, _)) = sites.entries.get(MOST) {
         let title = format!("there are more than {MOST} sites");
@@ -56,12 +62,20 @@ pub(in crate::config) fn sites(reading: &Reading, sites: &Table, file: Option<(S
             Some((source, at)) if source == key.span.source => at,
             _ => key.span,
         };
-        found.extend(read(reading, &key.name, &merged, at, true));
+        found.extend(read(reading, &key.name, &merged, at, Some(resources)));
     }
     found
 }
 
-fn read(reading: &Reading, name: &str, node: &Node, at: Span, is_site: bool) -> Option<SiteConfig> {
+/// `resources` are those there are; without them it is no site that is read, but what holds for all.
+fn read(
+    reading: &Reading,
+    name: &str,
+    node: &Node,
+    at: Span,
+    resources: Option<&BTreeMap<String, u32>>,
+) -> Option<SiteConfig> {
+    let is_site = resources.is_some();
     let item = Item {
         reading,
         node,
@@ -97,12 +111,79 @@ fn read(reading: &Reading, name: &str, node: &Node, at: Span, is_site: bool) -> 
         pace: task::pace(&section),
         retries,
         retry_backoff: section.or("retry_backoff", Duration::from_secs(10), Item::duration),
+        needs: SiteNeeds {
+            after: needed(&section, name, Need::After, is_site),
+            after_any: needed(&section, name, Need::AfterAny, is_site),
+            after_finished: needed(&section, name, Need::AfterFinished, is_site),
+        },
+        uses: section.or("uses", BTreeMap::new(), |item| uses(item, resources)),
+        tags: section.or("tags", Vec::new(), |item| item.list(Item::name)),
     };
     if is_site {
         check_templates(&section, &site);
     }
     section.finish();
     Some(site)
+}
+
+/// The sites of one list, each once; those of a site are noted for the checks that need all of them.
+fn needed(section: &Section<'_>, name: &str, kind: Need, is_site: bool) -> Vec<SiteName> {
+    let mut found: Vec<SiteName> = Vec::new();
+    let mut noted = section.reading.site_needs.borrow_mut();
+    section.or(kind.key(), (), |item| {
+        for item in item.items()? {
+            let Some(needs) = item.line().map(SiteName::new) else {
+                continue;
+            };
+            if found.contains(&needs) {
+                continue;
+            }
+            found.push(needs.clone());
+            if is_site {
+                let (site, span) = (SiteName::new(name), item.span());
+                noted.push(SiteNeed {
+                    site,
+                    kind,
+                    needs,
+                    span,
+                });
+            }
+        }
+        Some(())
+    });
+    found
+}
+
+/// Units by resource, no more than there are.
+fn uses(item: &Item<'_>, resources: Option<&BTreeMap<String, u32>>) -> Option<BTreeMap<String, u32>> {
+    let mut found = BTreeMap::new();
+    for (key, item) in item.entries()? {
+        let Some(units) = item.integer::<u32>(1..=i64::from(u32::MAX)) else {
+            continue;
+        };
+        let problem = match resources.map(|resources| (resources.get(&key.name), resources)) {
+            None => None,
+            Some((Some(count), _)) if *count >= units => None,
+            Some((Some(count), _)) => {
+                let title = format!("`{}` is more than there are", item.path);
+                Some(item.problem(title, format!("`[resources]` has {count} of `{}`", key.name)))
+            }
+            Some((None, resources)) => {
+                let label = match nearest(&key.name, resources.keys().map(String::as_str)) {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "not in `[resources]`".to_owned(),
+                };
+                let title = format!("there is no resource `{}`", key.name);
+                let help = format!("`[resources]` says how many there are: `{} = {units}`", key.name);
+                Some(Problem::new(title).at(key.span, label).help(help).absence())
+            }
+        };
+        match problem {
+            Some(problem) => item.reading.report(problem),
+            None => drop(found.insert(key.name.clone(), units)),
+        }
+    }
+    Some(found)
 }
 
 fn nothing() -> TaskCall {
