@@ -2,6 +2,7 @@
 //!
 //! [`Orchestrator`] owns the guard; dropping it, also by a panic, runs [`Orchestrator::stop_all`].
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,8 +20,8 @@ use crate::plan::{Plan, PlanContext};
 use crate::resume;
 pub use crate::resume::ResumeTarget;
 use crate::run::{
-    Command, EventKind, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, Resumption, RunDirectory, RunId,
-    ServiceName, StopReason,
+    Command, EventKind, History, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, Resumption, RunDirectory,
+    RunId, ServiceName, SiteName, StopReason,
 };
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
@@ -323,6 +324,7 @@ impl Orchestrator {
             client,
             leases,
             wait_until: self.wait_until,
+            expected: self.expected_times(),
             in_flight: Arc::clone(&self.in_flight),
         };
         match self.options.command {
@@ -347,6 +349,20 @@ impl Orchestrator {
                 given_up = supervisor.run() => Ending::failed(given_up.failure),
                 () = job.wait_until_usable() => Ending::Done(Outcome::Succeeded),
             },
+        }
+    }
+
+    /// How long its sites take, as earlier runs tell; without them, or for one site alone, nothing is expected.
+    fn expected_times(&self) -> BTreeMap<SiteName, Duration> {
+        if self.options.sites.len() < 2 {
+            return BTreeMap::new();
+        }
+        match History::read(&self.config.orch.state_dir) {
+            Ok(history) => history.expected(),
+            Err(error) => {
+                tracing::warn!(%error, "earlier runs tell nothing of the sites");
+                BTreeMap::new()
+            }
         }
     }
 

@@ -2,14 +2,8 @@
 //!
 //! Not here: what such a run has left to do (`run::Resumption`), and what is done about it (`sites`).
 
-use std::fs;
-use std::io;
-use std::path::{Path, PathBuf};
-
 use crate::config::Config;
-use crate::run::{
-    Command, Event, EventKind, Progress, Resumption, RunDirectory, SiteName, Unfinished, each_event, first_event,
-};
+use crate::run::{PastRun, Progress, Resumption, SiteName, Unfinished, each_event, past_runs};
 use crate::services::Failure;
 
 /// The run to be continued.
@@ -21,21 +15,13 @@ pub enum ResumeTarget {
     Run(String),
 }
 
-/// A run that is kept, by its first event.
-struct Kept {
-    run_id: String,
-    journal: PathBuf,
-    /// When it began, Unix seconds.
-    at: f64,
-}
-
 /// Reads what the run has left to do. The caller holds the lock of runs: none of this state directory is alive.
 ///
 /// # Errors
 /// There is no such run, its journal cannot be read, or what it left to do is no longer configured.
 pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failure> {
     let state_dir = &config.orch.state_dir;
-    let runs = runs(state_dir).map_err(|error| {
+    let runs = past_runs(state_dir).map_err(|error| {
         Failure::infrastructure(format!("look for runs in {}", state_dir.display())).caused_by(&error)
     })?;
     let run = choose(&runs, target).map_err(|why| {
@@ -64,54 +50,17 @@ pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failur
     Ok(resumption)
 }
 
-/// The `orch run`s that are kept, the oldest first.
-fn runs(state_dir: &Path) -> io::Result<Vec<Kept>> {
-    let mut found = Vec::new();
-    for directory in RunDirectory::kept(state_dir)? {
-        let Some(Event {
-            at,
-            kind:
-                EventKind::RunStarted {
-                    run_id,
-                    command: Command::Run,
-                    ..
-                },
-            ..
-        }) = first_event(&directory.journal())
-        else {
-            // `orch up`, or killed before its first event.
-            continue;
-        };
-        found.push(Kept {
-            run_id: run_id.as_str().to_owned(),
-            journal: directory.journal(),
-            at,
-        });
-    }
-    // The wall clock may have been set back between two runs: where it tells nothing the file's own time does.
-    found.sort_by(|one, other| {
-        one.at
-            .total_cmp(&other.at)
-            .then_with(|| modified(&one.journal).cmp(&modified(&other.journal)))
-    });
-    Ok(found)
-}
-
-fn modified(path: &Path) -> Option<std::time::SystemTime> {
-    fs::metadata(path).and_then(|file| file.modified()).ok()
-}
-
-fn choose<'a>(runs: &'a [Kept], target: &ResumeTarget) -> Result<&'a Kept, String> {
+fn choose<'a>(runs: &'a [PastRun], target: &ResumeTarget) -> Result<&'a PastRun, String> {
     match target {
         ResumeTarget::Latest => runs.last().ok_or_else(|| "there is no run to resume".to_owned()),
         ResumeTarget::Run(id) => {
-            let mut fitting = runs.iter().filter(|run| run.run_id.starts_with(id.as_str()));
+            let mut fitting = runs.iter().filter(|run| run.run_id.as_str().starts_with(id.as_str()));
             match (fitting.next(), fitting.next()) {
                 (Some(run), None) => Ok(run),
                 (None, _) => Err(format!("there is no run {id}")),
                 (Some(_), Some(_)) => runs
                     .iter()
-                    .find(|run| run.run_id == *id)
+                    .find(|run| run.run_id.as_str() == id)
                     .ok_or_else(|| format!("several runs begin with {id}")),
             }
         }
@@ -130,12 +79,14 @@ fn unconfigured<'a>(config: &Config, resumption: &'a Resumption) -> Option<&'a S
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
-    fn kept(ids: &[&str]) -> Vec<Kept> {
+    fn kept(ids: &[&str]) -> Vec<PastRun> {
         ids.iter()
-            .map(|id| Kept {
-                run_id: (*id).to_owned(),
+            .map(|id| PastRun {
+                run_id: (*id).into(),
                 journal: PathBuf::new(),
                 at: 0.0,
             })
@@ -158,7 +109,7 @@ mod tests {
             let chosen = choose(&runs, &target).map(|run| run.run_id.as_str());
             assert_eq!(chosen, expected.map_err(str::to_owned), "{target:?}");
         }
-        let none = choose(&[], &ResumeTarget::Latest).map(|run| run.run_id.clone());
+        let none = choose(&[], &ResumeTarget::Latest).map(|run| run.run_id.to_string());
         assert_eq!(none, Err("there is no run to resume".to_owned()));
     }
 }

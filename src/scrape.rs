@@ -1,5 +1,6 @@
 //! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -78,6 +79,8 @@ pub struct Scrape {
     pub leases: Option<LeaseStore>,
     /// Until when sites that another run has are waited for.
     pub wait_until: Instant,
+    /// How long sites take, as earlier runs tell.
+    pub expected: BTreeMap<SiteName, Duration>,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
 }
@@ -227,7 +230,14 @@ impl Scrape {
             .cloned()
             .collect();
         let at_once = self.config.orch.max_parallel_sites;
-        let reports = sites::run_all(context, chosen, at_once, leases.clone(), self.wait_until).await;
+        let work = match sites::Work::new(chosen, at_once, &self.config.resources, &self.expected) {
+            Ok(work) => work,
+            Err(error) => {
+                let failure = Failure::configuration("put the sites into an order").caused_by(&error);
+                return Ending::failed(failure);
+            }
+        };
+        let reports = sites::run_all(context, work, leases.clone(), self.wait_until).await;
         if let Some(held) = AllHeld::told_by(&reports) {
             return Ending::busy(&held);
         }

@@ -224,7 +224,12 @@ fn of_proxies() -> BoxedStrategy<EventKind> {
 
 fn of_sites() -> BoxedStrategy<EventKind> {
     let sources = vec![ProgressSource::Chord, ProgressSource::Keys, ProgressSource::Events];
-    let ends = vec![SiteStatus::Complete, SiteStatus::Failed, SiteStatus::Cancelled];
+    let ends = vec![
+        SiteStatus::Complete,
+        SiteStatus::Failed,
+        SiteStatus::Cancelled,
+        SiteStatus::Skipped,
+    ];
     prop_oneof![
         site().prop_map(|site| EventKind::SiteQueued { site }),
         (site(), any::<u32>(), text(), option::of(text())).prop_map(|(site, attempt, task_id, job_id)| {
@@ -269,15 +274,18 @@ fn of_sites() -> BoxedStrategy<EventKind> {
             proptest::sample::select(ends),
             counts(),
             any::<u64>(),
-            option::of(text())
+            (option::of(text()), option::of(site()))
         )
-            .prop_map(|(site, status, counts, elapsed_ms, reason)| EventKind::SiteFinished {
-                site,
-                status,
-                counts,
-                elapsed_ms,
-                reason,
-            }),
+            .prop_map(
+                |(site, status, counts, elapsed_ms, (reason, dependency))| EventKind::SiteFinished {
+                    site,
+                    status,
+                    counts,
+                    elapsed_ms,
+                    reason,
+                    dependency,
+                }
+            ),
     ]
     .boxed()
 }

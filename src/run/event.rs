@@ -83,6 +83,8 @@ pub enum SiteStatus {
     Failed,
     /// orch gave it up: Ctrl+C or a stop of the run.
     Cancelled,
+    /// Never begun, since what it depends on has not succeeded.
+    Skipped,
 }
 
 /// Counts of one site's job as far as they are known; `None` is "not known", never zero.
@@ -367,6 +369,7 @@ pub enum EventKind {
     },
 
     // ----- sites
+    /// What it depends on is met: it waits for its turn.
     SiteQueued {
         site: SiteName,
     },
@@ -429,6 +432,9 @@ pub enum EventKind {
         /// Why, unless it is complete.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
+        /// Of a skipped one: the site by whose end that was decided.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dependency: Option<SiteName>,
     },
 }
 

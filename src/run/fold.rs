@@ -261,16 +261,19 @@ impl RunState {
                 counts,
                 elapsed_ms: _,
                 reason,
+                dependency,
             } => {
                 let view = self.site(site);
                 view.phase = match status {
                     SiteStatus::Complete => SitePhase::Complete,
                     SiteStatus::Failed => SitePhase::Failed,
                     SiteStatus::Cancelled => SitePhase::Cancelled,
+                    SiteStatus::Skipped => SitePhase::Skipped,
                 };
                 view.counts = counts.or(view.counts);
                 view.finished = Some(now);
                 view.reason.clone_from(reason);
+                view.dependency.clone_from(dependency);
             }
         }
     }

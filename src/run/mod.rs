@@ -7,6 +7,7 @@ mod event;
 mod exit;
 mod feed;
 mod fold;
+mod history;
 mod ids;
 mod journal;
 mod local_time;
@@ -20,6 +21,7 @@ pub use directory::RunDirectory;
 pub use event::*;
 pub use exit::describe_exit;
 pub use feed::{Feed, Update};
+pub use history::{History, PastRun, PastSite, past_runs};
 pub use ids::{JobId, RunId, ServiceName, SiteName};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use journal::each_event_of;

@@ -109,7 +109,7 @@ impl Unfinished {
                 site, status, counts, ..
             } => match status {
                 SiteStatus::Complete => (site, Progress::Kept { counts: *counts }),
-                SiteStatus::Failed => (site, Progress::ToDo),
+                SiteStatus::Failed | SiteStatus::Skipped => (site, Progress::ToDo),
                 SiteStatus::Cancelled => return,
             },
             _ => return,
@@ -217,6 +217,7 @@ mod tests {
             counts: counts(),
             elapsed_ms: 1,
             reason: None,
+            dependency: None,
         }
     }
 
@@ -272,6 +273,7 @@ mod tests {
                 in_flight("a", 1, None),
             ),
             (vec![finished("a", SiteStatus::Cancelled)], Progress::ToDo),
+            (vec![finished("a", SiteStatus::Skipped)], Progress::ToDo),
         ] {
             let shown = format!("{kinds:?}");
             assert_eq!(

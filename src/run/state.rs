@@ -148,13 +148,14 @@ pub enum SitePhase {
     Complete,
     Failed,
     Cancelled,
+    Skipped,
 }
 
 impl SitePhase {
     /// Whether nothing further will happen to it.
     pub fn is_final(self) -> bool {
         match self {
-            SitePhase::Complete | SitePhase::Failed | SitePhase::Cancelled => true,
+            SitePhase::Complete | SitePhase::Failed | SitePhase::Cancelled | SitePhase::Skipped => true,
             SitePhase::Waiting
             | SitePhase::Queued
             | SitePhase::Dispatching
@@ -192,6 +193,8 @@ pub struct SiteView {
     /// Run time of its end, seconds.
     pub finished: Option<f64>,
     pub reason: Option<String>,
+    /// Of a skipped site: the one by whose end that was decided.
+    pub dependency: Option<SiteName>,
     /// `None` in a run that continues no other, and before it is known.
     pub resumed: Option<Resumed>,
 }
@@ -210,6 +213,7 @@ impl SiteView {
             started: None,
             finished: None,
             reason: None,
+            dependency: None,
             resumed: None,
         }
     }

@@ -6,20 +6,21 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use super::lease::{LeaseStore, Occupant};
-use super::scheduler::SiteReport;
-use super::turn::LOOK_AGAIN_AFTER;
-use crate::run::{EventKind, Level, Recorder, SiteName};
+use super::report::SiteReport;
+use super::take::LOOK_AGAIN_AFTER;
+use crate::run::{EventKind, Level, Recorder, SiteName, SiteStatus};
 
 /// Each site of a run, and who holds it; never empty.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AllHeld(Vec<(SiteName, Occupant)>);
 
 impl AllHeld {
-    /// Whether others held all the sites to the end.
+    /// Whether others held all the sites to the end; what was skipped because of that says nothing else.
     pub fn told_by(reports: &[SiteReport]) -> Option<Self> {
         Self::of(
             reports
                 .iter()
+                .filter(|report| report.status != SiteStatus::Skipped)
                 .map(|report| (report.site.clone(), report.held_by.clone())),
         )
     }

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::timeout;
 
 use super::registry::{Registry, RegistryStatus};
-use super::scheduler::{SiteReport, finished};
+use super::report::SiteReport;
 use crate::celery::{Target, TaskId};
 use crate::follow::Context;
 use crate::run::SiteStatus;
@@ -27,10 +27,11 @@ pub async fn cancel(context: &Context, within: Duration) -> Vec<SiteReport> {
             attempts: state.attempts,
             reason: Some("the run was stopped".to_owned()),
             held_by: None,
+            dependency: None,
         })
         .collect();
     for report in &reports {
-        context.recorder.emit(finished(report));
+        context.recorder.emit(report.event());
     }
     let tasks: Vec<TaskId> = jobs.values().flat_map(crate::follow::JobInFlight::tasks).collect();
     if tasks.is_empty() {

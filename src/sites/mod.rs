@@ -3,20 +3,25 @@
 mod attempt;
 mod busy;
 mod cancel;
+mod course;
 mod end_work;
 mod lease;
 mod registry;
+mod report;
 mod retry;
 pub mod schedule;
 mod scheduler;
-mod turn;
+mod take;
 mod under_lease;
 mod values;
+mod work;
 
 pub use crate::follow::Context;
 pub use busy::{AllHeld, wait_for_a_free_site};
 pub use cancel::cancel;
 pub use lease::{Holder, LeaseStore, Occupant, Outage, Terms};
 pub use registry::{Registry, RegistryStatus};
-pub use scheduler::{SiteReport, run_all};
+pub use report::SiteReport;
+pub use scheduler::run_all;
 pub use values::{key_prefixes, values};
+pub use work::Work;

@@ -1,168 +1,156 @@
-//! All sites of a run at once, within the limit, each to its own end.
+//! All sites of a run, each to its own end, when the schedule says so: decisions become turns, what comes of those is told.
 //!
 //! A plain future: dropping it ends the following of every site; [`cancel`](super::cancel()) then tells Celery. The leases
-//! are not given back then, since running tasks go on for a while: they end by themselves.
+//! are not given back then, since running tasks go on for a while: they end by themselves. Not here: who is next
+//! ([`schedule`](super::schedule)), and what a site does with its turn (`course`).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use futures_util::future::join_all;
-use tokio::sync::Semaphore;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::time::sleep_until;
 
-use super::attempt::Attempt;
-use super::lease::{LeaseStore, Leases, Occupant, Refused};
-use super::retry::pause_before_retry;
-use super::turn::{PATIENCE, Turn, take, turn};
-use super::under_lease;
+use super::course::{Course, Step, Surroundings};
+use super::lease::{LeaseStore, Leases};
+use super::report::SiteReport;
+use super::schedule::{Admission, Cause, Decision, Outcome, Schedule, SiteId};
+use super::work::Work;
 use crate::config::SiteConfig;
-use crate::follow::{Context, Desk, Failure};
-use crate::run::{EventKind, SiteCounts, SiteName, SiteStatus};
+use crate::follow::{Context, Desk};
+use crate::run::{EventKind, SiteStatus};
 
-/// How one site ended.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SiteReport {
-    pub site: SiteName,
-    pub status: SiteStatus,
-    pub counts: SiteCounts,
-    /// Since its first dispatch.
-    pub elapsed: Duration,
-    /// 1 when the first attempt was the last; 0 when there was none.
-    pub attempts: u32,
-    /// Why, unless it is complete.
-    pub reason: Option<String>,
-    /// Another run was at it, so that it was not begun.
-    pub held_by: Option<Occupant>,
-}
-
-/// Runs all sites, up to `max_parallel` at a time, in the given order. One site's failure is its own.
+/// Runs all sites. One site's failure is its own, and of those that depend on it.
 ///
-/// The reports come in the order of `sites`. A site that another run has is waited for until the given moment.
-pub async fn run_all(
-    context: &Context,
-    sites: Vec<SiteConfig>,
-    max_parallel: usize,
-    leases: LeaseStore,
-    wait_until: Instant,
-) -> Vec<SiteReport> {
+/// The reports come in the order of the sites. A site that another run has is waited for until the given moment.
+pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_until: Instant) -> Vec<SiteReport> {
+    let (sites, agenda) = work.into_parts();
     for site in &sites {
         context.in_flight.site_queued(&site.name);
-        context.recorder.emit(EventKind::SiteQueued {
-            site: site.name.clone(),
-        });
     }
     if sites.is_empty() {
         return Vec::new();
     }
     let desk = Desk::open(context).await;
-    let gate = Semaphore::new(max_parallel.max(1));
     let leases = Leases::new(leases, context.in_flight.clone());
-    let all = join_all(sites.iter().map(
-        async |site| match turn(context, &desk, &gate, &leases, site, wait_until).await {
-            Ok(turn) => run_one(context, &desk, site, &leases, turn).await,
-            Err(refused) => not_begun(context, site, refused),
-        },
-    ));
+    let around = Surroundings {
+        context,
+        desk: &desk,
+        leases: &leases,
+        wait_until,
+    };
+    let begun = Instant::now();
+    let (schedule, decisions) = Schedule::begin(agenda, begun.elapsed());
+    let run = Run {
+        around: &around,
+        sites: &sites,
+        schedule,
+        begun,
+        paused: sites.iter().map(|_| Some(Course::new())).collect(),
+        reports: sites.iter().map(|_| None).collect(),
+    };
     tokio::select! {
-        reports = all => reports,
+        reports = run.finish(decisions) => reports,
         never = desk.serve() => match never {},
         never = leases.keep() => match never {},
     }
 }
 
-fn not_begun(context: &Context, site: &SiteConfig, refused: Refused) -> SiteReport {
-    let report = SiteReport {
-        site: site.name.clone(),
-        status: SiteStatus::Failed,
-        counts: SiteCounts::default(),
-        elapsed: Duration::ZERO,
-        attempts: 0,
-        reason: Some(refused.to_string()),
-        held_by: match refused {
-            Refused::Held(occupant) => Some(occupant),
-            Refused::Unreachable(_) => None,
-        },
-    };
-    context.in_flight.site_ended(&site.name);
-    context.recorder.emit(finished(&report));
-    report
+struct Run<'r> {
+    around: &'r Surroundings<'r>,
+    /// By their ids, as is all of the following.
+    sites: &'r [SiteConfig],
+    schedule: Schedule,
+    begun: Instant,
+    /// How far those have come that have no turn now.
+    paused: Vec<Option<Course<'r>>>,
+    reports: Vec<Option<SiteReport>>,
 }
 
-async fn run_one<'r>(
-    context: &Context,
-    desk: &Desk,
-    site: &SiteConfig,
-    leases: &'r Leases,
-    mut turn: Turn<'r>,
-) -> SiteReport {
-    let begun = Instant::now();
-    let deadline = begun + site.timeout;
-    let mut under_way = context.earlier.get(&site.name);
-    let mut number = under_way.map_or(1, |job| job.attempt);
-    let mut retries = site.retries;
-    let (failure, counts) = loop {
-        context.in_flight.site_begun(&site.name, begun, number);
-        let picked_up = under_way.take();
-        let token = turn.lease.token();
-        let attempt = match picked_up {
-            Some(job) => Attempt::picked_up(context, desk, site, job, deadline, token),
-            None => Attempt::new(context, desk, site, number, deadline, token),
-        };
-        let (failure, counts) = under_lease::run(context, desk, &site.name, &turn.lease, attempt).await;
-        let Some(failure) = failure else { break (None, counts) };
-        let left = deadline.saturating_duration_since(Instant::now());
-        let pause = if picked_up.is_some() {
-            // What has become of an earlier run's job is no reason not to do the site: this is its first attempt.
-            retries = retries.saturating_add(number);
-            Some(Duration::ZERO).filter(|_| !left.is_zero())
-        } else {
-            pause_before_retry(&failure, number, retries, site.retry_backoff, left)
-        };
-        let Some(pause) = pause else {
-            break (Some(failure), counts);
-        };
-        number += 1;
-        context.recorder.emit(EventKind::SiteRetrying {
-            site: site.name.clone(),
-            attempt: number,
-            backoff_ms: EventKind::millis(pause),
-            reason: failure.reason().to_owned(),
-        });
-        tokio::time::sleep(pause).await;
-        if turn.lease.is_lost() {
-            let give_up = deadline.min(Instant::now() + PATIENCE);
-            match take(context, desk, leases, site, give_up).await {
-                Ok(lease) => turn.lease = lease,
-                Err(refused) => {
-                    number -= 1;
-                    break (Some(Failure::Lost(format!("{}; {refused}", failure.reason()))), counts);
+impl<'r> Run<'r> {
+    async fn finish(mut self, mut decisions: Vec<Decision>) -> Vec<SiteReport> {
+        let mut turns = FuturesUnordered::new();
+        loop {
+            for decision in std::mem::take(&mut decisions) {
+                match decision {
+                    Decision::Queue(site) => {
+                        let site = self.sites[site.place()].name.clone();
+                        self.around.context.recorder.emit(EventKind::SiteQueued { site });
+                    }
+                    Decision::Skip(site, cause) => self.report(site, self.skipped(site, cause)),
+                    Decision::Admit(turn) => {
+                        let site = turn.site().place();
+                        let course = self.paused[site].take().unwrap_or_else(Course::new);
+                        turns.push(self.turn(turn, course));
+                    }
                 }
             }
+            if self.schedule.is_over() {
+                break;
+            }
+            let due = self.schedule.next_due().map(|due| self.begun + due);
+            decisions = tokio::select! {
+                Some((turn, step)) = turns.next() => self.stepped(turn, step),
+                () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
+                    self.schedule.pass(self.begun.elapsed())
+                }
+                // Nothing runs and nothing pauses: nothing would ever change.
+                else => break,
+            };
         }
-    };
-    turn.lease.give_back().await;
-    let report = SiteReport {
-        site: site.name.clone(),
-        status: if failure.is_none() {
-            SiteStatus::Complete
-        } else {
-            SiteStatus::Failed
-        },
-        counts,
-        elapsed: begun.elapsed(),
-        attempts: number,
-        reason: failure.map(|failure| failure.reason().to_owned()),
-        held_by: None,
-    };
-    context.in_flight.site_ended(&site.name);
-    context.recorder.emit(finished(&report));
-    report
-}
+        drop(turns);
+        self.reports.into_iter().flatten().collect()
+    }
 
-pub(super) fn finished(report: &SiteReport) -> EventKind {
-    EventKind::SiteFinished {
-        site: report.site.clone(),
-        status: report.status,
-        counts: report.counts,
-        elapsed_ms: EventKind::millis(report.elapsed),
-        reason: report.reason.clone(),
+    fn turn(&self, turn: Admission, course: Course<'r>) -> impl Future<Output = (Admission, Step<'r>)> + use<'r> {
+        let (around, site) = (self.around, &self.sites[turn.site().place()]);
+        async move { (turn, course.turn(around, site).await) }
+    }
+
+    fn stepped(&mut self, turn: Admission, step: Step<'r>) -> Vec<Decision> {
+        let site = turn.site();
+        match step {
+            Step::Ended(report) => {
+                let outcome = match report.status {
+                    SiteStatus::Complete => Outcome::Complete,
+                    SiteStatus::Failed | SiteStatus::Skipped => Outcome::Failed,
+                    SiteStatus::Cancelled => Outcome::Cancelled,
+                };
+                self.report(site, *report);
+                self.schedule.end(turn, outcome, self.begun.elapsed())
+            }
+            Step::Pause(course, pause, due) => {
+                self.paused[site.place()] = Some(course);
+                let due = due.saturating_duration_since(self.begun);
+                self.schedule.pause(turn, pause, due, self.begun.elapsed())
+            }
+        }
+    }
+
+    fn report(&mut self, site: SiteId, report: SiteReport) {
+        let Surroundings { context, .. } = self.around;
+        context.in_flight.site_ended(&report.site);
+        context.recorder.emit(report.event());
+        self.reports[site.place()] = Some(report);
+    }
+
+    fn skipped(&self, site: SiteId, cause: Cause) -> SiteReport {
+        let dependency = cause.site();
+        let name = |site: SiteId| &self.sites[site.place()].name;
+        let reason = match cause {
+            Cause::After(_) => {
+                let status = self.reports[dependency.place()].as_ref().map(|report| report.status);
+                let ended = match status {
+                    Some(SiteStatus::Skipped) => "was skipped",
+                    Some(SiteStatus::Cancelled) => "was cancelled",
+                    Some(SiteStatus::Failed | SiteStatus::Complete) | None => "failed",
+                };
+                format!("it is to run after {}, which {ended}", name(dependency))
+            }
+            Cause::NoneOf(_) => {
+                let any = &self.schedule.agenda().entry(site).after_any;
+                let names: Vec<&str> = any.iter().map(|needed| name(*needed).as_str()).collect();
+                format!("it is to run after one of {}: none succeeded", names.join(", "))
+            }
+        };
+        SiteReport::skipped(name(site), name(dependency), reason)
     }
 }

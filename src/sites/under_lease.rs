@@ -10,7 +10,7 @@ use super::attempt::Attempt;
 use super::end_work::end_work;
 use super::lease::{Lease, Loss};
 use super::registry::{Registry, RegistryStatus};
-use super::turn::PATIENCE;
+use super::take::PATIENCE;
 use crate::celery::TaskId;
 use crate::follow::{Context, Desk, Failure};
 use crate::run::{SiteCounts, SiteName};

@@ -326,7 +326,7 @@ fn sites(state: &RunState, layout: &Layout) -> Vec<Ranked> {
 fn site_rank(site: &SiteView) -> u8 {
     match site.phase {
         SitePhase::Running | SitePhase::Dispatching | SitePhase::Retrying => 0,
-        SitePhase::Failed | SitePhase::Cancelled => 1,
+        SitePhase::Failed | SitePhase::Cancelled | SitePhase::Skipped => 1,
         SitePhase::Queued | SitePhase::Waiting => 2,
         SitePhase::Complete => 3,
     }

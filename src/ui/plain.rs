@@ -271,13 +271,18 @@ impl PlainView {
                 counts: _,
                 elapsed_ms,
                 reason,
+                dependency: _,
             } => {
                 let word = match status {
                     SiteStatus::Complete => "COMPLETE",
                     SiteStatus::Failed => "FAILED",
                     SiteStatus::Cancelled => "CANCELLED",
+                    SiteStatus::Skipped => "SKIPPED",
                 };
                 let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+                if *status == SiteStatus::Skipped {
+                    return Some(format!("{site}: {word}{reason}"));
+                }
                 format!(
                     "{site}: {word} after {}, {}{reason}",
                     seconds(*elapsed_ms),

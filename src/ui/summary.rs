@@ -66,13 +66,15 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
         Some(Outcome::Succeeded) if command == Some(Command::Run) => format!("all sites complete after {elapsed}"),
         Some(Outcome::Succeeded) => format!("done after {elapsed}"),
         Some(Outcome::SitesFailed) => {
-            let failed = state
-                .sites
-                .iter()
-                .filter(|site| site.phase != SitePhase::Complete)
-                .count();
+            let sites_in = |phase| state.sites.iter().filter(|site| site.phase == phase).count();
+            let (skipped, complete) = (sites_in(SitePhase::Skipped), sites_in(SitePhase::Complete));
+            let failed = state.sites.len() - skipped - complete;
+            let skipped = match skipped {
+                0 => String::new(),
+                skipped => format!(", {skipped} skipped"),
+            };
             format!(
-                "{failed} of {} failed after {elapsed}",
+                "{failed} of {} failed{skipped} after {elapsed}",
                 plural(state.sites.len() as u64, "site")
             )
         }
@@ -171,7 +173,7 @@ pub fn tone(phase: SitePhase) -> Tone {
     match phase {
         SitePhase::Waiting | SitePhase::Queued => Tone::Dim,
         SitePhase::Dispatching | SitePhase::Running => Tone::Busy,
-        SitePhase::Retrying | SitePhase::Cancelled => Tone::Warning,
+        SitePhase::Retrying | SitePhase::Cancelled | SitePhase::Skipped => Tone::Warning,
         SitePhase::Complete => Tone::Good,
         SitePhase::Failed => Tone::Bad,
     }
@@ -188,5 +190,6 @@ pub fn status(phase: SitePhase) -> &'static str {
         SitePhase::Complete => "COMPLETE",
         SitePhase::Failed => "FAILED",
         SitePhase::Cancelled => "CANCELLED",
+        SitePhase::Skipped => "SKIPPED",
     }
 }

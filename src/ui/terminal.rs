@@ -179,6 +179,10 @@ fn tone(kind: &EventKind) -> Tone {
         | EventKind::SiteRetrying { .. }
         | EventKind::StopStarted { .. }
         | EventKind::StopHurried
+        | EventKind::SiteFinished {
+            status: SiteStatus::Skipped,
+            ..
+        }
         | EventKind::Noticed {
             level: Level::Warning, ..
         } => Tone::Warning,

@@ -8,7 +8,7 @@ use orch::run::{EventKind, RunId, SiteStatus};
 use orch::sites::{Holder, LeaseStore, Occupant, Outage, SiteReport, Terms, run_all};
 use serde_json::json;
 
-use crate::scene::{LEASE, Scene, dispatched, leases, run, site};
+use crate::scene::{LEASE, Scene, dispatched, leases, run, site, work};
 
 /// Short, so that it is outlived in a test; the times within it are shares of it.
 const SHORT: Duration = Duration::from_secs(3);
@@ -28,7 +28,7 @@ fn command<T: redis::FromRedisValue>(scene: &Scene, words: &[&str]) -> T {
 }
 
 async fn run_now(scene: &Scene, site: SiteConfig, leases: LeaseStore) -> SiteReport {
-    let mut reports = run_all(&scene.context, vec![site], 1, leases, Instant::now()).await;
+    let mut reports = run_all(&scene.context, work(vec![site], 1), leases, Instant::now()).await;
     reports.remove(0)
 }
 
@@ -76,7 +76,7 @@ fn a_held_site_is_refused_or_waited_for_and_its_token_rises() {
             dispatch(&scene).await;
             let refused = run_now(&scene, waits(0), strict()).await;
             let wait_until = Instant::now() + Duration::from_secs(30);
-            let waited = run_all(&scene.context, vec![fenced()], 1, strict(), wait_until).await;
+            let waited = run_all(&scene.context, work(vec![fenced()], 1), strict(), wait_until).await;
             (refused, waited)
         };
         let (first, (refused, mut waited)) = tokio::join!(run_now(&scene, waits(3), strict()), others);
@@ -230,7 +230,7 @@ fn an_outage_longer_than_the_lease_ends_the_attempt_and_the_next_takes_it_anew()
             scene.until("the loss", retrying).await;
             scene.redis.start_again();
         };
-        tokio::join!(run_all(&context, vec![hangs], 1, short, Instant::now()), outage).0
+        tokio::join!(run_all(&context, work(vec![hangs], 1), short, Instant::now()), outage).0
     });
     let why = scene.events().into_iter().find_map(|event| match event {
         EventKind::SiteRetrying { reason, .. } => Some(reason),
@@ -264,7 +264,7 @@ fn an_outage_of_a_redis_that_nobody_else_reaches_is_waited_out() {
         };
         // Ends when Redis is back, so that Celery can store its result.
         tokio::join!(
-            run_all(&context, vec![waits(12)], 1, waited_out, Instant::now()),
+            run_all(&context, work(vec![waits(12)], 1), waited_out, Instant::now()),
             outage
         )
         .0
@@ -314,7 +314,7 @@ fn what_a_run_has_left_is_ended_before_the_next_begins() {
             () = until_active(&scene, 1) => {}
         }
         let wait_until = Instant::now() + Duration::from_secs(30);
-        run_all(&scene.context, vec![waits(0)], 1, short(None), wait_until).await
+        run_all(&scene.context, work(vec![waits(0)], 1), short(None), wait_until).await
     });
     assert_eq!(waited[0].status, SiteStatus::Complete, "{waited:#?}");
 }

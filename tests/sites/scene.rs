@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use orch::celery::{Client, Endpoints};
 use orch::config::{Pace, ProxiesConfig, SiteConfig, SiteNeeds, TaskCall};
 use orch::run::{EventKind, Feed, FollowStage, Recorder, RunId, SiteName, Update};
-use orch::sites::{Context, Holder, LeaseStore, Outage, SiteReport, Terms};
+use orch::sites::{Context, Holder, LeaseStore, Outage, SiteReport, Terms, Work};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
@@ -183,7 +183,12 @@ pub fn leases(context: &Context, duration: Duration, outage: Outage) -> LeaseSto
 /// All sites, as a run of its own that waits for no other.
 pub async fn run_all(context: &Context, sites: Vec<SiteConfig>, max_parallel: usize) -> Vec<SiteReport> {
     let leases = leases(context, LEASE, Outage::EndsTheWork);
-    orch::sites::run_all(context, sites, max_parallel, leases, Instant::now()).await
+    orch::sites::run_all(context, work(sites, max_parallel), leases, Instant::now()).await
+}
+
+/// These sites, so many at a time, none with an expected time or a resource.
+pub fn work(sites: Vec<SiteConfig>, max_parallel: usize) -> Work {
+    Work::new(sites, max_parallel, &BTreeMap::new(), &BTreeMap::new()).expect("there is an order")
 }
 
 /// A site whose dispatch task gets its name and these keyword arguments.

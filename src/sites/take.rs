@@ -1,8 +1,7 @@
-//! A site's turn: a place among those that run at a time, and the lease that lets nobody else be at it.
+//! Taking a site's lease, which lets nobody else be at it, and ending what its last holder has left.
 
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::sleep;
 
 use super::end_work::end_work;
@@ -20,50 +19,11 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 const ENDING: Duration = Duration::from_secs(4);
 const HEARD_WITHIN: Duration = Duration::from_secs(15);
 
-/// What a site needs to begin.
-pub(super) struct Turn<'r> {
-    pub lease: Lease<'r>,
-    /// Given back by the drop. Without one (the semaphore is never closed) the site would only start early.
-    _permit: Option<SemaphorePermit<'r>>,
-}
-
-/// Waits for the site's turn; for a lease that another run has until the given moment, without a place meanwhile.
-///
-/// # Errors
-/// Another run keeps the lease, or it cannot be taken.
-pub(super) async fn turn<'r>(
-    context: &Context,
-    desk: &Desk,
-    gate: &'r Semaphore,
-    leases: &'r Leases,
-    site: &SiteConfig,
-    wait_until: Instant,
-) -> Result<Turn<'r>, Refused> {
-    let mut told = false;
-    loop {
-        let permit = gate.acquire().await.ok();
-        match take(context, desk, leases, site, Instant::now() + PATIENCE).await {
-            Ok(lease) => return Ok(Turn { lease, _permit: permit }),
-            Err(Refused::Held(occupant)) if Instant::now() < wait_until => {
-                drop(permit);
-                if !std::mem::replace(&mut told, true) {
-                    let message = format!("{} waits for {occupant}, which is at it", site.name);
-                    let level = Level::Info;
-                    context.recorder.emit(EventKind::Noticed { level, message });
-                }
-                let left = wait_until.saturating_duration_since(Instant::now());
-                sleep(LOOK_AGAIN_AFTER.min(left)).await;
-            }
-            Err(refused) => return Err(refused),
-        }
-    }
-}
-
 /// Takes the lease, and ends what a holder has left that did not give it back, but for a job that is picked up. A Redis
 /// that is away has until `give_up`.
 ///
 /// # Errors
-/// As [`turn`].
+/// Another run keeps the lease, or it cannot be taken.
 pub(super) async fn take<'r>(
     context: &Context,
     desk: &Desk,

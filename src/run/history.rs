@@ -1,0 +1,209 @@
+//! What earlier runs of a state directory tell of its sites: how each ended, and how long it took.
+//!
+//! Read from the journals that are kept, of which only the lines that tell a site's end are looked at. Not here: what is made
+//! of it (the schedule's expectations, `orch plan`, `orch sites`).
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::directory::RunDirectory;
+use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
+use super::ids::{RunId, SiteName};
+use super::journal::{each_event_told, first_event};
+
+/// Runs that are looked at, the latest ones.
+const RUNS: usize = 10;
+/// Results that an expectation is made of.
+const EXPECTED_BY: usize = 5;
+
+/// An `orch run` that the state directory keeps, by its first event.
+#[derive(Clone, Debug)]
+pub struct PastRun {
+    pub run_id: RunId,
+    pub journal: PathBuf,
+    /// When it began, Unix seconds.
+    pub at: f64,
+}
+
+/// The `orch run`s that are kept, the oldest first; one that lives is among them.
+///
+/// # Errors
+/// They cannot be listed.
+pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
+    let mut found = Vec::new();
+    for directory in RunDirectory::kept(state_dir)? {
+        let Some(Event {
+            at,
+            kind:
+                EventKind::RunStarted {
+                    run_id,
+                    command: Command::Run,
+                    ..
+                },
+            ..
+        }) = first_event(&directory.journal())
+        else {
+            // `orch up`, or killed before its first event.
+            continue;
+        };
+        let journal = directory.journal();
+        found.push(PastRun { run_id, journal, at });
+    }
+    // The wall clock may have been set back between two runs: where it tells nothing the file's own time does.
+    let modified = |run: &PastRun| std::fs::metadata(&run.journal).and_then(|file| file.modified()).ok();
+    found.sort_by(|one, other| {
+        one.at
+            .total_cmp(&other.at)
+            .then_with(|| modified(one).cmp(&modified(other)))
+    });
+    Ok(found)
+}
+
+/// How a site ended in one run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PastSite {
+    pub run_id: RunId,
+    /// Wall clock of its end, Unix seconds.
+    pub at: f64,
+    pub status: SiteStatus,
+    pub elapsed: Duration,
+    pub counts: SiteCounts,
+}
+
+/// See the module.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct History {
+    /// The latest first.
+    sites: BTreeMap<SiteName, Vec<PastSite>>,
+}
+
+impl History {
+    /// Reads the journals of the latest runs; what cannot be read tells nothing.
+    ///
+    /// # Errors
+    /// The runs cannot be listed; that there are none is no error.
+    pub fn read(state_dir: &Path) -> io::Result<Self> {
+        let mut history = Self::default();
+        for run in past_runs(state_dir)?.iter().rev().take(RUNS) {
+            let mut of_run = Vec::new();
+            let read = each_event_told(&run.journal, "site_finished", |event| of_run.push(event));
+            if let Err(error) = read {
+                tracing::debug!(%error, "a run tells nothing of its sites");
+            }
+            for event in of_run {
+                history.note(&run.run_id, event);
+            }
+        }
+        Ok(history)
+    }
+
+    fn note(&mut self, run_id: &RunId, event: Event) {
+        if let EventKind::SiteFinished {
+            site,
+            status,
+            counts,
+            elapsed_ms,
+            ..
+        } = event.kind
+        {
+            self.sites.entry(site).or_default().push(PastSite {
+                run_id: run_id.clone(),
+                at: event.at,
+                status,
+                elapsed: Duration::from_millis(elapsed_ms),
+                counts,
+            });
+        }
+    }
+
+    /// What the latest runs told of a site, the latest first.
+    pub fn of(&self, site: &SiteName) -> &[PastSite] {
+        self.sites.get(site).map(Vec::as_slice).unwrap_or_default()
+    }
+
+    /// How long each site should take: the median of the last times that it was complete. Of a site that never was nothing
+    /// is said.
+    pub fn expected(&self) -> BTreeMap<SiteName, Duration> {
+        let expected = |results: &Vec<PastSite>| {
+            let complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
+            let mut times: Vec<Duration> = complete.take(EXPECTED_BY).map(|result| result.elapsed).collect();
+            times.sort_unstable();
+            times.get(times.len() / 2).copied()
+        };
+        let sites = self.sites.iter();
+        sites
+            .filter_map(|(site, results)| Some((site.clone(), expected(results)?)))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::Recorder;
+
+    fn run(state_dir: &Path, ends: &[(&str, SiteStatus, u64)]) -> Recorder {
+        let run_id = RunId::random();
+        let directory = RunDirectory::create(state_dir, &run_id).unwrap();
+        let recorder = Recorder::create(&directory.journal()).unwrap();
+        recorder.emit(EventKind::RunStarted {
+            format: crate::run::JOURNAL_FORMAT,
+            run_id,
+            command: Command::Run,
+            version: String::new(),
+            instance: String::new(),
+            config: "orch.toml".into(),
+            directory: directory.path().into(),
+            pid: 1,
+            guard_pid: 2,
+            services: Vec::new(),
+            sites: Vec::new(),
+            resumes: None,
+        });
+        for (site, status, seconds) in ends {
+            // Text that names the event is none.
+            let reason = Some("\"event\":\"site_finished\"".to_owned());
+            let site = SiteName::from(*site);
+            recorder.emit(EventKind::SiteRetrying {
+                site: site.clone(),
+                attempt: 2,
+                backoff_ms: 1,
+                reason: reason.clone().unwrap_or_default(),
+            });
+            recorder.emit(EventKind::SiteFinished {
+                site,
+                status: *status,
+                counts: SiteCounts::default(),
+                elapsed_ms: seconds * 1000,
+                reason,
+                dependency: None,
+            });
+        }
+        recorder
+    }
+
+    #[test]
+    fn the_median_of_the_last_complete_results_is_expected() {
+        use SiteStatus::{Complete, Failed};
+        let state_dir = tempfile::tempdir().unwrap();
+        assert_eq!(History::read(state_dir.path()).unwrap(), History::default());
+        let nights = [900, 30, 10, 20, 50, 40];
+        for seconds in nights {
+            drop(run(state_dir.path(), &[("a", Complete, seconds), ("b", Failed, 1)]));
+        }
+        // One that lives, and has not come to `a` yet.
+        let _living = run(state_dir.path(), &[("c", Complete, 7)]);
+        let history = History::read(state_dir.path()).unwrap();
+        let seconds = |site: &str| history.expected().get(&site.into()).map(Duration::as_secs);
+        assert_eq!((seconds("a"), seconds("b"), seconds("c")), (Some(30), None, Some(7)));
+        let of_a: Vec<u64> = history
+            .of(&"a".into())
+            .iter()
+            .map(|result| result.elapsed.as_secs())
+            .collect();
+        assert_eq!(of_a, [40, 50, 20, 10, 30, 900], "the latest first");
+        assert_eq!(history.of(&"b".into()).len(), nights.len());
+    }
+}

@@ -1,0 +1,175 @@
+//! A site's way through its attempts, from turn to turn: between two turns it has no place, and keeps its lease.
+
+use std::time::{Duration, Instant};
+
+use super::attempt::Attempt;
+use super::lease::{Lease, Leases, Refused};
+use super::report::SiteReport;
+use super::retry::pause_before_retry;
+use super::schedule::Pause;
+use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
+use super::under_lease;
+use crate::config::SiteConfig;
+use crate::follow::{Context, Desk, Failure};
+use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteStatus};
+
+/// What every turn of every site needs.
+pub(super) struct Surroundings<'r> {
+    pub context: &'r Context,
+    pub desk: &'r Desk,
+    pub leases: &'r Leases,
+    /// Until when a site that another run has is waited for.
+    pub wait_until: Instant,
+}
+
+/// What came of a turn.
+pub(super) enum Step<'r> {
+    Ended(Box<SiteReport>),
+    /// It goes on at this moment, or later.
+    Pause(Course<'r>, Pause, Instant),
+}
+
+/// See the module.
+pub(super) enum Course<'r> {
+    /// It has never had its lease.
+    NotBegun {
+        told: bool,
+    },
+    Begun(Box<Begun<'r>>),
+}
+
+pub(super) struct Begun<'r> {
+    begun: Instant,
+    /// Moves by what the site waits for its turn: that is not its fault.
+    deadline: Instant,
+    /// Of the attempt that is next.
+    number: u32,
+    retries: u32,
+    /// An earlier run's job that is to be followed further first.
+    under_way: Option<&'r JobSoFar>,
+    lease: Lease<'r>,
+    /// When it wanted to go on, and what the last attempt came to.
+    paused: Option<(Instant, Failure, SiteCounts)>,
+}
+
+impl<'r> Course<'r> {
+    pub fn new() -> Self {
+        Course::NotBegun { told: false }
+    }
+
+    /// Has a turn.
+    pub async fn turn(self, around: &Surroundings<'r>, site: &'r SiteConfig) -> Step<'r> {
+        match self {
+            Course::NotBegun { told } => begin(told, around, site).await,
+            Course::Begun(course) => go_on(course, around, site).await,
+        }
+    }
+}
+
+/// Takes the lease, which lets nobody else be at the site; one that another run has is looked at again later.
+async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig) -> Step<'r> {
+    let context = around.context;
+    let give_up = Instant::now() + PATIENCE;
+    let refused = match take(context, around.desk, around.leases, site, give_up).await {
+        Ok(lease) => {
+            let begun = Instant::now();
+            let under_way = context.earlier.get(&site.name);
+            let course = Begun {
+                begun,
+                deadline: begun + site.timeout,
+                number: under_way.map_or(1, |job| job.attempt),
+                retries: site.retries,
+                under_way,
+                lease,
+                paused: None,
+            };
+            return go_on(Box::new(course), around, site).await;
+        }
+        Err(refused) => refused,
+    };
+    let left = around.wait_until.saturating_duration_since(Instant::now());
+    match refused {
+        Refused::Held(occupant) if !left.is_zero() => {
+            if !told {
+                let message = format!("{} waits for {occupant}, which is at it", site.name);
+                let level = Level::Info;
+                context.recorder.emit(EventKind::Noticed { level, message });
+            }
+            let again = Instant::now() + LOOK_AGAIN_AFTER.min(left);
+            Step::Pause(Course::NotBegun { told: true }, Pause::BeforeItBegins, again)
+        }
+        refused => Step::Ended(Box::new(SiteReport::refused(&site.name, refused))),
+    }
+}
+
+/// One attempt; a pause when another is to follow.
+async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: &'r SiteConfig) -> Step<'r> {
+    let Surroundings { context, desk, .. } = *around;
+    if let Some((due, failure, counts)) = course.paused.take() {
+        course.deadline += Instant::now().saturating_duration_since(due);
+        if course.lease.is_lost() {
+            let give_up = course.deadline.min(Instant::now() + PATIENCE);
+            match take(context, desk, around.leases, site, give_up).await {
+                Ok(lease) => course.lease = lease,
+                Err(refused) => {
+                    // The attempt that was next has not begun.
+                    course.number -= 1;
+                    let failure = Failure::Lost(format!("{}; {refused}", failure.reason()));
+                    return course.end(site, Some(failure), counts).await;
+                }
+            }
+        }
+    }
+    context.in_flight.site_begun(&site.name, course.begun, course.number);
+    let picked_up = course.under_way.take();
+    let (deadline, token) = (course.deadline, course.lease.token());
+    let attempt = match picked_up {
+        Some(job) => Attempt::picked_up(context, desk, site, job, deadline, token),
+        None => Attempt::new(context, desk, site, course.number, deadline, token),
+    };
+    let (failure, counts) = under_lease::run(context, desk, &site.name, &course.lease, attempt).await;
+    let Some(failure) = failure else {
+        return course.end(site, None, counts).await;
+    };
+    let now = Instant::now();
+    let left = deadline.saturating_duration_since(now);
+    let pause = if picked_up.is_some() {
+        // What has become of an earlier run's job is no reason not to do the site: this is its first attempt.
+        course.retries = course.retries.saturating_add(course.number);
+        Some(Duration::ZERO).filter(|_| !left.is_zero())
+    } else {
+        pause_before_retry(&failure, course.number, course.retries, site.retry_backoff, left)
+    };
+    let Some(pause) = pause else {
+        return course.end(site, Some(failure), counts).await;
+    };
+    course.number += 1;
+    context.recorder.emit(EventKind::SiteRetrying {
+        site: site.name.clone(),
+        attempt: course.number,
+        backoff_ms: EventKind::millis(pause),
+        reason: failure.reason().to_owned(),
+    });
+    let due = now + pause;
+    course.paused = Some((due, failure, counts));
+    Step::Pause(Course::Begun(course), Pause::BeforeARetry, due)
+}
+
+impl<'r> Begun<'r> {
+    async fn end(self: Box<Self>, site: &SiteConfig, failure: Option<Failure>, counts: SiteCounts) -> Step<'r> {
+        self.lease.give_back().await;
+        Step::Ended(Box::new(SiteReport {
+            site: site.name.clone(),
+            status: match failure {
+                None => SiteStatus::Complete,
+                Some(_) => SiteStatus::Failed,
+            },
+            counts,
+            elapsed: self.begun.elapsed(),
+            attempts: self.number,
+            reason: failure.map(|failure| failure.reason().to_owned()),
+            held_by: None,
+            dependency: None,
+        }))
+    }
+}

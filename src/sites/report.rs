@@ -1,0 +1,71 @@
+//! How a site ended, as its run reports it.
+
+use std::time::Duration;
+
+use super::lease::{Occupant, Refused};
+use crate::run::{EventKind, SiteCounts, SiteName, SiteStatus};
+
+/// How one site ended.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteReport {
+    pub site: SiteName,
+    pub status: SiteStatus,
+    pub counts: SiteCounts,
+    /// Since its first dispatch.
+    pub elapsed: Duration,
+    /// 1 when the first attempt was the last; 0 when there was none.
+    pub attempts: u32,
+    /// Why, unless it is complete.
+    pub reason: Option<String>,
+    /// Another run was at it, so that it was not begun.
+    pub held_by: Option<Occupant>,
+    /// The site by whose end it was decided that this one is skipped.
+    pub dependency: Option<SiteName>,
+}
+
+impl SiteReport {
+    /// It never began.
+    fn not_begun(site: &SiteName, status: SiteStatus, reason: String) -> Self {
+        Self {
+            site: site.clone(),
+            status,
+            counts: SiteCounts::default(),
+            elapsed: Duration::ZERO,
+            attempts: 0,
+            reason: Some(reason),
+            held_by: None,
+            dependency: None,
+        }
+    }
+
+    /// Its lease could not be had.
+    pub(super) fn refused(site: &SiteName, refused: Refused) -> Self {
+        let report = Self::not_begun(site, SiteStatus::Failed, refused.to_string());
+        Self {
+            held_by: match refused {
+                Refused::Held(occupant) => Some(occupant),
+                Refused::Unreachable(_) => None,
+            },
+            ..report
+        }
+    }
+
+    /// What it depends on has not succeeded.
+    pub(super) fn skipped(site: &SiteName, dependency: &SiteName, reason: String) -> Self {
+        Self {
+            dependency: Some(dependency.clone()),
+            ..Self::not_begun(site, SiteStatus::Skipped, reason)
+        }
+    }
+
+    pub(super) fn event(&self) -> EventKind {
+        EventKind::SiteFinished {
+            site: self.site.clone(),
+            status: self.status,
+            counts: self.counts,
+            elapsed_ms: EventKind::millis(self.elapsed),
+            reason: self.reason.clone(),
+            dependency: self.dependency.clone(),
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What a run has to do: its sites, and the agenda that the schedule goes by.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
+use crate::config::SiteConfig;
+use crate::run::SiteName;
+
+/// What a site is taken to last where no run has told, of any site.
+const TYPICAL: Duration = Duration::from_secs(60);
+
+/// The sites of a run, with the limits and the dependencies among them.
+#[derive(Clone, Debug)]
+pub struct Work {
+    sites: Vec<SiteConfig>,
+    agenda: Agenda,
+}
+
+impl Work {
+    /// What the sites depend on outside of `sites` is taken as met: of a run that is continued it is complete, else it was not
+    /// asked for. A site that has never run is expected to take as long as those do that have.
+    ///
+    /// # Errors
+    /// The sites depend on each other in a circle, or use more than there is: no configuration that was loaded says so.
+    pub fn new(
+        sites: Vec<SiteConfig>,
+        at_once: usize,
+        resources: &BTreeMap<String, u32>,
+        expected: &BTreeMap<SiteName, Duration>,
+    ) -> Result<Self, AgendaError> {
+        let positions: HashMap<&SiteName, usize> = sites.iter().map(|site| &site.name).zip(0..).collect();
+        let places: BTreeMap<&str, usize> = resources.keys().map(String::as_str).zip(0..).collect();
+        let among = |names: &[SiteName]| -> Vec<SiteId> {
+            let positions = names.iter().filter_map(|name| positions.get(name));
+            positions.map(|position| SiteId::at(*position)).collect()
+        };
+        let typical = typical(&sites, expected);
+        let entry = |site: &SiteConfig| {
+            let any = among(&site.needs.after_any);
+            Entry {
+                after: among(&site.needs.after),
+                // One that is met is enough.
+                after_any: if any.len() < site.needs.after_any.len() {
+                    Vec::new()
+                } else {
+                    any
+                },
+                after_finished: among(&site.needs.after_finished),
+                uses: site
+                    .uses
+                    .iter()
+                    .map(|(name, units)| {
+                        let place = places.get(name.as_str()).copied();
+                        (ResourceId::at(place.unwrap_or(usize::MAX)), *units)
+                    })
+                    .collect(),
+                expected: expected.get(&site.name).copied().unwrap_or(typical),
+            }
+        };
+        let limits = Limits {
+            places: NonZeroUsize::new(at_once).unwrap_or(NonZeroUsize::MIN),
+            resources: resources.values().copied().collect(),
+        };
+        let agenda = Agenda::new(sites.iter().map(entry).collect(), limits)?;
+        Ok(Self { sites, agenda })
+    }
+
+    /// In the order of their ids.
+    pub fn sites(&self) -> &[SiteConfig] {
+        &self.sites
+    }
+
+    pub fn agenda(&self) -> &Agenda {
+        &self.agenda
+    }
+
+    pub(super) fn into_parts(self) -> (Vec<SiteConfig>, Agenda) {
+        (self.sites, self.agenda)
+    }
+}
+
+/// The median of what is known.
+fn typical(sites: &[SiteConfig], expected: &BTreeMap<SiteName, Duration>) -> Duration {
+    let mut known: Vec<Duration> = sites
+        .iter()
+        .filter_map(|site| expected.get(&site.name).copied())
+        .collect();
+    known.sort_unstable();
+    known.get(known.len() / 2).copied().unwrap_or(TYPICAL)
+}

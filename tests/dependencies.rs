@@ -1,0 +1,130 @@
+//! `orch run` of sites that depend on each other: what is skipped and how it is told, what is resumed, what is left out.
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+use std::fs;
+
+use serde_json::Value;
+use support::bookshop;
+use support::orch::{Ended, Project};
+
+/// `catalogue` after `login`, `prices` after `catalogue`; `catalogue` fails as long as its number of chunks is no number.
+fn project(chunks: &str) -> Project {
+    bookshop::project_with("chaos_app", &configuration(chunks))
+}
+
+fn configuration(chunks: &str) -> String {
+    let site = |name: &str, chunks: &str, more: &str| {
+        format!(
+            "[sites.{name}]\n{more}\ndispatch = {{ task = \"chaos.dispatch\", kwargs = {{ site = \"{{site}}\", \
+             job_id = \"{{job_id}}\", chunks = {chunks}, seconds = 0.01, ledger = \"ledger.{name}\" }} }}\n"
+        )
+    };
+    [
+        "[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"chaos_app\"\nconcurrency = 2\n[groups]\nall = [\"*\"]\n"
+            .to_owned(),
+        site("prices", "2", "after = [\"catalogue\"]\ntags = [\"fast\"]"),
+        site("catalogue", chunks, "after = [\"login\"]"),
+        site("login", "2", ""),
+    ]
+    .concat()
+}
+
+fn summary(ended: &Ended) -> Value {
+    let directory = ended.events[0]["directory"].as_str().expect("a directory");
+    let text = fs::read(format!("{directory}/summary.json")).expect("summary.json");
+    serde_json::from_slice(&text).expect("JSON")
+}
+
+/// Name and phase of each site in the summary.
+fn phases(ended: &Ended) -> Vec<(String, String)> {
+    let summary = summary(ended);
+    let sites = summary["sites"].as_array().expect("sites").iter();
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    sites.map(|site| (text(&site["name"]), text(&site["phase"]))).collect()
+}
+
+fn expect_phases(ended: &Ended, expected: &[(&str, &str)]) {
+    let expected: Vec<_> = expected
+        .iter()
+        .map(|(name, phase)| ((*name).to_owned(), (*phase).to_owned()))
+        .collect();
+    assert_eq!(phases(ended), expected, "{}\n{}", ended.stdout, ended.stderr);
+}
+
+#[test]
+fn a_failed_site_skips_its_dependents_which_is_told_and_resumed() {
+    let project = project("\"none\"");
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(1);
+    expect_phases(
+        &ended,
+        &[("prices", "skipped"), ("catalogue", "failed"), ("login", "complete")],
+    );
+    let skipped = ended.events_of("site_finished");
+    let skipped = skipped.iter().find(|event| event["site"] == "prices").expect("its end");
+    assert_eq!(
+        (&skipped["status"], &skipped["dependency"]),
+        (&"skipped".into(), &"catalogue".into())
+    );
+    for told in [
+        "prices: SKIPPED: it is to run after catalogue, which failed",
+        "1 of 3 sites failed, 1 skipped after ",
+    ] {
+        assert!(ended.stdout.contains(told), "{told}\n{}", ended.stdout);
+    }
+    let row = ended
+        .stdout
+        .lines()
+        .find(|line| line.starts_with("prices "))
+        .expect("its row");
+    assert!(
+        row.contains("SKIPPED") && row.ends_with("it is to run after catalogue, which failed"),
+        "{row}"
+    );
+
+    // The site works again: what is left is done, in its order, and what was complete counts as met.
+    fs::write(project.file("orch.toml"), configuration("2")).expect("write the configuration");
+    let ended = project.orch(&["run", "--resume"]).finish();
+    ended.expect_code(0);
+    expect_phases(
+        &ended,
+        &[("prices", "complete"), ("catalogue", "complete"), ("login", "complete")],
+    );
+    let dispatched: Vec<&Value> = ended
+        .events_of("site_dispatched")
+        .iter()
+        .map(|event| &event["site"])
+        .collect();
+    assert_eq!(dispatched, ["catalogue", "prices"]);
+}
+
+#[test]
+fn what_is_selected_runs_alone_or_with_what_it_depends_on() {
+    let project = project("2");
+    let ended = project.orch(&["run", "--sites", "tag:fast"]).finish();
+    ended.expect_code(0);
+    expect_phases(&ended, &[("prices", "complete")]);
+    let ended = project.orch(&["run", "--sites", "prices", "--with-deps"]).finish();
+    ended.expect_code(0);
+    let all = [("prices", "complete"), ("catalogue", "complete"), ("login", "complete")];
+    expect_phases(&ended, &all);
+    let dispatched: Vec<&Value> = ended
+        .events_of("site_dispatched")
+        .iter()
+        .map(|event| &event["site"])
+        .collect();
+    assert_eq!(dispatched, ["login", "catalogue", "prices"]);
+    let ended = project.orch(&["run", "--sites", "@al"]).finish();
+    ended.expect_code(2);
+    assert!(
+        ended.stderr.contains("there is no group `al`; did you mean `@all`?"),
+        "{}",
+        ended.stderr
+    );
+}
