@@ -25,6 +25,7 @@ mod graph;
 pub mod guard;
 mod instance;
 pub mod orchestrator;
+mod outlook;
 mod plan;
 mod printable;
 pub mod proxies;

@@ -127,4 +127,28 @@ fn what_is_selected_runs_alone_or_with_what_it_depends_on() {
         "{}",
         ended.stderr
     );
+
+    // What a run has told is what the next one expects.
+    let ended = project.orch(&["plan", "--json"]).finish();
+    ended.expect_code(0);
+    let plan: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    assert_eq!(
+        plan["critical_path"],
+        serde_json::json!(["login", "catalogue", "prices"])
+    );
+    let sites = plan["sites"].as_array().expect("sites");
+    for site in sites {
+        let expected = site["expected_seconds"].as_f64();
+        assert!(
+            expected.is_some_and(|seconds| (0.001..30.0).contains(&seconds)),
+            "{site}"
+        );
+    }
+    let ended = project.orch(&["plan", "--sites", "prices"]).finish();
+    ended.expect_code(0);
+    assert!(
+        ended.stdout.starts_with("1 site, 8 at a time: about "),
+        "{}",
+        ended.stdout
+    );
 }

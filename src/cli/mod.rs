@@ -7,9 +7,11 @@ mod exec;
 mod init;
 mod logging;
 mod output;
+mod plan;
 mod run;
 mod session;
 mod signals;
+mod table;
 mod up;
 
 use std::process::ExitCode;
@@ -20,7 +22,8 @@ use self::output::{say, say_errors};
 use crate::config::{Config, ConfigErrors, LoadOptions, SiteConfig};
 use crate::printable;
 use crate::redaction::redacted;
-use crate::run::Outcome;
+use crate::run::{History, Outcome};
+use crate::state_directory;
 
 /// Brings up what a nightly scrape needs, runs it, and leaves nothing behind.
 #[derive(Parser, Debug)]
@@ -38,6 +41,7 @@ struct Cli {
 enum Command {
     Run(run::RunArgs),
     Up(up::UpArgs),
+    Plan(plan::PlanArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
     Init(init::InitArgs),
@@ -89,6 +93,19 @@ impl SitesArgs {
     }
 }
 
+/// What earlier runs of the state directory tell; nothing where there is none yet.
+fn history(config: &Config) -> anyhow::Result<History> {
+    let state_dir = &config.orch.state_dir;
+    if !state_dir.exists() {
+        return Ok(History::default());
+    }
+    state_directory::check(state_dir).map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
+    History::read(state_dir).map_err(|error| {
+        let text = format!("look for earlier runs in {}\n  cause: {error}", state_dir.display());
+        Refusal::because(Outcome::InfrastructureFailed, text)
+    })
+}
+
 /// How a run is shown.
 #[derive(Args, Clone, Debug, Default)]
 pub struct ViewArgs {
@@ -125,6 +142,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         Command::Run(args) => run::main(&args),
         Command::Up(args) => up::main(&args),
+        Command::Plan(args) => plan::main(&args),
         Command::Exec(args) => exec::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Init(args) => init::main(&args),

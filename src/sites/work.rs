@@ -16,6 +16,7 @@ const TYPICAL: Duration = Duration::from_secs(60);
 pub struct Work {
     sites: Vec<SiteConfig>,
     agenda: Agenda,
+    assumed: Duration,
 }
 
 impl Work {
@@ -36,7 +37,7 @@ impl Work {
             let positions = names.iter().filter_map(|name| positions.get(name));
             positions.map(|position| SiteId::at(*position)).collect()
         };
-        let typical = typical(&sites, expected);
+        let assumed = typical(&sites, expected);
         let entry = |site: &SiteConfig| {
             let any = among(&site.needs.after_any);
             Entry {
@@ -56,7 +57,7 @@ impl Work {
                         (ResourceId::at(place.unwrap_or(usize::MAX)), *units)
                     })
                     .collect(),
-                expected: expected.get(&site.name).copied().unwrap_or(typical),
+                expected: expected.get(&site.name).copied().unwrap_or(assumed),
             }
         };
         let limits = Limits {
@@ -64,7 +65,7 @@ impl Work {
             resources: resources.values().copied().collect(),
         };
         let agenda = Agenda::new(sites.iter().map(entry).collect(), limits)?;
-        Ok(Self { sites, agenda })
+        Ok(Self { sites, agenda, assumed })
     }
 
     /// In the order of their ids.
@@ -74,6 +75,11 @@ impl Work {
 
     pub fn agenda(&self) -> &Agenda {
         &self.agenda
+    }
+
+    /// What a site is taken to last of which no run has told.
+    pub fn assumed(&self) -> Duration {
+        self.assumed
     }
 
     pub(super) fn into_parts(self) -> (Vec<SiteConfig>, Agenda) {

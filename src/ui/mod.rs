@@ -14,5 +14,5 @@ mod view;
 
 pub use paint::{Line, Tone};
 pub use screen::{Screen, release};
-pub use text::{coarse_span, span};
+pub use text::{coarse_span, plural, span};
 pub use view::{Format, ViewHandle, ViewOptions, show_afterwards, start};

@@ -13,7 +13,6 @@ mod restore;
 mod result;
 mod revoke;
 mod scale;
-mod table;
 mod tasks;
 mod top;
 

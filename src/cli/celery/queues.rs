@@ -7,10 +7,10 @@ use clap::Args;
 use serde_json::json;
 
 use super::connect::{ConnectArgs, converse};
-use super::table::table;
 use crate::celery::{Client, Target, UnackedMessage};
 use crate::cli::Refusal;
 use crate::cli::output::{print, print_json};
+use crate::cli::table::table;
 use crate::printable::one_line;
 use crate::run::Outcome;
 use crate::ui::span;

@@ -7,10 +7,10 @@ use serde_json::{Value, json};
 
 use super::answers::{TargetArgs, say_silent};
 use super::connect::{ConnectArgs, converse};
-use super::table::table;
 use crate::celery::{Client, NodeName, Replies, Result, RunningTask};
 use crate::cli::Refusal;
 use crate::cli::output::{print, print_json};
+use crate::cli::table::table;
 use crate::glob::is_meant;
 use crate::printable::shortened;
 use crate::run::Outcome;

@@ -10,12 +10,12 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 use super::connect::{ConnectArgs, converse};
-use super::table::table;
 use crate::celery::{
     Client, DEFAULT_QUEUE, Error, Event, EventKind, EventStream, Job, JobTracker, NodeName, Notice, Result, Stats,
     Target, WorkerEvent,
 };
 use crate::cli::output::print_on;
+use crate::cli::table::table;
 use crate::cli::{Refusal, duration};
 use crate::printable;
 use crate::run::Outcome;

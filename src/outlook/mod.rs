@@ -1,0 +1,85 @@
+//! What a run would look like, before it: which site begins when, after what, and which chain of sites decides its length.
+//!
+//! The run's own schedule with virtual time, every site taking as long as the last runs tell. Not here: how times are learnt
+//! (`run::History`), and the command (`cli::plan`).
+
+mod dot;
+mod json;
+mod tree;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::config::{Config, SiteConfig};
+use crate::run::SiteName;
+use crate::sites::Work;
+use crate::sites::schedule::{AgendaError, SiteId, as_expected};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Outlook<'c> {
+    config: &'c Config,
+    work: Work,
+    /// By their ids, as is `spans`.
+    known: Vec<Option<Duration>>,
+    /// When each is expected to begin and to end.
+    spans: Vec<(Duration, Duration)>,
+    critical_path: Vec<SiteId>,
+    critical: BTreeSet<SiteId>,
+    length: Duration,
+}
+
+impl<'c> Outlook<'c> {
+    /// Of a run of these sites; `expected` is how long those take of which that is known.
+    ///
+    /// # Errors
+    /// As [`Work::new`].
+    pub fn new(
+        config: &'c Config,
+        sites: &[&SiteConfig],
+        expected: &BTreeMap<SiteName, Duration>,
+    ) -> Result<Self, AgendaError> {
+        let known = sites.iter().map(|site| expected.get(&site.name).copied()).collect();
+        let sites = sites.iter().map(|site| (*site).clone()).collect();
+        let work = Work::new(sites, config.orch.max_parallel_sites, &config.resources, expected)?;
+        let trace = as_expected(work.agenda().clone());
+        // Each has one turn.
+        let mut spans = vec![(Duration::ZERO, Duration::ZERO); work.sites().len()];
+        for turn in &trace.turns {
+            spans[turn.site.place()] = (turn.begin, turn.end);
+        }
+        let critical_path = work.agenda().critical_path();
+        Ok(Self {
+            config,
+            known,
+            spans,
+            critical: critical_path.iter().copied().collect(),
+            critical_path,
+            length: trace.makespan,
+            work,
+        })
+    }
+
+    fn site(&self, site: SiteId) -> &SiteConfig {
+        &self.work.sites()[site.place()]
+    }
+
+    fn name(&self, site: SiteId) -> &str {
+        self.site(site).name.as_str()
+    }
+
+    fn critical_length(&self) -> Duration {
+        let expected = self
+            .critical_path
+            .iter()
+            .map(|site| self.work.agenda().entry(*site).expected);
+        expected.sum()
+    }
+
+    /// All, by their expected begin, those of the same moment as configured.
+    fn in_order(&self) -> Vec<SiteId> {
+        let mut order: Vec<SiteId> = self.work.agenda().sites().collect();
+        order.sort_by_key(|site| (self.spans[site.place()].0, *site));
+        order
+    }
+}

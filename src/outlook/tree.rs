@@ -1,0 +1,310 @@
+//! The outlook for people: each site once, below the one that its begin waits for longest.
+
+use super::Outlook;
+use crate::config::Need;
+use crate::sites::schedule::SiteId;
+use crate::ui::{plural, span};
+
+/// Deeper ones stand below each other: a chain may be as long as a configuration, and a screen is not.
+const DEEPEST: usize = 12;
+/// Sites of the longest path that are named.
+const MOST_OF_PATH: usize = 12;
+
+/// What is known of one site, a cell for each column.
+pub type Row = [String; 4];
+
+impl Outlook<'_> {
+    /// What stands above the tree.
+    pub fn head(&self) -> Vec<String> {
+        let sites = self.work.sites().len() as u64;
+        let mut lines = vec![format!(
+            "{}, {} at a time: about {}, no less than {}",
+            plural(sites, "site"),
+            self.config.orch.max_parallel_sites,
+            span(self.length.as_secs_f64()),
+            span(self.work.agenda().lower_bound().as_secs_f64())
+        )];
+        if self.critical_path.len() > 1 {
+            let path = span(self.critical_length().as_secs_f64());
+            lines.push(format!("longest path: {}, {path}", self.path()));
+        }
+        if !self.config.resources.is_empty() {
+            let resources = self
+                .config
+                .resources
+                .iter()
+                .map(|(name, count)| format!("{count} {name}"));
+            lines.push(format!("resources: {}", resources.collect::<Vec<_>>().join(", ")));
+        }
+        let unknown = self.known.iter().filter(|known| known.is_none()).count() as u64;
+        if unknown > 0 {
+            let assumed = span(self.work.assumed().as_secs_f64());
+            lines.push(format!(
+                "{} without a complete run so far, taken to last {assumed} each",
+                plural(unknown, "site")
+            ));
+        }
+        lines
+    }
+
+    fn path(&self) -> String {
+        let names: Vec<&str> = self.critical_path.iter().map(|site| self.name(*site)).collect();
+        match names.len() {
+            ..=MOST_OF_PATH => names.join(" -> "),
+            count => {
+                let (first, last) = names.split_at(MOST_OF_PATH / 2);
+                let last = &last[last.len() - MOST_OF_PATH / 2..];
+                let between = count - MOST_OF_PATH;
+                format!("{} -> {between} more -> {}", first.join(" -> "), last.join(" -> "))
+            }
+        }
+    }
+
+    /// Site, expected time, expected begin, and what else there is to say.
+    pub const HEADINGS: [&'static str; 4] = ["SITE", "TAKES", "BEGINS", "NOTES"];
+
+    /// A row for each site.
+    pub fn rows(&self) -> Vec<Row> {
+        let parents: Vec<Option<(Need, SiteId)>> = self.work.agenda().sites().map(|site| self.parent(site)).collect();
+        let mut children: Vec<Vec<SiteId>> = vec![Vec::new(); parents.len()];
+        let mut open: Vec<Branch> = Vec::new();
+        for site in self.in_order() {
+            match parents[site.place()] {
+                Some((_, parent)) => children[parent.place()].push(site),
+                None => open.push(Branch::root(site)),
+            }
+        }
+        open.reverse();
+        let mut rows = Vec::with_capacity(parents.len());
+        while let Some(branch) = open.pop() {
+            let parent = parents[branch.site.place()];
+            rows.push(self.row(&branch, parent));
+            let below = &children[branch.site.place()];
+            for (index, site) in below.iter().enumerate().rev() {
+                open.push(branch.child(*site, index + 1 == below.len()));
+            }
+        }
+        rows
+    }
+
+    /// The dependency that a site waits for longest; of `after_any` that is the first to end.
+    fn parent(&self, site: SiteId) -> Option<(Need, SiteId)> {
+        let end = |(_, needed): &(Need, SiteId)| (self.spans[needed.place()].1, std::cmp::Reverse(*needed));
+        let (any, all): (Vec<_>, Vec<_>) = self.needs(site).partition(|(need, _)| *need == Need::AfterAny);
+        let first = any
+            .into_iter()
+            .min_by_key(|(_, needed)| (self.spans[needed.place()].1, *needed));
+        all.into_iter().chain(first).max_by_key(end)
+    }
+
+    fn row(&self, branch: &Branch, parent: Option<(Need, SiteId)>) -> Row {
+        let site = branch.site;
+        let star = if self.critical.contains(&site) && self.critical_path.len() > 1 {
+            " *"
+        } else {
+            ""
+        };
+        let takes = match self.known[site.place()] {
+            Some(known) => span(known.as_secs_f64()),
+            None => "?".to_owned(),
+        };
+        [
+            format!("{}{}{star}", branch.stem(), self.name(site)),
+            takes,
+            span(self.spans[site.place()].0.as_secs_f64()),
+            self.notes(site, parent, branch.depth),
+        ]
+    }
+
+    /// What the tree itself does not say.
+    fn notes(&self, site: SiteId, parent: Option<(Need, SiteId)>, depth: usize) -> String {
+        let named = |wanted: Need| -> Vec<&str> {
+            // That it is below one it is `after` is what the tree says.
+            let is_told = |need: &(Need, SiteId)| wanted == Need::After && Some(*need) == parent;
+            let needs = self.needs(site).filter(|need| need.0 == wanted && !is_told(need));
+            needs.map(|(_, needed)| self.name(needed)).collect()
+        };
+        let mut notes = Vec::new();
+        for (need, words) in [
+            (Need::After, "after"),
+            (Need::AfterAny, "after any of"),
+            (Need::AfterFinished, "after the end of"),
+        ] {
+            let named = named(need);
+            if !named.is_empty() {
+                notes.push(format!("{words} {}", named.join(", ")));
+            }
+        }
+        let uses = self
+            .site(site)
+            .uses
+            .iter()
+            .map(|(name, units)| format!("uses {units} {name}"));
+        notes.extend(uses);
+        if depth > DEEPEST {
+            notes.push(format!("level {depth}"));
+        }
+        notes.join("; ")
+    }
+}
+
+/// One site with what is drawn in front of it.
+struct Branch {
+    site: SiteId,
+    depth: usize,
+    /// In front of what hangs below it.
+    indent: String,
+    is_last: bool,
+}
+
+impl Branch {
+    fn root(site: SiteId) -> Self {
+        Self {
+            site,
+            depth: 0,
+            indent: String::new(),
+            is_last: true,
+        }
+    }
+
+    fn child(&self, site: SiteId, is_last: bool) -> Self {
+        let depth = self.depth + 1;
+        let indent = match (self.depth, self.is_last) {
+            (0, _) => String::new(),
+            (deep, _) if deep >= DEEPEST => self.indent.clone(),
+            (_, true) => format!("{}   ", self.indent),
+            (_, false) => format!("{}│  ", self.indent),
+        };
+        Self {
+            site,
+            depth,
+            indent,
+            is_last,
+        }
+    }
+
+    fn stem(&self) -> String {
+        match (self.depth, self.is_last) {
+            (0, _) => String::new(),
+            (_, true) => format!("{}└─ ", self.indent),
+            (_, false) => format!("{}├─ ", self.indent),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use crate::config::{Config, LoadOptions};
+    use crate::outlook::Outlook;
+    use crate::run::SiteName;
+
+    fn config(text: &str) -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let text = format!("redis.mode = 'external'\n{text}");
+        std::fs::write(directory.path().join("orch.toml"), text).unwrap();
+        let options = LoadOptions {
+            directory: directory.path().to_owned(),
+            ..LoadOptions::default()
+        };
+        Config::load(options).unwrap_or_else(|errors| panic!("{errors}"))
+    }
+
+    fn outlook<'c>(config: &'c Config, expected: &[(&str, u64)]) -> Outlook<'c> {
+        let expected: BTreeMap<SiteName, Duration> = expected
+            .iter()
+            .map(|(site, seconds)| (SiteName::from(*site), Duration::from_secs(*seconds)))
+            .collect();
+        let sites: Vec<_> = config.sites.iter().collect();
+        Outlook::new(config, &sites, &expected).unwrap()
+    }
+
+    const SHOP: &str = "orch.max_parallel_sites = 2\nresources.browsers = 1\nsites.defaults.dispatch = 't'\n\
+        [sites.prices]\nafter = ['catalogue', 'login']\nuses.browsers = 1\n[sites.login]\n[sites.catalogue]\nafter = ['login']\n\
+        [sites.either]\nafter_any = ['books', 'catalogue']\n[sites.books]\nuses.browsers = 1\n\
+        [sites.report]\nafter_finished = ['prices', 'books']\n";
+
+    #[test]
+    fn each_site_stands_once_below_what_it_waits_for_longest() {
+        let config = config(SHOP);
+        let outlook = outlook(
+            &config,
+            &[
+                ("login", 10),
+                ("catalogue", 100),
+                ("prices", 60),
+                ("books", 30),
+                ("report", 5),
+            ],
+        );
+        assert_eq!(
+            outlook.head(),
+            [
+                "6 sites, 2 at a time: about 2m55s, no less than 2m55s",
+                "longest path: login -> catalogue -> prices -> report, 2m55s",
+                "resources: 1 browsers",
+                "1 site without a complete run so far, taken to last 30.0s each",
+            ]
+        );
+        let lines: Vec<String> = outlook.rows().iter().map(|row| row.join("|")).collect();
+        assert_eq!(
+            lines,
+            [
+                "login *|10.0s|0.0s|",
+                "└─ catalogue *|1m40s|10.0s|",
+                "   └─ prices *|1m00s|1m50s|after login; uses 1 browsers",
+                "      └─ report *|5.0s|2m50s|after the end of prices, books",
+                "books|30.0s|0.0s|uses 1 browsers",
+                "└─ either|?|30.0s|after any of catalogue, books",
+            ]
+        );
+    }
+
+    #[test]
+    fn graph_and_json_say_the_same() {
+        let config = config(SHOP);
+        let outlook = outlook(&config, &[("login", 10), ("catalogue", 100)]);
+        let dot = outlook.dot();
+        for line in [
+            "  \"login\" [label=\"login\\n10.0s\" penwidth=2];",
+            "  \"either\" [label=\"either\\n?\"];",
+            "  \"login\" -> \"catalogue\" [penwidth=2];",
+            "  \"login\" -> \"prices\";",
+            "  \"books\" -> \"either\" [style=dashed];",
+            "  \"books\" -> \"report\" [style=dotted];",
+        ] {
+            assert!(dot.lines().any(|found| found == line), "{line}\n{dot}");
+        }
+        let json = outlook.json();
+        assert_eq!(
+            json["critical_path"],
+            serde_json::json!(["login", "catalogue", "prices", "report"])
+        );
+        let sites = json["sites"].as_array().unwrap();
+        let site = |name: &str| sites.iter().find(|site| site["site"] == name).unwrap();
+        assert_eq!(site("catalogue")["begins_seconds"], 10.0);
+        assert_eq!(site("either")["expected_seconds"], serde_json::Value::Null);
+        assert_eq!((sites.len(), &json["assumed_seconds"]), (6, &serde_json::json!(100.0)));
+    }
+
+    #[test]
+    fn a_chain_of_all_sites_is_no_wider_than_a_screen() {
+        let mut text = "sites.defaults.dispatch = 't'\nsites.s0 = {}\n".to_owned();
+        for number in 1..2_000 {
+            text.push_str(&format!("sites.s{number}.after = ['s{}']\n", number - 1));
+        }
+        let config = config(&text);
+        let outlook = outlook(&config, &[]);
+        let rows = outlook.rows();
+        assert_eq!(rows.len(), 2_000);
+        assert!(rows.iter().all(|row| row[0].chars().count() < 60), "{:?}", rows.last());
+        assert_eq!(rows[1_999][3], "level 1999");
+        assert!(
+            outlook.head()[1].contains("s5 -> 1988 more -> s1994"),
+            "{:?}",
+            outlook.head()
+        );
+    }
+}

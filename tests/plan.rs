@@ -1,0 +1,120 @@
+//! `orch plan` of many sites, with the history of earlier runs: quick, and complete.
+
+mod support {
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+use std::fmt::Write as _;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use support::orch::Project;
+
+const SITES: usize = 10_000;
+/// As many as are looked at.
+const RUNS: usize = 10;
+
+/// Sites of which a third depends on one or two others, and a fifth uses a resource.
+fn configuration() -> String {
+    let mut random = fastrand::Rng::with_seed(5);
+    let mut text = "[orch]\nmax_parallel_sites = 64\n[redis]\nmode = \"external\"\n[celery]\napp = \"app\"\n\n\
+                    [resources]\nbrowsers = 20\n[sites.defaults]\ndispatch = \"app.dispatch\"\n"
+        .to_owned();
+    for number in 0..SITES {
+        writeln!(text, "[sites.site{number}]").expect("text grows");
+        if number > 0 && random.f64() < 0.3 {
+            let needed = random.usize(number.saturating_sub(50)..number);
+            writeln!(text, "after = [\"site{needed}\", \"site{}\"]", number - 1).expect("text grows");
+        }
+        if random.f64() < 0.2 {
+            writeln!(text, "uses = {{ browsers = {} }}", random.usize(1..5)).expect("text grows");
+        }
+    }
+    text
+}
+
+/// A run's journal as orch writes it, of which each site has a few lines.
+fn write_run(state_dir: &Path, number: usize) {
+    let directory = state_dir.join(format!("runs/run{number}"));
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&directory)
+        .expect("make the run's directory");
+    let sites: Vec<String> = (0..SITES).map(|site| format!("site{site}")).collect();
+    let begun = json!({
+        "seq": 1, "at": 1000.0 + number as f64, "elapsed": 0.0, "event": "run_started", "format": 1,
+        "run_id": format!("run{number}"), "command": "run", "version": "0", "instance": "orch", "config": "orch.toml",
+        "directory": directory, "pid": 1, "guard_pid": 2, "services": [], "sites": sites,
+    });
+    let mut text = format!("{begun}\n");
+    for site in 0..SITES {
+        for event in ["site_queued", "site_progressed", "site_progressed", "site_finished"] {
+            let rest = match event {
+                "site_queued" => String::new(),
+                "site_progressed" => {
+                    ",\"counts\":{\"total_chunks\":100,\"completed_chunks\":7},\"source\":\"events\"".to_owned()
+                }
+                _ => format!(
+                    ",\"status\":\"complete\",\"counts\":{{\"results\":3}},\"elapsed_ms\":{}",
+                    1000 * (site + number)
+                ),
+            };
+            writeln!(
+                text,
+                "{{\"seq\":2,\"at\":1.5,\"elapsed\":1.5,\"event\":\"{event}\",\"site\":\"site{site}\"{rest}}}"
+            )
+            .expect("text grows");
+        }
+    }
+    fs::write(directory.join("journal.jsonl"), text).expect("write the journal");
+}
+
+#[test]
+fn ten_thousand_sites_with_their_history_take_no_time() {
+    let project = Project::new(&configuration());
+    DirBuilder::new()
+        .mode(0o700)
+        .create(project.state_dir())
+        .expect("make the state directory");
+    for number in 0..RUNS {
+        write_run(&project.state_dir(), number);
+    }
+    for arguments in [&["plan", "--json"][..], &["plan"], &["plan", "--dot"]] {
+        let begun = Instant::now();
+        let ended = project.orch(arguments).finish();
+        let took = begun.elapsed();
+        ended.expect_code(0);
+        let lines = ended.stdout.lines().count();
+        println!(
+            "orch {} of {SITES} sites, {RUNS} earlier runs: {took:?}, {lines} lines",
+            arguments.join(" ")
+        );
+        match arguments {
+            [_, "--json"] => {
+                let plan: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+                let sites = plan["sites"].as_array().expect("sites");
+                assert_eq!(sites.len(), SITES);
+                let site = sites.iter().find(|site| site["site"] == "site77").expect("it is there");
+                // The median of the last five: runs 5 to 9.
+                assert_eq!(site["expected_seconds"], 84.0);
+                let (length, bound) = (&plan["expected_seconds"], &plan["lower_bound_seconds"]);
+                assert!(length.as_f64() >= bound.as_f64(), "{length} {bound}");
+            }
+            [_] => assert!(
+                lines > SITES && ended.stdout.contains("longest path: "),
+                "{lines} lines"
+            ),
+            _ => assert!(
+                lines > SITES && ended.stdout.starts_with("digraph sites {"),
+                "{lines} lines"
+            ),
+        }
+        // Unoptimised, on a busy machine; a release build takes a fraction of a second.
+        assert!(took < Duration::from_secs(20), "{took:?}");
+    }
+}
