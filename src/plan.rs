@@ -1,12 +1,12 @@
 //! From the checked configuration to what will be started: which Redis, which programs, in which order.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::celery::{Client, Kept, TaskId};
-use crate::config::{BeatMode, CommandKind, Config, RedisMode, find_celery, find_redis_server};
+use crate::config::{BeatMode, CommandKind, Config, RedisMode, SiteConfig, find_celery, find_redis_server};
 use crate::instance::InstanceFile;
 use crate::run::{Recorder, Resumption, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
@@ -236,6 +236,7 @@ fn required_tasks(config: &Config, sites: &[SiteName]) -> BTreeSet<String> {
     if config.proxies.enabled {
         required.extend(config.proxies.refresh.iter().map(|call| call.task.clone()));
     }
+    let sites: HashSet<&SiteName> = sites.iter().collect();
     let chosen = config.sites.iter().filter(|site| sites.contains(&site.name));
     required.extend(chosen.map(|site| site.dispatch.task.clone()));
     required
@@ -244,10 +245,10 @@ fn required_tasks(config: &Config, sites: &[SiteName]) -> BTreeSet<String> {
 /// What belongs to the jobs of a run that is continued.
 fn kept(config: &Config, resumption: Option<&Resumption>) -> Kept {
     let mut kept = Kept::default();
+    let sites: HashMap<&SiteName, &SiteConfig> = config.sites.iter().map(|site| (&site.name, site)).collect();
     for (name, job) in resumption.iter().flat_map(|resumption| resumption.jobs()) {
         kept.roots.insert(TaskId::from(job.task_id.as_str()));
-        let site = config.sites.iter().find(|site| site.name == *name);
-        if let (Some(site), Some(job_id)) = (site, &job.job_id) {
+        if let (Some(site), Some(job_id)) = (sites.get(name), &job.job_id) {
             kept.key_prefixes.extend(sites::key_prefixes(site, job_id));
         }
     }

@@ -2,6 +2,8 @@
 //!
 //! Not here: what such a run has left to do (`run::Resumption`), and what is done about it (`sites`).
 
+use std::collections::HashSet;
+
 use crate::config::Config;
 use crate::run::{PastRun, Progress, Resumption, SiteName, Unfinished, each_event, past_runs};
 use crate::services::Failure;
@@ -69,12 +71,12 @@ fn choose<'a>(runs: &'a [PastRun], target: &ResumeTarget) -> Result<&'a PastRun,
 
 /// A site that is left to do and cannot be.
 fn unconfigured<'a>(config: &Config, resumption: &'a Resumption) -> Option<&'a SiteName> {
+    let configured: HashSet<&SiteName> = config.sites.iter().map(|site| &site.name).collect();
     let left = resumption
         .sites
         .iter()
         .filter(|so_far| !matches!(so_far.progress, Progress::Kept { .. }));
-    left.map(|so_far| &so_far.site)
-        .find(|name| !config.sites.iter().any(|site| site.name == **name))
+    left.map(|so_far| &so_far.site).find(|name| !configured.contains(name))
 }
 
 #[cfg(test)]

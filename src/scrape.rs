@@ -1,6 +1,6 @@
 //! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -193,12 +193,16 @@ impl Scrape {
         }
     }
 
-    /// Whether the run that this one continues had completed the site.
-    fn is_kept(&self, site: &SiteName) -> bool {
-        let so_far = self.resumption.iter().flat_map(|resumption| &resumption.sites);
-        so_far
-            .filter(|so_far| so_far.site == *site)
-            .any(|so_far| matches!(so_far.progress, Progress::Kept { .. }))
+    /// The sites of the run but for those that the one which it continues had completed, in the order of the configuration.
+    fn chosen(&self) -> Vec<SiteConfig> {
+        let mut wanted: HashSet<&SiteName> = self.sites.iter().collect();
+        for so_far in self.resumption.iter().flat_map(|resumption| &resumption.sites) {
+            if let Progress::Kept { .. } = so_far.progress {
+                wanted.remove(&so_far.site);
+            }
+        }
+        let sites = self.config.sites.iter();
+        sites.filter(|site| wanted.contains(&site.name)).cloned().collect()
     }
 
     async fn proxies_then_sites(&self, context: &sites::Context, leases: &LeaseStore) -> Ending {
@@ -222,15 +226,8 @@ impl Scrape {
                 }
             }
         }
-        let chosen: Vec<SiteConfig> = self
-            .config
-            .sites
-            .iter()
-            .filter(|site| self.sites.contains(&site.name) && !self.is_kept(&site.name))
-            .cloned()
-            .collect();
         let at_once = self.config.orch.max_parallel_sites;
-        let work = match sites::Work::new(chosen, at_once, &self.config.resources, &self.expected) {
+        let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &self.expected) {
             Ok(work) => work,
             Err(error) => {
                 let failure = Failure::configuration("put the sites into an order").caused_by(&error);

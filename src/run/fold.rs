@@ -315,9 +315,10 @@ impl RunState {
 
     /// The site of this name, made when an event is the first to tell of it.
     fn site(&mut self, name: &SiteName) -> &mut SiteView {
-        let known = self.sites.iter().position(|site| site.name == *name);
+        let known = self.site_places.get(name).copied();
         let index = known.unwrap_or_else(|| {
             self.sites.push(SiteView::waiting(name.clone()));
+            self.site_places.insert(name.clone(), self.sites.len() - 1);
             self.sites.len() - 1
         });
         &mut self.sites[index]
@@ -393,6 +394,27 @@ mod tests {
             ..SiteView::waiting(site())
         };
         assert_eq!(state.sites, [expected]);
+    }
+
+    #[test]
+    fn an_event_costs_the_same_among_many_sites() {
+        let begun = std::time::Instant::now();
+        let names: Vec<SiteName> = (0..20_000)
+            .map(|number| SiteName::new(format!("site{number}")))
+            .collect();
+        let queued = |site: &SiteName| EventKind::SiteQueued { site: site.clone() };
+        let state = folded((0..10).flat_map(|_| names.iter().rev().map(queued)));
+        assert_eq!(state.sites.len(), names.len());
+        assert_eq!(
+            state.site_named(&names[7]).map(|site| site.phase),
+            Some(SitePhase::Queued)
+        );
+        // Going through all of them for each would be two thousand million comparisons.
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(5),
+            "{:?}",
+            begun.elapsed()
+        );
     }
 
     #[test]

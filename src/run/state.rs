@@ -1,6 +1,7 @@
 //! The snapshot of a run: what all events so far add up to, as [`RunState::apply`] folds them. Views draw this and
 //! nothing else; `summary.json` is the last one.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -25,6 +26,9 @@ pub struct RunState {
     pub proxies: ProxiesView,
     /// In order of the configuration.
     pub sites: Vec<SiteView>,
+    /// Where each stands among them: an event looks for one of thousands.
+    #[serde(skip)]
+    pub(super) site_places: HashMap<SiteName, usize>,
     pub warnings: u64,
     pub errors: u64,
     pub stop: Option<StopView>,
@@ -32,6 +36,13 @@ pub struct RunState {
     pub exit_code: Option<u8>,
     /// Why it did not succeed, as the user sees it.
     pub error: Option<String>,
+}
+
+impl RunState {
+    /// The site of this name, once an event has told of it.
+    pub fn site_named(&self, name: &SiteName) -> Option<&SiteView> {
+        self.sites.get(*self.site_places.get(name)?)
+    }
 }
 
 /// What the first event says.

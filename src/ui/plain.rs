@@ -295,8 +295,7 @@ impl PlainView {
 
 /// All that is known, not only what the last event told.
 fn counts_of(site: &SiteName, state: &RunState) -> SiteCounts {
-    let view = state.sites.iter().find(|view| view.name == *site);
-    view.map(|view| view.counts).unwrap_or_default()
+    state.site_named(site).map(|view| view.counts).unwrap_or_default()
 }
 
 /// What a stage follows, in words.
