@@ -9,6 +9,7 @@ mod support {
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::bookshop;
 use support::orch::{Ended, Project};
@@ -102,6 +103,66 @@ fn a_failed_site_skips_its_dependents_which_is_told_and_resumed() {
         .map(|event| &event["site"])
         .collect();
     assert_eq!(dispatched, ["catalogue", "prices"]);
+
+    let ended = project.orch(&["sites"]).finish();
+    ended.expect_code(0);
+    let rows: Vec<Vec<&str>> = ended
+        .stdout
+        .lines()
+        .map(|line| line.split_whitespace().collect())
+        .collect();
+    let row = |name: &str| rows.iter().find(|row| row[0] == name).expect("its row").clone();
+    for (name, runs) in [("prices", "S."), ("catalogue", "F."), ("login", ".")] {
+        let row = row(name);
+        assert_eq!(
+            (&row[1..3], row.last()),
+            (&["-", "COMPLETE"][..], Some(&runs)),
+            "{}",
+            ended.stdout
+        );
+    }
+}
+
+#[test]
+fn what_a_living_run_is_at_is_listed() {
+    // Longer than any machine needs to look at it.
+    let project = project("20000");
+    let mut orch = project.orch(&["run"]);
+    orch.wait_for("the job", |event| {
+        event["event"] == "site_job_started" && event["site"] == "catalogue"
+    });
+    let ended = project.orch(&["sites", "--json"]).finish();
+    ended.expect_code(0);
+    let listed: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+    let sites = listed["sites"].as_array().expect("sites").iter();
+    let phases: Vec<_> = sites
+        .map(|site| {
+            (
+                site["now"]["phase"].as_str().expect("text"),
+                site["runs"].as_array().expect("a list").len(),
+            )
+        })
+        .collect();
+    assert_eq!(phases, [("waiting", 0), ("running", 0), ("complete", 1)]);
+    orch.signal(Signal::SIGINT);
+    orch.signal(Signal::SIGINT);
+    let ended = orch.finish();
+    ended.expect_code(130);
+    expect_phases(
+        &ended,
+        &[
+            ("prices", "cancelled"),
+            ("catalogue", "cancelled"),
+            ("login", "complete"),
+        ],
+    );
+    let ended = project.orch(&["sites", "--sites", "prices"]).finish();
+    ended.expect_code(0);
+    assert!(
+        ended.stdout.contains("CANCELLED") && ended.stdout.contains("the run was stopped"),
+        "{}",
+        ended.stdout
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ mod plan;
 mod run;
 mod session;
 mod signals;
+mod sites;
 mod table;
 mod up;
 
@@ -42,6 +43,7 @@ enum Command {
     Run(run::RunArgs),
     Up(up::UpArgs),
     Plan(plan::PlanArgs),
+    Sites(sites::ListArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
     Init(init::InitArgs),
@@ -143,6 +145,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Up(args) => up::main(&args),
         Command::Plan(args) => plan::main(&args),
+        Command::Sites(args) => sites::main(&args),
         Command::Exec(args) => exec::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Init(args) => init::main(&args),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::directory::RunDirectory;
 use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
 use super::ids::{RunId, SiteName};
-use super::journal::{each_event_told, first_event};
+use super::journal::{each_event_told, first_event, is_being_written};
 
 /// Runs that are looked at, the latest ones.
 const RUNS: usize = 10;
@@ -25,6 +25,13 @@ pub struct PastRun {
     pub journal: PathBuf,
     /// When it began, Unix seconds.
     pub at: f64,
+}
+
+impl PastRun {
+    /// Whether it is under way.
+    pub fn is_alive(&self) -> bool {
+        is_being_written(&self.journal)
+    }
 }
 
 /// The `orch run`s that are kept, the oldest first; one that lives is among them.
@@ -70,6 +77,8 @@ pub struct PastSite {
     pub status: SiteStatus,
     pub elapsed: Duration,
     pub counts: SiteCounts,
+    /// Why, unless it is complete.
+    pub reason: Option<String>,
 }
 
 /// See the module.
@@ -105,7 +114,8 @@ impl History {
             status,
             counts,
             elapsed_ms,
-            ..
+            reason,
+            dependency: _,
         } = event.kind
         {
             self.sites.entry(site).or_default().push(PastSite {
@@ -114,6 +124,7 @@ impl History {
                 status,
                 elapsed: Duration::from_millis(elapsed_ms),
                 counts,
+                reason,
             });
         }
     }

@@ -14,6 +14,7 @@ mod local_time;
 mod recorder;
 mod resumption;
 mod state;
+mod trend;
 
 #[cfg(test)]
 pub(crate) use any_event::any_event;
@@ -33,3 +34,4 @@ pub use state::{
     Header, LeftoversView, ProxiesView, ProxyCount, Resumed, RunState, ServicePhase, ServiceView, SitePhase, SiteView,
     StopView,
 };
+pub use trend::Trend;

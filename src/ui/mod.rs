@@ -14,5 +14,6 @@ mod view;
 
 pub use paint::{Line, Tone};
 pub use screen::{Screen, release};
+pub use summary::status as site_word;
 pub use text::{coarse_span, plural, span};
 pub use view::{Format, ViewHandle, ViewOptions, show_afterwards, start};

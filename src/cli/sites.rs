@@ -1,0 +1,135 @@
+//! `orch sites`: the sites, where each is now, how it ended last, and how that compares with the runs before.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::output::{print, print_json};
+use super::table::table;
+use super::{ConfigArgs, Refusal, SitesArgs, history};
+use crate::config::{Config, SiteConfig};
+use crate::run::{
+    History, Outcome, PastSite, RunState, SiteStatus, SiteView, Trend, each_event, local_time, past_runs,
+};
+use crate::ui::{site_word, span};
+
+const HEADINGS: [&str; 8] = ["SITE", "NOW", "LAST", "ENDED", "TIME", "RESULTS", "RUNS", "REASON"];
+
+/// Lists the sites: where each is now, its last result and time against the runs before, how the last runs ended
+#[derive(Args, Debug)]
+#[command(after_help = "RUNS, the latest last: . complete, F failed, S skipped, C cancelled")]
+pub struct ListArgs {
+    #[command(flatten)]
+    sites: SitesArgs,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+}
+
+/// Runs the subcommand; the exit code.
+pub fn main(args: &ListArgs) -> anyhow::Result<u8> {
+    let config = args.config.load(&[])?;
+    let selected = args.sites.select(&config)?;
+    let history = history(&config)?;
+    let living = living(&config)?;
+    let now = |site: &SiteConfig| living.as_ref().and_then(|state| state.site_named(&site.name));
+    if args.json {
+        let sites: Vec<Value> = selected.iter().map(|site| object(site, now(site), &history)).collect();
+        let run_id = living
+            .as_ref()
+            .and_then(|state| state.header.as_ref())
+            .map(|header| &header.run_id);
+        print_json(&json!({ "run_id": run_id, "sites": sites }));
+    } else {
+        let rows: Vec<Vec<String>> = selected.iter().map(|site| row(site, now(site), &history)).collect();
+        print(&table(&HEADINGS, &rows).join("\n"));
+    }
+    Ok(Outcome::Succeeded.exit_code())
+}
+
+/// The run that is under way, as its journal tells so far.
+fn living(config: &Config) -> anyhow::Result<Option<RunState>> {
+    let failed = |error: &dyn std::error::Error| {
+        let text = format!(
+            "look at the runs in {}\n  cause: {error}",
+            config.orch.state_dir.display()
+        );
+        Refusal::because(Outcome::InfrastructureFailed, text)
+    };
+    let runs = past_runs(&config.orch.state_dir).map_err(|error| failed(&error))?;
+    let Some(run) = runs.iter().rev().find(|run| run.is_alive()) else {
+        return Ok(None);
+    };
+    let mut state = RunState::default();
+    each_event(&run.journal, |event| state.apply(&event)).map_err(|error| failed(&error))?;
+    Ok(Some(state))
+}
+
+fn word(status: SiteStatus) -> (&'static str, char) {
+    match status {
+        SiteStatus::Complete => ("COMPLETE", '.'),
+        SiteStatus::Failed => ("FAILED", 'F'),
+        SiteStatus::Cancelled => ("CANCELLED", 'C'),
+        SiteStatus::Skipped => ("SKIPPED", 'S'),
+    }
+}
+
+fn row(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Vec<String> {
+    let results = history.of(&site.name);
+    let trend = Trend::of(results);
+    let of_last = |cell: &dyn Fn(&PastSite) -> String| results.first().map_or_else(|| "-".to_owned(), cell);
+    // A trend is that of the last complete result: beside another it would mislead.
+    let with = |text: String, change: Option<f64>, last: &PastSite| match change {
+        Some(change) if last.status == SiteStatus::Complete => format!("{text} ({:+.0}%)", 100.0 * change),
+        _ => text,
+    };
+    vec![
+        site.name.to_string(),
+        now.map_or("-", |view| site_word(view.phase)).to_owned(),
+        of_last(&|last| word(last.status).0.to_owned()),
+        of_last(&|last| local_time(seconds(last.at))),
+        of_last(&|last| with(span(last.elapsed.as_secs_f64()), trend.time, last)),
+        of_last(&|last| match last.counts.results {
+            Some(results) => with(results.to_string(), trend.results, last),
+            None => "-".to_owned(),
+        }),
+        results.iter().rev().map(|result| word(result.status).1).collect(),
+        of_last(&|last| {
+            let reason = last.reason.as_deref().unwrap_or_default();
+            reason.lines().next().unwrap_or_default().to_owned()
+        }),
+    ]
+}
+
+/// Whole seconds of a wall clock; what is no time of ours is the first one.
+fn seconds(at: f64) -> u64 {
+    std::time::Duration::try_from_secs_f64(at).map_or(0, |at| at.as_secs())
+}
+
+fn object(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Value {
+    let results = history.of(&site.name);
+    let trend = Trend::of(results);
+    let runs: Vec<Value> = results
+        .iter()
+        .map(|result| {
+            json!({
+                "run_id": result.run_id,
+                "at": result.at,
+                "status": result.status,
+                "elapsed_seconds": result.elapsed.as_secs_f64(),
+                "counts": result.counts,
+                "reason": result.reason,
+            })
+        })
+        .collect();
+    json!({
+        "site": site.name,
+        "tags": site.tags,
+        "now": now,
+        // The latest first.
+        "runs": runs,
+        "time_change": trend.time,
+        "results_change": trend.results,
+    })
+}

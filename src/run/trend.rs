@@ -1,0 +1,86 @@
+//! What the last runs of a site say about its latest one: how the others ended, and how it compares with them.
+
+use super::event::SiteStatus;
+use super::history::PastSite;
+
+/// Complete results that the latest one is compared with.
+const COMPARED_WITH: usize = 5;
+
+/// The latest complete result against the median of those before it: 0.1 is a tenth more.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Trend {
+    /// `None`: there is nothing to compare, or it took no time before.
+    pub time: Option<f64>,
+    /// As for the time, of the records that were saved.
+    pub results: Option<f64>,
+}
+
+impl Trend {
+    /// Of results, the latest first.
+    pub fn of(results: &[PastSite]) -> Self {
+        let mut complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
+        let Some(latest) = complete.next() else {
+            return Self::default();
+        };
+        let before: Vec<&PastSite> = complete.take(COMPARED_WITH).collect();
+        let saved = |result: &PastSite| result.counts.results.map(|results| results as f64);
+        Self {
+            time: change(
+                Some(latest.elapsed.as_secs_f64()),
+                before.iter().map(|result| result.elapsed.as_secs_f64()).collect(),
+            ),
+            results: change(
+                saved(latest),
+                before.iter().filter_map(|result| saved(result)).collect(),
+            ),
+        }
+    }
+}
+
+fn change(latest: Option<f64>, mut before: Vec<f64>) -> Option<f64> {
+    before.sort_by(f64::total_cmp);
+    let median = before.get(before.len() / 2).copied().filter(|median| *median > 0.0)?;
+    Some(latest? / median - 1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::run::SiteCounts;
+
+    #[test]
+    fn the_latest_complete_result_is_compared_with_the_median_before_it() {
+        let result = |status, seconds, results| PastSite {
+            run_id: "r".into(),
+            at: 0.0,
+            status,
+            elapsed: Duration::from_secs(seconds),
+            counts: SiteCounts {
+                results,
+                ..SiteCounts::default()
+            },
+            reason: None,
+        };
+        use SiteStatus::{Complete, Failed};
+        let history = [
+            result(Failed, 1, Some(0)),
+            result(Complete, 15, Some(50)),
+            result(Complete, 10, None),
+            result(Complete, 90, Some(100)),
+            result(Failed, 1, None),
+            result(Complete, 5, Some(120)),
+        ];
+        let trend = Trend::of(&history);
+        assert_eq!(trend.time, Some(0.5));
+        assert!(
+            trend.results.is_some_and(|change| (change + 0.583).abs() < 0.001),
+            "{trend:?}"
+        );
+        assert_eq!(Trend::of(&history[..1]), Trend::default());
+        assert_eq!(Trend::of(&history[..2]), Trend::default());
+        let none = [result(Complete, 3, Some(0)), result(Complete, 0, Some(0))];
+        assert_eq!(Trend::of(&none), Trend::default());
+    }
+}
