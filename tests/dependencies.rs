@@ -144,6 +144,7 @@ fn what_a_living_run_is_at_is_listed() {
         })
         .collect();
     assert_eq!(phases, [("waiting", 0), ("running", 0), ("complete", 1)]);
+    assert_eq!(listed["sites"][0]["now"]["waits_for"], serde_json::json!(["catalogue"]));
     orch.signal(Signal::SIGINT);
     orch.signal(Signal::SIGINT);
     let ended = orch.finish();

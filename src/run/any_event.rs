@@ -231,6 +231,8 @@ fn of_sites() -> BoxedStrategy<EventKind> {
         SiteStatus::Skipped,
     ];
     prop_oneof![
+        (site(), proptest::collection::vec(site(), 0..4))
+            .prop_map(|(site, waits_for)| EventKind::SiteWaiting { site, waits_for }),
         site().prop_map(|site| EventKind::SiteQueued { site }),
         (site(), any::<u32>(), text(), option::of(text())).prop_map(|(site, attempt, task_id, job_id)| {
             EventKind::SiteDispatched {

@@ -369,6 +369,11 @@ pub enum EventKind {
     },
 
     // ----- sites
+    /// It depends on sites of this run, which have to end first.
+    SiteWaiting {
+        site: SiteName,
+        waits_for: Vec<SiteName>,
+    },
     /// What it depends on is met: it waits for its turn.
     SiteQueued {
         site: SiteName,

@@ -207,7 +207,16 @@ impl RunState {
             }
 
             // ----- sites
-            EventKind::SiteQueued { site } => self.site(site).phase = SitePhase::Queued,
+            EventKind::SiteWaiting { site, waits_for } => {
+                let view = self.site(site);
+                view.phase = SitePhase::Waiting;
+                view.waits_for.clone_from(waits_for);
+            }
+            EventKind::SiteQueued { site } => {
+                let view = self.site(site);
+                view.phase = SitePhase::Queued;
+                view.waits_for.clear();
+            }
             EventKind::SiteDispatched {
                 site,
                 attempt,
@@ -270,6 +279,7 @@ impl RunState {
                     SiteStatus::Cancelled => SitePhase::Cancelled,
                     SiteStatus::Skipped => SitePhase::Skipped,
                 };
+                view.waits_for.clear();
                 view.counts = counts.or(view.counts);
                 view.finished = Some(now);
                 view.reason.clone_from(reason);

@@ -193,6 +193,8 @@ pub enum Resumed {
 pub struct SiteView {
     pub name: SiteName,
     pub phase: SitePhase,
+    /// Sites that it depends on, as long as it waits for them; some may have ended.
+    pub waits_for: Vec<SiteName>,
     pub job_id: Option<JobId>,
     pub attempt: u32,
     pub stage: Option<FollowStage>,
@@ -216,6 +218,7 @@ impl SiteView {
         Self {
             name,
             phase: SitePhase::Waiting,
+            waits_for: Vec::new(),
             job_id: None,
             attempt: 0,
             stage: None,

@@ -4,6 +4,7 @@
 //! are not given back then, since running tasks go on for a while: they end by themselves. Not here: who is next
 //! ([`schedule`](super::schedule)), and what a site does with its turn (`course`).
 
+use std::collections::BTreeSet;
 use std::time::Instant;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -37,6 +38,18 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         leases: &leases,
         wait_until,
     };
+    for (site, id) in sites.iter().zip(agenda.sites()) {
+        let waits_for: BTreeSet<SiteId> = agenda.entry(id).needs().collect();
+        if !waits_for.is_empty() {
+            context.recorder.emit(EventKind::SiteWaiting {
+                site: site.name.clone(),
+                waits_for: waits_for
+                    .iter()
+                    .map(|needed| sites[needed.place()].name.clone())
+                    .collect(),
+            });
+        }
+    }
     let begun = Instant::now();
     let (schedule, decisions) = Schedule::begin(agenda, begun.elapsed());
     let run = Run {

@@ -4,6 +4,7 @@ use super::paint::{Line, Painted, Tone, columns, cut, padded};
 use super::plain::stage_name;
 use super::summary;
 use super::text::{coarse_span, count, plural, source_name};
+use super::waiting::waited_for;
 use crate::run::{
     Command, RunState, ServiceName, ServicePhase, ServiceView, SitePhase, SiteView, StopReason, StopView,
 };
@@ -318,7 +319,7 @@ fn sites(state: &RunState, layout: &Layout) -> Vec<Ranked> {
     let bar = layout.rest().saturating_sub(widest);
     let line = |(site, figures)| Ranked {
         rank: site_rank(site),
-        line: site_line(site, figures, bar, layout),
+        line: site_line(site, state, figures, bar, layout),
     };
     state.sites.iter().zip(figures).map(line).collect()
 }
@@ -332,7 +333,7 @@ fn site_rank(site: &SiteView) -> u8 {
     }
 }
 
-fn site_line(site: &SiteView, figures: Line, bar: usize, layout: &Layout) -> Line {
+fn site_line(site: &SiteView, state: &RunState, figures: Line, bar: usize, layout: &Layout) -> Line {
     let mut line = layout.line(
         site.name.as_str(),
         summary::tone(site.phase),
@@ -343,6 +344,9 @@ fn site_line(site: &SiteView, figures: Line, bar: usize, layout: &Layout) -> Lin
         progress(&mut line, site.counts.completed_chunks, site.counts.total_chunks, bar);
     }
     line.append(figures);
+    if let Some(waited_for) = waited_for(site, state) {
+        line.push(Tone::Dim, waited_for);
+    }
     if let Some(reason) = &site.reason {
         let gap = if site.started.is_some() { ": " } else { "" };
         line.push(Tone::Plain, format!("{gap}{reason}"));

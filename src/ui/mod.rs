@@ -11,6 +11,7 @@ mod summary;
 mod terminal;
 mod text;
 mod view;
+mod waiting;
 
 pub use paint::{Line, Tone};
 pub use screen::{Screen, release};

@@ -100,6 +100,7 @@ impl PlainView {
             EventKind::ServiceStarting { .. }
             | EventKind::ServiceSpawned { .. }
             | EventKind::ServiceStopping { .. }
+            | EventKind::SiteWaiting { .. }
             | EventKind::SiteQueued { .. }
             | EventKind::SiteChordCompleted { .. }
                 if !self.verbose =>
@@ -112,6 +113,10 @@ impl PlainView {
             },
             EventKind::ServiceSpawned { service, pid } => format!("{service} has pid {pid}"),
             EventKind::ServiceStopping { service } => format!("{service} stopping"),
+            EventKind::SiteWaiting { site, waits_for } => {
+                let names: Vec<&str> = waits_for.iter().map(SiteName::as_str).collect();
+                format!("{site}: waits for {}", names.join(", "))
+            }
             EventKind::SiteQueued { site } => format!("{site}: queued"),
             EventKind::SiteChordCompleted { site, .. } => format!("{site}: the chord's callback has ended"),
             EventKind::ServiceReady {

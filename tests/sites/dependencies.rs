@@ -73,6 +73,15 @@ fn a_chain_runs_in_its_order_and_what_depends_on_nothing_beside_it() {
         place(&events, "beside", dispatch) < place(&events, "first", end),
         "{events:#?}"
     );
+    let waiting = events.iter().filter_map(|event| match event {
+        EventKind::SiteWaiting { site, waits_for } => Some((site.as_str(), waits_for.clone())),
+        _ => None,
+    });
+    let waiting: Vec<_> = waiting.collect();
+    assert_eq!(
+        waiting,
+        [("last", vec!["second".into()]), ("second", vec!["first".into()])]
+    );
 }
 
 #[test]

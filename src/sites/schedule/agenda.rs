@@ -22,7 +22,7 @@ pub struct Entry {
 
 impl Entry {
     /// All that it depends on, in any way.
-    fn needs(&self) -> impl Iterator<Item = SiteId> {
+    pub fn needs(&self) -> impl Iterator<Item = SiteId> {
         let lists = [&self.after, &self.after_any, &self.after_finished];
         lists.into_iter().flatten().copied()
     }

@@ -1,0 +1,66 @@
+//! What a waiting site waits for, in words.
+
+use crate::run::{RunState, SiteName, SitePhase, SiteView};
+
+/// Sites that are named.
+const NAMED: usize = 4;
+
+/// `for login, catalogue`: those that have not ended; `None` of a site that waits for none.
+pub fn waited_for(site: &SiteView, state: &RunState) -> Option<String> {
+    if site.phase != SitePhase::Waiting {
+        return None;
+    }
+    let is_over = |name: &&SiteName| state.site_named(name).is_some_and(|site| site.phase.is_final());
+    let mut names = site
+        .waits_for
+        .iter()
+        .filter(|name| !is_over(name))
+        .map(SiteName::as_str);
+    let first: Vec<&str> = names.by_ref().take(NAMED).collect();
+    let more = match names.count() {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    (!first.is_empty()).then(|| format!("for {}{more}", first.join(", ")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{Event, EventKind, SiteCounts, SiteStatus};
+
+    #[test]
+    fn what_has_ended_is_waited_for_no_more() {
+        let mut state = RunState::default();
+        let name = |site: &str| SiteName::from(site);
+        let mut seq = 0;
+        let mut told = |state: &mut RunState, kind| {
+            seq += 1;
+            let (at, elapsed) = (0.0, 0.0);
+            state.apply(&Event { seq, at, elapsed, kind });
+            waited_for(state.site_named(&name("last")).expect("it was told of"), state)
+        };
+        let finished = |site: &str| EventKind::SiteFinished {
+            site: name(site),
+            status: SiteStatus::Complete,
+            counts: SiteCounts::default(),
+            elapsed_ms: 1,
+            reason: None,
+            dependency: None,
+        };
+        let waiting = EventKind::SiteWaiting {
+            site: name("last"),
+            waits_for: ["a", "b", "c", "d", "e", "f"].map(SiteName::from).to_vec(),
+        };
+        assert_eq!(told(&mut state, waiting).as_deref(), Some("for a, b, c, d and 2 more"));
+        assert_eq!(
+            told(&mut state, finished("b")).as_deref(),
+            Some("for a, c, d, e and 1 more")
+        );
+        for site in ["a", "c", "d", "f"] {
+            told(&mut state, finished(site));
+        }
+        assert_eq!(told(&mut state, finished("x")).as_deref(), Some("for e"));
+        assert_eq!(told(&mut state, EventKind::SiteQueued { site: name("last") }), None);
+    }
+}
