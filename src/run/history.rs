@@ -9,9 +9,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::directory::RunDirectory;
+use serde::Deserialize;
+
 use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
 use super::ids::{RunId, SiteName};
-use super::journal::{each_event_told, first_event, is_being_written};
+use super::journal::{each_line_told, first_event, is_being_written};
 
 /// Runs that are looked at, the latest ones.
 const RUNS: usize = 10;
@@ -81,6 +83,26 @@ pub struct PastSite {
     pub reason: Option<String>,
 }
 
+/// What is wanted of the event that tells a site's end.
+#[derive(Deserialize)]
+struct SiteEnd {
+    at: f64,
+    #[serde(rename = "event")]
+    _event: TheEnd,
+    site: SiteName,
+    status: SiteStatus,
+    counts: SiteCounts,
+    elapsed_ms: u64,
+    #[serde(default)]
+    reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum TheEnd {
+    SiteFinished,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
@@ -96,37 +118,23 @@ impl History {
     pub fn read(state_dir: &Path) -> io::Result<Self> {
         let mut history = Self::default();
         for run in past_runs(state_dir)?.iter().rev().take(RUNS) {
-            let mut of_run = Vec::new();
-            let read = each_event_told(&run.journal, "site_finished", |event| of_run.push(event));
+            let read = each_line_told(&run.journal, "site_finished", |end| history.note(&run.run_id, end));
             if let Err(error) = read {
                 tracing::debug!(%error, "a run tells nothing of its sites");
-            }
-            for event in of_run {
-                history.note(&run.run_id, event);
             }
         }
         Ok(history)
     }
 
-    fn note(&mut self, run_id: &RunId, event: Event) {
-        if let EventKind::SiteFinished {
-            site,
-            status,
-            counts,
-            elapsed_ms,
-            reason,
-            dependency: _,
-        } = event.kind
-        {
-            self.sites.entry(site).or_default().push(PastSite {
-                run_id: run_id.clone(),
-                at: event.at,
-                status,
-                elapsed: Duration::from_millis(elapsed_ms),
-                counts,
-                reason,
-            });
-        }
+    fn note(&mut self, run_id: &RunId, end: SiteEnd) {
+        self.sites.entry(end.site).or_default().push(PastSite {
+            run_id: run_id.clone(),
+            at: end.at,
+            status: end.status,
+            elapsed: Duration::from_millis(end.elapsed_ms),
+            counts: end.counts,
+            reason: end.reason,
+        });
     }
 
     /// What the latest runs told of a site, the latest first.

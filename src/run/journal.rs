@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 
 use super::event::Event;
 use crate::{printable, regular_file};
@@ -141,37 +142,40 @@ pub fn each_event(path: &Path, each: impl FnMut(Event)) -> Result<Journal, Journ
 /// Begin of a line in which the kind of its event stands, bytes.
 const KIND_WITHIN: usize = 160;
 
-/// The same, but beside the first event only those of one kind, as the journal writes it (`site_finished`): other lines are
-/// not parsed, which is many times as fast. What is given back counts nothing of them.
+/// Hands on each line of one kind of event (`site_finished`), as far as the caller wants to know of it. Other lines are not
+/// parsed, which is many times as fast; what is given back counts nothing of them.
 ///
 /// # Errors
 /// As [`each_event`].
-pub fn each_event_told(path: &Path, kind: &str, each: impl FnMut(Event)) -> Result<Journal, JournalError> {
+pub fn each_line_told<T: DeserializeOwned>(
+    path: &Path,
+    kind: &str,
+    each: impl FnMut(T),
+) -> Result<Journal, JournalError> {
     let file = regular_file::open(path).map_err(|source| JournalError::Io {
         path: path.display().to_string(),
         source,
     })?;
     // The first line of every journal says its format.
-    let wanted = [format!("\"event\":\"{kind}\""), "\"event\":\"run_started\"".to_owned()];
+    let wanted = [kind, "run_started"].map(|kind| format!("\"event\":\"{kind}\""));
     let is_wanted = |line: &[u8]| {
         let begin = &line[..line.len().min(KIND_WITHIN)];
-        wanted
-            .iter()
-            .any(|wanted| begin.windows(wanted.len()).any(|part| part == wanted.as_bytes()))
+        let has = |wanted: &String| begin.windows(wanted.len()).any(|part| part == wanted.as_bytes());
+        wanted.iter().any(has)
     };
-    read_events(BufReader::new(file), path, is_wanted, each)
+    read_lines(BufReader::new(file), path, is_wanted, each)
 }
 
 /// The same of a text; `path` is what errors name.
 pub fn each_event_of(reader: impl BufRead, path: &Path, each: impl FnMut(Event)) -> Result<Journal, JournalError> {
-    read_events(reader, path, |_| true, each)
+    read_lines(reader, path, |_| true, each)
 }
 
-fn read_events(
+fn read_lines<T: DeserializeOwned>(
     mut reader: impl BufRead,
     path: &Path,
     is_wanted: impl Fn(&[u8]) -> bool,
-    mut each: impl FnMut(Event),
+    mut each: impl FnMut(T),
 ) -> Result<Journal, JournalError> {
     let shown = || path.display().to_string();
     let failed = |source| JournalError::Io { path: shown(), source };
@@ -197,7 +201,7 @@ fn read_events(
         {
             return Err(JournalError::TooNew { path: shown(), format });
         }
-        match serde_json::from_slice::<Event>(&line) {
+        match serde_json::from_slice::<T>(&line) {
             Ok(event) => each(event),
             Err(_) if last => journal.torn = true,
             Err(_) => journal.unknown += 1,

@@ -20,6 +20,10 @@
 mod agenda;
 mod machine;
 #[cfg(test)]
+mod makespan;
+#[cfg(test)]
+mod policy_tests;
+#[cfg(test)]
 mod properties;
 mod queue;
 mod room;
