@@ -37,4 +37,5 @@ mod scrape;
 pub mod services;
 pub mod sites;
 mod state_directory;
+mod stop_requests;
 pub mod ui;

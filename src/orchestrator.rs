@@ -26,11 +26,8 @@ use crate::run::{
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
-use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms};
+use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
-
-/// How long the cancellation of the sites may hold up the stop.
-const CANCEL_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Owner of one run: of its guard, and through it of every process.
 ///
@@ -89,6 +86,8 @@ pub struct Orchestrator {
     wait_until: Instant,
     /// Set once sites may be in flight.
     in_flight: Arc<OnceLock<sites::Context>>,
+    /// What becomes of those that have the sites' tasks.
+    workers: Workers,
     // Dropped in this order: the guard before the locks, so that nobody starts while something is left.
     guard: Guard,
     locks: Vec<InstanceLock>,
@@ -209,6 +208,7 @@ impl Orchestrator {
             stop,
             wait_until,
             in_flight: Arc::default(),
+            workers: Workers::End,
             guard,
             locks,
         })
@@ -242,7 +242,8 @@ impl Orchestrator {
         self.guard.handle().hurry_switch()
     }
 
-    /// Brings the services up and does the work, until it is done, fails, or `stop` holds a reason.
+    /// Brings the services up and does the work, until it is done, fails, or `stop` holds a reason. Where workers go on
+    /// without this run the sites' work is ended then, some five seconds at most, or until a reason is sent once more.
     ///
     /// Services are left running: [`Orchestrator::finish`] or the drop ends them.
     pub async fn run(&mut self, mut stop: watch::Receiver<Option<StopReason>>) -> Ending {
@@ -262,8 +263,12 @@ impl Orchestrator {
             ending = self.work() => ending,
         };
         if let (Ending::Stopped(_) | Ending::Failed(..), Some(context)) = (&ending, self.in_flight.get()) {
-            // What is queued must not begin while the worker is being stopped.
-            sites::cancel(context, CANCEL_PATIENCE).await;
+            stop.mark_unchanged();
+            tokio::select! {
+                biased;
+                _ = sites::cancel(context, self.workers) => {}
+                Ok(()) = stop.changed() => {}
+            }
         }
         ending
     }
@@ -305,6 +310,9 @@ impl Orchestrator {
                 );
             }
         }
+        if self.shares_what_is_there(connection.as_ref()) {
+            self.workers = Workers::GoOn;
+        }
         let leases = self.lease_store(connection.as_ref(), client.as_ref());
         if let Some(leases) = &leases
             && self.shares_what_is_there(connection.as_ref())
@@ -326,6 +334,7 @@ impl Orchestrator {
             wait_until: self.wait_until,
             expected: self.expected_times(),
             in_flight: Arc::clone(&self.in_flight),
+            stop_requests: self.directory.stop_requests(),
         };
         match self.options.command {
             Command::Run => {

@@ -1,6 +1,7 @@
 //! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
 
 use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::proxies::{self, ProxyVerdict};
 use crate::run::{EventKind, Level, Outcome, Progress, Recorder, Resumption, SiteName, SiteStatus, StopReason};
 use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
 use crate::sites::{self, AllHeld, LeaseStore};
+use crate::stop_requests;
 
 /// Between two looks for messages of a dead worker: short at first, since a worker that reconnects to a restarted Redis
 /// takes up to three seconds; then longer, since one may list what it no longer runs until its pool has moved on.
@@ -83,6 +85,8 @@ pub struct Scrape {
     pub expected: BTreeMap<SiteName, Duration>,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
+    /// Where others ask for the stop of a site.
+    pub stop_requests: PathBuf,
 }
 
 impl Scrape {
@@ -136,6 +140,7 @@ impl Scrape {
         };
         let ending = tokio::select! {
             never = self.put_back(client, &context) => match never {},
+            never = stop_requests::hear(&self.stop_requests, &context.stops) => match never {},
             () = without_its_password => return Ending::failed(without_password()),
             ending = self.proxies_then_sites(&context, leases) => ending,
         };

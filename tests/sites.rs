@@ -20,3 +20,5 @@ mod registry;
 mod scene;
 #[path = "sites/scheduling.rs"]
 mod scheduling;
+#[path = "sites/stopping.rs"]
+mod stopping;

@@ -43,6 +43,7 @@ mod server;
 mod signal;
 mod signature;
 mod subscription;
+mod sweep;
 mod task;
 mod task_result;
 
@@ -71,5 +72,6 @@ pub use results::{GroupProgress, ResultWatch, Results};
 pub use server::ServerInfo;
 pub use signal::Signal;
 pub use signature::Link;
+pub use sweep::{InWorkers, Swept};
 pub use task::{DEFAULT_QUEUE, Task};
 pub use task_result::{ChildGroup, Children, TaskFailure, TaskResult, TaskState};

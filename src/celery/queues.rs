@@ -11,9 +11,9 @@ use super::message::QueuedTask;
 use super::{NodeName, Result, TaskId};
 
 /// Items per read: a queue may hold large messages.
-const PAGE: usize = 50;
+pub(super) const PAGE: usize = 50;
 /// Messages looked at in one place; beyond, the answer is [`Whereabouts::Unknown`].
-const SCAN_LIMIT: usize = 200_000;
+pub(super) const SCAN_LIMIT: usize = 200_000;
 /// How long workers have to say what they hold.
 const WORKER_DEADLINE: Duration = Duration::from_secs(2);
 
@@ -61,7 +61,7 @@ pub struct Census {
 
 /// What was found of the tasks being looked for, and what could not be looked at.
 #[derive(Default)]
-struct Search {
+pub(super) struct Search {
     wanted: HashSet<TaskId>,
     found: HashMap<TaskId, Whereabouts>,
     /// Jobs being looked for, and what was found of them.
@@ -73,6 +73,20 @@ struct Search {
 }
 
 impl Search {
+    /// For these tasks in workers; `ended` are executions that those list though they have ended.
+    pub(super) fn in_workers(wanted: HashSet<TaskId>, ended: HashSet<Execution>) -> Self {
+        Self {
+            wanted,
+            ended,
+            ..Self::default()
+        }
+    }
+
+    /// What was found of the tasks, and what could not be looked at.
+    pub(super) fn into_places(self) -> (HashMap<TaskId, Whereabouts>, Option<String>) {
+        (self.found, self.unseen)
+    }
+
     /// A later sighting counts more: tasks move from queues to workers.
     fn sighted(&mut self, id: &TaskId, place: Whereabouts) {
         if self.wanted.contains(id) {
@@ -288,7 +302,7 @@ impl Client {
         }
     }
 
-    async fn look_in_workers(&self, search: &mut Search) -> Result<()> {
+    pub(super) async fn look_in_workers(&self, search: &mut Search) -> Result<()> {
         let control = self.control();
         let (scheduled, reserved, active) = tokio::join!(
             control.scheduled(&Target::All, WORKER_DEADLINE),

@@ -12,6 +12,7 @@ mod run;
 mod session;
 mod signals;
 mod sites;
+mod stop;
 mod table;
 mod up;
 
@@ -44,6 +45,7 @@ enum Command {
     Up(up::UpArgs),
     Plan(plan::PlanArgs),
     Sites(sites::ListArgs),
+    Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
     Init(init::InitArgs),
@@ -146,6 +148,7 @@ pub fn main() -> ExitCode {
         Command::Up(args) => up::main(&args),
         Command::Plan(args) => plan::main(&args),
         Command::Sites(args) => sites::main(&args),
+        Command::Stop(args) => stop::main(&args),
         Command::Exec(args) => exec::main(&args),
         Command::Clean(args) => clean::main(&args),
         Command::Init(args) => init::main(&args),

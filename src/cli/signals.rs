@@ -70,6 +70,8 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
                         running.hurry.hurry();
                         running.recorder.emit(EventKind::StopHurried);
                     }
+                    // What holds up the stop hears that it must not.
+                    sender.send_replace(Some(reason));
                 }
                 // The guard sees the socket close and finishes the work.
                 _ => leave(signal),

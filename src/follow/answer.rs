@@ -6,6 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::python_literal;
+use crate::celery::TaskId;
 use crate::run::{JobId, SiteCounts};
 
 /// A job as its dispatch task described it.
@@ -17,6 +18,13 @@ pub struct Job {
     pub chord_id: Option<String>,
     /// `total_urls` and `total_chunks`, as far as told.
     pub counts: SiteCounts,
+}
+
+impl Job {
+    /// The chord's callback.
+    pub fn callback(&self) -> Option<TaskId> {
+        self.chord_id.as_deref().map(TaskId::from)
+    }
 }
 
 /// What a dispatch task's result means.

@@ -7,6 +7,7 @@ use tokio::sync::watch;
 
 use super::ghosts::Ghosts;
 use super::in_flight::InFlight;
+use super::stops::Stops;
 use crate::celery::Client;
 use crate::run::{JobSoFar, Recorder, Resumption, SiteName};
 
@@ -25,6 +26,8 @@ pub struct Context {
     pub ghosts: Ghosts,
     /// Jobs that an earlier run had under way, by site, which are picked up.
     pub earlier: Arc<BTreeMap<SiteName, JobSoFar>>,
+    /// Sites that are to be stopped while the others go on.
+    pub stops: Stops,
     pub(crate) in_flight: InFlight,
 }
 
@@ -39,6 +42,7 @@ impl Context {
             task_failures,
             ghosts: Ghosts::default(),
             earlier: Arc::default(),
+            stops: Stops::default(),
             in_flight: InFlight::default(),
         }
     }

@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::context::Context;
 use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
+use super::in_flight::InFlight;
 use super::ledger::{EventEnd, LONGEST_END, Ledger, Owner};
 use crate::celery::{
     self, Census, Event, EventKind, EventStream, NodeName, Notice, RunningTask, Signal, Stats, Target, TaskEvent,
@@ -156,12 +157,16 @@ impl Desk {
         }
     }
 
+    pub(super) fn in_flight(&self) -> &InFlight {
+        &self.context.in_flight
+    }
+
     /// Pool slots of all workers that answered last; 0 when none ever did.
     pub fn slots(&self) -> u64 {
         self.slots.load(Ordering::Relaxed)
     }
 
-    /// Tasks of a job whose page is open that a worker has taken and that have not ended.
+    /// Tasks of a job that a worker has taken and that have not ended, also after its page is closed.
     pub fn unfinished(&self, root: &TaskId) -> Vec<TaskId> {
         self.ledger().unfinished(root)
     }
@@ -175,6 +180,11 @@ impl Desk {
 
     fn banned(&self) -> MutexGuard<'_, BTreeSet<TaskId>> {
         self.banned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Where tasks may wait, as far as is known by now.
+    pub fn queues_to_look_at(&self) -> BTreeSet<String> {
+        self.queues().clone()
     }
 
     /// Tasks are published to these queues too.

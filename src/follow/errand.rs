@@ -37,6 +37,8 @@ pub enum Told {
 /// How a job ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ending {
+    /// The first task of the job.
+    pub root: TaskId,
     /// `None`: complete.
     pub failure: Option<Failure>,
     pub job: Job,

@@ -197,6 +197,7 @@ impl<'a> Follower<'a> {
             failure,
             job: self.following.job().clone(),
             counts,
+            root: self.errand.root.clone(),
             unfinished: unfinished.into_iter().collect(),
         }
     }

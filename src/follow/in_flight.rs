@@ -6,6 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::answer::Job;
+use super::context::Context;
+use super::desk::Desk;
 use crate::celery::TaskId;
 use crate::run::{JobId, SiteCounts, SiteName};
 
@@ -20,8 +22,7 @@ pub struct JobInFlight {
 impl JobInFlight {
     /// The tasks whose ids are known for sure.
     pub fn tasks(&self) -> Vec<TaskId> {
-        let callback = self.job.chord_id.as_deref().map(TaskId::from);
-        self.tasks.iter().cloned().chain(callback).collect()
+        self.tasks.iter().cloned().chain(self.job.callback()).collect()
     }
 }
 
@@ -34,17 +35,54 @@ pub struct SiteInFlight {
     pub counts: SiteCounts,
     /// Id of the latest attempt's job, and the prefix of the app's keys for it.
     pub job: Option<(JobId, String)>,
+    /// First task of each attempt's job.
+    pub roots: Vec<TaskId>,
 }
 
 /// Cheap to clone; clones are the same.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct InFlight(Arc<Mutex<Inner>>);
 
-#[derive(Debug, Default)]
+/// All that is in flight.
+pub(crate) struct Taken {
+    pub jobs: BTreeMap<TaskId, JobInFlight>,
+    pub sites: BTreeMap<SiteName, SiteInFlight>,
+    /// There is one wherever there are jobs that are followed no more.
+    pub desk: Option<Arc<Desk>>,
+}
+
+/// A desk that outlives the following of the jobs under way, when that is dropped: what is to be ended is ended by what it
+/// knows.
+pub(crate) struct KeptDesk(Arc<Desk>);
+
+impl KeptDesk {
+    pub async fn open(context: &Context) -> Self {
+        Self(Arc::new(Desk::open(context).await))
+    }
+}
+
+impl std::ops::Deref for KeptDesk {
+    type Target = Desk;
+
+    fn deref(&self) -> &Desk {
+        &self.0
+    }
+}
+
+impl Drop for KeptDesk {
+    /// The followers, which borrow it, are gone by now: a job that has ended is in flight no more.
+    fn drop(&mut self) {
+        self.0.in_flight().leave(Arc::clone(&self.0));
+    }
+}
+
+#[derive(Default)]
 struct Inner {
     /// By the first task of each job.
     jobs: BTreeMap<TaskId, JobInFlight>,
     sites: BTreeMap<SiteName, SiteInFlight>,
+    /// Of jobs that were dropped.
+    desk: Option<Arc<Desk>>,
 }
 
 impl InFlight {
@@ -95,9 +133,12 @@ impl InFlight {
         (state.begun, state.attempts) = (Some(begun), attempts);
     }
 
-    pub fn site_attempted(&self, site: &SiteName, job_id: JobId, keys_prefix: String) {
+    pub fn site_attempted(&self, site: &SiteName, root: &TaskId, job_id: JobId, keys_prefix: String) {
         if let Some(state) = self.inner().sites.get_mut(site) {
             state.job = Some((job_id, keys_prefix));
+            if !state.roots.contains(root) {
+                state.roots.push(root.clone());
+            }
         }
     }
 
@@ -111,9 +152,17 @@ impl InFlight {
         self.inner().sites.remove(site);
     }
 
+    /// Keeps what is known of the tasks that jobs have under way, when nobody follows those any more.
+    fn leave(&self, desk: Arc<Desk>) {
+        let mut inner = self.inner();
+        if !inner.jobs.is_empty() {
+            inner.desk = Some(desk);
+        }
+    }
+
     /// Takes everything out.
-    pub fn take(&self) -> (BTreeMap<TaskId, JobInFlight>, BTreeMap<SiteName, SiteInFlight>) {
-        let Inner { jobs, sites } = std::mem::take(&mut *self.inner());
-        (jobs, sites)
+    pub(crate) fn take(&self) -> Taken {
+        let Inner { jobs, sites, desk } = std::mem::take(&mut *self.inner());
+        Taken { jobs, sites, desk }
     }
 }

@@ -1,22 +1,21 @@
 //! Makes sure that there are enough usable proxies: counts, refreshes the pool through the app's own tasks, counts again.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::{Map, Value};
 
 use super::pool::{PoolCount, count_settled};
-use crate::celery::{self, Link, Signal, Target, Task, TaskId};
+use crate::celery::{self, Link, Task};
 use crate::config::{ProxiesConfig, TaskCall};
 use crate::follow::{
-    Context, Desk, Ending, Errand, Fact, Failure, FileStamp, Follower, Rules, Told, fill_text, publish,
+    Context, Desk, Ending, Errand, Fact, Failure, FileStamp, Follower, KeptDesk, Manner, Rules, Told, end_work,
+    fill_text, publish,
 };
 use crate::run::{EventKind, JobId, Level};
 
 /// A refresh that failed is started again so often.
 const RESTARTS: u32 = 1;
-/// For revoking what has run out of time.
-const TIDYING: Duration = Duration::from_secs(2);
 
 /// The refresh could not even be tried.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +58,7 @@ pub async fn ensure(context: &Context, config: &ProxiesConfig) -> Result<ProxyVe
             "`[proxies] refresh` names no task that would find more",
         ));
     }
-    let desk = Desk::open(context).await;
+    let desk = KeptDesk::open(context).await;
     tokio::select! {
         verdict = refresh(context, &desk, config, deadline) => verdict,
         never = desk.serve() => match never {},
@@ -91,7 +90,11 @@ async fn refresh(
             ));
         };
         if matches!(failure, Failure::TimedOut(_)) {
-            revoke(context, &ending.unfinished).await;
+            let unfinished = ending.unfinished.iter().cloned();
+            let ended = end_work(context, desk, [ending.root.clone()], unfinished, Manner::GENTLE).await;
+            if let Some(left) = ended.left {
+                tracing::warn!(left, "not all of the proxy refresh is known to be gone");
+            }
         }
         let in_time = !matches!(failure, Failure::TimedOut(_)) && Instant::now() < deadline;
         let will_retry = !enough && in_time && attempt <= RESTARTS;
@@ -228,15 +231,4 @@ fn tell(context: &Context, told: Told) {
         },
     };
     context.recorder.emit(kind);
-}
-
-async fn revoke(context: &Context, tasks: &[TaskId]) {
-    if let Err(error) = context
-        .celery
-        .control()
-        .revoke(tasks, Some(Signal::Term), &Target::All, TIDYING)
-        .await
-    {
-        tracing::warn!(%error, "what is left of the proxy refresh cannot be revoked");
-    }
 }

@@ -263,6 +263,7 @@ fn of_sites() -> BoxedStrategy<EventKind> {
         (site(), counts(), proptest::sample::select(sources))
             .prop_map(|(site, counts, source)| EventKind::SiteProgressed { site, counts, source }),
         (site(), text()).prop_map(|(site, chord_id)| EventKind::SiteChordCompleted { site, chord_id }),
+        (site(), text()).prop_map(|(site, by)| EventKind::SiteStopRequested { site, by }),
         (site(), any::<(u32, u64)>(), text()).prop_map(|(site, (attempt, backoff_ms), reason)| {
             EventKind::SiteRetrying {
                 site,

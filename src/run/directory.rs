@@ -35,6 +35,13 @@ impl RunDirectory {
         Ok(Self { path })
     }
 
+    /// That of a run which has one.
+    pub fn of(state_dir: &Path, run_id: &RunId) -> Self {
+        Self {
+            path: state_dir.join("runs").join(run_id.as_str()),
+        }
+    }
+
     /// All that the state directory keeps, in no order.
     ///
     /// # Errors
@@ -70,6 +77,11 @@ impl RunDirectory {
     /// How the run ended, for programs.
     pub fn summary(&self) -> PathBuf {
         self.path.join("summary.json")
+    }
+
+    /// Where others ask this run to stop sites.
+    pub fn stop_requests(&self) -> PathBuf {
+        self.path.join("stop-requests.jsonl")
     }
 
     /// Writes the summary whole.

@@ -422,6 +422,12 @@ pub enum EventKind {
         site: SiteName,
         chord_id: String,
     },
+    /// Somebody has asked for its stop; its end says when that is done.
+    SiteStopRequested {
+        site: SiteName,
+        /// Such as `pid 12 of user alice`.
+        by: String,
+    },
     SiteRetrying {
         site: SiteName,
         /// The attempt that will follow.

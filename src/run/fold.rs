@@ -253,6 +253,8 @@ impl RunState {
                 view.counts = counts.or(view.counts);
                 view.source = Some(*source);
             }
+            // Its end says it.
+            EventKind::SiteStopRequested { site: _, by: _ } => {}
             EventKind::SiteChordCompleted { site: _, chord_id: _ } => {}
             EventKind::SiteRetrying {
                 site,

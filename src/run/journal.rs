@@ -209,6 +209,47 @@ fn read_lines<T: DeserializeOwned>(
     }
 }
 
+/// Follows a journal while its run writes it, from its begin; holds a line at most.
+#[derive(Debug)]
+pub struct JournalTail {
+    reader: BufReader<File>,
+    /// The begin of a line whose end is not written yet.
+    line: Vec<u8>,
+}
+
+impl JournalTail {
+    /// # Errors
+    /// The journal cannot be opened.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        Ok(Self {
+            reader: BufReader::new(regular_file::open(path)?),
+            line: Vec::new(),
+        })
+    }
+
+    /// The next event that is there; `None` for now when there is none. What this version does not know is left out.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn next_event(&mut self) -> io::Result<Option<Event>> {
+        loop {
+            let room = LONGEST_LINE.saturating_sub(self.line.len() as u64);
+            (&mut self.reader).take(room).read_until(b'\n', &mut self.line)?;
+            if self.line.last() != Some(&b'\n') {
+                if self.line.len() as u64 >= LONGEST_LINE {
+                    return Err(io::Error::other("a line is longer than any that orch writes"));
+                }
+                return Ok(None);
+            }
+            let event = serde_json::from_slice(&self.line).ok();
+            self.line.clear();
+            if event.is_some() {
+                return Ok(event);
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -394,5 +435,24 @@ mod tests {
             end += line.len() + 1;
             end == cut || end - 1 == cut
         })
+    }
+
+    #[test]
+    fn a_tail_gives_each_event_once_and_waits_for_the_end_of_a_line() {
+        let directory = tempfile::tempdir().expect("a temporary directory");
+        let path = directory.path().join("journal.jsonl");
+        std::fs::write(&path, "").expect("written");
+        let mut tail = JournalTail::open(&path).expect("it is there");
+        let add = |text: &str| {
+            let file = OpenOptions::new().append(true).open(&path);
+            file.and_then(|mut file| file.write_all(text.as_bytes()))
+                .expect("written");
+        };
+        let mut next = || tail.next_event().expect("readable").map(|event| event.seq);
+        assert_eq!(next(), None);
+        add("{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\"}\nunknown\n{\"seq\":2,\"at\":0,");
+        assert_eq!((next(), next()), (Some(1), None));
+        add("\"elapsed\":0,\"event\":\"stop_hurried\"}\n");
+        assert_eq!((next(), next()), (Some(2), None));
     }
 }

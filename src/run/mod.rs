@@ -26,7 +26,9 @@ pub use history::{History, PastRun, PastSite, past_runs};
 pub use ids::{JobId, RunId, ServiceName, SiteName};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use journal::each_event_of;
-pub use journal::{JOURNAL_FORMAT, Journal, JournalError, each_event, first_event, read_journal};
+pub use journal::{
+    JOURNAL_FORMAT, Journal, JournalError, JournalTail, each_event, first_event, is_being_written, read_journal,
+};
 pub use local_time::local_time;
 pub use recorder::Recorder;
 pub use resumption::{JobSoFar, Progress, Resumption, SiteSoFar, Unfinished};

@@ -12,11 +12,11 @@ use uuid::Uuid;
 
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
 use super::values::{app_prefix, argument_values};
-use crate::celery::{Link, Signal, Target, Task, TaskId};
+use crate::celery::{Link, Task, TaskId};
 use crate::config::SiteConfig;
 use crate::follow::{
-    Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Rules, TemplateError, Told, fill, placeholders,
-    publish,
+    Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told, end_work, fill,
+    placeholders, publish,
 };
 use crate::run::{EventKind, JobId, JobSoFar, SiteCounts};
 
@@ -265,7 +265,9 @@ impl<'a> Attempt<'a> {
     fn note_in_flight(&self, job: &Job) {
         let job_id = job.job_id.clone().unwrap_or_else(|| self.job_id.clone());
         let prefix = app_prefix(self.site, &job_id).unwrap_or_default();
-        self.context.in_flight.site_attempted(&self.site.name, job_id, prefix);
+        self.context
+            .in_flight
+            .site_attempted(&self.site.name, &self.task, job_id, prefix);
     }
 
     fn registry(&self, job_id: &JobId) -> Registry {
@@ -323,12 +325,11 @@ impl<'a> Attempt<'a> {
     async fn tidy_up(&self, ending: &Ending) {
         let client = &self.context.celery.with_deadline(TIDYING);
         if matches!(ending.failure, Some(Failure::TimedOut(_))) {
-            let revoked = client
-                .control()
-                .revoke(&ending.unfinished, Some(Signal::Term), &Target::All, TIDYING)
-                .await;
-            if let Err(error) = revoked {
-                tracing::warn!(site = %self.site.name, %error, "what is left of the site's job cannot be revoked");
+            let first = [ending.root.clone()].into_iter().chain(ending.job.callback());
+            let unfinished = ending.unfinished.iter().cloned();
+            let ended = end_work(self.context, self.desk, first, unfinished, Manner::GENTLE).await;
+            if let Some(left) = ended.left {
+                tracing::warn!(site = %self.site.name, left, "not all of the site's job is known to be gone");
             }
         }
         let job_id = ending.job.job_id.as_ref().unwrap_or(&self.job_id);

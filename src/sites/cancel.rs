@@ -1,4 +1,4 @@
-//! What is done about sites that a stop has cut short.
+//! What is done about sites that a stop of the whole run has cut short.
 
 use std::time::{Duration, Instant};
 
@@ -8,15 +8,28 @@ use tokio::time::timeout;
 use super::registry::{Registry, RegistryStatus};
 use super::report::SiteReport;
 use crate::celery::{Target, TaskId};
-use crate::follow::Context;
+use crate::follow::{Context, Desk, JobInFlight, Manner, Taken, end_work};
 use crate::run::SiteStatus;
 
-/// Ends the sites that [`run_all`](super::run_all) was dropped with: says so at once, then revokes their dispatch and
-/// callback tasks and marks their registry CANCELLED, as far as Redis and the workers answer within the time given.
+/// What becomes of the workers after the run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// They end with the run, as does the Redis: their own stop is the grace of what runs, and what is queued is left for a
+    /// run that goes on with this one.
+    End,
+    /// Others may go on and take what is queued: all of the sites' work is ended first.
+    GoOn,
+}
+
+/// For telling workers that end, and for marking the registry.
+const TELLING: Duration = Duration::from_millis(500);
+
+/// Ends the sites that [`run_all`](super::run_all) was dropped with: says so at once, then ends their work and marks their
+/// registry CANCELLED, as far as Redis and the workers answer in time: half a second where the workers end, else some five.
 ///
-/// Running tasks are not interrupted: a warm shutdown lets them finish. Without such sites it does nothing.
-pub async fn cancel(context: &Context, within: Duration) -> Vec<SiteReport> {
-    let (jobs, sites) = context.in_flight.take();
+/// May be dropped: what is not done by then is left. Without such sites it does nothing.
+pub async fn cancel(context: &Context, workers: Workers) -> Vec<SiteReport> {
+    let Taken { jobs, sites, desk } = context.in_flight.take();
     let reports: Vec<SiteReport> = sites
         .iter()
         .map(|(site, state)| SiteReport {
@@ -33,14 +46,29 @@ pub async fn cancel(context: &Context, within: Duration) -> Vec<SiteReport> {
     for report in &reports {
         context.recorder.emit(report.event());
     }
-    let tasks: Vec<TaskId> = jobs.values().flat_map(crate::follow::JobInFlight::tasks).collect();
+    let earlier = sites.values().flat_map(|state| state.roots.iter().cloned());
+    let first = jobs.values().flat_map(JobInFlight::tasks);
+    let tasks: Vec<TaskId> = match workers {
+        // Of a failed attempt nothing is to be gone on with, and nothing can be.
+        Workers::End => first.collect(),
+        Workers::GoOn => first.chain(earlier).collect(),
+    };
     if tasks.is_empty() {
         return reports;
     }
-    let client = context.celery.with_deadline(within);
-    let revoke = async {
-        if let Err(error) = client.control().revoke(&tasks, None, &Target::All, within).await {
-            tracing::warn!(%error, tasks = tasks.len(), "tasks of the stopped run cannot be revoked");
+    let client = context.celery.with_deadline(TELLING);
+    let end = async {
+        match (workers, desk) {
+            (Workers::GoOn, Some(desk)) => end_all(context, &desk, tasks).await,
+            (Workers::GoOn, None) => end_all(context, &Desk::open(context).await, tasks).await,
+            (Workers::End, _) => {
+                // What is queued must not begin while the worker is being stopped.
+                let control = client.control();
+                let revoked = control.revoke(&tasks, None, &Target::All, TELLING);
+                if let Ok(Err(error)) = timeout(TELLING, revoked).await {
+                    tracing::warn!(%error, tasks = tasks.len(), "tasks of the stopped run cannot be revoked");
+                }
+            }
         }
     };
     let mark = join_all(sites.iter().filter_map(|(site, state)| {
@@ -48,12 +76,22 @@ pub async fn cancel(context: &Context, within: Duration) -> Vec<SiteReport> {
         let registry = Registry::new(site, job_id, app_prefix);
         let client = &client;
         Some(async move {
-            if let Err(error) = registry.write(client, RegistryStatus::Cancelled, state.counts).await {
+            let write = registry.write(client, RegistryStatus::Cancelled, state.counts);
+            if let Ok(Err(error)) = timeout(TELLING, write).await {
                 tracing::warn!(%site, %error, "the registry cannot be marked as cancelled");
             }
         })
     }));
-    // Best effort: what is not done by then is left.
-    timeout(within, async { tokio::join!(revoke, mark) }).await.ok();
+    tokio::join!(end, mark);
     reports
+}
+
+async fn end_all(context: &Context, desk: &Desk, tasks: Vec<TaskId>) {
+    let ended = tokio::select! {
+        ended = end_work(context, desk, tasks, [], Manner::GENTLE) => ended,
+        never = desk.serve() => match never {},
+    };
+    if let Some(left) = ended.left {
+        tracing::warn!(left, "not all that the stopped run had under way is known to be gone");
+    }
 }

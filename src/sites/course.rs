@@ -3,14 +3,16 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempt;
+use super::end_site::end_site;
 use super::lease::{Lease, Leases, Refused};
-use super::report::SiteReport;
+use super::registry::RegistryStatus;
+use super::report::{SiteReport, stopped_by};
 use super::retry::pause_before_retry;
 use super::schedule::Pause;
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
-use super::under_lease;
+use super::under_lease::{self, Came};
 use crate::config::SiteConfig;
-use crate::follow::{Context, Desk, Failure};
+use crate::follow::{Asker, Context, Desk, Failure, Manner};
 use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteStatus};
 
 /// What every turn of every site needs.
@@ -64,6 +66,14 @@ impl<'r> Course<'r> {
             Course::Begun(course) => go_on(course, around, site).await,
         }
     }
+
+    /// Ends it between two turns, or before the first.
+    pub async fn stop(self, around: &Surroundings<'r>, site: &'r SiteConfig, by: &Asker) -> Box<SiteReport> {
+        match self {
+            Course::NotBegun { .. } => Box::new(SiteReport::stopped(&site.name, by)),
+            Course::Begun(course) => course.stop(around, site, by).await,
+        }
+    }
 }
 
 /// Takes the lease, which lets nobody else be at the site; one that another run has is looked at again later.
@@ -105,6 +115,9 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig) 
 /// One attempt; a pause when another is to follow.
 async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: &'r SiteConfig) -> Step<'r> {
     let Surroundings { context, desk, .. } = *around;
+    if let Some(by) = context.stops.of(&site.name) {
+        return Step::Ended(course.stop(around, site, &by).await);
+    }
     if let Some((due, failure, counts)) = course.paused.take() {
         course.deadline += Instant::now().saturating_duration_since(due);
         if course.lease.is_lost() {
@@ -127,7 +140,10 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         Some(job) => Attempt::picked_up(context, desk, site, job, deadline, token),
         None => Attempt::new(context, desk, site, course.number, deadline, token),
     };
-    let (failure, counts) = under_lease::run(context, desk, &site.name, &course.lease, attempt).await;
+    let (failure, counts) = match under_lease::run(context, desk, &site.name, &course.lease, attempt).await {
+        Came::To(failure, counts) => (failure, counts),
+        Came::Stopped(by) => return Step::Ended(course.stop(around, site, &by).await),
+    };
     let Some(failure) = failure else {
         return course.end(site, None, counts).await;
     };
@@ -156,6 +172,23 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
 }
 
 impl<'r> Begun<'r> {
+    /// The lease is kept until nothing of the site is under way.
+    async fn stop(self: Box<Self>, around: &Surroundings<'r>, site: &SiteConfig, by: &Asker) -> Box<SiteReport> {
+        let Surroundings { context, desk, .. } = *around;
+        let state = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Cancelled).await;
+        self.lease.give_back().await;
+        Box::new(SiteReport {
+            site: site.name.clone(),
+            status: SiteStatus::Cancelled,
+            counts: state.counts,
+            elapsed: self.begun.elapsed(),
+            attempts: state.attempts,
+            reason: Some(stopped_by(by)),
+            held_by: None,
+            dependency: None,
+        })
+    }
+
     async fn end(self: Box<Self>, site: &SiteConfig, failure: Option<Failure>, counts: SiteCounts) -> Step<'r> {
         self.lease.give_back().await;
         Step::Ended(Box::new(SiteReport {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::lease::{Occupant, Refused};
+use crate::follow::Asker;
 use crate::run::{EventKind, SiteCounts, SiteName, SiteStatus};
 
 /// How one site ended.
@@ -58,6 +59,11 @@ impl SiteReport {
         }
     }
 
+    /// Somebody has asked for its stop before it began.
+    pub(super) fn stopped(site: &SiteName, by: &Asker) -> Self {
+        Self::not_begun(site, SiteStatus::Cancelled, stopped_by(by))
+    }
+
     pub(super) fn event(&self) -> EventKind {
         EventKind::SiteFinished {
             site: self.site.clone(),
@@ -68,4 +74,9 @@ impl SiteReport {
             dependency: self.dependency.clone(),
         }
     }
+}
+
+/// Why a site was stopped.
+pub(super) fn stopped_by(by: &Asker) -> String {
+    format!("it was stopped by {by}")
 }

@@ -4,19 +4,20 @@
 //! are not given back then, since running tasks go on for a while: they end by themselves. Not here: who is next
 //! ([`schedule`](super::schedule)), and what a site does with its turn (`course`).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::time::Instant;
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::course::{Course, Step, Surroundings};
 use super::lease::{LeaseStore, Leases};
 use super::report::SiteReport;
-use super::schedule::{Admission, Cause, Decision, Outcome, Schedule, SiteId};
+use super::schedule::{Admission, Cause, Decision, End, Outcome, Schedule, SiteId, State};
 use super::work::Work;
 use crate::config::SiteConfig;
-use crate::follow::{Context, Desk};
+use crate::follow::{Asker, Context, KeptDesk};
 use crate::run::{EventKind, SiteStatus};
 
 /// Runs all sites. One site's failure is its own, and of those that depend on it.
@@ -30,7 +31,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
     if sites.is_empty() {
         return Vec::new();
     }
-    let desk = Desk::open(context).await;
+    let desk = KeptDesk::open(context).await;
     let leases = Leases::new(leases, context.in_flight.clone());
     let around = Surroundings {
         context,
@@ -59,6 +60,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         begun,
         paused: sites.iter().map(|_| Some(Course::new())).collect(),
         reports: sites.iter().map(|_| None).collect(),
+        told_to_stop: HashSet::new(),
     };
     tokio::select! {
         reports = run.finish(decisions) => reports,
@@ -76,11 +78,29 @@ struct Run<'r> {
     /// How far those have come that have no turn now.
     paused: Vec<Option<Course<'r>>>,
     reports: Vec<Option<SiteReport>>,
+    /// Of which it was told that somebody has asked for their stop.
+    told_to_stop: HashSet<SiteId>,
+}
+
+/// What is done about a site, beside others.
+enum Doing<'r> {
+    Turn(Admission, Course<'r>),
+    /// It ends between two turns.
+    Stop(SiteId, Course<'r>, Asker),
+}
+
+/// What came of it.
+enum Done<'r> {
+    Turn(Admission, Step<'r>),
+    Stop(SiteId, Box<SiteReport>),
 }
 
 impl<'r> Run<'r> {
     async fn finish(mut self, mut decisions: Vec<Decision>) -> Vec<SiteReport> {
         let mut turns = FuturesUnordered::new();
+        let mut stops = self.around.context.stops.count();
+        // What was asked for before is not news.
+        stops.mark_changed();
         loop {
             for decision in std::mem::take(&mut decisions) {
                 match decision {
@@ -92,16 +112,29 @@ impl<'r> Run<'r> {
                     Decision::Admit(turn) => {
                         let site = turn.site().place();
                         let course = self.paused[site].take().unwrap_or_else(Course::new);
-                        turns.push(self.turn(turn, course));
+                        turns.push(self.doing(Doing::Turn(turn, course)));
                     }
                 }
             }
-            if self.schedule.is_over() {
+            if self.schedule.is_over() && turns.is_empty() {
                 break;
             }
             let due = self.schedule.next_due().map(|due| self.begun + due);
             decisions = tokio::select! {
-                Some((turn, step)) = turns.next() => self.stepped(turn, step),
+                biased;
+                // First: what is asked for before a site begins keeps it from that.
+                Ok(()) = stops.changed(), if !self.schedule.is_over() => {
+                    let (decisions, stopped) = self.stop_what_is_asked_for();
+                    turns.extend(stopped.into_iter().map(|stop| self.doing(stop)));
+                    decisions
+                }
+                Some(done) = turns.next() => match done {
+                    Done::Turn(turn, step) => self.stepped(turn, step, &mut stops),
+                    Done::Stop(site, report) => {
+                        self.report(site, *report);
+                        Vec::new()
+                    }
+                },
                 () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
                     self.schedule.pass(self.begun.elapsed())
                 }
@@ -113,12 +146,46 @@ impl<'r> Run<'r> {
         self.reports.into_iter().flatten().collect()
     }
 
-    fn turn(&self, turn: Admission, course: Course<'r>) -> impl Future<Output = (Admission, Step<'r>)> + use<'r> {
-        let (around, site) = (self.around, &self.sites[turn.site().place()]);
-        async move { (turn, course.turn(around, site).await) }
+    fn doing(&self, doing: Doing<'r>) -> impl Future<Output = Done<'r>> + use<'r> {
+        let (around, sites) = (self.around, self.sites);
+        async move {
+            match doing {
+                Doing::Turn(turn, course) => {
+                    let step = course.turn(around, &sites[turn.site().place()]).await;
+                    Done::Turn(turn, step)
+                }
+                Doing::Stop(site, course, by) => {
+                    let report = course.stop(around, &sites[site.place()], &by).await;
+                    Done::Stop(site, report)
+                }
+            }
+        }
     }
 
-    fn stepped(&mut self, turn: Admission, step: Step<'r>) -> Vec<Decision> {
+    /// Takes from the schedule what does not run; what does hears it itself.
+    fn stop_what_is_asked_for(&mut self) -> (Vec<Decision>, Vec<Doing<'r>>) {
+        let (mut decisions, mut stopped) = (Vec::new(), Vec::new());
+        for (name, by) in self.around.context.stops.all() {
+            let Some(place) = self.sites.iter().position(|site| site.name == name) else {
+                continue;
+            };
+            let site = SiteId::at(place);
+            let has_ended = matches!(self.schedule.state(site), State::Ended(_));
+            if !has_ended && self.told_to_stop.insert(site) {
+                let by = by.to_string();
+                let event = EventKind::SiteStopRequested { site: name, by };
+                self.around.context.recorder.emit(event);
+            }
+            if let Ok(more) = self.schedule.cancel(site, self.begun.elapsed()) {
+                decisions.extend(more);
+                let course = self.paused[place].take().unwrap_or_else(Course::new);
+                stopped.push(Doing::Stop(site, course, by));
+            }
+        }
+        (decisions, stopped)
+    }
+
+    fn stepped(&mut self, turn: Admission, step: Step<'r>, stops: &mut watch::Receiver<usize>) -> Vec<Decision> {
         let site = turn.site();
         match step {
             Step::Ended(report) => {
@@ -132,6 +199,10 @@ impl<'r> Run<'r> {
             }
             Step::Pause(course, pause, due) => {
                 self.paused[site.place()] = Some(course);
+                if self.told_to_stop.contains(&site) {
+                    // It was asked for when the turn was as good as over.
+                    stops.mark_changed();
+                }
                 let due = due.saturating_duration_since(self.begun);
                 self.schedule.pause(turn, pause, due, self.begun.elapsed())
             }
@@ -150,11 +221,11 @@ impl<'r> Run<'r> {
         let name = |site: SiteId| &self.sites[site.place()].name;
         let reason = match cause {
             Cause::After(_) => {
-                let status = self.reports[dependency.place()].as_ref().map(|report| report.status);
-                let ended = match status {
-                    Some(SiteStatus::Skipped) => "was skipped",
-                    Some(SiteStatus::Cancelled) => "was cancelled",
-                    Some(SiteStatus::Failed | SiteStatus::Complete) | None => "failed",
+                // Not the report: what is stopped may still be being ended.
+                let ended = match self.schedule.state(dependency) {
+                    State::Ended(End::Skipped(_)) => "was skipped",
+                    State::Ended(End::Reached(Outcome::Cancelled)) => "was stopped",
+                    _ => "failed",
                 };
                 format!("it is to run after {}, which {ended}", name(dependency))
             }

@@ -4,10 +4,9 @@ use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
-use super::end_work::end_work;
 use super::lease::{Lease, Leases, Refused};
 use crate::config::SiteConfig;
-use crate::follow::{Context, Desk};
+use crate::follow::{Context, Desk, Manner, end_work};
 use crate::run::{EventKind, Level};
 
 /// Between two looks at a lease that another run has: its end is announced by nobody.
@@ -31,20 +30,23 @@ pub(super) async fn take<'r>(
     site: &SiteConfig,
     give_up: Instant,
 ) -> Result<Lease<'r>, Refused> {
+    // What is left may wait there.
+    desk.watch_queues(site.dispatch.queue.clone());
     let (lease, left) = leases.take(&site.name, give_up).await?;
     // The job that this run picks up goes on, its callback included.
     let picked_up = context.earlier.get(&site.name).map(|job| job.task_id.as_str());
     let left = left.filter(|work| !work.tasks.iter().any(|task| Some(task.as_str()) == picked_up));
     if let Some(work) = left {
         let hurry = Instant::now() + HEARD_WITHIN;
-        let mut ended = end_work(context, desk, &work.tasks, [], ENDING).await;
+        let end = || end_work(context, desk, work.tasks.iter().cloned(), [], Manner::at_once(ENDING));
+        let mut ended = end().await;
         while !ended.heard && Instant::now() < hurry {
             sleep(LOOK_AGAIN_AFTER).await;
-            ended = end_work(context, desk, &work.tasks, [], ENDING).await;
+            ended = end().await;
         }
         let message = format!(
-            "{}: {} has not given its lease back; what may be left of its work is revoked ({} tasks)",
-            site.name, work.of, ended.tasks
+            "{}: {} has not given its lease back; what may be left of its work is ended ({} messages removed, {} tasks revoked)",
+            site.name, work.of, ended.removed, ended.revoked
         );
         let level = Level::Info;
         context.recorder.emit(EventKind::Noticed { level, message });

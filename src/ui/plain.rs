@@ -262,6 +262,7 @@ impl PlainView {
                 let by = super::text::source_name(*source);
                 format!("{site}: {}, by {by}", described(&counts_of(site, state)))
             }
+            EventKind::SiteStopRequested { site, by } => format!("{site}: stopping, as {by} has asked"),
             EventKind::SiteRetrying {
                 site,
                 attempt,

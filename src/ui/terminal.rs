@@ -177,10 +177,11 @@ fn tone(kind: &EventKind) -> Tone {
         | EventKind::ServiceExited { .. }
         | EventKind::ServiceRestarting { .. }
         | EventKind::SiteRetrying { .. }
+        | EventKind::SiteStopRequested { .. }
         | EventKind::StopStarted { .. }
         | EventKind::StopHurried
         | EventKind::SiteFinished {
-            status: SiteStatus::Skipped,
+            status: SiteStatus::Skipped | SiteStatus::Cancelled,
             ..
         }
         | EventKind::Noticed {

@@ -268,3 +268,59 @@ fn what_belongs_to_kept_jobs_stays_where_it_was_and_in_its_order() {
         assert_eq!(depth, kept_tasks.len() as u64);
     });
 }
+
+#[test]
+fn a_sweep_removes_the_messages_of_the_given_jobs_and_no_other() {
+    let scene = Scene::without_worker();
+    run(async {
+        let client = scene.client.clone();
+        let job = |root: &TaskId, priority: u8| Task {
+            root_id: Some(root.clone()),
+            priority,
+            ..sleeper(60)
+        };
+        let (doomed, kept) = (TaskId::random(), TaskId::random());
+        let mut expected = Vec::new();
+        // More than a few pages, with whole pages of each and mixed ones.
+        for number in 0..400 {
+            let of_doomed = (100..230).contains(&number) || number % 3 == 0;
+            let task = job(if of_doomed { &doomed } else { &kept }, 0);
+            client.publish(&task).await.expect("Redis is up");
+            if !of_doomed {
+                expected.push(task.id.to_string());
+            }
+        }
+        client.publish(&job(&doomed, 9)).await.expect("Redis is up");
+        let connection = &mut scene.redis.connection(0);
+        let push = |list: &str, item: &str| redis::cmd("LPUSH").arg(&[list, item]).clone();
+        push("celery", "no message").exec(connection).expect("Redis is up");
+        // One that a worker has taken.
+        let taken = job(&doomed, 0);
+        client.publish(&taken).await.expect("Redis is up");
+        let message: String = redis::cmd("LPOP").arg("celery").query(connection).expect("Redis is up");
+        let value = format!("[{message}, \"\", \"celery\"]");
+        redis::cmd("HSET")
+            .arg(&["unacked", "tag", &value])
+            .exec(connection)
+            .expect("Redis is up");
+
+        let roots = HashSet::from([doomed.clone()]);
+        let swept = client.sweep(&roots, &["other", "celery"]).await.expect("Redis is up");
+        let removed = 400 - expected.len() as u64 + 1;
+        assert_eq!((swept.removed, &swept.unseen), (removed, &None));
+        assert_eq!(swept.taken, HashSet::from([taken.id.clone()]));
+        let left: Vec<String> = redis::cmd("LRANGE")
+            .arg(&["celery", "0", "-1"])
+            .query(connection)
+            .expect("Redis is up");
+        let id = |item: &String| {
+            let message: serde_json::Value = serde_json::from_str(item).ok()?;
+            Some(message["headers"]["id"].as_str()?.to_owned())
+        };
+        let ids: Vec<String> = left.iter().rev().filter_map(id).collect();
+        assert_eq!(ids, expected, "in their order");
+        assert_eq!(left.len(), expected.len() + 1, "what is no message stays");
+        let again = client.sweep(&roots, &["other", "celery"]).await.expect("Redis is up");
+        assert_eq!((again.removed, again.taken.len()), (0, 1));
+    });
+}

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use orch::celery::Target;
 use orch::run::{EventKind, SiteStatus};
-use orch::sites::cancel;
+use orch::sites::{Workers, cancel};
 use serde_json::json;
 
 use crate::scene::{Scene, dispatched, report, run, run_all, site};
@@ -66,7 +66,8 @@ fn a_failed_site_is_tried_again_with_growing_pauses() {
 #[test]
 fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
     let scene = Scene::new();
-    let mut slow = dispatched("slow", json!({"chunks": 6, "seconds": 30}));
+    // More than the worker takes ahead.
+    let mut slow = dispatched("slow", json!({"chunks": 40, "seconds": 30}));
     slow.timeout = Duration::from_secs(3);
     slow.retries = 5;
     let mut whole = site("whole", "jobs.whole", json!({"seconds": 30}));
@@ -97,6 +98,11 @@ fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
         assert!((3..6).contains(&report.elapsed.as_secs()), "{report:#?}");
     }
     assert_eq!(active, 0, "the tasks of the sites still run");
+    let queued: u64 = redis::cmd("LLEN")
+        .arg("celery")
+        .query(&mut scene.redis.connection(0))
+        .expect("the server answers");
+    assert_eq!(queued, 0, "tasks of the sites are still queued");
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn dropped_sites_are_reported_revoked_and_marked() {
             () = scene.until("the chord's start", started) => {}
         }
         let begun = Instant::now();
-        let reports = cancel(&scene.context, Duration::from_secs(2)).await;
+        let reports = cancel(&scene.context, Workers::End).await;
         assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
         let control = scene.context.celery.control();
         let revoked = control
