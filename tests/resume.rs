@@ -14,7 +14,8 @@ use serde_json::Value;
 use support::bookshop::{self, ledger};
 use support::orch::{Ended, Orch, Project};
 
-const CHUNKS: u64 = 120;
+const CHUNKS: u64 = 200;
+const LATE: u64 = 100;
 
 /// Three sites, two at a time: `small` ends soon, `large` is long under way, `late` waits for its turn.
 fn project() -> Project {
@@ -32,13 +33,13 @@ dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "
             .to_owned(),
         site("small", 4, 0.05),
         site("large", CHUNKS, 0.1),
-        site("late", 40, 0.1),
+        site("late", LATE, 0.1),
     ]
     .concat();
     bookshop::project_with("chaos_app", &configuration)
 }
 
-/// Runs until `small` is complete, `large` is half done (so that its lease was renewed, with all that is known of its job)
+/// Runs until `small` is complete, `large` is well under way (so that its lease was renewed, with all that is known of its job)
 /// and `late` is under way as well.
 fn run_to_the_middle(project: &Project) -> (Orch<'_>, String) {
     let mut orch = project.orch(&["run"]);
@@ -54,7 +55,7 @@ fn run_to_the_middle(project: &Project) -> (Orch<'_>, String) {
             && event["site"] == "large"
             && event["counts"]["completed_chunks"]
                 .as_u64()
-                .is_some_and(|done| done >= CHUNKS / 2)
+                .is_some_and(|done| done >= CHUNKS / 4)
     });
     (orch, run_id.as_str().expect("text").to_owned())
 }
@@ -121,7 +122,7 @@ fn a_run_that_was_killed_goes_on_where_it_was() {
     let expected = [
         ("small", 4, "kept"),
         ("large", CHUNKS, "picked_up"),
-        ("late", 40, "picked_up"),
+        ("late", LATE, "picked_up"),
     ];
     expect_complete(&project, &ended, second, expected);
     assert_eq!(sites_of(&ended, "site_picked_up"), ["large", "late"]);
@@ -149,7 +150,7 @@ fn a_run_that_was_interrupted_goes_on_where_it_was() {
     let expected = [
         ("small", 4, "kept"),
         ("large", CHUNKS, "picked_up"),
-        ("late", 40, "picked_up"),
+        ("late", LATE, "picked_up"),
     ];
     expect_complete(&project, &ended, &run_id, expected);
 }
@@ -166,7 +167,7 @@ fn jobs_that_are_gone_are_dispatched_anew() {
     let expected = [
         ("small", 4, "kept"),
         ("large", CHUNKS, "dispatched"),
-        ("late", 40, "dispatched"),
+        ("late", LATE, "dispatched"),
     ];
     expect_complete(&project, &ended, &run_id, expected);
     assert_eq!(sites_of(&ended, "site_picked_up"), ["large", "late"]);
@@ -187,7 +188,7 @@ fn a_run_beside_an_instance_that_is_up_picks_up_what_went_on_without_it() {
     let expected = [
         ("small", 4, "kept"),
         ("large", CHUNKS, "picked_up"),
-        ("late", 40, "picked_up"),
+        ("late", LATE, "picked_up"),
     ];
     expect_complete(&project, &ended, &run_id, expected);
     let again: u64 = ledger(project.path(), "large").values().map(|times| times - 1).sum();
