@@ -14,15 +14,16 @@ use serde_json::Value;
 use support::bookshop::{self, ledger};
 use support::orch::{Ended, Orch, Project};
 
-const CHUNKS: u64 = 200;
-const LATE: u64 = 100;
+const CHUNKS: u64 = 120;
+const LATE: u64 = 60;
 
-/// Three sites, two at a time: `small` ends soon, `large` is long under way, `late` waits for its turn.
+/// Three sites: `small` ends soon, `large` and `late` come after it, or its few chunks could stand behind their many.
 fn project() -> Project {
-    let site = |name: &str, chunks: u64, seconds: f64| {
+    let site = |name: &str, after: &str, chunks: u64, seconds: f64| {
         format!(
             r#"
 [sites.{name}]
+after = [{after}]
 dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "{{job_id}}", chunks = {chunks}, seconds = {seconds:?}, ledger = "ledger.{name}" }} }}
 "#
         )
@@ -31,9 +32,9 @@ dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "
         "[orch]\nmax_parallel_sites = 2\nlease = \"3s\"\n[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"chaos_app\"\nconcurrency = 4\n\
          acks_late = true\n"
             .to_owned(),
-        site("small", 4, 0.05),
-        site("large", CHUNKS, 0.1),
-        site("late", LATE, 0.1),
+        site("small", "", 4, 0.05),
+        site("large", r#""small""#, CHUNKS, 0.1),
+        site("late", r#""small""#, LATE, 0.1),
     ]
     .concat();
     bookshop::project_with("chaos_app", &configuration)

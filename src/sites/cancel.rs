@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use super::registry::{Registry, RegistryStatus};
 use super::report::SiteReport;
-use crate::celery::{Target, TaskId};
+use crate::celery::TaskId;
 use crate::follow::{Context, Desk, JobInFlight, Manner, Taken, end_work};
 use crate::run::SiteStatus;
 
@@ -21,7 +21,7 @@ pub enum Workers {
     GoOn,
 }
 
-/// For telling workers that end, and for marking the registry.
+/// For marking the registry.
 const TELLING: Duration = Duration::from_millis(500);
 
 /// Ends the sites that [`run_all`](super::run_all) was dropped with: says so at once, then ends their work and marks their
@@ -47,30 +47,19 @@ pub async fn cancel(context: &Context, workers: Workers) -> Vec<SiteReport> {
         context.recorder.emit(report.event());
     }
     let earlier = sites.values().flat_map(|state| state.roots.iter().cloned());
-    let first = jobs.values().flat_map(JobInFlight::tasks);
-    let tasks: Vec<TaskId> = match workers {
-        // Of a failed attempt nothing is to be gone on with, and nothing can be.
-        Workers::End => first.collect(),
-        Workers::GoOn => first.chain(earlier).collect(),
-    };
-    if tasks.is_empty() {
-        return reports;
-    }
-    let client = context.celery.with_deadline(TELLING);
+    let tasks: Vec<TaskId> = jobs.values().flat_map(JobInFlight::tasks).chain(earlier).collect();
     let end = async {
-        match (workers, desk) {
-            (Workers::GoOn, Some(desk)) => end_all(context, &desk, tasks).await,
-            (Workers::GoOn, None) => end_all(context, &Desk::open(context).await, tasks).await,
-            (Workers::End, _) => {
-                // What is queued must not begin while the worker is being stopped.
-                let control = client.control();
-                let revoked = control.revoke(&tasks, None, &Target::All, TELLING);
-                if let Ok(Err(error)) = timeout(TELLING, revoked).await {
-                    tracing::warn!(%error, tasks = tasks.len(), "tasks of the stopped run cannot be revoked");
-                }
-            }
+        // Where the workers end they take nothing further while they do. Nothing is revoked there: since Celery 5.7 that
+        // makes a result of a task which has not run yet, such as the callback of a job that is to be gone on with.
+        if workers == Workers::End || tasks.is_empty() {
+            return;
+        }
+        match desk {
+            Some(desk) => end_all(context, &desk, tasks).await,
+            None => end_all(context, &Desk::open(context).await, tasks).await,
         }
     };
+    let client = context.celery.with_deadline(TELLING);
     let mark = join_all(sites.iter().filter_map(|(site, state)| {
         let (job_id, app_prefix) = state.job.as_ref()?;
         let registry = Registry::new(site, job_id, app_prefix);
