@@ -106,7 +106,7 @@ fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
 }
 
 #[test]
-fn dropped_sites_are_reported_revoked_and_marked() {
+fn dropped_sites_are_reported_and_marked_and_left_for_who_goes_on_with_them() {
     let mut scene = Scene::without_worker();
     scene.start_worker(1);
     let sites = vec![
@@ -152,7 +152,8 @@ fn dropped_sites_are_reported_revoked_and_marked() {
         events.iter().find_map(task).expect("it was dispatched")
     };
     let (_, revoked) = revoked.good().next().expect("the worker answers");
-    assert!(revoked.to_string().contains(&task_of("waiting")), "{revoked}");
+    assert!(!revoked.to_string().contains(&task_of("waiting")), "{revoked}");
+    assert!(!revoked.to_string().contains(&task_of("running")), "{revoked}");
     let job_id = events.iter().find_map(|event| match event {
         EventKind::SiteJobStarted { job_id, .. } => Some(job_id.clone()),
         _ => None,
