@@ -8,8 +8,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt;
 
 use crate::printable::one_line;
 use crate::redaction::redacted;
@@ -25,13 +27,19 @@ pub fn is_spoken(verbose: u8) -> bool {
 /// Starts logging; lines before [`to_file`] go to standard error only.
 pub fn start(verbose: u8) {
     let to_stderr = is_spoken(verbose);
-    let default = if verbose > 1 { "orch=debug" } else { "orch=info" };
-    let filter = EnvFilter::try_from_env("ORCH_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let asked = std::env::var("ORCH_LOG").ok().and_then(|asked| asked.parse().ok());
+    let default = match verbose {
+        0 | 1 => LevelFilter::INFO,
+        _ => LevelFilter::DEBUG,
+    };
+    // Levels by module only: what also filters by fields compiles regular expressions at each start.
+    let levels: Targets = asked.unwrap_or_else(|| Targets::new().with_target("orch", default));
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_max_level(LevelFilter::TRACE)
         .with_ansi(false)
         .with_writer(Writers { to_stderr })
-        .finish();
+        .finish()
+        .with(levels);
     // Fails only when a library user has set one, which then is the right one.
     drop(tracing::subscriber::set_global_default(subscriber));
 }
