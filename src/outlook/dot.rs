@@ -15,7 +15,7 @@ impl Outlook<'_> {
         ];
         // Names have no character that would end a quoted text.
         for site in self.work.agenda().sites() {
-            let expected = match self.known[site.place()] {
+            let expected = match self.work.known()[site.place()] {
                 Some(known) => span(known.as_secs_f64()),
                 None => "?".to_owned(),
             };

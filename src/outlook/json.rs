@@ -33,7 +33,7 @@ impl Outlook<'_> {
             "uses": config.uses,
             "tags": config.tags,
             // Without a complete run of it: `assumed_seconds` is taken.
-            "expected_seconds": self.known[site.place()].map(|known| known.as_secs_f64()),
+            "expected_seconds": self.work.known()[site.place()].map(|known| known.as_secs_f64()),
             "begins_seconds": begin.as_secs_f64(),
             "ends_seconds": end.as_secs_f64(),
             "is_critical": self.critical.contains(&site),

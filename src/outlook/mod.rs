@@ -20,9 +20,7 @@ use crate::sites::schedule::{AgendaError, SiteId, as_expected};
 pub struct Outlook<'c> {
     config: &'c Config,
     work: Work,
-    /// By their ids, as is `spans`.
-    known: Vec<Option<Duration>>,
-    /// When each is expected to begin and to end.
+    /// When each is expected to begin and to end, by their ids.
     spans: Vec<(Duration, Duration)>,
     critical_path: Vec<SiteId>,
     critical: BTreeSet<SiteId>,
@@ -39,7 +37,6 @@ impl<'c> Outlook<'c> {
         sites: &[&SiteConfig],
         expected: &BTreeMap<SiteName, Duration>,
     ) -> Result<Self, AgendaError> {
-        let known = sites.iter().map(|site| expected.get(&site.name).copied()).collect();
         let sites = sites.iter().map(|site| (*site).clone()).collect();
         let work = Work::new(sites, config.orch.max_parallel_sites, &config.resources, expected)?;
         let trace = as_expected(work.agenda().clone());
@@ -51,7 +48,6 @@ impl<'c> Outlook<'c> {
         let critical_path = work.agenda().critical_path();
         Ok(Self {
             config,
-            known,
             spans,
             critical: critical_path.iter().copied().collect(),
             critical_path,

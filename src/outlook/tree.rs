@@ -36,7 +36,7 @@ impl Outlook<'_> {
                 .map(|(name, count)| format!("{count} {name}"));
             lines.push(format!("resources: {}", resources.collect::<Vec<_>>().join(", ")));
         }
-        let unknown = self.known.iter().filter(|known| known.is_none()).count() as u64;
+        let unknown = self.work.known().iter().filter(|known| known.is_none()).count() as u64;
         if unknown > 0 {
             let assumed = span(self.work.assumed().as_secs_f64());
             lines.push(format!(
@@ -104,7 +104,7 @@ impl Outlook<'_> {
         } else {
             ""
         };
-        let takes = match self.known[site.place()] {
+        let takes = match self.work.known()[site.place()] {
             Some(known) => span(known.as_secs_f64()),
             None => "?".to_owned(),
         };

@@ -231,6 +231,7 @@ fn of_sites() -> BoxedStrategy<EventKind> {
         SiteStatus::Skipped,
     ];
     prop_oneof![
+        any::<u64>().prop_map(|in_ms| EventKind::EndExpected { in_ms }),
         (site(), proptest::collection::vec(site(), 0..4))
             .prop_map(|(site, waits_for)| EventKind::SiteWaiting { site, waits_for }),
         site().prop_map(|site| EventKind::SiteQueued { site }),

@@ -369,6 +369,11 @@ pub enum EventKind {
     },
 
     // ----- sites
+    /// When the last site should end, as the schedule and what is known of the sites tell; told again when that changes.
+    EndExpected {
+        /// From now, milliseconds.
+        in_ms: u64,
+    },
     /// It depends on sites of this run, which have to end first.
     SiteWaiting {
         site: SiteName,
@@ -450,6 +455,50 @@ pub enum EventKind {
 }
 
 impl EventKind {
+    /// The site that it tells of, if it tells of one.
+    pub fn site(&self) -> Option<&SiteName> {
+        match self {
+            EventKind::SiteWaiting { site, .. }
+            | EventKind::SiteQueued { site }
+            | EventKind::SiteDispatched { site, .. }
+            | EventKind::SitePickedUp { site, .. }
+            | EventKind::SiteJobStarted { site, .. }
+            | EventKind::SiteStageEntered { site, .. }
+            | EventKind::SiteProgressed { site, .. }
+            | EventKind::SiteChordCompleted { site, .. }
+            | EventKind::SiteStopRequested { site, .. }
+            | EventKind::SiteRetrying { site, .. }
+            | EventKind::SiteFinished { site, .. } => Some(site),
+            EventKind::RunStarted { .. }
+            | EventKind::Noticed { .. }
+            | EventKind::StopStarted { .. }
+            | EventKind::StopHurried
+            | EventKind::StopFinished { .. }
+            | EventKind::RunFinished { .. }
+            | EventKind::ServiceStarting { .. }
+            | EventKind::ServiceSpawned { .. }
+            | EventKind::ServiceReady { .. }
+            | EventKind::ServiceReused { .. }
+            | EventKind::ServiceCompleted { .. }
+            | EventKind::ServiceUnhealthy { .. }
+            | EventKind::ConsumerAdded { .. }
+            | EventKind::ServiceExited { .. }
+            | EventKind::ServiceRestarting { .. }
+            | EventKind::ServiceFailed { .. }
+            | EventKind::ServiceStopping { .. }
+            | EventKind::ServiceStopped { .. }
+            | EventKind::LeftoversFound { .. }
+            | EventKind::ProxiesCounted { .. }
+            | EventKind::ProxyRefreshStarted { .. }
+            | EventKind::ProxyRefreshDispatched { .. }
+            | EventKind::ProxyStageEntered { .. }
+            | EventKind::ProxyRefreshProgressed { .. }
+            | EventKind::ProxyRefreshFinished { .. }
+            | EventKind::ProxyRefreshFailed { .. }
+            | EventKind::EndExpected { .. } => None,
+        }
+    }
+
     /// The bound or span `duration` in whole milliseconds, as events carry it.
     pub fn millis(duration: Duration) -> u64 {
         u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

@@ -2,6 +2,8 @@
 //!
 //! Every kind has its arm: a new one does not compile until it is decided what it changes.
 
+use std::time::Duration;
+
 use super::event::{Event, EventKind, Level, SiteStatus};
 use super::ids::{ServiceName, SiteName};
 use super::resumption::{Progress, SiteSoFar};
@@ -9,6 +11,7 @@ use super::state::{
     Header, LeftoversView, ProxiesView, ProxyCount, Resumed, RunState, ServicePhase, ServiceView, SitePhase, SiteView,
     StopView,
 };
+use super::totals::{Share, Totals};
 
 impl RunState {
     /// Folds one event in.
@@ -19,6 +22,14 @@ impl RunState {
         self.seq = event.seq;
         self.updated_at = event.at;
         self.elapsed = event.elapsed;
+        let site = event.kind.site();
+        let share = |state: &Self| state.site_named(site?).map(Share::of);
+        let before = share(self);
+        self.change(event);
+        self.totals.replace(before, share(self), event.elapsed);
+    }
+
+    fn change(&mut self, event: &Event) {
         let now = event.elapsed;
         match &event.kind {
             // ----- the run
@@ -61,6 +72,10 @@ impl RunState {
                         view.resumed = Some(Resumed::Kept);
                     }
                 }
+                self.totals = Totals::of(&self.sites);
+            }
+            EventKind::EndExpected { in_ms } => {
+                self.expected_end = Some(now + Duration::from_millis(*in_ms).as_secs_f64());
             }
             EventKind::Noticed { level, message: _ } => match level {
                 Level::Info => {}

@@ -14,6 +14,7 @@ mod local_time;
 mod recorder;
 mod resumption;
 mod state;
+mod totals;
 mod trend;
 
 #[cfg(test)]
@@ -36,4 +37,5 @@ pub use state::{
     Header, LeftoversView, ProxiesView, ProxyCount, Resumed, RunState, ServicePhase, ServiceView, SitePhase, SiteView,
     StopView,
 };
+pub use totals::Totals;
 pub use trend::Trend;

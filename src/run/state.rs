@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, StopReason};
 use super::ids::{JobId, RunId, ServiceName, SiteName};
+use super::totals::Totals;
 
 /// What is known of a run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -29,6 +30,10 @@ pub struct RunState {
     /// Where each stands among them: an event looks for one of thousands.
     #[serde(skip)]
     pub(super) site_places: HashMap<SiteName, usize>,
+    /// What they add up to.
+    pub totals: Totals,
+    /// When the last site should have ended, in seconds of run time; `None`: nothing tells it.
+    pub expected_end: Option<f64>,
     pub warnings: u64,
     pub errors: u64,
     pub stop: Option<StopView>,
@@ -147,7 +152,7 @@ pub struct ProxyCount {
 }
 
 /// Where a site is in its run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SitePhase {
     #[default]

@@ -5,6 +5,7 @@ mod busy;
 mod cancel;
 mod course;
 mod end_site;
+mod forecast;
 mod lease;
 mod registry;
 mod report;

@@ -5,13 +5,14 @@
 //! ([`schedule`](super::schedule)), and what a site does with its turn (`course`).
 
 use std::collections::{BTreeSet, HashSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::sleep_until;
 
 use super::course::{Course, Step, Surroundings};
+use super::forecast::Lengths;
 use super::lease::{LeaseStore, Leases};
 use super::report::SiteReport;
 use super::schedule::{Admission, Cause, Decision, End, Outcome, Schedule, SiteId, State};
@@ -20,11 +21,15 @@ use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};
 use crate::run::{EventKind, SiteStatus};
 
+/// Between two forecasts of the end, and how many times as long as one takes: at most half a percent of a core.
+const FORECAST_PAUSE: Duration = Duration::from_secs(2);
+const FORECAST_SHARE: u32 = 200;
+
 /// Runs all sites. One site's failure is its own, and of those that depend on it.
 ///
 /// The reports come in the order of the sites. A site that another run has is waited for until the given moment.
 pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_until: Instant) -> Vec<SiteReport> {
-    let (sites, agenda) = work.into_parts();
+    let (sites, agenda, known) = work.into_parts();
     for site in &sites {
         context.in_flight.site_queued(&site.name);
     }
@@ -61,6 +66,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         paused: sites.iter().map(|_| Some(Course::new())).collect(),
         reports: sites.iter().map(|_| None).collect(),
         told_to_stop: HashSet::new(),
+        lengths: Lengths::new(known),
     };
     tokio::select! {
         reports = run.finish(decisions) => reports,
@@ -80,6 +86,7 @@ struct Run<'r> {
     reports: Vec<Option<SiteReport>>,
     /// Of which it was told that somebody has asked for their stop.
     told_to_stop: HashSet<SiteId>,
+    lengths: Lengths,
 }
 
 /// What is done about a site, beside others.
@@ -101,6 +108,7 @@ impl<'r> Run<'r> {
         let mut stops = self.around.context.stops.count();
         // What was asked for before is not news.
         stops.mark_changed();
+        let mut forecast_due = Instant::now();
         loop {
             for decision in std::mem::take(&mut decisions) {
                 match decision {
@@ -137,6 +145,13 @@ impl<'r> Run<'r> {
                 },
                 () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
                     self.schedule.pass(self.begun.elapsed())
+                }
+                () = sleep_until(forecast_due.into()), if !self.schedule.is_over() => {
+                    let began = Instant::now();
+                    self.tell_expected_end();
+                    let pause = (began.elapsed() * FORECAST_SHARE).max(FORECAST_PAUSE);
+                    forecast_due = Instant::now() + pause;
+                    Vec::new()
                 }
                 // Nothing runs and nothing pauses: nothing would ever change.
                 else => break,
@@ -209,8 +224,28 @@ impl<'r> Run<'r> {
         }
     }
 
+    /// When all sites should have ended, as far as that is news.
+    fn tell_expected_end(&mut self) {
+        let Surroundings { context, .. } = self.around;
+        let now = self.begun.elapsed();
+        let end = context.recorder.with_state(|state| {
+            let share = |site: SiteId| {
+                let counts = state.site_named(&self.sites[site.place()].name)?.counts;
+                Some(counts.completed_chunks? as f64 / counts.total_chunks? as f64)
+            };
+            self.lengths.end(&self.schedule, now, share)
+        });
+        if let Some(left) = end.and_then(|end| self.lengths.news(now, end)) {
+            let in_ms = EventKind::millis(left);
+            context.recorder.emit(EventKind::EndExpected { in_ms });
+        }
+    }
+
     fn report(&mut self, site: SiteId, report: SiteReport) {
         let Surroundings { context, .. } = self.around;
+        if report.status == SiteStatus::Complete {
+            self.lengths.completed(report.elapsed);
+        }
         context.in_flight.site_ended(&report.site);
         context.recorder.emit(report.event());
         self.reports[site.place()] = Some(report);

@@ -16,6 +16,8 @@ const TYPICAL: Duration = Duration::from_secs(60);
 pub struct Work {
     sites: Vec<SiteConfig>,
     agenda: Agenda,
+    /// How long each takes, as the last runs tell, by its id.
+    known: Vec<Option<Duration>>,
     assumed: Duration,
 }
 
@@ -37,8 +39,9 @@ impl Work {
             let positions = names.iter().filter_map(|name| positions.get(name));
             positions.map(|position| SiteId::at(*position)).collect()
         };
-        let assumed = typical(&sites, expected);
-        let entry = |site: &SiteConfig| {
+        let known: Vec<Option<Duration>> = sites.iter().map(|site| expected.get(&site.name).copied()).collect();
+        let assumed = typical(&known);
+        let entry = |(site, known): (&SiteConfig, &Option<Duration>)| {
             let any = among(&site.needs.after_any);
             Entry {
                 after: among(&site.needs.after),
@@ -57,15 +60,20 @@ impl Work {
                         (ResourceId::at(place.unwrap_or(usize::MAX)), *units)
                     })
                     .collect(),
-                expected: expected.get(&site.name).copied().unwrap_or(assumed),
+                expected: known.unwrap_or(assumed),
             }
         };
         let limits = Limits {
             places: NonZeroUsize::new(at_once).unwrap_or(NonZeroUsize::MIN),
             resources: resources.values().copied().collect(),
         };
-        let agenda = Agenda::new(sites.iter().map(entry).collect(), limits)?;
-        Ok(Self { sites, agenda, assumed })
+        let agenda = Agenda::new(sites.iter().zip(&known).map(entry).collect(), limits)?;
+        Ok(Self {
+            sites,
+            agenda,
+            known,
+            assumed,
+        })
     }
 
     /// In the order of their ids.
@@ -82,17 +90,19 @@ impl Work {
         self.assumed
     }
 
-    pub(super) fn into_parts(self) -> (Vec<SiteConfig>, Agenda) {
-        (self.sites, self.agenda)
+    /// How long each takes, as the last runs tell, in the order of their ids.
+    pub fn known(&self) -> &[Option<Duration>] {
+        &self.known
+    }
+
+    pub(super) fn into_parts(self) -> (Vec<SiteConfig>, Agenda, Vec<Option<Duration>>) {
+        (self.sites, self.agenda, self.known)
     }
 }
 
 /// The median of what is known.
-fn typical(sites: &[SiteConfig], expected: &BTreeMap<SiteName, Duration>) -> Duration {
-    let mut known: Vec<Duration> = sites
-        .iter()
-        .filter_map(|site| expected.get(&site.name).copied())
-        .collect();
+fn typical(known: &[Option<Duration>]) -> Duration {
+    let mut known: Vec<Duration> = known.iter().copied().flatten().collect();
     known.sort_unstable();
     known.get(known.len() / 2).copied().unwrap_or(TYPICAL)
 }

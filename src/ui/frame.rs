@@ -1,5 +1,8 @@
 //! The live part of the terminal as lines: services, proxies, sites, and what is awaited. Pure; drawing is elsewhere.
 
+use std::cmp::Reverse;
+
+use super::overall;
 use super::paint::{Line, Painted, Tone, columns, cut, padded};
 use super::plain::stage_name;
 use super::summary;
@@ -26,10 +29,7 @@ pub fn is_busy(state: &RunState) -> bool {
     stopping
         || state.proxies.refreshing
         || state.services.iter().any(|service| is_under_way(service.phase))
-        || state
-            .sites
-            .iter()
-            .any(|site| site.started.is_some() && !site.phase.is_final())
+        || state.totals.running_sites() > 0
 }
 
 /// The frame `now` seconds into the run, at most `width` columns and `height` lines; empty before the run begins.
@@ -40,28 +40,31 @@ pub fn render(state: &RunState, now: f64, width: usize, height: usize, color: bo
     let mut footer = footer(state, now, width);
     footer.truncate(height);
     let mut room = height - footer.len();
+    let has_proxies = room > 1 && shows_proxies(state);
+    room -= usize::from(has_proxies);
+    let mut services = services(state, SERVICES_APART);
+    if services.len() + state.sites.len() > room {
+        services = self::services(state, 0);
+    }
+    // Sites are what is waited for: beside them only services to which something happens have a claim.
+    let claim = services.iter().filter(|(rank, _)| *rank == 0).count().min(room / 2);
+    let for_services = room.saturating_sub(state.sites.len()).max(claim).min(services.len());
+    let sites = state.sites.iter().map(|site| (badness(site), site)).collect();
+    let (services, more_services) = squeeze(services, for_services, false);
+    // What is wrong should not have to be looked for among what is not.
+    let (sites, more_sites) = squeeze(sites, room - for_services, true);
     let layout = Layout {
         now,
         width,
-        names: name_width(state),
+        names: name_width(&services, &sites),
     };
-    let proxies = if room > 1 { proxies(state, &layout) } else { None };
-    room -= usize::from(proxies.is_some());
-    let sites = sites(state, &layout);
-    let mut services = services(state, &layout, SERVICES_APART);
-    if services.len() + sites.len() > room {
-        services = self::services(state, &layout, 0);
+    let mut lines: Vec<Line> = services.iter().map(|service| service.line(&layout)).collect();
+    lines.extend(more(more_services, "service"));
+    if has_proxies {
+        lines.push(proxies(state, &layout));
     }
-    // Sites are what is waited for: beside them only services to which something happens have a claim.
-    let claim = services
-        .iter()
-        .filter(|service| service.rank == 0)
-        .count()
-        .min(room / 2);
-    let for_services = room.saturating_sub(sites.len()).max(claim).min(services.len());
-    let mut lines = squeeze(services, for_services, "service");
-    lines.extend(proxies);
-    lines.extend(squeeze(sites, room - for_services, "site"));
+    lines.extend(site_lines(&sites, state, &layout));
+    lines.extend(more(more_sites, "site"));
     lines.extend(footer);
     lines.iter().map(|line| line.paint(width, color)).collect()
 }
@@ -91,14 +94,13 @@ impl Layout {
     }
 }
 
-fn name_width(state: &RunState) -> usize {
+fn name_width(services: &[ServiceRow], sites: &[&SiteView]) -> usize {
     // Services that share a line need no column.
-    let services = state
-        .services
-        .iter()
-        .filter(|service| stands_apart(service, state, SERVICES_APART));
-    let services = services.map(|service| service.name.as_str());
-    let sites = state.sites.iter().map(|site| site.name.as_str());
+    let services = services.iter().filter_map(|row| match row {
+        ServiceRow::Settled(_) => None,
+        ServiceRow::One(service) => Some(service.name.as_str()),
+    });
+    let sites = sites.iter().map(|site| site.name.as_str());
     services
         .chain(sites)
         .chain([PROXIES])
@@ -108,37 +110,28 @@ fn name_width(state: &RunState) -> usize {
         .min(NAME_WIDTH)
 }
 
-/// A line and how soon it is given up for want of room: the greatest rank first.
-struct Ranked {
-    rank: u8,
-    line: Line,
+/// As many as there is room for, a line being kept for how many more there are: of the others the number. Those of the least
+/// rank stay, in their own order, or, where that is asked for, in that of their ranks.
+fn squeeze<R: Ord, T>(rows: Vec<(R, T)>, room: usize, by_rank: bool) -> (Vec<T>, usize) {
+    if rows.len() <= room {
+        return (rows.into_iter().map(|(_, row)| row).collect(), 0);
+    }
+    let kept = room.saturating_sub(1);
+    // What there is no line for is not told either.
+    let hidden = if room == 0 { 0 } else { rows.len() - kept };
+    let mut rows: Vec<(usize, (R, T))> = rows.into_iter().enumerate().collect();
+    rows.sort_by(|(_, (one, _)), (_, (other, _))| one.cmp(other));
+    rows.truncate(kept);
+    if !by_rank {
+        rows.sort_by_key(|(place, _)| *place);
+    }
+    (rows.into_iter().map(|(_, (_, row))| row).collect(), hidden)
 }
 
-/// The lines that fit, in their order, the least interesting summed up as `+N more`.
-fn squeeze(lines: Vec<Ranked>, room: usize, noun: &str) -> Vec<Line> {
-    if lines.len() <= room {
-        return lines.into_iter().map(|ranked| ranked.line).collect();
-    }
-    let Some(kept) = room.checked_sub(1) else {
-        return Vec::new();
-    };
-    let mut order: Vec<usize> = (0..lines.len()).collect();
-    order.sort_by_key(|index| lines[*index].rank);
-    order.truncate(kept);
-    let hidden = lines.len() - kept;
-    let mut shown: Vec<Line> = lines
-        .into_iter()
-        .enumerate()
-        .filter(|(index, _)| order.contains(index))
-        .map(|(_, ranked)| ranked.line)
-        .collect();
-    let mut more = Line::default();
-    more.push(
-        Tone::Dim,
-        format!("+{hidden} more {noun}{}", if hidden == 1 { "" } else { "s" }),
-    );
-    shown.push(more);
-    shown
+/// `+3 more sites`
+fn more(hidden: usize, noun: &str) -> Option<Line> {
+    let ending = if hidden == 1 { "" } else { "s" };
+    (hidden > 0).then(|| Line::of(Tone::Dim, format!("+{hidden} more {noun}{ending}")))
 }
 
 fn is_under_way(phase: ServicePhase) -> bool {
@@ -172,24 +165,38 @@ fn stands_apart(service: &ServiceView, state: &RunState, apart: usize) -> bool {
     state.services.len() <= apart || is_under_way(service.phase) || service.phase == ServicePhase::Failed
 }
 
-/// A line each, or, where there are more than `apart` of them, one for all to which nothing happens.
-fn services(state: &RunState, layout: &Layout, apart: usize) -> Vec<Ranked> {
+/// What a line tells of services.
+enum ServiceRow<'s> {
+    /// Those to which nothing happens, on one line.
+    Settled(Vec<&'s ServiceView>),
+    One(&'s ServiceView),
+}
+
+impl ServiceRow<'_> {
+    fn line(&self, layout: &Layout) -> Line {
+        match self {
+            ServiceRow::Settled(services) => settled_services(services),
+            ServiceRow::One(service) => service_line(service, layout),
+        }
+    }
+}
+
+/// A row each, or, where there are more than `apart` of them, one for all to which nothing happens. The row of the greatest
+/// rank is given up first for want of room.
+fn services(state: &RunState, apart: usize) -> Vec<(u8, ServiceRow<'_>)> {
     let (shown, settled): (Vec<&ServiceView>, Vec<&ServiceView>) = state
         .services
         .iter()
         .partition(|service| stands_apart(service, state, apart));
-    let mut lines: Vec<Ranked> = Vec::new();
+    let mut rows: Vec<(u8, ServiceRow<'_>)> = Vec::new();
     if !settled.is_empty() {
-        lines.push(Ranked {
-            rank: 1,
-            line: settled_services(&settled),
-        });
+        rows.push((1, ServiceRow::Settled(settled)));
     }
-    lines.extend(shown.into_iter().map(|service| Ranked {
-        rank: if is_under_way(service.phase) { 0 } else { 2 },
-        line: service_line(service, layout),
+    rows.extend(shown.into_iter().map(|service| {
+        let rank = if is_under_way(service.phase) { 0 } else { 2 };
+        (rank, ServiceRow::One(service))
     }));
-    lines
+    rows
 }
 
 /// `services: redis ready, celery ready, 8 more ready, 2 completed`.
@@ -259,14 +266,16 @@ fn service_line(service: &ServiceView, layout: &Layout) -> Line {
     line
 }
 
-/// The pool, while it is what the sites wait for.
-fn proxies(state: &RunState, layout: &Layout) -> Option<Line> {
+/// Whether the pool is what the sites wait for.
+fn shows_proxies(state: &RunState) -> bool {
     let proxies = &state.proxies;
     let is_known = proxies.count.is_some() || proxies.refreshes > 0;
     let is_over = state.sites.iter().any(|site| site.started.is_some()) && !proxies.refreshing;
-    if !is_known || is_over {
-        return None;
-    }
+    is_known && !is_over
+}
+
+fn proxies(state: &RunState, layout: &Layout) -> Line {
+    let proxies = &state.proxies;
     if proxies.refreshing {
         let mut line = layout.line(PROXIES, Tone::Busy, "refreshing");
         let mut figures = Line::default();
@@ -287,7 +296,7 @@ fn proxies(state: &RunState, layout: &Layout) -> Option<Line> {
             progress(&mut line, Some(proxies.done), proxies.total, room);
         }
         line.append(figures);
-        return Some(line);
+        return line;
     }
     let enough = proxies
         .count
@@ -309,28 +318,28 @@ fn proxies(state: &RunState, layout: &Layout) -> Option<Line> {
     if let Some(failure) = &proxies.failure {
         line.push(Tone::Plain, format!("; refresh failed: {failure}"));
     }
-    Some(line)
+    line
 }
 
-fn sites(state: &RunState, layout: &Layout) -> Vec<Ranked> {
-    let figures: Vec<Line> = state.sites.iter().map(|site| figures(site, layout.now)).collect();
+fn site_lines(sites: &[&SiteView], state: &RunState, layout: &Layout) -> Vec<Line> {
+    let figures: Vec<Line> = sites.iter().map(|site| figures(site, layout.now)).collect();
     // One length for all, so that the figures stand in one column.
     let widest = figures.iter().map(Line::width).max().unwrap_or(0);
     let bar = layout.rest().saturating_sub(widest);
-    let line = |(site, figures)| Ranked {
-        rank: site_rank(site),
-        line: site_line(site, state, figures, bar, layout),
-    };
-    state.sites.iter().zip(figures).map(line).collect()
+    let line = |(site, figures): (&&SiteView, Line)| site_line(site, state, figures, bar, layout);
+    sites.iter().zip(figures).map(line).collect()
 }
 
-fn site_rank(site: &SiteView) -> u8 {
-    match site.phase {
+/// Where there is no room for all, the least of these are shown: what runs, the one with the most errors first; then what has
+/// not gone well.
+fn badness(site: &SiteView) -> (u8, Reverse<u64>) {
+    let rank = match site.phase {
         SitePhase::Running | SitePhase::Dispatching | SitePhase::Retrying => 0,
         SitePhase::Failed | SitePhase::Cancelled | SitePhase::Skipped => 1,
         SitePhase::Queued | SitePhase::Waiting => 2,
         SitePhase::Complete => 3,
-    }
+    };
+    (rank, Reverse(site.counts.errors.unwrap_or(0)))
 }
 
 fn site_line(site: &SiteView, state: &RunState, figures: Line, bar: usize, layout: &Layout) -> Line {
@@ -457,12 +466,6 @@ fn stop_parts(stop: &StopView, state: &RunState, now: f64) -> Vec<String> {
 }
 
 fn wait_parts(state: &RunState, now: f64) -> Vec<String> {
-    let running = state
-        .sites
-        .iter()
-        .filter(|site| site.started.is_some() && !site.phase.is_final())
-        .count();
-    let ended = state.sites.iter().filter(|site| site.phase.is_final()).count();
     let starting = named(state, |service| {
         matches!(
             service.phase,
@@ -470,9 +473,11 @@ fn wait_parts(state: &RunState, now: f64) -> Vec<String> {
         )
     });
     let mut parts = Vec::new();
-    if running + ended > 0 {
-        let all = plural(state.sites.len() as u64, "site");
-        parts.push(format!("{ended} of {all} ended, {running} running"));
+    if let Some(sites) = overall::sites(state) {
+        parts.push(sites);
+        // A single site's line says it.
+        parts.extend(overall::chunks(state, now).filter(|_| state.sites.len() > 1));
+        parts.extend(overall::left(state, now));
     } else if state.proxies.refreshing {
         parts.push("waiting for the proxies".to_owned());
     }

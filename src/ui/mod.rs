@@ -2,6 +2,7 @@
 
 mod frame;
 mod json;
+mod overall;
 mod paint;
 mod plain;
 #[cfg(test)]

@@ -1,9 +1,11 @@
-//! Plain lines for cron, CI and pipes: one a change, progress of a site at most every 15 s.
+//! Plain lines for cron, CI and pipes: one a change, progress of a site at most every 15 s, of the whole each minute.
+//! Where there are many sites, only the latter.
 
 use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
+use super::overall;
 use super::paint::{Line, Tone};
 use super::text::{clock, count, plural, span};
 use crate::run::{
@@ -12,6 +14,10 @@ use crate::run::{
 
 /// Seconds between two progress lines of one site.
 const PROGRESS_PAUSE: f64 = 15.0;
+/// Seconds between two lines that tell of the whole run.
+const OVERALL_PAUSE: f64 = 60.0;
+/// More sites than this do not tell their progress each for itself.
+const MANY_SITES: usize = 16;
 
 /// What has been printed of progress, so that it stays rare.
 pub struct PlainView {
@@ -21,6 +27,8 @@ pub struct PlainView {
     /// Run time of the last progress line: by site, and of the proxies.
     sites: BTreeMap<SiteName, f64>,
     proxies: Option<f64>,
+    /// Of the whole.
+    overall: Option<f64>,
 }
 
 impl PlainView {
@@ -31,22 +39,52 @@ impl PlainView {
             verbose,
             sites: BTreeMap::new(),
             proxies: None,
+            overall: None,
         }
     }
 
     /// The lines for this event in its tone, given the state that includes it; none for what only the journal needs.
     pub fn lines(&mut self, event: &Event, state: &RunState, tone: Tone) -> Vec<Line> {
-        let Some(text) = self.text(event, state) else {
-            return Vec::new();
-        };
+        let texts = [self.text(event, state), self.overall(event, state)];
         let time = clock(event.at, &self.zone);
-        text.lines()
-            .enumerate()
-            .map(|(number, line)| {
-                let margin = if number == 0 { &time } else { "        " };
-                Line::of(tone, format!("{margin} {line}"))
-            })
+        let line = |(number, line): (usize, &str)| {
+            let margin = if number == 0 { &time } else { "        " };
+            Line::of(tone, format!("{margin} {line}"))
+        };
+        texts
+            .iter()
+            .flatten()
+            .flat_map(|text| text.lines().enumerate().map(line))
             .collect()
+    }
+
+    /// How far the whole run is, now and then while its sites move.
+    fn overall(&mut self, event: &Event, state: &RunState) -> Option<String> {
+        let moves = matches!(
+            event.kind,
+            EventKind::SiteProgressed { .. } | EventKind::SiteDispatched { .. } | EventKind::SiteFinished { .. }
+        );
+        let is_over = state.totals.ended_sites() == state.sites.len();
+        if !moves || is_over || state.sites.len() < 2 {
+            return None;
+        }
+        let pause = if state.sites.len() > MANY_SITES {
+            PROGRESS_PAUSE
+        } else {
+            OVERALL_PAUSE
+        };
+        let last = *self.overall.get_or_insert(event.elapsed);
+        if event.elapsed - last < pause {
+            return None;
+        }
+        self.overall = Some(event.elapsed);
+        let parts = [
+            overall::sites(state),
+            overall::chunks(state, event.elapsed),
+            overall::left(state, event.elapsed),
+        ];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        Some(parts.join("; "))
     }
 
     /// The line for events that were not shown, since this view was too slow.
@@ -102,6 +140,7 @@ impl PlainView {
             | EventKind::ServiceStopping { .. }
             | EventKind::SiteWaiting { .. }
             | EventKind::SiteQueued { .. }
+            | EventKind::EndExpected { .. }
             | EventKind::SiteChordCompleted { .. }
                 if !self.verbose =>
             {
@@ -118,6 +157,7 @@ impl PlainView {
                 format!("{site}: waits for {}", names.join(", "))
             }
             EventKind::SiteQueued { site } => format!("{site}: queued"),
+            EventKind::EndExpected { in_ms } => format!("the sites should have ended in {}", seconds(*in_ms)),
             EventKind::SiteChordCompleted { site, .. } => format!("{site}: the chord's callback has ended"),
             EventKind::ServiceReady {
                 service,
@@ -251,6 +291,9 @@ impl PlainView {
                 format!("{site}: now following {}: {reason}", stage_name(*stage))
             }
             EventKind::SiteProgressed { site, source, .. } => {
+                if state.sites.len() > MANY_SITES && !self.verbose {
+                    return None;
+                }
                 if self
                     .sites
                     .get(site)

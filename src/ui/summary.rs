@@ -1,21 +1,41 @@
 //! The table at the end: what became of each site, what was restarted, how it ended and where the logs are.
 
+use super::overall;
 use super::paint::{Line, Tone, columns, padded};
 use super::text::{count, plural, span};
 use crate::printable::one_line;
 use crate::run::{Command, Outcome, Resumed, RunState, ServicePhase, SitePhase, SiteView};
 
+/// Of more sites than this those that are complete have no row.
+const MANY_SITES: usize = 50;
+/// Rows of the table at most.
+const MOST_ROWS: usize = 200;
+
 /// The summary's lines; `quiet` leaves out what went well.
 pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
     let mut lines = Vec::new();
     let plain = |text: String| Line::of(Tone::Plain, text);
-    let shown: Vec<&SiteView> = state
+    let is_many = state.sites.len() > MANY_SITES;
+    let mut shown: Vec<&SiteView> = state
         .sites
         .iter()
-        .filter(|site| !quiet || site.phase != SitePhase::Complete)
+        .filter(|site| !(quiet || is_many) || site.phase != SitePhase::Complete)
         .collect();
+    let more = shown.len().saturating_sub(MOST_ROWS);
+    shown.truncate(MOST_ROWS);
     if !shown.is_empty() {
         lines.extend(table(&shown, state));
+    }
+    if more > 0 {
+        let text = format!("+{}: summary.json has them all", plural(more as u64, "more site"));
+        lines.push(plain(text));
+    }
+    if !quiet {
+        if is_many {
+            let complete = state.totals.in_phase(SitePhase::Complete);
+            lines.push(plain(format!("{complete} of {} sites complete", state.sites.len())));
+        }
+        lines.extend(overall::sums(state).map(|sums| plain(format!("in all: {sums}"))));
     }
     if let (Some(from), false) = (resumed_run(state), quiet) {
         let sites_that = |were| state.sites.iter().filter(|site| site.resumed == Some(were)).count() as u64;
@@ -66,7 +86,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
         Some(Outcome::Succeeded) if command == Some(Command::Run) => format!("all sites complete after {elapsed}"),
         Some(Outcome::Succeeded) => format!("done after {elapsed}"),
         Some(Outcome::SitesFailed) => {
-            let sites_in = |phase| state.sites.iter().filter(|site| site.phase == phase).count();
+            let sites_in = |phase| state.totals.in_phase(phase);
             let (skipped, complete) = (sites_in(SitePhase::Skipped), sites_in(SitePhase::Complete));
             let failed = state.sites.len() - skipped - complete;
             let skipped = match skipped {

@@ -1,13 +1,14 @@
 //! Limits, retries, timeouts and cancellation.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use orch::celery::Target;
 use orch::run::{EventKind, SiteStatus};
-use orch::sites::{Workers, cancel};
+use orch::sites::{Outage, Work, Workers, cancel};
 use serde_json::json;
 
-use crate::scene::{Scene, dispatched, report, run, run_all, site};
+use crate::scene::{LEASE, Scene, dispatched, leases, report, run, run_all, site};
 
 #[test]
 fn no_more_sites_at_a_time_than_allowed_and_a_failure_stops_no_other() {
@@ -29,6 +30,44 @@ fn no_more_sites_at_a_time_than_allowed_and_a_failure_stops_no_other() {
         names,
         ["s0", "raises", "s1", "s2", "s3", "s4"],
         "reports come in the order of the sites"
+    );
+}
+
+#[test]
+fn the_end_is_foretold_from_earlier_runs_and_corrected_by_what_is_seen() {
+    let scene = Scene::new();
+    let sites = |prefix: &str, count: usize| -> Vec<_> {
+        (0..count)
+            .map(|n| site(&format!("{prefix}{n}"), "jobs.busy", json!({"seconds": 1.2})))
+            .collect()
+    };
+    let told = || -> Vec<u64> {
+        let in_ms = |event| match event {
+            EventKind::EndExpected { in_ms } => Some(in_ms),
+            _ => None,
+        };
+        scene.events().into_iter().filter_map(in_ms).collect()
+    };
+    // Nothing tells how long they take until one has ended.
+    run(run_all(&scene.context, sites("new", 4), 1));
+    let first = told();
+    assert!(first.first().is_some_and(|in_ms| *in_ms < 5_000), "{first:?}");
+
+    // They are expected to take 20 s each, two at a time.
+    let known = sites("known", 4);
+    let expected = known.iter().map(|site| (site.name.clone(), Duration::from_secs(20)));
+    let work = Work::new(known.clone(), 2, &BTreeMap::new(), &expected.collect()).expect("there is an order");
+    let leases = leases(&scene.context, LEASE, Outage::EndsTheWork);
+    run(orch::sites::run_all(&scene.context, work, leases, Instant::now()));
+    let second = told().split_off(first.len());
+    assert!(
+        second.first().is_some_and(|in_ms| (39_000..=40_000).contains(in_ms)),
+        "two after two: {second:?}"
+    );
+    // Later the two that are left are foretold anew, in any case no later than was expected at first.
+    assert!(
+        second.len() > 1 && second[1..].iter().all(|in_ms| *in_ms < 30_000),
+        "{second:?}"
     );
 }
 

@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::agenda::{Agenda, Kind};
@@ -10,9 +11,11 @@ use super::room::{Claims, Room};
 use super::state::{Admission, Cause, Decision, End, Outcome, Pause, SiteId, State, Unmet};
 
 /// See the module. Moments are those since the begin of the run; one that lies before the last counts as the last.
-#[derive(Debug)]
+///
+/// Cloning it costs what changes in it: one that goes on with virtual time tells how the run will go.
+#[derive(Clone, Debug)]
 pub struct Schedule {
-    agenda: Agenda,
+    agenda: Arc<Agenda>,
     sites: Vec<Site>,
     queue: Queue,
     room: Room,
@@ -57,7 +60,7 @@ impl Schedule {
             room: Room::new(agenda.limits()),
             pauses: BinaryHeap::new(),
             now,
-            agenda,
+            agenda: Arc::new(agenda),
         };
         let mut decisions = Vec::new();
         for site in schedule.agenda.sites() {
@@ -73,6 +76,15 @@ impl Schedule {
 
     pub fn state(&self, site: SiteId) -> State {
         self.sites[site.place()].state
+    }
+
+    /// The turns that are under way, as another schedule that goes on from here gives them back.
+    pub(super) fn turns(&self) -> impl Iterator<Item = (Admission, Duration)> {
+        let running = |site: SiteId| match self.state(site) {
+            State::Running { since } => Some((Admission(site), since)),
+            State::Waiting(_) | State::Queued { .. } | State::Pausing { .. } | State::Ended(_) => None,
+        };
+        self.agenda.sites().filter_map(running)
     }
 
     /// Whether every site has ended.

@@ -32,5 +32,5 @@ mod state;
 
 pub use agenda::{Agenda, AgendaError, Entry, Limits};
 pub use machine::Schedule;
-pub use simulate::{Fate, Span, Trace, as_expected, simulate};
+pub use simulate::{Fate, Span, Trace, as_expected, expected_end, simulate};
 pub use state::{Admission, Cause, Decision, End, Outcome, Pause, ResourceId, SiteId, State};

@@ -151,6 +151,33 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(1024))]
 
     #[test]
+    fn who_knows_how_long_sites_take_knows_the_end_at_every_moment(world in world()) {
+        let lasts = |site: SiteId| world.fate(site, 1).lasts;
+        let complete = |site, _| Fate { lasts: lasts(site), then: Ok(Outcome::Complete) };
+        let end = simulate(world.agenda(), complete).makespan;
+        let mut now = Duration::ZERO;
+        let (mut schedule, mut decisions) = Schedule::begin(world.agenda(), now);
+        let mut running: Vec<(Duration, SiteId, Admission)> = Vec::new();
+        loop {
+            for decision in decisions {
+                if let Decision::Admit(turn) = decision {
+                    running.push((now + lasts(turn.site()), turn.site(), turn));
+                }
+            }
+            let left = |site: SiteId| match schedule.state(site) {
+                State::Running { since } => since + lasts(site) - now,
+                _ => lasts(site),
+            };
+            prop_assert_eq!(expected_end(&schedule, now, left), end);
+            running.sort_by(|(one, this, _), (other, that, _)| (other, that).cmp(&(one, this)));
+            let Some((ended, _, turn)) = running.pop() else { break };
+            now = ended;
+            decisions = schedule.end(turn, Outcome::Complete, now);
+        }
+        prop_assert_eq!(now, end);
+    }
+
+    #[test]
     fn limits_and_dependencies_hold_and_each_site_ends_once(world in world()) {
         let agenda = world.agenda();
         let trace = simulate(agenda.clone(), |site, attempt| world.fate(site, attempt));

@@ -37,7 +37,7 @@ impl Key {
     }
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Queue {
     /// By demand; never empty ones.
     waiting: BTreeMap<usize, BTreeSet<Key>>,

@@ -9,7 +9,7 @@ use super::state::{ResourceId, SiteId};
 /// Units of resources, as a site uses them.
 pub(super) type Uses = [(ResourceId, u32)];
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Room {
     places: usize,
     free: Vec<u32>,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::agenda::Agenda;
 use super::machine::Schedule;
-use super::state::{Admission, Decision, End, Outcome, Pause, SiteId, State};
+use super::state::{Admission, Decision, End, Outcome, Pause, SiteId};
 
 /// What comes of one turn of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,71 +34,112 @@ pub struct Trace {
 }
 
 /// Runs the agenda; `fate` says what comes of a site's turn, the first of which has the number 1.
-pub fn simulate(agenda: Agenda, mut fate: impl FnMut(SiteId, u32) -> Fate) -> Trace {
-    let count = agenda.sites().len();
-    let mut trace = Trace {
-        ends: vec![None; count],
-        ..Trace::default()
+pub fn simulate(agenda: Agenda, fate: impl FnMut(SiteId, u32) -> Fate) -> Trace {
+    let now = Duration::ZERO;
+    let (schedule, decisions) = Schedule::begin(agenda, now);
+    let mut virtual_run = Virtual::new(schedule, now, fate);
+    virtual_run.finish(decisions);
+    virtual_run.trace
+}
+
+/// When the last site ends if all goes well from here on: `lasts` says for a site that runs how much longer it takes, and for
+/// one that has not begun how long it will.
+pub fn expected_end(schedule: &Schedule, now: Duration, lasts: impl Fn(SiteId) -> Duration) -> Duration {
+    let fate = |site, _| Fate {
+        lasts: lasts(site),
+        then: Ok(Outcome::Complete),
     };
-    let mut attempts = vec![0_u32; count];
-    // The turn itself is no part of the order.
-    let mut running: BinaryHeap<Reverse<(Duration, SiteId)>> = BinaryHeap::new();
-    let mut turns: Vec<Option<(Admission, Fate)>> = (0..count).map(|_| None).collect();
-    let mut now = Duration::ZERO;
-    let (mut schedule, mut decisions) = Schedule::begin(agenda, now);
-    loop {
-        for decision in decisions {
-            match decision {
-                Decision::Queue(_) => {}
-                Decision::Skip(site, cause) => trace.ends[site.place()] = Some((End::Skipped(cause), now)),
-                Decision::Admit(turn) => {
-                    let site = turn.site();
-                    attempts[site.place()] += 1;
-                    let fate = fate(site, attempts[site.place()]);
-                    let end = now.saturating_add(fate.lasts);
-                    trace.turns.push(Span { site, begin: now, end });
-                    running.push(Reverse((end, site)));
-                    turns[site.place()] = Some((turn, fate));
-                }
-            }
-        }
-        let ends = running.peek().map(|Reverse((end, _))| *end);
-        let due = schedule.next_due();
-        decisions = match (ends, due) {
-            (None, None) => break,
-            (Some(end), due) if due.is_none_or(|due| end <= due) => {
-                now = end;
-                let site = running.pop().map(|Reverse((_, site))| site);
-                let Some((turn, fate)) = site.and_then(|site| turns[site.place()].take()) else {
-                    break;
-                };
-                match fate.then {
-                    Ok(outcome) => {
-                        trace.ends[turn.site().place()] = Some((End::Reached(outcome), now));
-                        schedule.end(turn, outcome, now)
-                    }
-                    Err((pause, lasts)) => schedule.pause(turn, pause, now.saturating_add(lasts), now),
-                }
-            }
-            (_, due) => {
-                now = due.unwrap_or(now);
-                schedule.pass(now)
-            }
-        };
+    let mut virtual_run = Virtual::new(schedule.clone(), now, fate);
+    for (turn, _) in schedule.turns() {
+        virtual_run.begin(turn);
     }
-    trace.makespan = now;
-    debug_assert!(
-        schedule.is_over(),
-        "nothing runs, nothing pauses, and something is left"
-    );
-    debug_assert!(
-        schedule
-            .agenda()
-            .sites()
-            .all(|site| matches!(schedule.state(site), State::Ended(_))),
-        "over is when all have ended"
-    );
-    trace
+    virtual_run.finish(Vec::new());
+    virtual_run.trace.makespan
+}
+
+/// A run with virtual time.
+struct Virtual<F> {
+    schedule: Schedule,
+    now: Duration,
+    fate: F,
+    attempts: Vec<u32>,
+    /// By their end. The turn itself is no part of the order.
+    running: BinaryHeap<Reverse<(Duration, SiteId)>>,
+    turns: Vec<Option<(Admission, Fate)>>,
+    trace: Trace,
+}
+
+impl<F: FnMut(SiteId, u32) -> Fate> Virtual<F> {
+    fn new(schedule: Schedule, now: Duration, fate: F) -> Self {
+        let count = schedule.agenda().sites().len();
+        Self {
+            now,
+            fate,
+            attempts: vec![0; count],
+            running: BinaryHeap::new(),
+            turns: (0..count).map(|_| None).collect(),
+            trace: Trace {
+                ends: vec![None; count],
+                ..Trace::default()
+            },
+            schedule,
+        }
+    }
+
+    fn begin(&mut self, turn: Admission) {
+        let site = turn.site();
+        self.attempts[site.place()] += 1;
+        let fate = (self.fate)(site, self.attempts[site.place()]);
+        let (begin, end) = (self.now, self.now.saturating_add(fate.lasts));
+        self.trace.turns.push(Span { site, begin, end });
+        self.running.push(Reverse((end, site)));
+        self.turns[site.place()] = Some((turn, fate));
+    }
+
+    fn finish(&mut self, mut decisions: Vec<Decision>) {
+        loop {
+            for decision in decisions {
+                match decision {
+                    Decision::Queue(_) => {}
+                    Decision::Skip(site, cause) => {
+                        self.trace.ends[site.place()] = Some((End::Skipped(cause), self.now));
+                    }
+                    Decision::Admit(turn) => self.begin(turn),
+                }
+            }
+            let ends = self.running.peek().map(|Reverse((end, _))| *end);
+            let due = self.schedule.next_due();
+            decisions = match (ends, due) {
+                (None, None) => break,
+                (Some(end), due) if due.is_none_or(|due| end <= due) => {
+                    self.now = end;
+                    let site = self.running.pop().map(|Reverse((_, site))| site);
+                    let Some((turn, fate)) = site.and_then(|site| self.turns[site.place()].take()) else {
+                        break;
+                    };
+                    match fate.then {
+                        Ok(outcome) => {
+                            self.trace.ends[turn.site().place()] = Some((End::Reached(outcome), self.now));
+                            self.schedule.end(turn, outcome, self.now)
+                        }
+                        Err((pause, lasts)) => {
+                            let due = self.now.saturating_add(lasts);
+                            self.schedule.pause(turn, pause, due, self.now)
+                        }
+                    }
+                }
+                (_, due) => {
+                    self.now = self.now.max(due.unwrap_or(self.now));
+                    self.schedule.pass(self.now)
+                }
+            };
+        }
+        self.trace.makespan = self.now;
+        debug_assert!(
+            self.schedule.is_over(),
+            "nothing runs, nothing pauses, and something is left"
+        );
+    }
 }
 
 /// What the run looks like if every site takes as long as expected and succeeds.

@@ -1,0 +1,138 @@
+//! The whole run in a few words: sites, chunks, errors, and what is left.
+
+use super::text::{coarse_span, plural};
+use crate::run::{RunState, Totals};
+
+/// `3 of 10 sites ended, 4 running`; nothing before the first begins.
+pub fn sites(state: &RunState) -> Option<String> {
+    let (ended, running) = (state.totals.ended_sites(), state.totals.running_sites());
+    let all = plural(state.sites.len() as u64, "site");
+    (ended + running > 0).then(|| format!("{ended} of {all} ended, {running} running"))
+}
+
+/// `120/400 chunks, 3.1 a second`; without the second figure while not every site has told its number.
+pub fn chunks(state: &RunState, now: f64) -> Option<String> {
+    let totals = &state.totals;
+    if totals.completed_chunks == 0 {
+        return None;
+    }
+    let done = done_chunks(totals, state.sites.len());
+    let rate = match totals.chunk_rate(now) {
+        Some(rate) if rate > 0.0 => format!(", {}", rate_of(rate)),
+        _ => String::new(),
+    };
+    Some(format!("{done}{rate}"))
+}
+
+/// `about 2m05s left`; nothing when that is not known, or when it has taken longer.
+pub fn left(state: &RunState, now: f64) -> Option<String> {
+    let left = state.expected_end? - now;
+    let is_over = state.totals.ended_sites() == state.sites.len();
+    (left >= 1.0 && !is_over).then(|| format!("about {} left", coarse_span(left)))
+}
+
+/// What all sites have come to: `30/30 chunks, 120 results, 2 errors`; nothing of a single one, which says it itself.
+pub fn sums(state: &RunState) -> Option<String> {
+    let totals = &state.totals;
+    if state.sites.len() < 2 || totals.completed_chunks == 0 {
+        return None;
+    }
+    let counted = |count: u128, noun: &str| {
+        let one = if count == 1 { "" } else { "s" };
+        format!("{count} {noun}{one}")
+    };
+    let mut parts = vec![done_chunks(totals, state.sites.len())];
+    if totals.sites_with_results > 0 {
+        parts.push(counted(totals.results, "result"));
+    }
+    parts.push(counted(totals.errors, "error"));
+    Some(parts.join(", "))
+}
+
+fn done_chunks(totals: &Totals, sites: usize) -> String {
+    let done = totals.completed_chunks;
+    if totals.sites_with_chunks == sites {
+        format!("{done}/{} chunks", totals.total_chunks)
+    } else {
+        format!("{done} chunks")
+    }
+}
+
+/// In the unit in which it is at least one, down to a minute.
+fn rate_of(per_second: f64) -> String {
+    if per_second >= 10.0 {
+        format!("{per_second:.0} a second")
+    } else if per_second >= 1.0 {
+        format!("{per_second:.1} a second")
+    } else {
+        format!("{:.1} a minute", per_second * 60.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{Event, EventKind, ProgressSource, SiteCounts, SiteName};
+
+    #[test]
+    fn a_run_in_a_few_words() {
+        let mut state = RunState::default();
+        let mut seq = 0;
+        let mut told = |elapsed: f64, kind| {
+            seq += 1;
+            state.apply(&Event {
+                seq,
+                at: elapsed,
+                elapsed,
+                kind,
+            });
+            [
+                sites(&state),
+                chunks(&state, elapsed),
+                left(&state, elapsed),
+                sums(&state),
+            ]
+            .map(|part| part.unwrap_or_default())
+        };
+        let queued = |site: &str| EventKind::SiteQueued {
+            site: SiteName::from(site),
+        };
+        told(0.0, queued("a"));
+        assert_eq!(told(0.0, queued("b")), ["", "", "", ""]);
+        let progressed = |site: &str, done, total| EventKind::SiteProgressed {
+            site: SiteName::from(site),
+            counts: SiteCounts {
+                completed_chunks: Some(done),
+                total_chunks: total,
+                errors: Some(1),
+                results: Some(0),
+                ..SiteCounts::default()
+            },
+            source: ProgressSource::Keys,
+        };
+        for site in ["a", "b"] {
+            let dispatched = EventKind::SiteDispatched {
+                site: site.into(),
+                attempt: 1,
+                task_id: String::new(),
+                job_id: None,
+            };
+            told(0.0, dispatched);
+        }
+        told(1.0, progressed("a", 2, Some(9)));
+        told(2.0, EventKind::EndExpected { in_ms: 100_000 });
+        assert_eq!(
+            told(5.0, progressed("a", 8, Some(9))),
+            [
+                "0 of 2 sites ended, 2 running",
+                "8 chunks, 2.0 a second",
+                "about 1m37s left",
+                "8 chunks, 0 results, 1 error"
+            ]
+        );
+        assert_eq!(
+            told(200.0, progressed("b", 1, Some(1)))[1..],
+            ["9/10 chunks, 1.0 a minute", "", "9/10 chunks, 0 results, 2 errors"].map(str::to_owned)
+        );
+    }
+}
