@@ -35,6 +35,7 @@ mod resume;
 pub mod run;
 mod scrape;
 pub mod services;
+mod simulation;
 pub mod sites;
 mod state_directory;
 mod stop_requests;

@@ -1,4 +1,4 @@
-//! `orch plan` of many sites, with the history of earlier runs: quick, and complete.
+//! `orch plan` and `orch simulate` of many sites, with the history of earlier runs: quick, and complete.
 
 mod support {
     #[path = "orch.rs"]
@@ -84,7 +84,8 @@ fn ten_thousand_sites_with_their_history_take_no_time() {
     for number in 0..RUNS {
         write_run(&project.state_dir(), number);
     }
-    for arguments in [&["plan", "--json"][..], &["plan"], &["plan", "--dot"]] {
+    let simulate = ["simulate", "--json", "--parallel", "16,640"];
+    for arguments in [&["plan", "--json"][..], &["plan"], &["plan", "--dot"], &simulate] {
         let begun = Instant::now();
         let ended = project.orch(arguments).finish();
         let took = begun.elapsed();
@@ -105,6 +106,26 @@ fn ten_thousand_sites_with_their_history_take_no_time() {
                 let (length, bound) = (&plan["expected_seconds"], &plan["lower_bound_seconds"]);
                 assert!(length.as_f64() >= bound.as_f64(), "{length} {bound}");
             }
+            ["simulate", ..] => {
+                let simulated: Value = serde_json::from_str(&ended.stdout).expect("JSON");
+                let nights = simulated["nights"].as_array().expect("nights");
+                assert_eq!(nights.len(), RUNS);
+                for night in nights {
+                    let [few, many] = &night["simulated"].as_array().expect("both")[..] else {
+                        panic!("{night:#}")
+                    };
+                    let seconds = |of: &Value| of["seconds"].as_f64().expect("a number");
+                    for (replay, at_once) in [(few, 16), (many, 640)] {
+                        assert_eq!(replay["max_parallel_sites"], at_once);
+                        assert_eq!(replay["sites"], SITES);
+                        let bound = replay["lower_bound_seconds"].as_f64().expect("a number");
+                        for policy in ["as_configured", "by_history", "foreseen"] {
+                            assert!(seconds(&replay[policy]) >= bound - 1e-6, "{policy}: {replay:#}");
+                        }
+                    }
+                    assert!(seconds(&few["by_history"]) > seconds(&many["by_history"]));
+                }
+            }
             [_] => assert!(
                 lines > SITES && ended.stdout.contains("longest path: "),
                 "{lines} lines"
@@ -117,4 +138,16 @@ fn ten_thousand_sites_with_their_history_take_no_time() {
         // Unoptimised, on a busy machine; a release build takes a fraction of a second.
         assert!(took < Duration::from_secs(20), "{took:?}");
     }
+}
+
+#[test]
+fn where_no_night_was_there_is_nothing_to_run_again() {
+    let project = Project::new(&configuration());
+    let ended = project.orch(&["simulate"]).finish();
+    ended.expect_code(2);
+    assert!(
+        ended.stderr.contains("no run in") && ended.stderr.contains("orch plan"),
+        "{}",
+        ended.stderr
+    );
 }

@@ -11,6 +11,7 @@ mod plan;
 mod run;
 mod session;
 mod signals;
+mod simulate;
 mod sites;
 mod stop;
 mod table;
@@ -44,6 +45,7 @@ enum Command {
     Run(run::RunArgs),
     Up(up::UpArgs),
     Plan(plan::PlanArgs),
+    Simulate(simulate::SimulateArgs),
     Sites(sites::ListArgs),
     Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
@@ -147,6 +149,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Up(args) => up::main(&args),
         Command::Plan(args) => plan::main(&args),
+        Command::Simulate(args) => simulate::main(&args),
         Command::Sites(args) => sites::main(&args),
         Command::Stop(args) => stop::main(&args),
         Command::Exec(args) => exec::main(&args),

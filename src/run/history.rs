@@ -142,19 +142,38 @@ impl History {
         self.sites.get(site).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// What all sites have come to, each the latest first.
+    pub fn all(&self) -> impl Iterator<Item = (&SiteName, &[PastSite])> {
+        self.sites.iter().map(|(site, results)| (site, results.as_slice()))
+    }
+
     /// How long each site should take: the median of the last times that it was complete. Of a site that never was nothing
     /// is said.
     pub fn expected(&self) -> BTreeMap<SiteName, Duration> {
-        let expected = |results: &Vec<PastSite>| {
-            let complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
-            let mut times: Vec<Duration> = complete.take(EXPECTED_BY).map(|result| result.elapsed).collect();
-            times.sort_unstable();
-            times.get(times.len() / 2).copied()
-        };
         let sites = self.sites.iter();
         sites
-            .filter_map(|(site, results)| Some((site.clone(), expected(results)?)))
+            .filter_map(|(site, results)| Some((site.clone(), Self::expected_of(results)?)))
             .collect()
+    }
+
+    /// The same of one site, by its results, the latest first.
+    pub fn expected_of<'r>(results: impl IntoIterator<Item = &'r PastSite>) -> Option<Duration> {
+        let complete = results
+            .into_iter()
+            .filter(|result| result.status == SiteStatus::Complete);
+        let mut times: Vec<Duration> = complete.take(EXPECTED_BY).map(|result| result.elapsed).collect();
+        times.sort_unstable();
+        times.get(times.len() / 2).copied()
+    }
+
+    /// Of these results, those of one site the latest first.
+    #[cfg(test)]
+    pub(crate) fn of_results(results: impl IntoIterator<Item = (SiteName, PastSite)>) -> Self {
+        let mut history = Self::default();
+        for (site, result) in results {
+            history.sites.entry(site).or_default().push(result);
+        }
+        history
     }
 }
 
