@@ -321,10 +321,11 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// The last word in the registry; and what has run out of time must not go on beside a next attempt or run.
+    /// The last word in the registry; and what is left of a job that has failed must not go on beside a next attempt or run: a
+    /// dispatch task may raise when it has started a chord.
     async fn tidy_up(&self, ending: &Ending) {
         let client = &self.context.celery.with_deadline(TIDYING);
-        if matches!(ending.failure, Some(Failure::TimedOut(_))) {
+        if ending.failure.is_some() {
             let first = [ending.root.clone()].into_iter().chain(ending.job.callback());
             let unfinished = ending.unfinished.iter().cloned();
             let ended = end_work(self.context, self.desk, first, unfinished, Manner::GENTLE).await;

@@ -103,6 +103,26 @@ fn a_failed_site_is_tried_again_with_growing_pauses() {
 }
 
 #[test]
+fn what_a_failed_attempt_has_left_is_ended_before_the_next() {
+    let scene = Scene::new();
+    // More than the worker has slots: the next attempt's would have to wait for them.
+    let mut halfway = site(
+        "halfway",
+        "jobs.raises_in_the_middle_at_first",
+        json!({"chunks": 9, "seconds": 40}),
+    );
+    halfway.retries = 1;
+    let begun = Instant::now();
+    let reports = run(run_all(&scene.context, vec![halfway], 1));
+    assert_eq!(
+        (reports[0].status, reports[0].attempts),
+        (SiteStatus::Complete, 2),
+        "{reports:#?}"
+    );
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+}
+
+#[test]
 fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
     let scene = Scene::new();
     // More than the worker takes ahead.
