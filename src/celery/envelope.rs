@@ -2,8 +2,6 @@
 //!
 //! Writing is typed: some malformed messages take a whole fleet of workers down. Reading is tolerant.
 
-use std::borrow::Cow;
-
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::de::IgnoredAny;
@@ -121,7 +119,7 @@ impl Incoming {
             is_compressed: self.headers.get("compression").is_some_and(|how| !how.is_null()),
             body_encoding: self.properties.get("body_encoding").and_then(Value::as_str),
         };
-        json::parse(&body.decode(what)?, what)
+        json::parse(body.decode_into(what, &mut Vec::new())?, what)
     }
 
     /// A header that is a text.
@@ -140,8 +138,11 @@ struct Encoded<'a> {
 }
 
 impl<'a> Encoded<'a> {
-    /// The JSON text.
-    fn decode(&self, what: &str) -> Result<Cow<'a, [u8]>> {
+    /// The JSON text; in `space`, where it is encoded.
+    fn decode_into<'s>(&self, what: &str, space: &'s mut Vec<u8>) -> Result<&'s [u8]>
+    where
+        'a: 's,
+    {
         let malformed = |reason: String| Error::Malformed {
             what: what.to_owned(),
             reason,
@@ -163,11 +164,13 @@ impl<'a> Encoded<'a> {
             return Err(malformed("it is compressed".to_owned()));
         }
         match self.body_encoding {
-            Some("base64") => BASE64
-                .decode(self.body)
-                .map(Cow::Owned)
-                .map_err(|error| malformed(error.to_string())),
-            None => Ok(Cow::Borrowed(self.body.as_bytes())),
+            Some("base64") => {
+                space.clear();
+                let decoded = BASE64.decode_vec(self.body, space);
+                decoded.map_err(|error| malformed(error.to_string()))?;
+                Ok(space)
+            }
+            None => Ok(self.body.as_bytes()),
             Some(other) => Err(malformed(format!("its body encoding is `{other}`"))),
         }
     }
@@ -200,7 +203,15 @@ struct WrappingProperties<'a> {
 }
 
 /// Reads a message of which only the body matters: `read` is given the JSON text, and nothing else is kept.
-pub(super) fn with_body<T>(message: &[u8], what: &str, mut read: impl FnMut(&[u8]) -> Result<T>) -> Result<T> {
+///
+/// `space` is where an encoded body is decoded: kept by the caller from message to message, since memory of some thousand
+/// bytes that comes and goes with each makes the allocator tidy up each time.
+pub(super) fn with_body<T>(
+    message: &[u8],
+    what: &str,
+    space: &mut Vec<u8>,
+    mut read: impl FnMut(&[u8]) -> Result<T>,
+) -> Result<T> {
     fn text<'a>(text: &'a Option<json::Text<'_>>) -> Option<&'a str> {
         text.as_ref().map(|text| text.0.as_ref())
     }
@@ -213,7 +224,7 @@ pub(super) fn with_body<T>(message: &[u8], what: &str, mut read: impl FnMut(&[u8
             is_compressed: wrapping.headers.compression.is_some(),
             body_encoding: text(&wrapping.properties.body_encoding),
         };
-        Ok(body.decode(what).and_then(|body| read(&body)))
+        Ok(body.decode_into(what, space).and_then(&mut read))
     })?
 }
 

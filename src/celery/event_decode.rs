@@ -22,10 +22,15 @@ const LONGEST_NAME: usize = 512;
 
 impl Event {
     /// Reads a message of an event channel, one event or a list of them, and puts what it holds at the end of
-    /// `events`. Gives the number of list items that cannot be read.
-    pub(super) fn decode(message: &[u8], received_at: Instant, events: &mut Vec<Self>) -> Result<u64> {
+    /// `events`. Gives the number of list items that cannot be read. `space` is for the decoded body, and worth keeping.
+    pub(super) fn decode(
+        message: &[u8],
+        received_at: Instant,
+        events: &mut Vec<Self>,
+        space: &mut Vec<u8>,
+    ) -> Result<u64> {
         let before = events.len();
-        let read = envelope::with_body(message, WHAT, |body| {
+        let read = envelope::with_body(message, WHAT, space, |body| {
             json::parse_with(body, WHAT, |body| {
                 // What a failed attempt has left.
                 events.truncate(before);

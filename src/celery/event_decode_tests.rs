@@ -7,7 +7,7 @@ use super::*;
 
 fn read(message: &[u8]) -> Result<(Vec<Event>, u64)> {
     let mut events = Vec::new();
-    let malformed = Event::decode(message, Instant::now(), &mut events)?;
+    let malformed = Event::decode(message, Instant::now(), &mut events, &mut Vec::new())?;
     Ok((events, malformed))
 }
 
@@ -324,12 +324,12 @@ fn a_list_that_breaks_off_leaves_nothing_behind() {
     let good = r#"{"type": "task-started", "hostname": "w1@node", "uuid": "t"}"#;
     let mut events = Vec::new();
     let broken = json!({"body": format!("[{good},{good},")}).to_string();
-    assert!(Event::decode(broken.as_bytes(), Instant::now(), &mut events).is_err());
+    assert!(Event::decode(broken.as_bytes(), Instant::now(), &mut events, &mut Vec::new()).is_err());
     assert!(events.is_empty());
     // The second attempt, with NaN repaired, starts afresh.
     let odd = json!({"body": format!(r#"[{good},{{"type": "x", "hostname": "n", "value": NaN}}]"#)}).to_string();
     assert_eq!(
-        Event::decode(odd.as_bytes(), Instant::now(), &mut events).expect("readable"),
+        Event::decode(odd.as_bytes(), Instant::now(), &mut events, &mut Vec::new()).expect("readable"),
         0
     );
     assert_eq!(events.len(), 2);

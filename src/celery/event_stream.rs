@@ -37,6 +37,9 @@ pub enum Batch {
     Gap,
 }
 
+/// Bytes of memory for a decoded body that are kept: Celery's lists of two dozen events take a third of it.
+const BODY_KEPT: usize = 64 * 1024;
+
 /// A subscription to all event channels. Dropping it ends it.
 pub struct EventStream {
     connector: Connector,
@@ -50,6 +53,8 @@ pub struct EventStream {
     read: usize,
     waiting: VecDeque<Event>,
     batch: Vec<Event>,
+    /// Of the message that was decoded last, kept for its memory.
+    body: Vec<u8>,
     malformed: u64,
     overflows: u64,
 }
@@ -73,6 +78,7 @@ impl EventStream {
             read: 0,
             waiting: VecDeque::new(),
             batch: Vec::new(),
+            body: Vec::new(),
             malformed: 0,
             overflows: 0,
         })
@@ -169,13 +175,16 @@ impl EventStream {
                 }
             };
             if let Some(payload) = payload {
-                match Event::decode(payload, now, &mut self.batch) {
+                match Event::decode(payload, now, &mut self.batch, &mut self.body) {
                     Ok(malformed) => self.malformed += malformed,
                     Err(error) => {
                         self.malformed += 1;
                         tracing::debug!(%error, "skipped an event");
                     }
                 }
+                // One huge message is no reason to keep as much for ever.
+                self.body.clear();
+                self.body.shrink_to(BODY_KEPT);
             }
             self.read += length;
         }

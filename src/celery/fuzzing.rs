@@ -57,7 +57,7 @@ pub fn control_reply(bytes: &[u8]) -> usize {
 /// A message of an event channel.
 pub fn event(bytes: &[u8]) -> usize {
     let mut events = Vec::new();
-    printed(Event::decode(bytes, Instant::now(), &mut events).map(|malformed| (events, malformed)))
+    printed(Event::decode(bytes, Instant::now(), &mut events, &mut Vec::new()).map(|malformed| (events, malformed)))
 }
 
 /// The value of a result key, which is also what is published there.
