@@ -41,6 +41,10 @@ pub fn one_line(text: &str) -> String {
 
 /// At most so many characters of a text, the cut shown.
 pub fn shortened(text: &str, longest: usize) -> String {
+    // No text has more characters than bytes.
+    if text.len() <= longest {
+        return text.to_owned();
+    }
     let mut characters = text.chars();
     let head: String = characters.by_ref().take(longest).collect();
     if characters.next().is_none() {

@@ -18,7 +18,7 @@ use super::facts::Tally;
 use super::in_flight::InFlight;
 use super::ledger::{EventEnd, LONGEST_END, Ledger, Owner};
 use crate::celery::{
-    self, Census, Event, EventKind, EventStream, NodeName, Notice, RunningTask, Signal, Stats, Target, TaskEvent,
+    self, Batch, Census, Event, EventKind, EventStream, NodeName, RunningTask, Signal, Stats, Target, TaskEvent,
     TaskId, WorkerEvent,
 };
 use crate::printable::shortened;
@@ -214,6 +214,7 @@ impl Desk {
 
     async fn read_events(&self) -> Infallible {
         let mut stream = self.stream.lock().await;
+        let mut batch = Vec::new();
         loop {
             let Some(open) = stream.as_mut() else {
                 sleep(RESUBSCRIBE_AFTER).await;
@@ -223,9 +224,9 @@ impl Desk {
                 }
                 continue;
             };
-            match open.next().await {
-                Ok(Notice::Event(event)) => self.note(*event),
-                Ok(Notice::Gap) => self.missed_events(),
+            match open.next_batch(&mut batch).await {
+                Ok(Batch::Events) => batch.drain(..).for_each(|event| self.note(event)),
+                Ok(Batch::Gap) => self.missed_events(),
                 Err(error) => {
                     tracing::warn!(%error, "no task events for now");
                     *stream = None;

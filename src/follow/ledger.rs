@@ -3,7 +3,9 @@
 //! Control replies name tasks by id only, and of the task events only `task-received` carries `root_id` (Celery wire,
 //! observed on 5.x); this joins them. Not here: where events come from (`desk`).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::VecDeque;
+
+use foldhash::{HashMap, HashSet};
 
 use super::facts::Tally;
 use crate::celery::TaskId;
@@ -141,16 +143,16 @@ impl Ledger {
                 EventEnd::Failed(_) | EventEnd::Revoked(_) => page.failed += 1,
             }
         }
-        if page.recent.len() == RECENT {
-            page.recent.pop_front();
-        }
-        page.recent.push_back((task.clone(), end.clone()));
         if let Some((open, _)) = &mut page.header {
             open.remove(task);
         }
         if let Some(watched) = page.watched.get_mut(task) {
-            *watched = Some(end);
+            *watched = Some(end.clone());
         }
+        if page.recent.len() == RECENT {
+            page.recent.pop_front();
+        }
+        page.recent.push_back((task.clone(), end));
         Some(root)
     }
 
