@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use super::event::Event;
 use super::state::RunState;
 
-/// Bytes of events that are kept, counted as their lines in the journal: some tens of thousands of events, and a small part
-/// of what the worker takes.
+/// Bytes of events that are kept, with their lines in the journal as the measure of their texts: some ten thousand events,
+/// and a small part of what the worker takes.
 const KEPT: usize = 8 << 20;
 
 /// What a view is told.
@@ -33,7 +33,7 @@ pub(super) struct Backlog {
 
 #[derive(Debug, Default)]
 struct Kept {
-    /// With the length of their lines.
+    /// With what each counts for.
     events: VecDeque<(Arc<Event>, usize)>,
     bytes: usize,
     /// What those before them add up to.
@@ -50,6 +50,7 @@ impl Backlog {
 
     /// Takes the next event, whose line is this long.
     pub fn push(&self, event: Arc<Event>, length: usize) {
+        let length = length + size_of::<Event>();
         let mut kept = self.kept();
         kept.bytes += length;
         kept.events.push_back((event, length));
@@ -175,7 +176,7 @@ mod tests {
         let (mut quick, mut slow) = (Feed::new(backlog.clone()), Feed::new(backlog.clone()));
         let (mut folded, mut all) = (RunState::default(), RunState::default());
         for seq in 1..=100 {
-            backlog.push(event(seq), KEPT / 10);
+            backlog.push(event(seq), KEPT / 10 - size_of::<Event>());
             all.apply(&event(seq));
             assert_eq!(quick.try_recv(), Some(Update::Event(event(seq))));
         }
