@@ -54,6 +54,8 @@ pub struct Ledger {
 struct JobPage {
     /// Rises with every event of the job.
     changes: u64,
+    /// Tasks in hand besides the dispatch task, as [`Ledger::unfinished`] has them: asked for with every event.
+    unfinished: u64,
     succeeded: u64,
     failed: u64,
     /// Ends of the tasks whose end is waited for by id.
@@ -80,7 +82,17 @@ impl Ledger {
 
     /// Begins a page for the job whose first task is `root`; call it before publishing.
     pub fn open(&mut self, root: &TaskId) {
-        self.jobs.entry(root.clone()).or_default();
+        if self.jobs.contains_key(root) {
+            return;
+        }
+        // A job that is picked up may have been at work for long.
+        let known = self.unfinished.iter();
+        let known = known.filter(|(task, owner)| *owner == root && *task != root).count();
+        let page = JobPage {
+            unfinished: u64::try_from(known).unwrap_or(u64::MAX),
+            ..JobPage::default()
+        };
+        self.jobs.insert(root.clone(), page);
     }
 
     /// Remembers how `task` of the job ends, or ended a moment ago.
@@ -113,15 +125,26 @@ impl Ledger {
 
     /// A worker has taken `task`. Returns the job that it touches.
     pub fn received(&mut self, task: TaskId, root: TaskId) -> Option<TaskId> {
-        let touched = self
-            .jobs
-            .get_mut(&root)
-            .map(|page| page.changes += 1)
-            .map(|()| root.clone());
-        if self.unfinished.len() < UNFINISHED {
+        if let Some(before) = self.unfinished.remove(&task) {
+            self.count_out(&task, &before);
+        }
+        let is_kept = self.unfinished.len() < UNFINISHED;
+        let touched = self.jobs.get_mut(&root).map(|page| {
+            page.changes += 1;
+            page.unfinished += u64::from(is_kept && task != root);
+            root.clone()
+        });
+        if is_kept {
             self.unfinished.insert(task, root);
         }
         touched
+    }
+
+    /// `task` of the job is in no worker's hand any more.
+    fn count_out(&mut self, task: &TaskId, root: &TaskId) {
+        if let Some(page) = self.jobs.get_mut(root).filter(|_| task != root) {
+            page.unfinished = page.unfinished.saturating_sub(1);
+        }
     }
 
     /// `task` shows a sign of life that is no end. Returns the job that it touches.
@@ -134,6 +157,7 @@ impl Ledger {
     /// `task` has ended. Returns the job that it touches.
     pub fn ended(&mut self, task: &TaskId, end: EventEnd) -> Option<TaskId> {
         let root = self.unfinished.remove(task)?;
+        self.count_out(task, &root);
         let page = self.jobs.get_mut(&root)?;
         page.changes += 1;
         // The dispatch task itself is no part of the tally: it is judged by its own end.
@@ -159,6 +183,7 @@ impl Ledger {
     /// Events were missed: which tasks are unfinished is not known any more.
     pub fn forget_unfinished(&mut self) {
         self.unfinished.clear();
+        self.jobs.values_mut().for_each(|page| page.unfinished = 0);
     }
 
     pub fn owner(&self, task: &TaskId) -> Owner {
@@ -182,15 +207,10 @@ impl Ledger {
     /// The job's tasks besides its dispatch task.
     pub fn tally(&self, root: &TaskId) -> Tally {
         let page = self.jobs.get(root);
-        let unfinished = self
-            .unfinished
-            .iter()
-            .filter(|(task, owner)| *owner == root && *task != root)
-            .count();
         Tally {
             succeeded: page.map_or(0, |page| page.succeeded),
             failed: page.map_or(0, |page| page.failed),
-            unfinished: u64::try_from(unfinished).unwrap_or(u64::MAX),
+            unfinished: page.map_or(0, |page| page.unfinished),
             header: page.and_then(JobPage::header),
         }
     }
@@ -260,6 +280,27 @@ mod tests {
         );
         assert_eq!(ledger.changes(&id("root")), 6);
         assert_eq!(ledger.unfinished(&id("root")), [id("b")]);
+    }
+
+    #[test]
+    fn what_is_in_hand_is_counted_as_it_comes_and_goes() {
+        let mut ledger = Ledger::default();
+        let in_hand = |ledger: &Ledger| ledger.tally(&id("root")).unfinished;
+        ledger.received(id("before"), id("root"));
+        ledger.open(&id("root"));
+        ledger.open(&id("root"));
+        assert_eq!(in_hand(&ledger), 1, "of a job that is picked up");
+        ledger.received(id("root"), id("root"));
+        ledger.received(id("a"), id("root"));
+        ledger.received(id("a"), id("root"));
+        assert_eq!(in_hand(&ledger), 2, "delivered again it is one task");
+        ledger.ended(&id("root"), EventEnd::Succeeded("None".into()));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
+        assert_eq!(in_hand(&ledger), 1);
+        ledger.forget_unfinished();
+        ledger.ended(&id("before"), EventEnd::Succeeded("1".into()));
+        assert_eq!(in_hand(&ledger), 0);
     }
 
     #[test]
