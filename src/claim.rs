@@ -20,6 +20,8 @@ pub struct Options {
     pub resume: Option<ResumeTarget>,
     /// How long to wait for another run of the instance, or for those that are at its sites, to end.
     pub wait: Duration,
+    /// Sites are tried however often they have failed in earlier runs.
+    pub force: bool,
     /// The caller's variables.
     pub environment: Vec<(String, String)>,
     /// See [`GuardOptions::sole_spawner`](crate::guard::GuardOptions::sole_spawner).

@@ -2,10 +2,9 @@
 //!
 //! [`Orchestrator`] owns the guard; dropping it, also by a panic, runs [`Orchestrator::stop_all`].
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -21,7 +20,7 @@ use crate::resume;
 pub use crate::resume::ResumeTarget;
 use crate::run::{
     Command, EventKind, History, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, Resumption, RunDirectory,
-    RunId, ServiceName, SiteName, StopReason,
+    RunId, ServiceName, StopReason,
 };
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
@@ -52,6 +51,7 @@ use crate::state_directory;
 ///         sites: Vec::new(),
 ///         resume: None,
 ///         wait: Duration::ZERO,
+///         force: false,
 ///         environment: std::env::vars().collect(),
 ///         sole_spawner: false,
 ///     };
@@ -332,7 +332,8 @@ impl Orchestrator {
             client,
             leases,
             wait_until: self.wait_until,
-            expected: self.expected_times(),
+            history: self.history(),
+            force: self.options.force,
             in_flight: Arc::clone(&self.in_flight),
             stop_requests: self.directory.stop_requests(),
         };
@@ -361,18 +362,15 @@ impl Orchestrator {
         }
     }
 
-    /// How long its sites take, as earlier runs tell; without them, or for one site alone, nothing is expected.
-    fn expected_times(&self) -> BTreeMap<SiteName, Duration> {
-        if self.options.sites.len() < 2 {
-            return BTreeMap::new();
+    /// What earlier runs tell of its sites.
+    fn history(&self) -> History {
+        if self.options.command != Command::Run {
+            return History::default();
         }
-        match History::read(&self.config.orch.state_dir) {
-            Ok(history) => history.expected(),
-            Err(error) => {
-                tracing::warn!(%error, "earlier runs tell nothing of the sites");
-                BTreeMap::new()
-            }
-        }
+        History::read(&self.config.orch.state_dir).unwrap_or_else(|error| {
+            tracing::warn!(%error, "earlier runs tell nothing of the sites");
+            History::default()
+        })
     }
 
     /// Where the leases of the sites are, as seen by this run.

@@ -1,6 +1,6 @@
 //! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -10,7 +10,9 @@ use tokio::sync::watch;
 use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict};
-use crate::run::{EventKind, Level, Outcome, Progress, Recorder, Resumption, SiteName, SiteStatus, StopReason};
+use crate::run::{
+    EventKind, History, Level, Outcome, Progress, Recorder, Resumption, SiteName, SiteStatus, StopReason,
+};
 use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
 use crate::sites::{self, AllHeld, LeaseStore};
 use crate::stop_requests;
@@ -81,8 +83,10 @@ pub struct Scrape {
     pub leases: Option<LeaseStore>,
     /// Until when sites that another run has are waited for.
     pub wait_until: Instant,
-    /// How long sites take, as earlier runs tell.
-    pub expected: BTreeMap<SiteName, Duration>,
+    /// What earlier runs tell of the sites.
+    pub history: History,
+    /// Sites are tried however often they have failed.
+    pub force: bool,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
     /// Where others ask for the stop of a site.
@@ -232,8 +236,9 @@ impl Scrape {
             }
         }
         let at_once = self.config.orch.max_parallel_sites;
-        let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &self.expected) {
-            Ok(work) => work,
+        let expected = self.history.expected();
+        let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
+            Ok(work) => work.in_view_of(&self.history, self.force),
             Err(error) => {
                 let failure = Failure::configuration("put the sites into an order").caused_by(&error);
                 return Ending::failed(failure);
@@ -243,11 +248,25 @@ impl Scrape {
         if let Some(held) = AllHeld::told_by(&reports) {
             return Ending::busy(&held);
         }
-        let all_complete = reports.iter().all(|report| report.status == SiteStatus::Complete);
-        Ending::Done(if all_complete {
+        Ending::Done(self.outcome(reports.iter().map(|report| report.status)))
+    }
+
+    /// What the sites' ends make of the run.
+    fn outcome(&self, mut ends: impl Iterator<Item = SiteStatus>) -> Outcome {
+        let is_good = |status| match status {
+            SiteStatus::Complete => true,
+            SiteStatus::Degraded => !self.config.orch.strict,
+            SiteStatus::Failed | SiteStatus::Cancelled | SiteStatus::Skipped => false,
+        };
+        let so_far = self.resumption.iter().flat_map(|resumption| &resumption.sites);
+        let mut kept = so_far.map(|so_far| match &so_far.progress {
+            Progress::Kept { shortfall: Some(_), .. } => SiteStatus::Degraded,
+            _ => SiteStatus::Complete,
+        });
+        if ends.all(is_good) && kept.all(is_good) {
             Outcome::Succeeded
         } else {
             Outcome::SitesFailed
-        })
+        }
     }
 }

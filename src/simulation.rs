@@ -127,6 +127,7 @@ fn trial(agenda: Agenda, was: &[&PastSite]) -> Trial {
             lasts: site.elapsed,
             then: Ok(match site.status {
                 SiteStatus::Complete => Outcome::Complete,
+                SiteStatus::Degraded => Outcome::Degraded,
                 SiteStatus::Failed | SiteStatus::Skipped => Outcome::Failed,
                 SiteStatus::Cancelled => Outcome::Cancelled,
             }),
@@ -180,6 +181,7 @@ mod tests {
                 elapsed: Duration::from_secs(*seconds),
                 counts: SiteCounts::default(),
                 reason: None,
+                dependency: None,
             };
             (SiteName::from(*name), result)
         };

@@ -50,6 +50,7 @@ fn hold(directory: &Path, then: impl FnOnce()) {
         sites: Vec::new(),
         resume: None,
         wait: Duration::ZERO,
+        force: false,
         environment,
         sole_spawner: false,
     };

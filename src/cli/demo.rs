@@ -56,6 +56,7 @@ pub fn main(args: &DemoArgs) -> anyhow::Result<u8> {
         sites,
         resume: None,
         wait: Duration::ZERO,
+        force: false,
         view: &args.view,
     }
     .run(config)?;
@@ -119,6 +120,7 @@ fn make_environment(directory: &Path, view: &ViewArgs) -> anyhow::Result<u8> {
         sites: Vec::new(),
         resume: None,
         wait: Duration::from_secs(600),
+        force: false,
         view: &quiet,
     }
     .run(config)?;

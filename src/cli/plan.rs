@@ -27,8 +27,8 @@ pub struct PlanArgs {
 pub fn main(args: &PlanArgs) -> anyhow::Result<u8> {
     let config = args.config.load(&[])?;
     let selected = args.sites.select(&config)?;
-    let expected = history(&config)?.expected();
-    let outlook = Outlook::new(&config, &selected, &expected)
+    let history = history(&config)?;
+    let outlook = Outlook::new(&config, &selected, &history)
         .map_err(|error| Refusal::because(Outcome::ConfigurationError, error))?;
     if args.json {
         print_json(&outlook.json());

@@ -27,6 +27,12 @@ pub struct RunArgs {
     /// Wait this long for another run of the instance, or for those that are at its sites, to end
     #[arg(long, value_name = "DURATION", default_value = "0s", value_parser = duration)]
     pub wait: Duration,
+    /// Also try sites that are skipped since they failed in the last runs (`skip_after_failures`)
+    #[arg(long)]
+    pub force: bool,
+    /// Exit code 1 also when a site is degraded (`min_results`)
+    #[arg(long)]
+    pub strict: bool,
     #[command(flatten)]
     pub config: ConfigArgs,
     #[command(flatten)]
@@ -39,6 +45,9 @@ pub fn main(args: &RunArgs) -> anyhow::Result<u8> {
     let mut further = Vec::new();
     if args.allow_few_proxies {
         further.push("proxies.allow_few=true".to_owned());
+    }
+    if args.strict {
+        further.push("orch.strict=true".to_owned());
     }
     if let Some(timeout) = &args.proxy_timeout {
         further.push(format!("proxies.timeout={timeout}"));
@@ -54,6 +63,7 @@ pub fn main(args: &RunArgs) -> anyhow::Result<u8> {
             None => ResumeTarget::Latest,
         }),
         wait: args.wait,
+        force: args.force,
         view: &args.view,
     }
     .run(config)

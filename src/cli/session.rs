@@ -20,6 +20,7 @@ pub struct Session<'a> {
     pub sites: Vec<SiteName>,
     pub resume: Option<ResumeTarget>,
     pub wait: Duration,
+    pub force: bool,
     pub view: &'a ViewArgs,
 }
 
@@ -39,6 +40,7 @@ impl Session<'_> {
             sites: self.sites,
             resume: self.resume,
             wait: self.wait,
+            force: self.force,
             environment: caller_environment(),
             sole_spawner: true,
         };

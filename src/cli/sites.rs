@@ -16,7 +16,7 @@ const HEADINGS: [&str; 8] = ["SITE", "NOW", "LAST", "ENDED", "TIME", "RESULTS", 
 
 /// Lists the sites: where each is now, its last result and time against the runs before, how the last runs ended
 #[derive(Args, Debug)]
-#[command(after_help = "RUNS, the latest last: . complete, F failed, S skipped, C cancelled")]
+#[command(after_help = "RUNS, the latest last: . complete, d degraded, F failed, S skipped, C cancelled")]
 pub struct ListArgs {
     #[command(flatten)]
     sites: SitesArgs,
@@ -69,6 +69,7 @@ fn living(config: &Config) -> anyhow::Result<Option<RunState>> {
 fn word(status: SiteStatus) -> (&'static str, char) {
     match status {
         SiteStatus::Complete => ("COMPLETE", '.'),
+        SiteStatus::Degraded => ("DEGRADED", 'd'),
         SiteStatus::Failed => ("FAILED", 'F'),
         SiteStatus::Cancelled => ("CANCELLED", 'C'),
         SiteStatus::Skipped => ("SKIPPED", 'S'),
@@ -79,9 +80,11 @@ fn row(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Vec<Stri
     let results = history.of(&site.name);
     let trend = Trend::of(results);
     let of_last = |cell: &dyn Fn(&PastSite) -> String| results.first().map_or_else(|| "-".to_owned(), cell);
-    // A trend is that of the last complete result: beside another it would mislead.
+    // A trend is that of the last result that was complete: beside another it would mislead.
     let with = |text: String, change: Option<f64>, last: &PastSite| match change {
-        Some(change) if last.status == SiteStatus::Complete => format!("{text} ({:+.0}%)", 100.0 * change),
+        Some(change) if matches!(last.status, SiteStatus::Complete | SiteStatus::Degraded) => {
+            format!("{text} ({:+.0}%)", 100.0 * change)
+        }
         _ => text,
     };
     vec![

@@ -149,7 +149,7 @@ impl Seen {
                 self.ended = so_far
                     .filter(|so_far| so_far.site == *wanted)
                     .find_map(|so_far| match so_far.progress {
-                        crate::run::Progress::Kept { counts } => Some((SiteStatus::Complete, counts)),
+                        crate::run::Progress::Kept { counts, .. } => Some((SiteStatus::Complete, counts)),
                         _ => None,
                     });
             }
@@ -169,7 +169,7 @@ fn nothing(why: &str) -> anyhow::Result<u8> {
 
 fn word(status: SiteStatus) -> &'static str {
     match status {
-        SiteStatus::Complete => "was complete",
+        SiteStatus::Complete | SiteStatus::Degraded => "was complete",
         SiteStatus::Failed => "had failed",
         SiteStatus::Cancelled => "was stopped",
         SiteStatus::Skipped => "was skipped",

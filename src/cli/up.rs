@@ -26,6 +26,7 @@ pub fn main(args: &UpArgs) -> anyhow::Result<u8> {
         sites: Vec::new(),
         resume: None,
         wait: Duration::ZERO,
+        force: false,
         view: &args.view,
     }
     .run(config)

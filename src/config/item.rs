@@ -178,6 +178,19 @@ impl<'a> Item<'a> {
         self.report(self.problem(format!("`{}` is out of range", self.path), label))
     }
 
+    /// A share in hundredths: `"60%"`, 1 to 100.
+    pub fn percent(&self) -> Option<u8> {
+        let share = match &self.node.value {
+            Value::Text(text) => text.trim().strip_suffix('%').and_then(|text| text.trim().parse().ok()),
+            _ => None,
+        };
+        let share = share.filter(|share| (1..=100).contains(share));
+        if share.is_none() {
+            self.wrong("a share, `\"1%\"` to `\"100%\"`");
+        }
+        share
+    }
+
     /// A TCP port; 0 where orch is to choose one.
     pub fn port(&self, lowest: u16) -> Option<u16> {
         self.integer(i64::from(lowest)..=65_535)

@@ -47,6 +47,8 @@ pub struct OrchConfig {
     pub max_parallel_sites: usize,
     /// `lease`: how long a site stays taken when the run that holds it says nothing any more. Default 30s.
     pub lease: Duration,
+    /// `strict`, `--strict`: a degraded site makes the exit code 1. Default false.
+    pub strict: bool,
 }
 
 /// `[redis] mode`
@@ -310,7 +312,23 @@ pub struct SiteConfig {
     pub uses: BTreeMap<String, u32>,
     /// `tags`: what `tag:...` selects by.
     pub tags: Vec<String>,
+    /// `min_results`: with fewer the site counts as degraded.
+    pub min_results: Option<MinResults>,
+    /// `skip_after_failures`: runs in a row in which it must have failed to be tried once and then skipped.
+    pub skip_after_failures: Option<u32>,
 }
+
+/// `min_results`
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MinResults {
+    /// A number.
+    Count(u64),
+    /// `"60%"`: so many hundredths of the median of the last complete runs.
+    OfMedian(u8),
+}
+
+/// The greatest `skip_after_failures`: the runs that are looked at must show that it was reached, and what came after.
+pub const MOST_FAILURES: u32 = 8;
 
 /// What one site depends on; a site may be in several of the lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

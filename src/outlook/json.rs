@@ -36,6 +36,7 @@ impl Outlook<'_> {
             "expected_seconds": self.work.known()[site.place()].map(|known| known.as_secs_f64()),
             "begins_seconds": begin.as_secs_f64(),
             "ends_seconds": end.as_secs_f64(),
+            "skipped": self.skipped(site),
             "is_critical": self.critical.contains(&site),
         })
     }

@@ -7,13 +7,13 @@ mod dot;
 mod json;
 mod tree;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use crate::config::{Config, SiteConfig};
-use crate::run::SiteName;
-use crate::sites::Work;
-use crate::sites::schedule::{AgendaError, SiteId, as_expected};
+use crate::run::History;
+use crate::sites::schedule::{self, AgendaError, End, Fate, SiteId, simulate};
+use crate::sites::{Tries, Work};
 
 /// See the module.
 #[derive(Debug)]
@@ -22,25 +22,36 @@ pub struct Outlook<'c> {
     work: Work,
     /// When each is expected to begin and to end, by their ids.
     spans: Vec<(Duration, Duration)>,
+    /// How each should end, by their ids.
+    ends: Vec<Option<(End, Duration)>>,
     critical_path: Vec<SiteId>,
     critical: BTreeSet<SiteId>,
     length: Duration,
 }
 
 impl<'c> Outlook<'c> {
-    /// Of a run of these sites; `expected` is how long those take of which that is known.
+    /// Of a run of these sites, after those that the history tells of.
     ///
     /// # Errors
     /// As [`Work::new`].
-    pub fn new(
-        config: &'c Config,
-        sites: &[&SiteConfig],
-        expected: &BTreeMap<SiteName, Duration>,
-    ) -> Result<Self, AgendaError> {
+    pub fn new(config: &'c Config, sites: &[&SiteConfig], history: &History) -> Result<Self, AgendaError> {
         let sites = sites.iter().map(|site| (*site).clone()).collect();
-        let work = Work::new(sites, config.orch.max_parallel_sites, &config.resources, expected)?;
-        let trace = as_expected(work.agenda().clone());
-        // Each has one turn.
+        let expected = history.expected();
+        let work = Work::new(sites, config.orch.max_parallel_sites, &config.resources, &expected)?;
+        let work = work.in_view_of(history, false);
+        let trace = simulate(work.agenda().clone(), |site, _| {
+            match work.standings()[site.place()].tries {
+                Tries::Skipped(_) => Fate {
+                    lasts: Duration::ZERO,
+                    then: Ok(schedule::Outcome::Failed),
+                },
+                Tries::Closed | Tries::Once => Fate {
+                    lasts: work.agenda().entry(site).expected,
+                    then: Ok(schedule::Outcome::Complete),
+                },
+            }
+        });
+        // Each has one turn, or none.
         let mut spans = vec![(Duration::ZERO, Duration::ZERO); work.sites().len()];
         for turn in &trace.turns {
             spans[turn.site.place()] = (turn.begin, turn.end);
@@ -52,6 +63,7 @@ impl<'c> Outlook<'c> {
             critical: critical_path.iter().copied().collect(),
             critical_path,
             length: trace.makespan,
+            ends: trace.ends,
             work,
         })
     }
@@ -62,6 +74,17 @@ impl<'c> Outlook<'c> {
 
     fn name(&self, site: SiteId) -> &str {
         self.site(site).name.as_str()
+    }
+
+    /// Why it is not tried; `None` if it is, or at least one attempt is made.
+    fn skipped(&self, site: SiteId) -> Option<String> {
+        if let Tries::Skipped(why) = &self.work.standings()[site.place()].tries {
+            return Some(why.clone());
+        }
+        match self.ends[site.place()] {
+            Some((End::Skipped(cause), _)) => Some(format!("{} is", self.name(cause.site()))),
+            _ => None,
+        }
     }
 
     fn critical_length(&self) -> Duration {

@@ -2,6 +2,7 @@
 
 use super::Outlook;
 use crate::config::Need;
+use crate::sites::Tries;
 use crate::sites::schedule::SiteId;
 use crate::ui::{plural, span};
 
@@ -125,6 +126,12 @@ impl Outlook<'_> {
             needs.map(|(_, needed)| self.name(needed)).collect()
         };
         let mut notes = Vec::new();
+        if let Some(why) = self.skipped(site) {
+            notes.push(format!("skipped: {why}"));
+        }
+        if self.work.standings()[site.place()].tries == Tries::Once {
+            notes.push("one attempt, since it failed in its last runs".to_owned());
+        }
         for (need, words) in [
             (Need::After, "after"),
             (Need::AfterAny, "after any of"),
@@ -194,12 +201,11 @@ impl Branch {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::time::Duration;
 
     use crate::config::{Config, LoadOptions};
     use crate::outlook::Outlook;
-    use crate::run::SiteName;
+    use crate::run::{History, PastSite, SiteCounts, SiteName, SiteStatus};
 
     fn config(text: &str) -> Config {
         let directory = tempfile::tempdir().unwrap();
@@ -212,13 +218,57 @@ mod tests {
         Config::load(options).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
+    /// One run in which the sites took so many seconds.
+    fn history(ended: &[(&str, SiteStatus, u64)]) -> History {
+        let result = |(site, status, seconds): &(&str, SiteStatus, u64)| {
+            let result = PastSite {
+                run_id: "r".into(),
+                at: 0.0,
+                status: *status,
+                elapsed: Duration::from_secs(*seconds),
+                counts: SiteCounts::default(),
+                reason: Some("it is closed".to_owned()),
+                dependency: None,
+            };
+            (SiteName::from(*site), result)
+        };
+        History::of_results(ended.iter().map(result))
+    }
+
     fn outlook<'c>(config: &'c Config, expected: &[(&str, u64)]) -> Outlook<'c> {
-        let expected: BTreeMap<SiteName, Duration> = expected
+        let ended: Vec<_> = expected
             .iter()
-            .map(|(site, seconds)| (SiteName::from(*site), Duration::from_secs(*seconds)))
+            .map(|(site, seconds)| (*site, SiteStatus::Complete, *seconds))
             .collect();
         let sites: Vec<_> = config.sites.iter().collect();
-        Outlook::new(config, &sites, &expected).unwrap()
+        Outlook::new(config, &sites, &history(&ended)).unwrap()
+    }
+
+    #[test]
+    fn what_is_not_tried_is_said_and_takes_what_depends_on_it_along() {
+        let config = config(
+            "sites.defaults.dispatch = 't'\nsites.defaults.skip_after_failures = 1\n[sites.a]\n[sites.b]\nafter = ['a']\n[sites.c]\n",
+        );
+        let failed = |site| (site, SiteStatus::Failed, 10);
+        let history = history(&[failed("a"), failed("a"), failed("c"), ("b", SiteStatus::Complete, 30)]);
+        let sites: Vec<_> = config.sites.iter().collect();
+        let outlook = Outlook::new(&config, &sites, &history).unwrap();
+        let lines: Vec<String> = outlook.rows().iter().map(|row| row.join("|")).collect();
+        let why = "it failed in its last 1 run and once more (`skip_after_failures`), the last time: it is closed; \
+                   it is tried again in the next run, or with --force";
+        assert_eq!(
+            lines,
+            [
+                format!("a *|?|0.0s|skipped: {why}"),
+                "└─ b *|30.0s|0.0s|skipped: a is".to_owned(),
+                "c|?|0.0s|one attempt, since it failed in its last runs".to_owned(),
+            ]
+        );
+        let json = outlook.json();
+        assert_eq!(
+            (&json["sites"][0]["skipped"], &json["expected_seconds"]),
+            (&why.into(), &30.0.into())
+        );
     }
 
     const SHOP: &str = "orch.max_parallel_sites = 2\nresources.browsers = 1\nsites.defaults.dispatch = 't'\n\

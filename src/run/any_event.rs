@@ -66,7 +66,7 @@ fn resumption() -> BoxedStrategy<Resumption> {
         job_id: job_id.map(JobId::new),
     });
     let progress = prop_oneof![
-        counts().prop_map(|counts| Progress::Kept { counts }),
+        (counts(), option::of(text())).prop_map(|(counts, shortfall)| Progress::Kept { counts, shortfall }),
         job.prop_map(Progress::InFlight),
         Just(Progress::ToDo),
     ];
@@ -226,6 +226,7 @@ fn of_sites() -> BoxedStrategy<EventKind> {
     let sources = vec![ProgressSource::Chord, ProgressSource::Keys, ProgressSource::Events];
     let ends = vec![
         SiteStatus::Complete,
+        SiteStatus::Degraded,
         SiteStatus::Failed,
         SiteStatus::Cancelled,
         SiteStatus::Skipped,

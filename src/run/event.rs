@@ -79,11 +79,13 @@ pub enum FollowStage {
 pub enum SiteStatus {
     /// Everything that was dispatched has been processed.
     Complete,
+    /// Complete, and less came of it than should have.
+    Degraded,
     /// It ended with an error, or could not be followed to its end.
     Failed,
     /// orch gave it up: Ctrl+C or a stop of the run.
     Cancelled,
-    /// Never begun, since what it depends on has not succeeded.
+    /// Never begun: what it depends on has not succeeded, or it has failed too often in the last runs.
     Skipped,
 }
 
@@ -448,7 +450,7 @@ pub enum EventKind {
         /// Why, unless it is complete.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
-        /// Of a skipped one: the site by whose end that was decided.
+        /// Of a skipped one: the site by whose end that was decided; `None`: by its own failures in earlier runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dependency: Option<SiteName>,
     },

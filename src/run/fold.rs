@@ -65,9 +65,13 @@ impl RunState {
                     self.site(site);
                 }
                 for SiteSoFar { site, progress } in resumes.iter().flat_map(|resumption| &resumption.sites) {
-                    if let Progress::Kept { counts } = progress {
+                    if let Progress::Kept { counts, shortfall } = progress {
                         let view = self.site(site);
-                        view.phase = SitePhase::Complete;
+                        view.phase = match shortfall {
+                            None => SitePhase::Complete,
+                            Some(_) => SitePhase::Degraded,
+                        };
+                        view.reason.clone_from(shortfall);
                         view.counts = *counts;
                         view.resumed = Some(Resumed::Kept);
                     }
@@ -292,6 +296,7 @@ impl RunState {
                 let view = self.site(site);
                 view.phase = match status {
                     SiteStatus::Complete => SitePhase::Complete,
+                    SiteStatus::Degraded => SitePhase::Degraded,
                     SiteStatus::Failed => SitePhase::Failed,
                     SiteStatus::Cancelled => SitePhase::Cancelled,
                     SiteStatus::Skipped => SitePhase::Skipped,

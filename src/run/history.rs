@@ -81,6 +81,8 @@ pub struct PastSite {
     pub counts: SiteCounts,
     /// Why, unless it is complete.
     pub reason: Option<String>,
+    /// As in the event.
+    pub dependency: Option<SiteName>,
 }
 
 /// What is wanted of the event that tells a site's end.
@@ -95,6 +97,8 @@ struct SiteEnd {
     elapsed_ms: u64,
     #[serde(default)]
     reason: Option<String>,
+    #[serde(default)]
+    dependency: Option<SiteName>,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +138,7 @@ impl History {
             elapsed: Duration::from_millis(end.elapsed_ms),
             counts: end.counts,
             reason: end.reason,
+            dependency: end.dependency,
         });
     }
 
@@ -147,8 +152,8 @@ impl History {
         self.sites.iter().map(|(site, results)| (site, results.as_slice()))
     }
 
-    /// How long each site should take: the median of the last times that it was complete. Of a site that never was nothing
-    /// is said.
+    /// How long each site should take: the median of the last times that it was complete, also if it was degraded. Of a site
+    /// that never was nothing is said.
     pub fn expected(&self) -> BTreeMap<SiteName, Duration> {
         let sites = self.sites.iter();
         sites
@@ -160,7 +165,7 @@ impl History {
     pub fn expected_of<'r>(results: impl IntoIterator<Item = &'r PastSite>) -> Option<Duration> {
         let complete = results
             .into_iter()
-            .filter(|result| result.status == SiteStatus::Complete);
+            .filter(|result| matches!(result.status, SiteStatus::Complete | SiteStatus::Degraded));
         let mut times: Vec<Duration> = complete.take(EXPECTED_BY).map(|result| result.elapsed).collect();
         times.sort_unstable();
         times.get(times.len() / 2).copied()

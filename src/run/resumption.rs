@@ -32,7 +32,12 @@ pub struct SiteSoFar {
 #[serde(tag = "so_far", rename_all = "snake_case")]
 pub enum Progress {
     /// Complete: it is kept.
-    Kept { counts: SiteCounts },
+    Kept {
+        counts: SiteCounts,
+        /// Why it counts as degraded.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shortfall: Option<String>,
+    },
     /// A job was under way: it is picked up where its tasks still live.
     InFlight(JobSoFar),
     /// Never begun, or failed: it is dispatched.
@@ -106,9 +111,20 @@ impl Unfinished {
             }
             EventKind::SiteRetrying { site, .. } => (site, Progress::ToDo),
             EventKind::SiteFinished {
-                site, status, counts, ..
+                site,
+                status,
+                counts,
+                reason,
+                ..
             } => match status {
-                SiteStatus::Complete => (site, Progress::Kept { counts: *counts }),
+                SiteStatus::Complete | SiteStatus::Degraded => {
+                    let shortfall = match status {
+                        SiteStatus::Degraded => Some(reason.clone().unwrap_or_default()),
+                        _ => None,
+                    };
+                    let counts = *counts;
+                    (site, Progress::Kept { counts, shortfall })
+                }
                 SiteStatus::Failed | SiteStatus::Skipped => (site, Progress::ToDo),
                 SiteStatus::Cancelled => return,
             },
@@ -249,7 +265,10 @@ mod tests {
 
     #[test]
     fn each_site_is_where_its_last_event_left_it() {
-        let kept = || Progress::Kept { counts: counts() };
+        let kept = || Progress::Kept {
+            counts: counts(),
+            shortfall: None,
+        };
         for (kinds, expected) in [
             (vec![], Progress::ToDo),
             (vec![EventKind::SiteQueued { site: name("a") }], Progress::ToDo),
@@ -303,7 +322,10 @@ mod tests {
         assert_eq!(
             progress(&third),
             [
-                Progress::Kept { counts: counts() },
+                Progress::Kept {
+                    counts: counts(),
+                    shortfall: None
+                },
                 in_flight("b", 2, None),
                 Progress::ToDo
             ]
@@ -328,7 +350,10 @@ mod tests {
             sites: vec![
                 SiteSoFar {
                     site: name("imot.bg"),
-                    progress: Progress::Kept { counts: counts() },
+                    progress: Progress::Kept {
+                        counts: counts(),
+                        shortfall: None,
+                    },
                 },
                 SiteSoFar {
                     site: name("b"),

@@ -162,6 +162,7 @@ pub enum SitePhase {
     Running,
     Retrying,
     Complete,
+    Degraded,
     Failed,
     Cancelled,
     Skipped,
@@ -171,7 +172,11 @@ impl SitePhase {
     /// Whether nothing further will happen to it.
     pub fn is_final(self) -> bool {
         match self {
-            SitePhase::Complete | SitePhase::Failed | SitePhase::Cancelled | SitePhase::Skipped => true,
+            SitePhase::Complete
+            | SitePhase::Degraded
+            | SitePhase::Failed
+            | SitePhase::Cancelled
+            | SitePhase::Skipped => true,
             SitePhase::Waiting
             | SitePhase::Queued
             | SitePhase::Dispatching

@@ -6,7 +6,7 @@ use super::history::PastSite;
 /// Complete results that the latest one is compared with.
 const COMPARED_WITH: usize = 5;
 
-/// The latest complete result against the median of those before it: 0.1 is a tenth more.
+/// The latest result that was complete, degraded or not, against the median of those before it: 0.1 is a tenth more.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Trend {
     /// `None`: there is nothing to compare, or it took no time before.
@@ -18,10 +18,13 @@ pub struct Trend {
 impl Trend {
     /// Of results, the latest first.
     pub fn of(results: &[PastSite]) -> Self {
-        let mut complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
-        let Some(latest) = complete.next() else {
+        let is_latest = |result: &PastSite| matches!(result.status, SiteStatus::Complete | SiteStatus::Degraded);
+        let Some(latest) = results.iter().position(is_latest) else {
             return Self::default();
         };
+        let (latest, before) = (&results[latest], &results[latest + 1..]);
+        // What was degraded is no measure for others.
+        let complete = before.iter().filter(|result| result.status == SiteStatus::Complete);
         let before: Vec<&PastSite> = complete.take(COMPARED_WITH).collect();
         let saved = |result: &PastSite| result.counts.results.map(|results| results as f64);
         Self {
@@ -62,6 +65,7 @@ mod tests {
                 ..SiteCounts::default()
             },
             reason: None,
+            dependency: None,
         };
         use SiteStatus::{Complete, Failed};
         let history = [

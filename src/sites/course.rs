@@ -9,6 +9,7 @@ use super::registry::RegistryStatus;
 use super::report::{SiteReport, stopped_by};
 use super::retry::pause_before_retry;
 use super::schedule::Pause;
+use super::standing::{Standing, Tries, Yield};
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
 use super::under_lease::{self, Came};
 use crate::config::SiteConfig;
@@ -47,6 +48,7 @@ pub(super) struct Begun<'r> {
     /// Of the attempt that is next.
     number: u32,
     retries: u32,
+    standing: &'r Standing,
     /// An earlier run's job that is to be followed further first.
     under_way: Option<&'r JobSoFar>,
     lease: Lease<'r>,
@@ -60,9 +62,9 @@ impl<'r> Course<'r> {
     }
 
     /// Has a turn.
-    pub async fn turn(self, around: &Surroundings<'r>, site: &'r SiteConfig) -> Step<'r> {
+    pub async fn turn(self, around: &Surroundings<'r>, site: &'r SiteConfig, standing: &'r Standing) -> Step<'r> {
         match self {
-            Course::NotBegun { told } => begin(told, around, site).await,
+            Course::NotBegun { told } => begin(told, around, site, standing).await,
             Course::Begun(course) => go_on(course, around, site).await,
         }
     }
@@ -77,18 +79,33 @@ impl<'r> Course<'r> {
 }
 
 /// Takes the lease, which lets nobody else be at the site; one that another run has is looked at again later.
-async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig) -> Step<'r> {
+async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, standing: &'r Standing) -> Step<'r> {
     let context = around.context;
+    let under_way = context.earlier.get(&site.name);
+    let retries = match &standing.tries {
+        // What an earlier run has begun is a try already.
+        _ if under_way.is_some() => site.retries,
+        Tries::Closed => site.retries,
+        Tries::Once => 0,
+        Tries::Skipped(why) => return Step::Ended(Box::new(SiteReport::not_tried(&site.name, why))),
+    };
     let give_up = Instant::now() + PATIENCE;
     let refused = match take(context, around.desk, around.leases, site, give_up).await {
         Ok(lease) => {
             let begun = Instant::now();
-            let under_way = context.earlier.get(&site.name);
+            if standing.tries == Tries::Once && site.retries > 0 {
+                let message = format!("{}: no retries, since it failed in its last runs", site.name);
+                context.recorder.emit(EventKind::Noticed {
+                    level: Level::Info,
+                    message,
+                });
+            }
             let course = Begun {
                 begun,
                 deadline: begun + site.timeout,
                 number: under_way.map_or(1, |job| job.attempt),
-                retries: site.retries,
+                retries,
+                standing,
                 under_way,
                 lease,
                 paused: None,
@@ -128,7 +145,7 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
                     // The attempt that was next has not begun.
                     course.number -= 1;
                     let failure = Failure::Lost(format!("{}; {refused}", failure.reason()));
-                    return course.end(site, Some(failure), counts).await;
+                    return course.end(around, site, Some(failure), counts).await;
                 }
             }
         }
@@ -145,7 +162,7 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         Came::Stopped(by) => return Step::Ended(course.stop(around, site, &by).await),
     };
     let Some(failure) = failure else {
-        return course.end(site, None, counts).await;
+        return course.end(around, site, None, counts).await;
     };
     let now = Instant::now();
     let left = deadline.saturating_duration_since(now);
@@ -157,7 +174,7 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         pause_before_retry(&failure, course.number, course.retries, site.retry_backoff, left)
     };
     let Some(pause) = pause else {
-        return course.end(site, Some(failure), counts).await;
+        return course.end(around, site, Some(failure), counts).await;
     };
     course.number += 1;
     context.recorder.emit(EventKind::SiteRetrying {
@@ -189,18 +206,34 @@ impl<'r> Begun<'r> {
         })
     }
 
-    async fn end(self: Box<Self>, site: &SiteConfig, failure: Option<Failure>, counts: SiteCounts) -> Step<'r> {
+    async fn end(
+        self: Box<Self>,
+        around: &Surroundings<'r>,
+        site: &SiteConfig,
+        failure: Option<Failure>,
+        counts: SiteCounts,
+    ) -> Step<'r> {
         self.lease.give_back().await;
+        let (status, reason) = match failure {
+            Some(failure) => (SiteStatus::Failed, Some(failure.reason().to_owned())),
+            None => match self.standing.judge(counts) {
+                Yield::Enough => (SiteStatus::Complete, None),
+                Yield::Short(why) => (SiteStatus::Degraded, Some(why)),
+                Yield::Unknown(why) => {
+                    let message = format!("{}: {why}", site.name);
+                    let level = Level::Warning;
+                    around.context.recorder.emit(EventKind::Noticed { level, message });
+                    (SiteStatus::Complete, None)
+                }
+            },
+        };
         Step::Ended(Box::new(SiteReport {
             site: site.name.clone(),
-            status: match failure {
-                None => SiteStatus::Complete,
-                Some(_) => SiteStatus::Failed,
-            },
+            status,
             counts,
             elapsed: self.begun.elapsed(),
             attempts: self.number,
-            reason: failure.map(|failure| failure.reason().to_owned()),
+            reason,
             held_by: None,
             dependency: None,
         }))

@@ -59,6 +59,11 @@ impl SiteReport {
         }
     }
 
+    /// It has failed too often in earlier runs.
+    pub(super) fn not_tried(site: &SiteName, why: &str) -> Self {
+        Self::not_begun(site, SiteStatus::Skipped, why.to_owned())
+    }
+
     /// Somebody has asked for its stop before it began.
     pub(super) fn stopped(site: &SiteName, by: &Asker) -> Self {
         Self::not_begun(site, SiteStatus::Cancelled, stopped_by(by))

@@ -16,7 +16,8 @@ use super::forecast::Lengths;
 use super::lease::{LeaseStore, Leases};
 use super::report::SiteReport;
 use super::schedule::{Admission, Cause, Decision, End, Outcome, Schedule, SiteId, State};
-use super::work::Work;
+use super::standing::Standing;
+use super::work::{Parts, Work};
 use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};
 use crate::run::{EventKind, SiteStatus};
@@ -29,7 +30,12 @@ const FORECAST_SHARE: u32 = 200;
 ///
 /// The reports come in the order of the sites. A site that another run has is waited for until the given moment.
 pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_until: Instant) -> Vec<SiteReport> {
-    let (sites, agenda, known) = work.into_parts();
+    let Parts {
+        sites,
+        agenda,
+        known,
+        standings,
+    } = work.into_parts();
     for site in &sites {
         context.in_flight.site_queued(&site.name);
     }
@@ -61,6 +67,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
     let run = Run {
         around: &around,
         sites: &sites,
+        standings: &standings,
         schedule,
         begun,
         paused: sites.iter().map(|_| Some(Course::new())).collect(),
@@ -79,6 +86,7 @@ struct Run<'r> {
     around: &'r Surroundings<'r>,
     /// By their ids, as is all of the following.
     sites: &'r [SiteConfig],
+    standings: &'r [Standing],
     schedule: Schedule,
     begun: Instant,
     /// How far those have come that have no turn now.
@@ -162,11 +170,12 @@ impl<'r> Run<'r> {
     }
 
     fn doing(&self, doing: Doing<'r>) -> impl Future<Output = Done<'r>> + use<'r> {
-        let (around, sites) = (self.around, self.sites);
+        let (around, sites, standings) = (self.around, self.sites, self.standings);
         async move {
             match doing {
                 Doing::Turn(turn, course) => {
-                    let step = course.turn(around, &sites[turn.site().place()]).await;
+                    let place = turn.site().place();
+                    let step = course.turn(around, &sites[place], &standings[place]).await;
                     Done::Turn(turn, step)
                 }
                 Doing::Stop(site, course, by) => {
@@ -206,6 +215,7 @@ impl<'r> Run<'r> {
             Step::Ended(report) => {
                 let outcome = match report.status {
                     SiteStatus::Complete => Outcome::Complete,
+                    SiteStatus::Degraded => Outcome::Degraded,
                     SiteStatus::Failed | SiteStatus::Skipped => Outcome::Failed,
                     SiteStatus::Cancelled => Outcome::Cancelled,
                 };
@@ -243,12 +253,18 @@ impl<'r> Run<'r> {
 
     fn report(&mut self, site: SiteId, report: SiteReport) {
         let Surroundings { context, .. } = self.around;
-        if report.status == SiteStatus::Complete {
+        if matches!(report.status, SiteStatus::Complete | SiteStatus::Degraded) {
             self.lengths.completed(report.elapsed);
         }
         context.in_flight.site_ended(&report.site);
         context.recorder.emit(report.event());
         self.reports[site.place()] = Some(report);
+    }
+
+    /// Whether it had its turn and has not been tried in it.
+    fn was_skipped(&self, site: SiteId) -> bool {
+        let report = self.reports[site.place()].as_ref();
+        report.is_some_and(|report| report.status == SiteStatus::Skipped)
     }
 
     fn skipped(&self, site: SiteId, cause: Cause) -> SiteReport {
@@ -260,6 +276,7 @@ impl<'r> Run<'r> {
                 let ended = match self.schedule.state(dependency) {
                     State::Ended(End::Skipped(_)) => "was skipped",
                     State::Ended(End::Reached(Outcome::Cancelled)) => "was stopped",
+                    _ if self.was_skipped(dependency) => "was skipped",
                     _ => "failed",
                 };
                 format!("it is to run after {}, which {ended}", name(dependency))

@@ -67,6 +67,8 @@ mod tests {
             needs: Default::default(),
             uses: Default::default(),
             tags: Vec::new(),
+            min_results: None,
+            skip_after_failures: None,
         }
     }
 

@@ -5,8 +5,9 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
+use super::standing::Standing;
 use crate::config::SiteConfig;
-use crate::run::SiteName;
+use crate::run::{History, SiteName};
 
 /// What a site is taken to last where no run has told, of any site.
 const TYPICAL: Duration = Duration::from_secs(60);
@@ -19,6 +20,8 @@ pub struct Work {
     /// How long each takes, as the last runs tell, by its id.
     known: Vec<Option<Duration>>,
     assumed: Duration,
+    /// What the last runs mean for each, by its id.
+    standings: Vec<Standing>,
 }
 
 impl Work {
@@ -68,12 +71,22 @@ impl Work {
             resources: resources.values().copied().collect(),
         };
         let agenda = Agenda::new(sites.iter().zip(&known).map(entry).collect(), limits)?;
+        let standings = sites.iter().map(|site| Standing::of(site, &[], false)).collect();
         Ok(Self {
             sites,
             agenda,
             known,
             assumed,
+            standings,
         })
+    }
+
+    /// The same in view of how its sites ended in the last runs; `forced`: each is tried, however that was.
+    #[must_use]
+    pub fn in_view_of(self, history: &History, forced: bool) -> Self {
+        let standing = |site: &SiteConfig| Standing::of(site, history.of(&site.name), forced);
+        let standings = self.sites.iter().map(standing).collect();
+        Self { standings, ..self }
     }
 
     /// In the order of their ids.
@@ -95,9 +108,27 @@ impl Work {
         &self.known
     }
 
-    pub(super) fn into_parts(self) -> (Vec<SiteConfig>, Agenda, Vec<Option<Duration>>) {
-        (self.sites, self.agenda, self.known)
+    /// What the last runs mean for each, in the order of their ids.
+    pub fn standings(&self) -> &[Standing] {
+        &self.standings
     }
+
+    pub(super) fn into_parts(self) -> Parts {
+        Parts {
+            sites: self.sites,
+            agenda: self.agenda,
+            known: self.known,
+            standings: self.standings,
+        }
+    }
+}
+
+/// All of it, each list in the order of the ids.
+pub(super) struct Parts {
+    pub sites: Vec<SiteConfig>,
+    pub agenda: Agenda,
+    pub known: Vec<Option<Duration>>,
+    pub standings: Vec<Standing>,
 }
 
 /// The median of what is known.

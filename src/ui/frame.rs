@@ -335,7 +335,7 @@ fn site_lines(sites: &[&SiteView], state: &RunState, layout: &Layout) -> Vec<Lin
 fn badness(site: &SiteView) -> (u8, Reverse<u64>) {
     let rank = match site.phase {
         SitePhase::Running | SitePhase::Dispatching | SitePhase::Retrying => 0,
-        SitePhase::Failed | SitePhase::Cancelled | SitePhase::Skipped => 1,
+        SitePhase::Failed | SitePhase::Degraded | SitePhase::Cancelled | SitePhase::Skipped => 1,
         SitePhase::Queued | SitePhase::Waiting => 2,
         SitePhase::Complete => 3,
     };
@@ -381,7 +381,7 @@ fn figures(site: &SiteView, now: f64) -> Line {
             format!("{done}/{} chunks{by}, ", count(counts.total_chunks)),
         );
     }
-    if let (SitePhase::Complete, Some(results)) = (site.phase, counts.results) {
+    if let (SitePhase::Complete | SitePhase::Degraded, Some(results)) = (site.phase, counts.results) {
         line.push(Tone::Plain, format!("{}, ", plural(results, "result")));
     }
     if let Some(errors) = counts.errors {

@@ -324,6 +324,7 @@ impl PlainView {
             } => {
                 let word = match status {
                     SiteStatus::Complete => "COMPLETE",
+                    SiteStatus::Degraded => "DEGRADED",
                     SiteStatus::Failed => "FAILED",
                     SiteStatus::Cancelled => "CANCELLED",
                     SiteStatus::Skipped => "SKIPPED",

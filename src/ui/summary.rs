@@ -83,20 +83,26 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
     let elapsed = span(state.elapsed);
     let command = state.header.as_ref().map(|header| header.command);
     let outcome = match state.outcome {
-        Some(Outcome::Succeeded) if command == Some(Command::Run) => format!("all sites complete after {elapsed}"),
+        Some(Outcome::Succeeded) if command == Some(Command::Run) => match state.totals.in_phase(SitePhase::Degraded) {
+            0 => format!("all sites complete after {elapsed}"),
+            degraded => format!("all sites complete, {degraded} degraded, after {elapsed}"),
+        },
         Some(Outcome::Succeeded) => format!("done after {elapsed}"),
         Some(Outcome::SitesFailed) => {
             let sites_in = |phase| state.totals.in_phase(phase);
             let (skipped, complete) = (sites_in(SitePhase::Skipped), sites_in(SitePhase::Complete));
-            let failed = state.sites.len() - skipped - complete;
-            let skipped = match skipped {
-                0 => String::new(),
-                skipped => format!(", {skipped} skipped"),
-            };
-            format!(
-                "{failed} of {} failed{skipped} after {elapsed}",
-                plural(state.sites.len() as u64, "site")
-            )
+            let degraded = sites_in(SitePhase::Degraded);
+            let failed = state.sites.len() - skipped - complete - degraded;
+            let mut text = format!("{failed} of {} failed", plural(state.sites.len() as u64, "site"));
+            for (count, word) in [(degraded, "degraded"), (skipped, "skipped")] {
+                if count > 0 {
+                    text.push_str(", ");
+                    text.push_str(&count.to_string());
+                    text.push(' ');
+                    text.push_str(word);
+                }
+            }
+            format!("{text} after {elapsed}")
         }
         Some(Outcome::ConfigurationError) => format!("ended by a configuration error after {elapsed}"),
         Some(Outcome::InfrastructureFailed) => format!("ended by a failure of infrastructure after {elapsed}"),
@@ -193,7 +199,7 @@ pub fn tone(phase: SitePhase) -> Tone {
     match phase {
         SitePhase::Waiting | SitePhase::Queued => Tone::Dim,
         SitePhase::Dispatching | SitePhase::Running => Tone::Busy,
-        SitePhase::Retrying | SitePhase::Cancelled | SitePhase::Skipped => Tone::Warning,
+        SitePhase::Retrying | SitePhase::Degraded | SitePhase::Cancelled | SitePhase::Skipped => Tone::Warning,
         SitePhase::Complete => Tone::Good,
         SitePhase::Failed => Tone::Bad,
     }
@@ -208,6 +214,7 @@ pub fn status(phase: SitePhase) -> &'static str {
         SitePhase::Running => "RUNNING",
         SitePhase::Retrying => "RETRYING",
         SitePhase::Complete => "COMPLETE",
+        SitePhase::Degraded => "DEGRADED",
         SitePhase::Failed => "FAILED",
         SitePhase::Cancelled => "CANCELLED",
         SitePhase::Skipped => "SKIPPED",

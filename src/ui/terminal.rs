@@ -181,7 +181,7 @@ fn tone(kind: &EventKind) -> Tone {
         | EventKind::StopStarted { .. }
         | EventKind::StopHurried
         | EventKind::SiteFinished {
-            status: SiteStatus::Skipped | SiteStatus::Cancelled,
+            status: SiteStatus::Degraded | SiteStatus::Skipped | SiteStatus::Cancelled,
             ..
         }
         | EventKind::Noticed {

@@ -214,6 +214,8 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
         needs: SiteNeeds::default(),
         uses: BTreeMap::new(),
         tags: Vec::new(),
+        min_results: None,
+        skip_after_failures: None,
     }
 }
 

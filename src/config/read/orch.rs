@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::item::Item;
 use crate::config::model::OrchConfig;
 use crate::config::paths;
 use crate::config::section::Section;
@@ -27,6 +28,7 @@ pub(in crate::config) fn orch(root: &Section<'_>) -> (OrchConfig, Option<Span>, 
         lease: section.or("lease", Duration::from_secs(30), |item| {
             item.duration_from(SHORTEST_LEASE)
         }),
+        strict: section.or("strict", false, Item::boolean),
     };
     section.finish();
     (config, env_file_at, sites_file)
