@@ -131,6 +131,10 @@ impl Scrape {
             Some(resumption) => context.continuing(resumption),
             None => context,
         };
+        let context = sites::Context {
+            usual: Arc::new(self.history.expected()),
+            ..context
+        };
         // Once a process: a scrape is run once.
         self.in_flight.set(context.clone()).ok();
         let mut failures = context.task_failures.subscribe();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::Secret;
-use crate::run::{ServiceName, SiteName};
+use crate::run::{HealthAction, ServiceName, SiteName};
 
 /// One orch's world.
 #[derive(Clone, Debug, PartialEq)]
@@ -316,6 +316,21 @@ pub struct SiteConfig {
     pub min_results: Option<MinResults>,
     /// `skip_after_failures`: runs in a row in which it must have failed to be tried once and then skipped.
     pub skip_after_failures: Option<u32>,
+    pub health: HealthConfig,
+}
+
+/// What a site may do and still be well, and what is done when it is not.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct HealthConfig {
+    /// Share of the last 20 chunks that may fail, 0.0 to 1.0. Default 0.5.
+    pub max_error_rate: f64,
+    /// So long nothing may happen; `"0s"`, none: for ever. Default 10m.
+    pub stall_after: Option<Duration>,
+    /// So many times its usual duration it may take; 0, none: it is never slow. Default 2.
+    pub slow_factor: Option<f64>,
+    pub on_failing: HealthAction,
+    pub on_stalled: HealthAction,
+    pub on_slow: HealthAction,
 }
 
 /// `min_results`

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -26,6 +27,8 @@ pub struct Context {
     pub ghosts: Ghosts,
     /// Jobs that an earlier run had under way, by site, which are picked up.
     pub earlier: Arc<BTreeMap<SiteName, JobSoFar>>,
+    /// How long sites usually take.
+    pub usual: Arc<BTreeMap<SiteName, Duration>>,
     /// Sites that are to be stopped while the others go on.
     pub stops: Stops,
     pub(crate) in_flight: InFlight,
@@ -42,6 +45,7 @@ impl Context {
             task_failures,
             ghosts: Ghosts::default(),
             earlier: Arc::default(),
+            usual: Arc::default(),
             stops: Stops::default(),
             in_flight: InFlight::default(),
         }

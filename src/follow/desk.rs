@@ -17,9 +17,10 @@ use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
 use super::in_flight::InFlight;
 use super::ledger::{EventEnd, LONGEST_END, Ledger, Owner};
+use super::vitals::{AtWork, ChunkEnd};
 use crate::celery::{
-    self, Batch, Census, Event, EventKind, EventStream, NodeName, RunningTask, Signal, Stats, Target, TaskEvent,
-    TaskId, WorkerEvent,
+    self, Batch, Census, Control, Event, EventKind, EventStream, Execution, NodeName, RunningTask, Signal, Stats,
+    Target, TaskEvent, TaskId, WorkerEvent,
 };
 use crate::printable::shortened;
 use crate::run::{self, Level};
@@ -161,6 +162,18 @@ impl Desk {
         &self.context.in_flight
     }
 
+    pub(super) fn control(&self) -> Control {
+        self.context.celery.control()
+    }
+
+    pub(super) fn ghosts(&self) -> HashSet<Execution> {
+        self.context.ghosts.all()
+    }
+
+    pub(super) fn owner(&self, task: &TaskId) -> Owner {
+        self.ledger().owner(task)
+    }
+
     /// Pool slots of all workers that answered last; 0 when none ever did.
     pub fn slots(&self) -> u64 {
         self.slots.load(Ordering::Relaxed)
@@ -274,9 +287,13 @@ impl Desk {
                 touched
             }
             TaskEvent::Started | TaskEvent::Retried { .. } => ledger.moved(&id),
-            TaskEvent::Succeeded { result, .. } => {
+            TaskEvent::Succeeded {
+                result,
+                runtime_seconds,
+            } => {
+                let runtime = runtime_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
                 deaths.ended(&id);
-                ledger.ended(&id, EventEnd::Succeeded(text(result)))
+                ledger.ended_after(&id, EventEnd::Succeeded(text(result)), runtime)
             }
             TaskEvent::Failed { exception, .. } => {
                 failed = true;
@@ -496,6 +513,16 @@ impl Page<'_> {
     /// The tasks of the job's chord.
     pub fn know_header(&self, tasks: &[TaskId]) {
         self.desk.ledger().know_header(&self.root, tasks);
+    }
+
+    /// The ends of the job's chunks since this was asked last.
+    pub fn take_ends(&self) -> impl Iterator<Item = ChunkEnd> + use<> {
+        self.desk.ledger().take_ends(&self.root).into_iter()
+    }
+
+    /// What workers are at of the job; `known` are tasks that are known to be its own.
+    pub async fn at_work(&self, known: &HashSet<TaskId>) -> AtWork {
+        self.desk.at_work(&self.root, known).await
     }
 
     pub fn tally(&self) -> Tally {

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use super::answer::Job;
 use super::facts::{Fact, Failure};
 use super::machine::Rules;
 use super::pool_stamp::FileStamp;
+use super::vitals::Vital;
 use crate::celery::TaskId;
 use crate::run::{JobId, ProgressSource, SiteCounts};
 
@@ -23,6 +25,8 @@ pub struct Errand {
     pub keys_prefix: KeysPrefix,
     /// The pool file, and what it was before the job was published.
     pub pool_file: Option<(PathBuf, Option<FileStamp>)>,
+    /// So long nothing is heard of the job: workers are asked whether they are at it. `None`: nobody wants to know.
+    pub look_after: Option<Duration>,
     /// Values that orch itself wrote under the app's names.
     pub ours: Arc<Mutex<Vec<Option<String>>>>,
 }
@@ -32,6 +36,7 @@ pub struct Errand {
 pub enum Told {
     Fact(Fact),
     Progressed { counts: SiteCounts, source: ProgressSource },
+    Vital(Vital),
 }
 
 /// How a job ended.

@@ -108,6 +108,8 @@ pub enum Failure {
     Told(String),
     /// Nothing of it is left that could ever end.
     Lost(String),
+    /// Its health was so bad that it was ended.
+    Unhealthy { reason: String, may_retry: bool },
     /// The upper bound passed.
     TimedOut(String),
 }
@@ -116,7 +118,10 @@ impl Failure {
     /// The reason as a person should read it.
     pub fn reason(&self) -> &str {
         match self {
-            Self::Told(reason) | Self::Lost(reason) | Self::TimedOut(reason) => reason,
+            Self::Told(reason)
+            | Self::Lost(reason)
+            | Self::Unhealthy { reason, may_retry: _ }
+            | Self::TimedOut(reason) => reason,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::pending::{UnderWay, done, file_changed, finished};
 use super::pool_stamp::FileStamp;
 use super::progress::{self, Reading};
 use super::progress_keys;
+use super::vitals::{AtWork, Vital};
 use crate::celery::{self, ChordProgress, GroupId, ResultWatch, Results, TaskId, TaskResult, TaskState};
 use crate::file_watch::FileWatch;
 use crate::printable::shortened;
@@ -38,6 +39,9 @@ const RESULT_GRACE: Duration = Duration::from_secs(1);
 const FILE_POLL: Duration = Duration::from_millis(500);
 /// For the last look at the counts.
 const LAST_READING: Duration = Duration::from_secs(2);
+
+/// orch itself has stood still when it wakes up so much later than it wanted to.
+const OVERSLEPT: Duration = Duration::from_secs(10);
 
 /// Follows one job from before it is published.
 pub struct Follower<'a> {
@@ -62,6 +66,8 @@ pub struct Follower<'a> {
     begun: Instant,
     progress_read_at: Option<Instant>,
     search_at: Instant,
+    /// When it is asked what workers are at of it.
+    look_at: Option<Instant>,
     /// When a task whose event told its end is taken to have no result.
     settle_at: Option<Instant>,
     file_watch: Option<FileWatch>,
@@ -106,6 +112,7 @@ impl<'a> Follower<'a> {
             begun: now,
             progress_read_at: None,
             search_at: if picked_up { now } else { now + QUIET },
+            look_at: errand.look_after.map(|after| now + after),
             settle_at: None,
             file_watch: None,
             errand,
@@ -118,8 +125,18 @@ impl<'a> Follower<'a> {
         let mut reading: Option<UnderWay<'a, celery::Result<Reading>>> = None;
         let mut search: Option<UnderWay<'a, Result<Option<LastLook>, String>>> = None;
         let mut settling: Option<UnderWay<'a, celery::Result<LastLook>>> = None;
+        let mut look: Option<UnderWay<'a, AtWork>> = None;
+        let mut awake_by = Instant::now();
         while !matches!(self.following.stage(), Stage::Ended(_)) {
             let now = Instant::now();
+            if now > awake_by + OVERSLEPT {
+                look = None;
+                self.lives(Vital::Disturbed, tell);
+            }
+            if look.is_none() && self.look_at.is_some_and(|due| now >= due) {
+                self.look_at = None;
+                look = Some(self.look());
+            }
             if reading.is_none() && self.progress_due().is_some_and(|due| now >= due) {
                 self.stale = false;
                 self.progress_read_at = Some(now);
@@ -134,6 +151,7 @@ impl<'a> Follower<'a> {
             }
             let page = Arc::clone(&self.page);
             let wake_at = self.wake_at(reading.is_none(), search.is_none(), settling.is_none());
+            awake_by = wake_at;
             tokio::select! {
                 biased;
                 result = finished(&mut self.callback) => {
@@ -150,14 +168,23 @@ impl<'a> Follower<'a> {
                 },
                 () = page.changed() => {
                     search = None;
-                    self.heard();
+                    look = None;
+                    self.heard(tell);
                 }
                 read = done(&mut reading) => match read {
                     Ok(reading) => self.take_reading(reading, tell),
                     Err(error) => tracing::debug!(%error, root = %self.errand.root, "progress cannot be read"),
                 },
                 found = done(&mut search) => self.take_search(found, tell),
-                Ok(()) = deaths.changed() => self.search_at = Instant::now(),
+                found = done(&mut look) => {
+                    self.look_later();
+                    tell(Told::Vital(Vital::Looked(found)));
+                }
+                Ok(()) = deaths.changed() => {
+                    self.search_at = Instant::now();
+                    look = None;
+                    self.lives(Vital::Disturbed, tell);
+                }
                 () = file_changed(&mut self.file_watch), if self.watches_file() => self.look_at_file(tell),
                 () = sleep_until(wake_at.into()) => {
                     self.look_at_file(tell);
@@ -284,8 +311,12 @@ impl<'a> Follower<'a> {
     }
 
     /// An event of the job came in.
-    fn heard(&mut self) {
+    fn heard(&mut self, tell: &mut (dyn FnMut(Told) + Send)) {
         let now = Instant::now();
+        self.lives(Vital::Moved, tell);
+        for end in self.page.take_ends() {
+            tell(Told::Vital(Vital::ChunkEnded(end)));
+        }
         self.stale = true;
         self.search_at = now + QUIET;
         let callback = self.following.job().chord_id.as_deref().map(TaskId::from);
@@ -311,6 +342,9 @@ impl<'a> Follower<'a> {
     fn take_reading(&mut self, reading: Reading, tell: &mut (dyn FnMut(Told) + Send)) {
         let keys_were_read = reading.keys.is_some();
         self.remember(&reading);
+        if let Some(chord) = reading.chord {
+            tell(Told::Vital(Vital::ChordRead(chord)));
+        }
         if keys_were_read {
             self.see(Input::KeysRead(self.keys.clone()), tell);
         }
@@ -321,6 +355,7 @@ impl<'a> Follower<'a> {
         }
         if counts != SiteCounts::default() && self.told.is_none_or(|told| told.0 != counts) {
             self.told = Some((counts, source));
+            self.look_later();
             tell(Told::Progressed { counts, source });
         }
     }
@@ -346,6 +381,21 @@ impl<'a> Follower<'a> {
             counts.errors = Some(counts.errors.unwrap_or(0).saturating_add(lost));
         }
         (counts, source)
+    }
+
+    fn lives(&mut self, vital: Vital, tell: &mut (dyn FnMut(Told) + Send)) {
+        self.look_later();
+        tell(Told::Vital(vital));
+    }
+
+    fn look_later(&mut self) {
+        self.look_at = self.errand.look_after.map(|after| Instant::now() + after);
+    }
+
+    /// Asks what workers are at of the job.
+    fn look(&self) -> UnderWay<'a, AtWork> {
+        let (page, known) = (Arc::clone(&self.page), self.known_tasks());
+        Box::pin(async move { page.at_work(&known).await })
     }
 
     /// Tasks whose end an event has told have had time to leave their result.
@@ -491,7 +541,14 @@ impl<'a> Follower<'a> {
         let progress = self.progress_due().filter(|_| may_read);
         let search = may_search.then_some(self.search_at);
         let settle = self.settle_at.filter(|_| may_settle);
-        let times = [self.following.next_tick(), progress, search, settle, polling];
+        let times = [
+            self.following.next_tick(),
+            progress,
+            search,
+            settle,
+            polling,
+            self.look_at,
+        ];
         times
             .into_iter()
             .flatten()

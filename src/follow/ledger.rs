@@ -4,10 +4,12 @@
 //! observed on 5.x); this joins them. Not here: where events come from (`desk`).
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use foldhash::{HashMap, HashSet};
 
 use super::facts::Tally;
+use super::vitals::ChunkEnd;
 use crate::celery::TaskId;
 
 /// So many of a job's last ends are remembered: a task may end before anyone knows that its end matters.
@@ -61,6 +63,8 @@ struct JobPage {
     /// Ends of the tasks whose end is waited for by id.
     watched: HashMap<TaskId, Option<EventEnd>>,
     recent: VecDeque<(TaskId, EventEnd)>,
+    /// Ends that were not asked for yet, of all tasks but those that are watched.
+    ends: VecDeque<ChunkEnd>,
     /// Of the chord's header: tasks whose end was not seen, and how many it has.
     header: Option<(HashSet<TaskId>, usize)>,
 }
@@ -156,6 +160,11 @@ impl Ledger {
 
     /// `task` has ended. Returns the job that it touches.
     pub fn ended(&mut self, task: &TaskId, end: EventEnd) -> Option<TaskId> {
+        self.ended_after(task, end, None)
+    }
+
+    /// As above, having run for this long.
+    pub fn ended_after(&mut self, task: &TaskId, end: EventEnd, runtime: Option<Duration>) -> Option<TaskId> {
         let root = self.unfinished.remove(task)?;
         self.count_out(task, &root);
         let page = self.jobs.get_mut(&root)?;
@@ -172,6 +181,12 @@ impl Ledger {
         }
         if let Some(watched) = page.watched.get_mut(task) {
             *watched = Some(end.clone());
+        } else if *task != root {
+            if page.ends.len() == RECENT {
+                page.ends.pop_front();
+            }
+            let succeeded = matches!(end, EventEnd::Succeeded(_));
+            page.ends.push_back(ChunkEnd { succeeded, runtime });
         }
         if page.recent.len() == RECENT {
             page.recent.pop_front();
@@ -197,6 +212,14 @@ impl Ledger {
     /// How a watched task ended, once its event was seen.
     pub fn end_of(&self, root: &TaskId, task: &TaskId) -> Option<EventEnd> {
         self.jobs.get(root)?.watched.get(task)?.clone()
+    }
+
+    /// The ends of the job's chunks since this was asked last, of a flood the latest.
+    pub fn take_ends(&mut self, root: &TaskId) -> VecDeque<ChunkEnd> {
+        self.jobs
+            .get_mut(root)
+            .map(|page| std::mem::take(&mut page.ends))
+            .unwrap_or_default()
     }
 
     /// Rises with every event of the job.

@@ -77,6 +77,7 @@ impl Case {
             Stage::Ended(Err(Failure::Told(_))) => Told,
             Stage::Ended(Err(Failure::Lost(_))) => Lost,
             Stage::Ended(Err(Failure::TimedOut(_))) => TimedOut,
+            Stage::Ended(Err(Failure::Unhealthy { .. })) => unreachable!("health is judged elsewhere"),
         }
     }
 

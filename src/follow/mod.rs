@@ -27,6 +27,7 @@ mod publish;
 pub(crate) mod python_literal;
 mod stops;
 mod template;
+mod vitals;
 
 pub use answer::{DispatchAnswer, Job, callback_counts};
 pub use context::Context;
@@ -45,3 +46,4 @@ pub use pool_stamp::FileStamp;
 pub use publish::publish;
 pub use stops::{Asker, Stops};
 pub use template::{TemplateError, fill, fill_text, placeholders};
+pub use vitals::{AtWork, ChunkEnd, Vital};

@@ -177,6 +177,7 @@ async fn follow(
         },
         keys_prefix: Box::new(move |job_id| keys_prefix(&template, job_id)),
         pool_file: Some(pool_file),
+        look_after: None,
         ours: Default::default(),
     };
     desk.watch_queues(links.iter().filter_map(|link| link.task.queue.clone()));
@@ -221,7 +222,7 @@ fn tell(context: &Context, told: Told) {
         },
         Told::Fact(Fact::StageEntered { stage, reason }) => EventKind::ProxyStageEntered { stage, reason },
         // The end of the refresh says it.
-        Told::Fact(Fact::ChordCompleted { .. }) => return,
+        Told::Fact(Fact::ChordCompleted { .. }) | Told::Vital(_) => return,
         Told::Progressed { counts, .. } => match counts.completed_chunks {
             Some(done) => EventKind::ProxyRefreshProgressed {
                 done,

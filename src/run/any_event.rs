@@ -59,6 +59,26 @@ fn stage() -> impl Strategy<Value = FollowStage> {
     ])
 }
 
+fn verdict() -> impl Strategy<Value = (SiteHealth, Option<HealthAction>, Option<f64>)> {
+    let healths = vec![
+        SiteHealth::Healthy,
+        SiteHealth::Slow,
+        SiteHealth::Failing,
+        SiteHealth::Stalled,
+    ];
+    let actions = vec![
+        HealthAction::Warn,
+        HealthAction::Cancel,
+        HealthAction::Fail,
+        HealthAction::RefreshProxies,
+    ];
+    (
+        proptest::sample::select(healths),
+        option::of(proptest::sample::select(actions)),
+        option::of(0.0..1e5_f64),
+    )
+}
+
 fn resumption() -> BoxedStrategy<Resumption> {
     let job = (any::<u32>(), text(), option::of(text())).prop_map(|(attempt, task_id, job_id)| JobSoFar {
         attempt,
@@ -265,6 +285,23 @@ fn of_sites() -> BoxedStrategy<EventKind> {
         (site(), counts(), proptest::sample::select(sources))
             .prop_map(|(site, counts, source)| EventKind::SiteProgressed { site, counts, source }),
         (site(), text()).prop_map(|(site, chord_id)| EventKind::SiteChordCompleted { site, chord_id }),
+        (site(), any::<(u64, Option<u64>)>(), text(), verdict()).prop_map(
+            |(site, (number, maybe), reason, (health, action, chunks_per_minute))| EventKind::SiteVerdict {
+                site,
+                health,
+                reason,
+                action,
+                vitals: SiteVitals {
+                    window: number,
+                    failed: number,
+                    failed_in_a_row: number,
+                    chunks_per_minute,
+                    chunk_p50_ms: maybe,
+                    chunk_p95_ms: maybe,
+                    quiet_ms: number,
+                },
+            }
+        ),
         (site(), text()).prop_map(|(site, by)| EventKind::SiteStopRequested { site, by }),
         (site(), any::<(u32, u64)>(), text()).prop_map(|(site, (attempt, backoff_ms), reason)| {
             EventKind::SiteRetrying {

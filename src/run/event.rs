@@ -109,6 +109,68 @@ pub struct SiteCounts {
     pub errors: Option<u64>,
 }
 
+/// How well a site does while it runs; a later one is worse.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SiteHealth {
+    /// Nothing is wrong that orch can see.
+    #[default]
+    Healthy,
+    /// It takes clearly longer than it usually does.
+    Slow,
+    /// More of its chunks fail than may.
+    Failing,
+    /// Nothing happens, and nothing keeps it from happening.
+    Stalled,
+}
+
+impl SiteHealth {
+    /// As people say it.
+    pub fn word(self) -> &'static str {
+        match self {
+            SiteHealth::Healthy => "healthy",
+            SiteHealth::Slow => "slow",
+            SiteHealth::Failing => "failing",
+            SiteHealth::Stalled => "stalled",
+        }
+    }
+}
+
+/// What is done when a site is not well.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthAction {
+    /// It is told.
+    #[default]
+    Warn,
+    /// The attempt is ended; the next one follows, if there is one.
+    Cancel,
+    /// The site is ended.
+    Fail,
+    /// The pool of proxies is refreshed, once for all sites of a run that ask for it.
+    RefreshProxies,
+}
+
+/// Figures of a site at one moment, over its last chunks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SiteVitals {
+    /// Chunks that the figures are of, the last ones.
+    pub window: u64,
+    /// Of these.
+    pub failed: u64,
+    /// The latest ones, all of which failed.
+    pub failed_in_a_row: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunks_per_minute: Option<f64>,
+    /// Half of the chunks took no longer in their slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_p50_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chunk_p95_ms: Option<u64>,
+    /// Since when nothing has happened.
+    pub quiet_ms: u64,
+}
+
 /// Where progress figures come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -429,6 +491,16 @@ pub enum EventKind {
         site: SiteName,
         chord_id: String,
     },
+    /// It does better or worse than before.
+    SiteVerdict {
+        site: SiteName,
+        health: SiteHealth,
+        reason: String,
+        /// What is done about it; nothing about a healthy one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        action: Option<HealthAction>,
+        vitals: SiteVitals,
+    },
     /// Somebody has asked for its stop; its end says when that is done.
     SiteStopRequested {
         site: SiteName,
@@ -468,6 +540,7 @@ impl EventKind {
             | EventKind::SiteStageEntered { site, .. }
             | EventKind::SiteProgressed { site, .. }
             | EventKind::SiteChordCompleted { site, .. }
+            | EventKind::SiteVerdict { site, .. }
             | EventKind::SiteStopRequested { site, .. }
             | EventKind::SiteRetrying { site, .. }
             | EventKind::SiteFinished { site, .. } => Some(site),

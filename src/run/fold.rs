@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::event::{Event, EventKind, Level, SiteStatus};
+use super::event::{Event, EventKind, Level, SiteHealth, SiteStatus};
 use super::ids::{ServiceName, SiteName};
 use super::resumption::{Progress, SiteSoFar};
 use super::state::{
@@ -272,6 +272,18 @@ impl RunState {
                 view.counts = counts.or(view.counts);
                 view.source = Some(*source);
             }
+            EventKind::SiteVerdict {
+                site,
+                health,
+                reason,
+                action: _,
+                vitals: _,
+            } => {
+                let view = self.site(site);
+                view.health = *health;
+                view.ailment = (*health != SiteHealth::Healthy).then(|| reason.clone());
+                view.worst = view.worst.max(*health);
+            }
             // Its end says it.
             EventKind::SiteStopRequested { site: _, by: _ } => {}
             EventKind::SiteChordCompleted { site: _, chord_id: _ } => {}
@@ -322,6 +334,7 @@ impl RunState {
             phase: SitePhase::Dispatching,
             attempt,
             started: view.started.or(Some(now)),
+            worst: view.worst,
             resumed,
             ..SiteView::waiting(site.clone())
         };

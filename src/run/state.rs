@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, StopReason};
+use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, SiteHealth, StopReason};
 use super::ids::{JobId, RunId, ServiceName, SiteName};
 use super::totals::Totals;
 
@@ -216,6 +216,12 @@ pub struct SiteView {
     /// Run time of its end, seconds.
     pub finished: Option<f64>,
     pub reason: Option<String>,
+    /// How well it does, or did at its end.
+    pub health: SiteHealth,
+    /// What is wrong with it, unless it is healthy.
+    pub ailment: Option<String>,
+    /// The worst that it has been, over all attempts.
+    pub worst: SiteHealth,
     /// Of a skipped site: the one by whose end that was decided.
     pub dependency: Option<SiteName>,
     /// `None` in a run that continues no other, and before it is known.
@@ -237,6 +243,9 @@ impl SiteView {
             started: None,
             finished: None,
             reason: None,
+            health: SiteHealth::Healthy,
+            ailment: None,
+            worst: SiteHealth::Healthy,
             dependency: None,
             resumed: None,
         }

@@ -10,6 +10,8 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use super::end_site::end_site;
+use super::health::{Change, Health, Limits};
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
 use super::values::{app_prefix, argument_values};
 use crate::celery::{Link, Task, TaskId};
@@ -18,7 +20,7 @@ use crate::follow::{
     Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told, end_work, fill,
     placeholders, publish,
 };
-use crate::run::{EventKind, JobId, JobSoFar, SiteCounts};
+use crate::run::{EventKind, HealthAction, JobId, JobSoFar, SiteCounts, SiteHealth};
 
 /// For each thing that is tidied up after the end.
 const TIDYING: Duration = Duration::from_secs(2);
@@ -44,6 +46,9 @@ pub(super) struct Attempt<'a> {
     entry: watch::Sender<Entry>,
     /// Values that orch wrote under the app's names.
     ours: Arc<Mutex<Vec<Option<String>>>>,
+    health: Mutex<Health>,
+    /// Set once its health ends it.
+    given_up: watch::Sender<Option<Failure>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -80,6 +85,8 @@ impl<'a> Attempt<'a> {
             job_id: JobId::new(Uuid::new_v4().to_string()),
             entry: watch::Sender::new(entry),
             ours: Arc::default(),
+            health: Mutex::new(Health::new(limits(context, site), Instant::now())),
+            given_up: watch::Sender::new(None),
         }
     }
 
@@ -117,6 +124,13 @@ impl<'a> Attempt<'a> {
                 self.tidy_up(&ending).await;
                 (ending.failure, ending.counts)
             }
+            Err(failure @ Failure::Unhealthy { .. }) => {
+                let Self {
+                    context, desk, site, ..
+                } = self;
+                let state = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Failed).await;
+                (Some(failure), state.counts)
+            }
             Err(failure) => (Some(failure), SiteCounts::default()),
         }
     }
@@ -144,6 +158,7 @@ impl<'a> Attempt<'a> {
         self.entry.send_modify(|entry| entry.job_id.clone_from(&own_job_id));
 
         let site = self.site.clone();
+        let site_health = site.health;
         let errand = Errand {
             root: self.task.clone(),
             dispatch: self.task.clone(),
@@ -156,6 +171,7 @@ impl<'a> Attempt<'a> {
             },
             keys_prefix: Box::new(move |job_id| app_prefix(&site, job_id)),
             pool_file: None,
+            look_after: site_health.stall_after,
             ours: Arc::clone(&self.ours),
         };
         self.desk.watch_queues(task.queue.clone());
@@ -194,6 +210,7 @@ impl<'a> Attempt<'a> {
         tokio::select! {
             biased;
             ending = follower.follow(&mut tell) => Ok(ending),
+            failure = self.is_given_up() => Err(failure),
             never = self.keep_registry() => match never {},
         }
     }
@@ -234,6 +251,7 @@ impl<'a> Attempt<'a> {
                     counts,
                 } = job;
                 let job_id = job_id.unwrap_or_else(|| self.job_id.clone());
+                self.judge(|health, now| health.progressed(counts, now));
                 self.entry.send_replace(Entry {
                     job_id: Some(job_id.clone()),
                     status: RegistryStatus::Dispatched,
@@ -257,7 +275,55 @@ impl<'a> Attempt<'a> {
                 });
                 self.context.in_flight.site_progressed(&site, counts);
                 emit(EventKind::SiteProgressed { site, counts, source });
+                self.judge(|health, now| health.progressed(counts, now));
             }
+            Told::Vital(vital) => self.judge(|health, now| health.see(vital, now)),
+        }
+    }
+
+    /// Tells the verdict where it has changed, and does what the configuration says about it.
+    fn judge(&self, see: impl FnOnce(&mut Health, Instant) -> Option<Change>) {
+        let mut health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Change { health, reason, vitals }) = see(&mut health, Instant::now()) else {
+            return;
+        };
+        let limits = self.site.health;
+        let action = match health {
+            SiteHealth::Healthy => None,
+            SiteHealth::Slow => Some(limits.on_slow),
+            SiteHealth::Failing => Some(limits.on_failing),
+            SiteHealth::Stalled => Some(limits.on_stalled),
+        };
+        self.context.recorder.emit(EventKind::SiteVerdict {
+            site: self.site.name.clone(),
+            health,
+            reason: reason.clone(),
+            action,
+            vitals,
+        });
+        let word = health.word();
+        let give_up = |may_retry| {
+            let reason = format!("it was ended, being {word}: {reason}");
+            // The first is what did it.
+            self.given_up.send_if_modified(|failure| {
+                let is_first = failure.is_none();
+                failure.get_or_insert(Failure::Unhealthy { reason, may_retry });
+                is_first
+            });
+        };
+        match action {
+            None | Some(HealthAction::Warn | HealthAction::RefreshProxies) => {}
+            Some(HealthAction::Cancel) => give_up(true),
+            Some(HealthAction::Fail) => give_up(false),
+        }
+    }
+
+    async fn is_given_up(&self) -> Failure {
+        let mut given_up = self.given_up.subscribe();
+        // The sender is ours: the wait does not fail.
+        match given_up.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+            Ok(Some(failure)) => failure,
+            Ok(None) | Err(_) => std::future::pending().await,
         }
     }
 
@@ -342,5 +408,14 @@ impl<'a> Attempt<'a> {
         if let Err(error) = self.registry(job_id).write(client, status, ending.counts).await {
             tracing::warn!(site = %self.site.name, %error, "the registry cannot be written");
         }
+    }
+}
+
+fn limits(context: &Context, site: &SiteConfig) -> Limits {
+    let usual = context.usual.get(&site.name).copied();
+    Limits {
+        max_error_rate: site.health.max_error_rate,
+        stall_after: site.health.stall_after,
+        slow: usual.zip(site.health.slow_factor),
     }
 }

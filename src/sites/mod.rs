@@ -6,6 +6,7 @@ mod cancel;
 mod course;
 mod end_site;
 mod forecast;
+mod health;
 mod lease;
 mod registry;
 mod report;

@@ -16,8 +16,8 @@ pub fn pause_before_retry(
     left: Duration,
 ) -> Option<Duration> {
     match failure {
-        Failure::TimedOut(_) => return None,
-        Failure::Told(_) | Failure::Lost(_) => {}
+        Failure::TimedOut(_) | Failure::Unhealthy { may_retry: false, .. } => return None,
+        Failure::Told(_) | Failure::Lost(_) | Failure::Unhealthy { may_retry: true, .. } => {}
     }
     if attempt > retries {
         return None;

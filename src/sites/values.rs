@@ -69,6 +69,7 @@ mod tests {
             tags: Vec::new(),
             min_results: None,
             skip_after_failures: None,
+            health: Default::default(),
         }
     }
 

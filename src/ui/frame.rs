@@ -9,7 +9,7 @@ use super::summary;
 use super::text::{coarse_span, count, plural, source_name};
 use super::waiting::waited_for;
 use crate::run::{
-    Command, RunState, ServiceName, ServicePhase, ServiceView, SitePhase, SiteView, StopReason, StopView,
+    Command, RunState, ServiceName, ServicePhase, ServiceView, SiteHealth, SitePhase, SiteView, StopReason, StopView,
 };
 
 /// More services than this share one line once nothing happens to them.
@@ -330,16 +330,16 @@ fn site_lines(sites: &[&SiteView], state: &RunState, layout: &Layout) -> Vec<Lin
     sites.iter().zip(figures).map(line).collect()
 }
 
-/// Where there is no room for all, the least of these are shown: what runs, the one with the most errors first; then what has
-/// not gone well.
-fn badness(site: &SiteView) -> (u8, Reverse<u64>) {
+/// Where there is no room for all, the least of these are shown: what runs, the least healthy first, then that with the most
+/// errors; then what has not gone well.
+fn badness(site: &SiteView) -> (u8, Reverse<SiteHealth>, Reverse<u64>) {
     let rank = match site.phase {
         SitePhase::Running | SitePhase::Dispatching | SitePhase::Retrying => 0,
         SitePhase::Failed | SitePhase::Degraded | SitePhase::Cancelled | SitePhase::Skipped => 1,
         SitePhase::Queued | SitePhase::Waiting => 2,
         SitePhase::Complete => 3,
     };
-    (rank, Reverse(site.counts.errors.unwrap_or(0)))
+    (rank, Reverse(site.health), Reverse(site.counts.errors.unwrap_or(0)))
 }
 
 fn site_line(site: &SiteView, state: &RunState, figures: Line, bar: usize, layout: &Layout) -> Line {
@@ -355,6 +355,10 @@ fn site_line(site: &SiteView, state: &RunState, figures: Line, bar: usize, layou
     line.append(figures);
     if let Some(waited_for) = waited_for(site, state) {
         line.push(Tone::Dim, waited_for);
+    }
+    if let (Some(ailment), None) = (&site.ailment, &site.reason) {
+        line.push(Tone::Warning, format!(", {}: ", site.health.word()))
+            .push(Tone::Plain, ailment);
     }
     if let Some(reason) = &site.reason {
         let gap = if site.started.is_some() { ": " } else { "" };

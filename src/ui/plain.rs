@@ -9,7 +9,8 @@ use super::overall;
 use super::paint::{Line, Tone};
 use super::text::{clock, count, plural, span};
 use crate::run::{
-    Event, EventKind, FollowStage, Level, Progress, Resumption, RunState, SiteCounts, SiteName, SiteStatus, StopReason,
+    Event, EventKind, FollowStage, HealthAction, Level, Progress, Resumption, RunState, SiteCounts, SiteName,
+    SiteStatus, StopReason,
 };
 
 /// Seconds between two progress lines of one site.
@@ -304,6 +305,21 @@ impl PlainView {
                 self.sites.insert(site.clone(), event.elapsed);
                 let by = super::text::source_name(*source);
                 format!("{site}: {}, by {by}", described(&counts_of(site, state)))
+            }
+            EventKind::SiteVerdict {
+                site,
+                health,
+                reason,
+                action,
+                vitals: _,
+            } => {
+                let done = match action {
+                    None | Some(HealthAction::Warn) => "",
+                    Some(HealthAction::Cancel) => "; this attempt is ended",
+                    Some(HealthAction::Fail) => "; it is ended",
+                    Some(HealthAction::RefreshProxies) => "; the proxies are to be refreshed",
+                };
+                format!("{site}: {}: {reason}{done}", health.word())
             }
             EventKind::SiteStopRequested { site, by } => format!("{site}: stopping, as {by} has asked"),
             EventKind::SiteRetrying {

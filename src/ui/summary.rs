@@ -4,7 +4,7 @@ use super::overall;
 use super::paint::{Line, Tone, columns, padded};
 use super::text::{count, plural, span};
 use crate::printable::one_line;
-use crate::run::{Command, Outcome, Resumed, RunState, ServicePhase, SitePhase, SiteView};
+use crate::run::{Command, Outcome, Resumed, RunState, ServicePhase, SiteHealth, SitePhase, SiteView};
 
 /// Of more sites than this those that are complete have no row.
 const MANY_SITES: usize = 50;
@@ -151,6 +151,7 @@ fn table(sites: &[&SiteView], state: &RunState) -> Vec<Line> {
             |started| span(site.finished.unwrap_or(now) - started),
         );
         let reason = match (&site.reason, site.resumed) {
+            (None, None) if site.worst > SiteHealth::Healthy => format!("was {}", site.worst.word()),
             (Some(reason), _) => reason.lines().next().unwrap_or_default().to_owned(),
             (None, Some(Resumed::Kept)) => format!("kept from run {from}"),
             (None, Some(Resumed::PickedUp)) => format!("picked up from run {from}"),

@@ -177,6 +177,7 @@ fn tone(kind: &EventKind) -> Tone {
         | EventKind::ServiceExited { .. }
         | EventKind::ServiceRestarting { .. }
         | EventKind::SiteRetrying { .. }
+        | EventKind::SiteVerdict { action: Some(_), .. }
         | EventKind::SiteStopRequested { .. }
         | EventKind::StopStarted { .. }
         | EventKind::StopHurried

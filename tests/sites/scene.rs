@@ -216,6 +216,7 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
         tags: Vec::new(),
         min_results: None,
         skip_after_failures: None,
+        health: Default::default(),
     }
 }
 

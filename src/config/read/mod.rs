@@ -1,6 +1,7 @@
 //! One file a section: which keys it has, their units, defaults and bounds.
 
 mod celery;
+mod health;
 mod orch;
 mod policy;
 mod probe;

@@ -14,6 +14,7 @@ use crate::config::templates::{self, Known};
 use crate::config::tree::{Node, Table, Value};
 use crate::run::SiteName;
 
+use super::health;
 use super::task;
 
 /// Names that orch fills in itself, in arguments. A prefix is that of the job: the same under any token.
@@ -120,6 +121,7 @@ fn read(
         tags: section.or("tags", Vec::new(), |item| item.list(Item::name)),
         min_results: section.read("min_results", min_results),
         skip_after_failures: section.read("skip_after_failures", |item| item.integer(1..=i64::from(MOST_FAILURES))),
+        health: health::health(&section),
     };
     if is_site {
         check_templates(&section, &site);

@@ -1,0 +1,46 @@
+//! What a site may do and still be well, and what is done when it is not: keys among the others of a site.
+
+use std::time::Duration;
+
+use crate::config::item::Item;
+use crate::config::model::HealthConfig;
+use crate::config::section::Section;
+use crate::run::HealthAction;
+
+impl Default for HealthConfig {
+    fn default() -> Self {
+        Self {
+            max_error_rate: 0.5,
+            stall_after: Some(Duration::from_secs(10 * 60)),
+            slow_factor: Some(2.0),
+            on_failing: HealthAction::Warn,
+            on_stalled: HealthAction::Warn,
+            on_slow: HealthAction::Warn,
+        }
+    }
+}
+
+/// The keys of a site's health.
+pub(super) fn health(section: &Section<'_>) -> HealthConfig {
+    let default = HealthConfig::default();
+    let stall_after = section.or("stall_after", default.stall_after, |item| item.duration().map(Some));
+    let slow_factor = section.or("slow_factor", default.slow_factor, |item| {
+        item.number(0.0..=1000.0).map(Some)
+    });
+    HealthConfig {
+        max_error_rate: section.or("max_error_rate", default.max_error_rate, |item| item.number(0.0..=1.0)),
+        stall_after: stall_after.filter(|after| !after.is_zero()),
+        slow_factor: slow_factor.filter(|factor| *factor > 0.0),
+        on_failing: section.or("on_failing", default.on_failing, action),
+        on_stalled: section.or("on_stalled", default.on_stalled, action),
+        on_slow: section.or("on_slow", default.on_slow, action),
+    }
+}
+
+fn action(item: &Item<'_>) -> Option<HealthAction> {
+    item.choice(&[
+        ("warn", HealthAction::Warn),
+        ("cancel", HealthAction::Cancel),
+        ("fail", HealthAction::Fail),
+    ])
+}
