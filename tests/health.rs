@@ -1,0 +1,181 @@
+//! Sites that are not well while they run: what is told about them, what is done, and that others are left alone.
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+use std::fs;
+
+use serde_json::Value;
+use support::bookshop;
+use support::orch::{Ended, Orch, Project};
+
+const BASE: &str = "[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"ailing_app\"\nconcurrency = 4\n";
+
+/// `sick` has these chunks and keys; `fine` has three good ones and one that waits for `fine.free`.
+fn project(sick: &[&str], keys: &str) -> Project {
+    let fine = ["fine", "fine", "fine", "stuck"];
+    let configuration = [
+        BASE,
+        &site("sick", sick, keys),
+        &site("fine", &fine, "stall_after = \"0s\""),
+    ]
+    .concat();
+    bookshop::project_with("ailing_app", &configuration)
+}
+
+fn site(name: &str, chunks: &[&str], keys: &str) -> String {
+    format!(
+        "[sites.{name}]\n{keys}\ndispatch = {{ task = \"ailing.dispatch\", kwargs = {{ site = \"{{site}}\", \
+         job_id = \"{{job_id}}\", chunks = {chunks:?} }} }}\n"
+    )
+}
+
+fn free(project: &Project, site: &str) {
+    fs::write(project.file(&format!("{site}.free")), "").expect("free it");
+}
+
+fn times_begun(project: &Project, site: &str) -> usize {
+    let begun = fs::read_to_string(project.file(&format!("{site}.begun"))).unwrap_or_default();
+    begun.lines().count()
+}
+
+fn verdict(orch: &mut Orch<'_>, site: &str, health: &str) -> Value {
+    orch.wait_for("a verdict", |event| {
+        event["event"] == "site_verdict" && event["site"] == site && event["health"] == health
+    })
+}
+
+fn end_of<'a>(ended: &'a Ended, site: &str) -> &'a Value {
+    let ends = ended.events_of("site_finished");
+    ends.into_iter().find(|event| event["site"] == site).expect("its end")
+}
+
+/// Nothing of the site is queued, reserved or running, and something of the other is.
+fn expect_nothing_left_of(project: &Project, site: &str, other: &str) {
+    let tasks = project.orch_bare(&["celery", "tasks", "--json"]).finish();
+    assert!(!tasks.stdout.contains(&format!("\"{site}-")), "{}", tasks.stdout);
+    assert!(tasks.stdout.contains(&format!("\"{other}-")), "{}", tasks.stdout);
+}
+
+fn expect_fine(ended: &Ended, project: &Project) {
+    assert_eq!(end_of(ended, "fine")["status"], "complete");
+    assert_eq!(end_of(ended, "fine")["counts"]["completed_chunks"], 4);
+    assert_eq!(times_begun(project, "fine"), 1);
+    let verdicts = ended.events_of("site_verdict");
+    assert!(verdicts.iter().all(|event| event["site"] == "sick"), "{verdicts:?}");
+}
+
+#[test]
+fn a_stall_is_told_and_so_is_its_end() {
+    let project = project(&["fine", "fine", "stuck"], "stall_after = \"1s\"");
+    let mut orch = project.orch(&["run"]);
+    let stalled = verdict(&mut orch, "sick", "stalled");
+    assert_eq!(stalled["action"], "warn");
+    let reason = stalled["reason"].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("nothing has happened for 1")
+            && reason.contains("s (stall_after 1s), 1 of 3 chunks left, 1 task"),
+        "{reason}"
+    );
+    assert_eq!(stalled["vitals"]["window"], 2, "{stalled}");
+    assert!(stalled["vitals"]["chunk_p95_ms"].is_u64(), "{stalled}");
+    free(&project, "sick");
+    free(&project, "fine");
+    let ended = orch.finish();
+    ended.expect_code(0);
+    assert_eq!(end_of(&ended, "sick")["status"], "complete");
+    let told: Vec<&Value> = ended.events_of("site_verdict");
+    let told: Vec<&str> = told.iter().filter_map(|event| event["health"].as_str()).collect();
+    assert_eq!(told, ["stalled", "healthy"], "told when it changes, and only then");
+    assert!(
+        ended.stdout.contains("sick: stalled: nothing has happened for "),
+        "{}",
+        ended.stdout
+    );
+    assert!(ended.stdout.contains("was stalled"), "{}", ended.stdout);
+    expect_fine(&ended, &project);
+}
+
+#[test]
+fn a_stalled_attempt_that_is_cancelled_is_gone_and_a_retry_heals_it() {
+    let keys = "stall_after = \"1s\"\non_stalled = \"cancel\"\nretries = 1\nretry_backoff = \"0s\"";
+    let project = project(&["fine", "once", "once"], keys);
+    let mut orch = project.orch(&["run"]);
+    let retrying = orch.wait_for("the retry", |event| event["event"] == "site_retrying");
+    let reason = retrying["reason"].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("it was ended, being stalled: nothing has happened for 1"),
+        "{reason}"
+    );
+    orch.wait_for("its end", |event| {
+        event["event"] == "site_finished" && event["site"] == "sick"
+    });
+    expect_nothing_left_of(&project, "sick", "fine");
+    free(&project, "fine");
+    let ended = orch.finish();
+    ended.expect_code(0);
+    assert_eq!(end_of(&ended, "sick")["status"], "complete");
+    assert_eq!(times_begun(&project, "sick"), 2);
+    let verdicts = ended.events_of("site_verdict");
+    assert_eq!(verdicts[0]["action"], "cancel", "{verdicts:?}");
+    expect_fine(&ended, &project);
+}
+
+#[test]
+fn a_site_above_its_error_rate_is_told_and_goes_on() {
+    let chunks = ["bad", "bad", "bad", "bad", "fine", "stuck"];
+    let project = project(&chunks, "max_error_rate = 0.4\nstall_after = \"0s\"");
+    let mut orch = project.orch(&["run"]);
+    let failing = verdict(&mut orch, "sick", "failing");
+    assert_eq!(failing["action"], "warn");
+    let reason = failing["reason"].as_str().expect("a reason");
+    assert!(
+        reason.contains(" of the last ")
+            && reason.contains(" chunks failed (")
+            && reason.contains("more than max_error_rate 40 %"),
+        "{reason}"
+    );
+    assert_eq!(fs::exists(project.file("sick.free")).ok(), Some(false));
+    free(&project, "sick");
+    free(&project, "fine");
+    let ended = orch.finish();
+    ended.expect_code(1);
+    let end = end_of(&ended, "sick")["reason"].as_str().expect("why").to_owned();
+    assert!(end.starts_with("the chord failed"), "its own end, not orch's: {end}");
+    expect_fine(&ended, &project);
+}
+
+#[test]
+fn a_site_above_its_error_rate_that_is_to_fail_is_gone_and_not_retried() {
+    // Ten that fail are enough to tell; what stands behind them must not be left.
+    let mut chunks = vec!["bad"; 10];
+    chunks.extend(vec!["stuck"; 20]);
+    let keys = "max_error_rate = 0.3\non_failing = \"fail\"\nretries = 3\nretry_backoff = \"0s\"";
+    let project = project(&chunks, keys);
+    let mut orch = project.orch(&["run"]);
+    let end = orch.wait_for("its end", |event| {
+        event["event"] == "site_finished" && event["site"] == "sick"
+    });
+    assert_eq!(end["status"], "failed");
+    let reason = end["reason"].as_str().expect("why");
+    assert!(
+        reason.starts_with(
+            "it was ended, being failing: 10 of the last 10 chunks failed (100 %, more than max_error_rate 30 %)"
+        ),
+        "{reason}"
+    );
+    expect_nothing_left_of(&project, "sick", "fine");
+    free(&project, "fine");
+    let ended = orch.finish();
+    ended.expect_code(1);
+    assert_eq!(times_begun(&project, "sick"), 1, "it is not tried again");
+    let directory = ended.events[0]["directory"].as_str().expect("a directory");
+    let summary = fs::read_to_string(format!("{directory}/summary.json")).expect("summary.json");
+    let summary: Value = serde_json::from_str(&summary).expect("JSON");
+    assert_eq!(summary["sites"][0]["health"], "failing");
+    expect_fine(&ended, &project);
+}
