@@ -242,7 +242,7 @@ impl Scrape {
         let at_once = self.config.orch.max_parallel_sites;
         let expected = self.history.expected();
         let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
-            Ok(work) => work.in_view_of(&self.history, self.force),
+            Ok(work) => work.in_view_of(&self.history, self.force).refreshing(proxies.clone()),
             Err(error) => {
                 let failure = Failure::configuration("put the sites into an order").caused_by(&error);
                 return Ending::failed(failure);

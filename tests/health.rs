@@ -179,3 +179,35 @@ fn a_site_above_its_error_rate_that_is_to_fail_is_gone_and_not_retried() {
     assert_eq!(summary["sites"][0]["health"], "failing");
     expect_fine(&ended, &project);
 }
+
+#[test]
+fn sites_that_ask_for_fresh_proxies_share_one_refresh() {
+    let sick = ["bad", "bad", "bad", "bad", "stuck"];
+    let keys = "max_error_rate = 0.3\non_failing = \"refresh_proxies\"";
+    let configuration = [
+        BASE,
+        "[proxies]\nmin_usable = 0\nrefresh = [{ task = \"ailing.refresh\", kwargs = { file = \"live_proxies.json\" } }]\n",
+        &site("one", &sick, keys),
+        &site("two", &sick, keys),
+    ]
+    .concat();
+    let project = bookshop::project_with("ailing_app", &configuration);
+    let mut orch = project.orch(&["run"]);
+    for site in ["one", "two"] {
+        let failing = verdict(&mut orch, site, "failing");
+        assert_eq!(failing["action"], "refresh_proxies");
+    }
+    orch.wait_for("the refresh", |event| event["event"] == "proxy_refresh_finished");
+    free(&project, "one");
+    free(&project, "two");
+    let ended = orch.finish();
+    ended.expect_code(1);
+    assert_eq!(ended.events_of("proxy_refresh_started").len(), 1);
+    let refreshes = fs::read_to_string(project.file("refreshes")).expect("it was refreshed");
+    assert_eq!(refreshes.lines().count(), 1, "{refreshes}");
+    for site in ["one", "two"] {
+        let end = end_of(&ended, site)["reason"].as_str().expect("why").to_owned();
+        assert!(end.starts_with("the chord failed"), "it went on to its own end: {end}");
+        assert_eq!(times_begun(&project, site), 1);
+    }
+}

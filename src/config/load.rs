@@ -187,6 +187,12 @@ fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -
     if config.redis.mode == RedisMode::Off && config.celery.enabled {
         reading.report(read::celery_needs_redis(&root));
     }
+    let can_refresh = config.proxies.enabled && !config.proxies.refresh.is_empty();
+    if let (Some(at), false) = (*reading.asks_for_proxies.borrow(), can_refresh) {
+        let problem = Problem::new("the proxies cannot be refreshed");
+        let label = "`[proxies] refresh` names no task that would do it";
+        reading.report(problem.at(at, label));
+    }
     for section in ["orch", "ports", "sites"] {
         root.section(section);
     }

@@ -24,6 +24,8 @@ pub(super) struct Reading {
     pub after: RefCell<Vec<After>>,
     /// Every site that another depends on, with its place, for the checks that need all sites (`site_order`).
     pub site_needs: RefCell<Vec<SiteNeed>>,
+    /// The first place where a site is to have the proxies refreshed, for the check that they can be.
+    pub asks_for_proxies: RefCell<Option<Span>>,
     /// What a service lacks unless a oneshot before it makes it.
     pub unprepared: RefCell<Vec<(ServiceName, Problem)>>,
     /// Every key that was asked for, with its full path; names that the user chooses are `*`.
@@ -55,6 +57,7 @@ impl Reading {
             problems: Problems::default(),
             after: RefCell::default(),
             site_needs: RefCell::default(),
+            asks_for_proxies: RefCell::default(),
             unprepared: RefCell::default(),
             known: RefCell::default(),
         }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 
 use super::ghosts::Ghosts;
 use super::in_flight::InFlight;
+use super::refresh_asks::RefreshAsks;
 use super::stops::Stops;
 use crate::celery::Client;
 use crate::run::{JobSoFar, Recorder, Resumption, SiteName};
@@ -29,6 +30,8 @@ pub struct Context {
     pub earlier: Arc<BTreeMap<SiteName, JobSoFar>>,
     /// How long sites usually take.
     pub usual: Arc<BTreeMap<SiteName, Duration>>,
+    /// Sites that want fresh proxies.
+    pub refresh_asks: RefreshAsks,
     /// Sites that are to be stopped while the others go on.
     pub stops: Stops,
     pub(crate) in_flight: InFlight,
@@ -46,6 +49,7 @@ impl Context {
             ghosts: Ghosts::default(),
             earlier: Arc::default(),
             usual: Arc::default(),
+            refresh_asks: RefreshAsks::default(),
             stops: Stops::default(),
             in_flight: InFlight::default(),
         }

@@ -109,6 +109,11 @@ impl InFlight {
         self.inner().jobs.remove(root);
     }
 
+    /// The first task of each job that is followed, or was and has not ended.
+    pub fn roots(&self) -> Vec<TaskId> {
+        self.inner().jobs.keys().cloned().collect()
+    }
+
     /// The tasks of a job whose ids are known for sure; its first one, when it is not under way.
     pub fn tasks_of(&self, root: &TaskId) -> Vec<TaskId> {
         let inner = self.inner();

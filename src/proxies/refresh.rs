@@ -65,7 +65,8 @@ pub async fn ensure(context: &Context, config: &ProxiesConfig) -> Result<ProxyVe
     }
 }
 
-async fn refresh(
+/// Refreshes the pool, once more where that fails.
+pub(super) async fn refresh(
     context: &Context,
     desk: &Desk,
     config: &ProxiesConfig,

@@ -6,6 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::event::*;
+use super::health::{HealthAction, SiteHealth, SiteVitals};
 use super::ids::{JobId, RunId, ServiceName, SiteName};
 use super::resumption::{JobSoFar, Progress, Resumption, SiteSoFar};
 

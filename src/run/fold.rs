@@ -4,7 +4,8 @@
 
 use std::time::Duration;
 
-use super::event::{Event, EventKind, Level, SiteHealth, SiteStatus};
+use super::event::{Event, EventKind, Level, SiteStatus};
+use super::health::SiteHealth;
 use super::ids::{ServiceName, SiteName};
 use super::resumption::{Progress, SiteSoFar};
 use super::state::{

@@ -7,6 +7,7 @@ mod event;
 mod exit;
 mod feed;
 mod fold;
+mod health;
 mod history;
 mod ids;
 mod journal;
@@ -23,6 +24,7 @@ pub use directory::RunDirectory;
 pub use event::*;
 pub use exit::describe_exit;
 pub use feed::{Feed, Update};
+pub use health::{HealthAction, SiteHealth, SiteVitals};
 pub use history::{History, PastRun, PastSite, past_runs};
 pub use ids::{JobId, RunId, ServiceName, SiteName};
 #[cfg(any(test, feature = "fuzzing"))]

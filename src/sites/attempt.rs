@@ -312,7 +312,8 @@ impl<'a> Attempt<'a> {
             });
         };
         match action {
-            None | Some(HealthAction::Warn | HealthAction::RefreshProxies) => {}
+            None | Some(HealthAction::Warn) => {}
+            Some(HealthAction::RefreshProxies) => self.context.refresh_asks.ask(&self.site.name),
             Some(HealthAction::Cancel) => give_up(true),
             Some(HealthAction::Fail) => give_up(false),
         }

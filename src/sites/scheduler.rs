@@ -20,6 +20,7 @@ use super::standing::Standing;
 use super::work::{Parts, Work};
 use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};
+use crate::proxies::{end_refresh, refresh_when_asked};
 use crate::run::{EventKind, SiteStatus};
 
 /// Between two forecasts of the end, and how many times as long as one takes: at most half a percent of a core.
@@ -35,6 +36,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         agenda,
         known,
         standings,
+        proxies,
     } = work.into_parts();
     for site in &sites {
         context.in_flight.site_queued(&site.name);
@@ -75,8 +77,24 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         told_to_stop: HashSet::new(),
         lengths: Lengths::new(known),
     };
+    let refresh = async {
+        if let Some(proxies) = &proxies {
+            refresh_when_asked(context, &desk, proxies).await;
+        }
+        std::future::pending().await
+    };
+    let finish = async {
+        let reports = tokio::select! {
+            reports = run.finish(decisions) => reports,
+            never = refresh => never,
+        };
+        if proxies.is_some() {
+            end_refresh(context, &desk).await;
+        }
+        reports
+    };
     tokio::select! {
-        reports = run.finish(decisions) => reports,
+        reports = finish => reports,
         never = desk.serve() => match never {},
         never = leases.keep() => match never {},
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
 use super::standing::Standing;
-use crate::config::SiteConfig;
+use crate::config::{ProxiesConfig, SiteConfig};
 use crate::run::{History, SiteName};
 
 /// What a site is taken to last where no run has told, of any site.
@@ -22,6 +22,7 @@ pub struct Work {
     assumed: Duration,
     /// What the last runs mean for each, by its id.
     standings: Vec<Standing>,
+    proxies: Option<ProxiesConfig>,
 }
 
 impl Work {
@@ -78,6 +79,7 @@ impl Work {
             known,
             assumed,
             standings,
+            proxies: None,
         })
     }
 
@@ -87,6 +89,13 @@ impl Work {
         let standing = |site: &SiteConfig| Standing::of(site, history.of(&site.name), forced);
         let standings = self.sites.iter().map(standing).collect();
         Self { standings, ..self }
+    }
+
+    /// How the proxies are refreshed where a site asks for it; without this they are not.
+    #[must_use]
+    pub fn refreshing(self, proxies: ProxiesConfig) -> Self {
+        let proxies = Some(proxies).filter(|proxies| proxies.enabled && !proxies.refresh.is_empty());
+        Self { proxies, ..self }
     }
 
     /// In the order of their ids.
@@ -119,6 +128,7 @@ impl Work {
             agenda: self.agenda,
             known: self.known,
             standings: self.standings,
+            proxies: self.proxies,
         }
     }
 }
@@ -129,6 +139,7 @@ pub(super) struct Parts {
     pub agenda: Agenda,
     pub known: Vec<Option<Duration>>,
     pub standings: Vec<Standing>,
+    pub proxies: Option<ProxiesConfig>,
 }
 
 /// The median of what is known.

@@ -38,9 +38,15 @@ pub(super) fn health(section: &Section<'_>) -> HealthConfig {
 }
 
 fn action(item: &Item<'_>) -> Option<HealthAction> {
-    item.choice(&[
+    let action = item.choice(&[
         ("warn", HealthAction::Warn),
         ("cancel", HealthAction::Cancel),
         ("fail", HealthAction::Fail),
-    ])
+        ("refresh_proxies", HealthAction::RefreshProxies),
+    ])?;
+    if action == HealthAction::RefreshProxies {
+        let mut first = item.reading.asks_for_proxies.borrow_mut();
+        first.get_or_insert(item.span());
+    }
+    Some(action)
 }

@@ -1,0 +1,51 @@
+//! The one refresh of a run that its sites may ask for: the first that asks begins it, all that do share it.
+
+use std::time::Instant;
+
+use super::refresh::{ProxyVerdict, refresh};
+use crate::config::ProxiesConfig;
+use crate::follow::{Context, Desk, Manner, end_work};
+use crate::run::{EventKind, Level};
+
+/// Refreshes the pool once, when the first site asks for it, however many proxies are usable. The sites go on meanwhile,
+/// and whatever comes of it.
+pub async fn refresh_when_asked(context: &Context, desk: &Desk, config: &ProxiesConfig) {
+    let asked = context.refresh_asks.asked().await;
+    let notice = |level, message| context.recorder.emit(EventKind::Noticed { level, message });
+    if let Some(first) = asked.first() {
+        let message = format!("the proxies are refreshed, as {first} asks; once in a run, for all sites");
+        notice(Level::Info, message);
+    }
+    let deadline = Instant::now() + config.timeout;
+    match refresh(context, desk, config, deadline).await {
+        Ok(ProxyVerdict::Enough { .. }) => {}
+        Ok(ProxyVerdict::TooFew { usable, reason }) => notice(
+            Level::Warning,
+            format!(
+                "{usable} usable proxies, {} are wanted: {reason}; the sites go on",
+                config.min_usable
+            ),
+        ),
+        Err(error) => notice(Level::Warning, format!("the proxies are not refreshed: {error}")),
+    }
+}
+
+/// Ends a refresh that was dropped, since the sites that it was for have ended. The desk must be served meanwhile.
+pub async fn end_refresh(context: &Context, desk: &Desk) {
+    let roots = context.in_flight.roots();
+    let tasks: Vec<_> = roots.iter().flat_map(|root| context.in_flight.tasks_of(root)).collect();
+    if tasks.is_empty() {
+        return;
+    }
+    for root in &roots {
+        context.in_flight.forget_job(root);
+    }
+    let ended = end_work(context, desk, tasks, [], Manner::GENTLE).await;
+    if let Some(left) = ended.left {
+        tracing::warn!(left, "not all of the proxy refresh is known to be gone");
+    }
+    context.recorder.emit(EventKind::ProxyRefreshFailed {
+        reason: "all sites have ended before it did".to_owned(),
+        will_retry: false,
+    });
+}
