@@ -367,7 +367,7 @@ impl Orchestrator {
         if self.options.command != Command::Run {
             return History::default();
         }
-        History::read(&self.config.orch.state_dir).unwrap_or_else(|error| {
+        History::read_before(&self.config.orch.state_dir, &self.run_id).unwrap_or_else(|error| {
             tracing::warn!(%error, "earlier runs tell nothing of the sites");
             History::default()
         })

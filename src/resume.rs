@@ -91,6 +91,7 @@ mod tests {
                 run_id: (*id).into(),
                 journal: PathBuf::new(),
                 at: 0.0,
+                resumes: None,
             })
             .collect()
     }

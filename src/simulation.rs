@@ -181,7 +181,7 @@ mod tests {
                 elapsed: Duration::from_secs(*seconds),
                 counts: SiteCounts::default(),
                 reason: None,
-                dependency: None,
+                cause: None,
             };
             (SiteName::from(*name), result)
         };

@@ -7,7 +7,10 @@ mod support {
     pub mod orch;
 }
 
-use serde_json::Value;
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::DirBuilderExt;
+
+use serde_json::{Value, json};
 use support::bookshop;
 use support::orch::{Ended, Project};
 
@@ -145,7 +148,7 @@ fn a_site_that_fails_night_after_night_is_skipped_and_tried_again_from_time_to_t
     );
     let why = reason(&nights[3].2, "closed");
     assert!(
-        why.starts_with("it failed in its last 2 runs and once more")
+        why.starts_with("it failed in its last 3 runs (`skip_after_failures` is 2), the last time: ")
             && why.ends_with("tried again in 2 runs, or with --force"),
         "{why}"
     );
@@ -163,4 +166,97 @@ fn a_site_that_fails_night_after_night_is_skipped_and_tried_again_from_time_to_t
     assert_eq!((attempts, status.as_str()), (2, "failed"));
     up.signal(nix::sys::signal::Signal::SIGINT);
     up.finish().expect_code(130);
+}
+
+/// Journals of runs in which these sites ended so, the oldest first.
+fn write_nights(project: &Project, nights: &[Vec<Value>]) {
+    for (number, ends) in nights.iter().enumerate() {
+        let directory = project.state_dir().join(format!("runs/run{number}"));
+        let mut private = DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private.create(&directory).expect("make the run's directory");
+        let begun = json!({
+            "seq": 1, "at": 1000.0 + number as f64, "elapsed": 0.0, "event": "run_started", "format": 1,
+            "run_id": format!("run{number}"), "command": "run", "version": "0", "instance": "orch", "config": "orch.toml",
+            "directory": directory, "pid": 1, "guard_pid": 2, "services": [], "sites": [],
+        });
+        let ends = ends.iter().map(|end| {
+            let mut event = json!({"seq": 2, "at": 1.0, "elapsed": 1.0, "event": "site_finished", "elapsed_ms": 1000});
+            let fields = event.as_object_mut().expect("an object");
+            fields.extend(end.as_object().expect("an object").clone());
+            event.to_string()
+        });
+        let lines: Vec<String> = std::iter::once(begun.to_string()).chain(ends).collect();
+        fs::write(directory.join("journal.jsonl"), lines.join("\n") + "\n").expect("write the journal");
+    }
+}
+
+#[test]
+fn what_was_long_ago_is_not_forgotten_and_what_others_did_is_not_held_against_a_site() {
+    let project = project(&[
+        site("decayed", "2", "min_results = \"60%\""),
+        site("failing", "\"none\"", "skip_after_failures = 3"),
+        site("held", "1", "skip_after_failures = 3"),
+        site("free", "1", "min_results = 0\nskip_after_failures = 0"),
+    ]);
+    let configuration = fs::read_to_string(project.file("orch.toml")).expect("it is there");
+    let defaults = "[sites.defaults]\nmin_results = 5\nskip_after_failures = 1\n";
+    fs::write(project.file("orch.toml"), configuration + defaults).expect("it is written");
+    let failed = |site: &str, cause: Value| json!({"site": site, "status": "failed", "counts": {}, "reason": "closed", "cause": cause});
+    // `failing` was part of the oldest run alone, and has ended in none that is looked at.
+    let mut nights = vec![vec![failed("failing", json!({"by": "failure", "in_a_row": 4}))]];
+    nights.extend((0..9).map(|_| {
+        vec![
+            json!({"site": "decayed", "status": "degraded", "counts": {"results": 2},
+                   "cause": {"by": "too_few_results", "least": 60, "median": 100}}),
+            failed("held", json!({"by": "refused"})),
+            failed("free", json!({"by": "failure", "in_a_row": 9})),
+        ]
+    }));
+    write_nights(&project, &nights);
+
+    let listed = project.orch(&["sites", "--json"]).finish();
+    listed.expect_code(0);
+    let listed: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    let next = |name: &str| {
+        let sites = listed["sites"].as_array().expect("sites");
+        let site = sites.iter().find(|site| site["site"] == name).expect("it is there");
+        site["next"]["tries"].as_str().expect("text").to_owned()
+    };
+    let tries = ["decayed", "failing", "held", "free"].map(next);
+    assert_eq!(tries, ["as_configured", "skipped", "as_configured", "as_configured"]);
+    let table = project.orch(&["sites"]).finish();
+    let line = table.stdout.lines().find(|line| line.starts_with("failing"));
+    assert!(
+        line.is_some_and(|line| line.contains("next run: skipped: it failed in its last 4 runs")),
+        "{}",
+        table.stdout
+    );
+
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(1);
+    let expected = [
+        ("decayed", "degraded"),
+        ("failing", "skipped"),
+        ("free", "complete"),
+        ("held", "degraded"),
+    ];
+    assert_eq!(ends(&ended), pairs(expected));
+    assert_eq!(
+        reason(&ended, "decayed"),
+        "2 results, `min_results` is 60 % of the median of complete runs of long ago with 100: 60"
+    );
+    let end = |site: &str| {
+        let ends = ended.events_of("site_finished");
+        let end = ends.into_iter().find(|event| event["site"] == site);
+        end.expect("it has ended")["cause"].clone()
+    };
+    assert_eq!(
+        end("decayed"),
+        json!({"by": "too_few_results", "least": 60, "median": 100})
+    );
+    assert_eq!(
+        end("failing"),
+        json!({"by": "skipped_after_failures", "failures": 4, "runs": 1})
+    );
 }

@@ -10,6 +10,7 @@ use crate::config::{Config, SiteConfig};
 use crate::run::{
     History, Outcome, PastSite, RunState, SiteStatus, SiteView, Trend, each_event, local_time, past_runs,
 };
+use crate::sites::{Standing, Tries};
 use crate::ui::{site_word, span};
 
 const HEADINGS: [&str; 8] = ["SITE", "NOW", "LAST", "ENDED", "TIME", "RESULTS", "RUNS", "REASON"];
@@ -98,11 +99,28 @@ fn row(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Vec<Stri
             None => "-".to_owned(),
         }),
         results.iter().rev().map(|result| word(result.status).1).collect(),
-        of_last(&|last| {
-            let reason = last.reason.as_deref().unwrap_or_default();
-            reason.lines().next().unwrap_or_default().to_owned()
-        }),
+        reason(results.first(), &Standing::of(site, results, false)),
     ]
+}
+
+/// Why it ended so, and how the next run will try it where that is not as configured.
+fn reason(last: Option<&PastSite>, next: &Standing) -> String {
+    let last = last.map_or("-", |last| last.reason.as_deref().unwrap_or_default());
+    let last = last.lines().next().unwrap_or_default();
+    match &next.tries {
+        Tries::Closed => last.to_owned(),
+        Tries::Once => format!("{last}; next run: one attempt, since it failed in its last runs"),
+        // It says the last reason too.
+        Tries::Skipped(skip) => format!("next run: skipped: {}", skip.why),
+    }
+}
+
+fn next(standing: &Standing) -> Value {
+    match &standing.tries {
+        Tries::Closed => json!({ "tries": "as_configured" }),
+        Tries::Once => json!({ "tries": "once" }),
+        Tries::Skipped(skip) => json!({ "tries": "skipped", "reason": skip.why }),
+    }
 }
 
 /// Whole seconds of a wall clock; what is no time of ours is the first one.
@@ -123,6 +141,7 @@ fn object(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Value
                 "elapsed_seconds": result.elapsed.as_secs_f64(),
                 "counts": result.counts,
                 "reason": result.reason,
+                "cause": result.cause,
             })
         })
         .collect();
@@ -134,5 +153,7 @@ fn object(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Value
         "runs": runs,
         "time_change": trend.time,
         "results_change": trend.results,
+        // How a run that begins now would try it.
+        "next": next(&Standing::of(site, results, false)),
     })
 }

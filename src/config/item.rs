@@ -178,7 +178,7 @@ impl<'a> Item<'a> {
         self.report(self.problem(format!("`{}` is out of range", self.path), label))
     }
 
-    /// A share in hundredths: `"60%"`, 1 to 100.
+    /// A share in hundredths: `"60%"`, 1 to 100, of a key that may be a number as well.
     pub fn percent(&self) -> Option<u8> {
         let share = match &self.node.value {
             Value::Text(text) => text.trim().strip_suffix('%').and_then(|text| text.trim().parse().ok()),
@@ -186,7 +186,12 @@ impl<'a> Item<'a> {
         };
         let share = share.filter(|share| (1..=100).contains(share));
         if share.is_none() {
-            self.wrong("a share, `\"1%\"` to `\"100%\"`");
+            let title = format!("`{}` must be a number, or a share as text", self.path);
+            let help = format!("such as `{0} = 50` or `{0} = \"60%\"`", self.key());
+            self.reading.report(
+                self.problem(title, "no share: `1%` to `100%`, in whole hundredths")
+                    .help(help),
+            );
         }
         share
     }

@@ -312,9 +312,9 @@ pub struct SiteConfig {
     pub uses: BTreeMap<String, u32>,
     /// `tags`: what `tag:...` selects by.
     pub tags: Vec<String>,
-    /// `min_results`: with fewer the site counts as degraded.
+    /// `min_results`: with fewer the site counts as degraded. Default none.
     pub min_results: Option<MinResults>,
-    /// `skip_after_failures`: runs in a row in which it must have failed to be tried once and then skipped.
+    /// `skip_after_failures`: runs in a row in which it must have failed to be tried once and then skipped. Default none.
     pub skip_after_failures: Option<u32>,
     pub health: HealthConfig,
 }
@@ -341,9 +341,6 @@ pub enum MinResults {
     /// `"60%"`: so many hundredths of the median of the last complete runs.
     OfMedian(u8),
 }
-
-/// The greatest `skip_after_failures`: the runs that are looked at must show that it was reached, and what came after.
-pub const MOST_FAILURES: u32 = 8;
 
 /// What one site depends on; a site may be in several of the lists.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

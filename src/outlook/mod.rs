@@ -78,8 +78,8 @@ impl<'c> Outlook<'c> {
 
     /// Why it is not tried; `None` if it is, or at least one attempt is made.
     fn skipped(&self, site: SiteId) -> Option<String> {
-        if let Tries::Skipped(why) = &self.work.standings()[site.place()].tries {
-            return Some(why.clone());
+        if let Tries::Skipped(skip) = &self.work.standings()[site.place()].tries {
+            return Some(skip.why.clone());
         }
         match self.ends[site.place()] {
             Some((End::Skipped(cause), _)) => Some(format!("{} is", self.name(cause.site()))),

@@ -228,7 +228,7 @@ mod tests {
                 elapsed: Duration::from_secs(*seconds),
                 counts: SiteCounts::default(),
                 reason: Some("it is closed".to_owned()),
-                dependency: None,
+                cause: None,
             };
             (SiteName::from(*site), result)
         };
@@ -254,7 +254,7 @@ mod tests {
         let sites: Vec<_> = config.sites.iter().collect();
         let outlook = Outlook::new(&config, &sites, &history).unwrap();
         let lines: Vec<String> = outlook.rows().iter().map(|row| row.join("|")).collect();
-        let why = "it failed in its last 1 run and once more (`skip_after_failures`), the last time: it is closed; \
+        let why = "it failed in its last 2 runs (`skip_after_failures` is 1), the last time: it is closed; \
                    it is tried again in the next run, or with --force";
         assert_eq!(
             lines,

@@ -243,6 +243,15 @@ fn of_proxies() -> BoxedStrategy<EventKind> {
     .boxed()
 }
 
+fn cause() -> impl Strategy<Value = EndCause> {
+    prop_oneof![
+        any::<(u64, Option<u64>)>().prop_map(|(least, median)| EndCause::TooFewResults { least, median }),
+        any::<u32>().prop_map(|in_a_row| EndCause::Failure { in_a_row }),
+        Just(EndCause::Refused),
+        any::<(u32, u32)>().prop_map(|(failures, runs)| EndCause::SkippedAfterFailures { failures, runs }),
+    ]
+}
+
 fn of_sites() -> BoxedStrategy<EventKind> {
     let sources = vec![ProgressSource::Chord, ProgressSource::Keys, ProgressSource::Events];
     let ends = vec![
@@ -317,18 +326,19 @@ fn of_sites() -> BoxedStrategy<EventKind> {
             proptest::sample::select(ends),
             counts(),
             any::<u64>(),
-            (option::of(text()), option::of(site()))
+            (option::of(text()), option::of(site()), option::of(cause()))
         )
-            .prop_map(
-                |(site, status, counts, elapsed_ms, (reason, dependency))| EventKind::SiteFinished {
+            .prop_map(|(site, status, counts, elapsed_ms, (reason, dependency, cause))| {
+                EventKind::SiteFinished {
                     site,
                     status,
                     counts,
                     elapsed_ms,
                     reason,
                     dependency,
+                    cause,
                 }
-            ),
+            }),
     ]
     .boxed()
 }

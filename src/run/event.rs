@@ -90,6 +90,25 @@ pub enum SiteStatus {
     Skipped,
 }
 
+/// What a site's end tells the runs after it, beside its status: what they could else only guess from those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum EndCause {
+    /// Degraded: fewer results than `least`.
+    TooFewResults {
+        least: u64,
+        /// That of complete runs, of which `least` is a share.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        median: Option<u64>,
+    },
+    /// Failed, so many runs in a row with this one.
+    Failure { in_a_row: u32 },
+    /// Failed without having begun, since its lease could not be had: another run had it, or the broker was out of reach.
+    Refused,
+    /// Skipped after so many failures in a row; with this one so many runs have passed without it.
+    SkippedAfterFailures { failures: u32, runs: u32 },
+}
+
 /// Counts of one site's job as far as they are known; `None` is "not known", never zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteCounts {
@@ -461,9 +480,11 @@ pub enum EventKind {
         /// Why, unless it is complete.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         reason: Option<String>,
-        /// Of a skipped one: the site by whose end that was decided; `None`: by its own failures in earlier runs.
+        /// Of a skipped one: the site by whose end that was decided.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         dependency: Option<SiteName>,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        cause: Option<EndCause>,
     },
 }
 

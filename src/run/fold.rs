@@ -305,6 +305,7 @@ impl RunState {
                 elapsed_ms: _,
                 reason,
                 dependency,
+                cause,
             } => {
                 let view = self.site(site);
                 view.phase = match status {
@@ -319,6 +320,7 @@ impl RunState {
                 view.finished = Some(now);
                 view.reason.clone_from(reason);
                 view.dependency.clone_from(dependency);
+                view.cause = *cause;
             }
         }
     }

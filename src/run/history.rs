@@ -3,7 +3,7 @@
 //! Read from the journals that are kept, of which only the lines that tell a site's end are looked at. Not here: what is made
 //! of it (the schedule's expectations, `orch plan`, `orch sites`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::directory::RunDirectory;
 use serde::Deserialize;
 
-use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
+use super::event::{Command, EndCause, Event, EventKind, SiteCounts, SiteStatus};
 use super::ids::{RunId, SiteName};
 use super::journal::{each_line_told, first_event, is_being_written};
 
@@ -27,6 +27,8 @@ pub struct PastRun {
     pub journal: PathBuf,
     /// When it began, Unix seconds.
     pub at: f64,
+    /// The run that it continues.
+    pub resumes: Option<RunId>,
 }
 
 impl PastRun {
@@ -49,6 +51,7 @@ pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
                 EventKind::RunStarted {
                     run_id,
                     command: Command::Run,
+                    resumes,
                     ..
                 },
             ..
@@ -58,7 +61,13 @@ pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
             continue;
         };
         let journal = directory.journal();
-        found.push(PastRun { run_id, journal, at });
+        let resumes = resumes.map(|resumption| resumption.run_id);
+        found.push(PastRun {
+            run_id,
+            journal,
+            at,
+            resumes,
+        });
     }
     // The wall clock may have been set back between two runs: where it tells nothing the file's own time does.
     let modified = |run: &PastRun| std::fs::metadata(&run.journal).and_then(|file| file.modified()).ok();
@@ -82,7 +91,7 @@ pub struct PastSite {
     /// Why, unless it is complete.
     pub reason: Option<String>,
     /// As in the event.
-    pub dependency: Option<SiteName>,
+    pub cause: Option<EndCause>,
 }
 
 /// What is wanted of the event that tells a site's end.
@@ -98,7 +107,7 @@ struct SiteEnd {
     #[serde(default)]
     reason: Option<String>,
     #[serde(default)]
-    dependency: Option<SiteName>,
+    cause: Option<EndCause>,
 }
 
 #[derive(Deserialize)]
@@ -120,14 +129,39 @@ impl History {
     /// # Errors
     /// The runs cannot be listed; that there are none is no error.
     pub fn read(state_dir: &Path) -> io::Result<Self> {
+        Ok(Self::of_runs(past_runs(state_dir)?.iter().rev()))
+    }
+
+    /// What was told before this run, and before those that it continues: a night that goes on is one night.
+    ///
+    /// # Errors
+    /// As [`History::read`].
+    pub fn read_before(state_dir: &Path, run_id: &RunId) -> io::Result<Self> {
+        let runs = past_runs(state_dir)?;
+        let mut night = BTreeSet::new();
+        let mut next = Some(run_id);
+        // A run that is among them already ends the search, whatever a journal says.
+        while let Some(run_id) = next
+            && night.insert(run_id)
+        {
+            let run = runs.iter().find(|run| run.run_id == *run_id);
+            next = run.and_then(|run| run.resumes.as_ref());
+        }
+        Ok(Self::of_runs(
+            runs.iter().rev().filter(|run| !night.contains(&run.run_id)),
+        ))
+    }
+
+    /// The latest first.
+    fn of_runs<'r>(runs: impl Iterator<Item = &'r PastRun>) -> Self {
         let mut history = Self::default();
-        for run in past_runs(state_dir)?.iter().rev().take(RUNS) {
+        for run in runs.take(RUNS) {
             let read = each_line_told(&run.journal, "site_finished", |end| history.note(&run.run_id, end));
             if let Err(error) = read {
                 tracing::debug!(%error, "a run tells nothing of its sites");
             }
         }
-        Ok(history)
+        history
     }
 
     fn note(&mut self, run_id: &RunId, end: SiteEnd) {
@@ -138,7 +172,7 @@ impl History {
             elapsed: Duration::from_millis(end.elapsed_ms),
             counts: end.counts,
             reason: end.reason,
-            dependency: end.dependency,
+            cause: end.cause,
         });
     }
 
@@ -185,10 +219,18 @@ impl History {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::Recorder;
+    use crate::run::{Recorder, Resumption};
 
     fn run(state_dir: &Path, ends: &[(&str, SiteStatus, u64)]) -> Recorder {
-        let run_id = RunId::random();
+        continuing(state_dir, RunId::random(), None, ends)
+    }
+
+    fn continuing(
+        state_dir: &Path,
+        run_id: RunId,
+        other: Option<&RunId>,
+        ends: &[(&str, SiteStatus, u64)],
+    ) -> Recorder {
         let directory = RunDirectory::create(state_dir, &run_id).unwrap();
         let recorder = Recorder::create(&directory.journal()).unwrap();
         recorder.emit(EventKind::RunStarted {
@@ -203,7 +245,10 @@ mod tests {
             guard_pid: 2,
             services: Vec::new(),
             sites: Vec::new(),
-            resumes: None,
+            resumes: other.map(|run_id| Resumption {
+                run_id: run_id.clone(),
+                sites: Vec::new(),
+            }),
         });
         for (site, status, seconds) in ends {
             // Text that names the event is none.
@@ -222,6 +267,7 @@ mod tests {
                 elapsed_ms: seconds * 1000,
                 reason,
                 dependency: None,
+                cause: None,
             });
         }
         recorder
@@ -248,5 +294,39 @@ mod tests {
             .collect();
         assert_eq!(of_a, [40, 50, 20, 10, 30, 900], "the latest first");
         assert_eq!(history.of(&"b".into()).len(), nights.len());
+    }
+
+    #[test]
+    fn a_night_that_was_resumed_twice_is_one_night() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let ids = ["before", "first", "second", "third"].map(RunId::from);
+        for (place, id) in ids.iter().enumerate() {
+            let other = (place > 1).then(|| &ids[place - 1]);
+            let failed = [("a", SiteStatus::Failed, 1)];
+            drop(continuing(state_dir.path(), id.clone(), other, &failed));
+        }
+        let before = |run_id: &RunId| -> Vec<RunId> {
+            let history = History::read_before(state_dir.path(), run_id).unwrap();
+            let results = history.of(&"a".into()).iter();
+            results.map(|result| result.run_id.clone()).collect()
+        };
+        assert_eq!(before(&ids[3]), ids[..1]);
+        assert_eq!(before(&ids[2]), [ids[3].clone(), ids[0].clone()]);
+        assert_eq!(before(&"none".into()).len(), 4);
+        // A run that has begun takes no place among those that are looked at.
+        for number in 0..RUNS {
+            let failed = [("b", SiteStatus::Failed, 1)];
+            drop(continuing(
+                state_dir.path(),
+                format!("of b {number}").as_str().into(),
+                None,
+                &failed,
+            ));
+        }
+        let own = RunId::from("own");
+        let _own = continuing(state_dir.path(), own.clone(), None, &[]);
+        let of_b = |history: History| history.of(&"b".into()).len();
+        assert_eq!(of_b(History::read_before(state_dir.path(), &own).unwrap()), RUNS);
+        assert_eq!(of_b(History::read(state_dir.path()).unwrap()), RUNS - 1);
     }
 }

@@ -234,6 +234,7 @@ mod tests {
             elapsed_ms: 1,
             reason: None,
             dependency: None,
+            cause: None,
         }
     }
 

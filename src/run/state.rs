@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, StopReason};
+use super::event::{Command, EndCause, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, StopReason};
 use super::health::SiteHealth;
 use super::ids::{JobId, RunId, ServiceName, SiteName};
 use super::totals::Totals;
@@ -225,6 +225,8 @@ pub struct SiteView {
     pub worst: SiteHealth,
     /// Of a skipped site: the one by whose end that was decided.
     pub dependency: Option<SiteName>,
+    /// Of one that has ended: what that tells the runs after it.
+    pub cause: Option<EndCause>,
     /// `None` in a run that continues no other, and before it is known.
     pub resumed: Option<Resumed>,
 }
@@ -248,6 +250,7 @@ impl SiteView {
             ailment: None,
             worst: SiteHealth::Healthy,
             dependency: None,
+            cause: None,
             resumed: None,
         }
     }

@@ -65,7 +65,7 @@ mod tests {
                 ..SiteCounts::default()
             },
             reason: None,
-            dependency: None,
+            cause: None,
         };
         use SiteStatus::{Complete, Failed};
         let history = [

@@ -41,6 +41,7 @@ pub async fn cancel(context: &Context, workers: Workers) -> Vec<SiteReport> {
             reason: Some("the run was stopped".to_owned()),
             held_by: None,
             dependency: None,
+            cause: None,
         })
         .collect();
     for report in &reports {

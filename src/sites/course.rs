@@ -87,7 +87,7 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
         _ if under_way.is_some() => site.retries,
         Tries::Closed => site.retries,
         Tries::Once => 0,
-        Tries::Skipped(why) => return Step::Ended(Box::new(SiteReport::not_tried(&site.name, why))),
+        Tries::Skipped(skip) => return Step::Ended(Box::new(SiteReport::not_tried(&site.name, skip))),
     };
     let give_up = Instant::now() + PATIENCE;
     let refused = match take(context, around.desk, around.leases, site, give_up).await {
@@ -203,6 +203,7 @@ impl<'r> Begun<'r> {
             reason: Some(stopped_by(by)),
             held_by: None,
             dependency: None,
+            cause: None,
         })
     }
 
@@ -214,16 +215,19 @@ impl<'r> Begun<'r> {
         counts: SiteCounts,
     ) -> Step<'r> {
         self.lease.give_back().await;
-        let (status, reason) = match failure {
-            Some(failure) => (SiteStatus::Failed, Some(failure.reason().to_owned())),
+        let (status, reason, cause) = match failure {
+            Some(failure) => {
+                let reason = failure.reason().to_owned();
+                (SiteStatus::Failed, Some(reason), Some(self.standing.failure()))
+            }
             None => match self.standing.judge(counts) {
-                Yield::Enough => (SiteStatus::Complete, None),
-                Yield::Short(why) => (SiteStatus::Degraded, Some(why)),
+                Yield::Enough => (SiteStatus::Complete, None, None),
+                Yield::Short(short) => (SiteStatus::Degraded, Some(short.why), Some(short.cause)),
                 Yield::Unknown(why) => {
                     let message = format!("{}: {why}", site.name);
                     let level = Level::Warning;
                     around.context.recorder.emit(EventKind::Noticed { level, message });
-                    (SiteStatus::Complete, None)
+                    (SiteStatus::Complete, None, None)
                 }
             },
         };
@@ -236,6 +240,7 @@ impl<'r> Begun<'r> {
             reason,
             held_by: None,
             dependency: None,
+            cause,
         }))
     }
 }

@@ -26,6 +26,6 @@ pub use lease::{Holder, LeaseStore, Occupant, Outage, Terms};
 pub use registry::{Registry, RegistryStatus};
 pub use report::SiteReport;
 pub use scheduler::run_all;
-pub use standing::{Standing, Tries};
+pub use standing::{Skip, Standing, Tries};
 pub use values::{key_prefixes, values};
 pub use work::Work;

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use super::lease::{Occupant, Refused};
+use super::standing::Skip;
 use crate::follow::Asker;
-use crate::run::{EventKind, SiteCounts, SiteName, SiteStatus};
+use crate::run::{EndCause, EventKind, SiteCounts, SiteName, SiteStatus};
 
 /// How one site ended.
 #[derive(Clone, Debug, PartialEq)]
@@ -22,6 +23,8 @@ pub struct SiteReport {
     pub held_by: Option<Occupant>,
     /// The site by whose end it was decided that this one is skipped.
     pub dependency: Option<SiteName>,
+    /// What its end tells the runs after this one.
+    pub cause: Option<EndCause>,
 }
 
 impl SiteReport {
@@ -36,6 +39,7 @@ impl SiteReport {
             reason: Some(reason),
             held_by: None,
             dependency: None,
+            cause: None,
         }
     }
 
@@ -47,6 +51,7 @@ impl SiteReport {
                 Refused::Held(occupant) => Some(occupant),
                 Refused::Unreachable(_) => None,
             },
+            cause: Some(EndCause::Refused),
             ..report
         }
     }
@@ -60,8 +65,11 @@ impl SiteReport {
     }
 
     /// It has failed too often in earlier runs.
-    pub(super) fn not_tried(site: &SiteName, why: &str) -> Self {
-        Self::not_begun(site, SiteStatus::Skipped, why.to_owned())
+    pub(super) fn not_tried(site: &SiteName, skip: &Skip) -> Self {
+        Self {
+            cause: Some(skip.cause()),
+            ..Self::not_begun(site, SiteStatus::Skipped, skip.why.clone())
+        }
     }
 
     /// Somebody has asked for its stop before it began.
@@ -77,6 +85,7 @@ impl SiteReport {
             elapsed_ms: EventKind::millis(self.elapsed),
             reason: self.reason.clone(),
             dependency: self.dependency.clone(),
+            cause: self.cause,
         }
     }
 }

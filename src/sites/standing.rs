@@ -1,9 +1,11 @@
 //! What the last runs mean for a site of this one: whether it is tried at all, and how much it should yield.
 //!
-//! Pure, and a function of the configuration and the history alone: nothing else is remembered between nights.
+//! Pure, and a function of the configuration and the history alone: nothing else is remembered between nights. What a result of
+//! long ago meant is handed on in those after it ([`EndCause`]), so that it matters neither how many runs are looked at nor how
+//! many of them were of other sites.
 
 use crate::config::{MinResults, SiteConfig};
-use crate::run::{PastSite, SiteCounts, SiteStatus};
+use crate::run::{EndCause, PastSite, SiteCounts, SiteStatus};
 
 /// Complete results that a yield is compared with.
 const COMPARED_WITH: usize = 5;
@@ -12,7 +14,9 @@ const COMPARED_WITH: usize = 5;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     pub tries: Tries,
-    floor: Option<Floor>,
+    /// Runs in a row in which it has failed.
+    failures: u32,
+    least: Least,
 }
 
 /// How a site that has failed night after night is tried: a circuit breaker whose state is the history.
@@ -23,14 +27,36 @@ pub enum Tries {
     Closed,
     /// One attempt, since it failed in its last runs.
     Once,
-    /// None, for this reason.
-    Skipped(String),
+    /// None.
+    Skipped(Skip),
+}
+
+/// Why a site is not tried.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Skip {
+    pub why: String,
+    failures: u32,
+    /// Those that will have passed without it.
+    runs: u32,
+}
+
+/// How much a site should yield.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Least {
+    /// Nothing is asked for.
+    #[default]
+    Any,
+    /// A share of what no run has told.
+    NotYetKnown(String),
+    Results(Floor),
 }
 
 /// The least that a site should yield.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Floor {
     results: u64,
+    /// Of which it is a share.
+    median: Option<u64>,
     /// Where it comes from.
     why: String,
 }
@@ -41,113 +67,203 @@ pub enum Yield {
     Enough,
     /// It should be compared, and the app tells no number: why.
     Unknown(String),
-    /// Why it is too little.
-    Short(String),
+    Short(Shortfall),
+}
+
+/// Why a yield is too little.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shortfall {
+    pub why: String,
+    pub cause: EndCause,
+}
+
+impl Skip {
+    /// What the runs after this one have to know.
+    pub fn cause(&self) -> EndCause {
+        EndCause::SkippedAfterFailures {
+            failures: self.failures,
+            runs: self.runs,
+        }
+    }
 }
 
 impl Standing {
     /// Of a site, by its results, the latest first. `forced`: it is tried, whatever they were.
     pub fn of(site: &SiteConfig, results: &[PastSite], forced: bool) -> Self {
+        let streak = Streak::of(results);
         let tries = match site.skip_after_failures {
-            Some(limit) if !forced => tries(results, limit),
+            Some(limit) if !forced => streak.tries(limit),
             _ => Tries::Closed,
         };
-        let floor = site.min_results.and_then(|least| floor(least, results));
-        Self { tries, floor }
+        Self {
+            tries,
+            failures: streak.failures,
+            least: site.min_results.map_or(Least::Any, |least| Least::of(least, results)),
+        }
+    }
+
+    /// What a failure now tells the runs after this one.
+    pub fn failure(&self) -> EndCause {
+        EndCause::Failure {
+            in_a_row: self.failures.saturating_add(1),
+        }
     }
 
     /// Of a complete site that came to this.
     pub fn judge(&self, counts: SiteCounts) -> Yield {
-        let Some(Floor { results: least, why }) = &self.floor else {
-            return Yield::Enough;
-        };
         // A site that had no page to begin with has no result either.
         let nothing = counts.total_urls.filter(|urls| *urls == 0);
-        match counts.results.or(nothing) {
-            Some(results) if results >= *least => Yield::Enough,
-            Some(results) => {
+        let results = counts.results.or(nothing);
+        let not_told = |why: &str| Yield::Unknown(format!("how many results it has is not told, {why}"));
+        match (&self.least, results) {
+            (Least::Any, _) | (Least::NotYetKnown(_), Some(_)) => Yield::Enough,
+            (Least::NotYetKnown(why) | Least::Results(Floor { why, .. }), None) => not_told(why),
+            (Least::Results(floor), Some(results)) if results >= floor.results => Yield::Enough,
+            (Least::Results(floor), Some(results)) => {
                 let one = if results == 1 { "" } else { "s" };
-                Yield::Short(format!("{results} result{one}, {why}"))
+                Yield::Short(Shortfall {
+                    why: format!("{results} result{one}, {}", floor.why),
+                    cause: EndCause::TooFewResults {
+                        least: floor.results,
+                        median: floor.median,
+                    },
+                })
             }
-            None => Yield::Unknown(format!("how many results it has is not told, {why}")),
         }
     }
 }
 
-fn floor(least: MinResults, results: &[PastSite]) -> Option<Floor> {
-    match least {
-        MinResults::Count(least) => Some(Floor {
+impl Least {
+    fn of(least: MinResults, results: &[PastSite]) -> Self {
+        let percent = match least {
+            MinResults::Count(least) => {
+                return Least::Results(Floor {
+                    results: least,
+                    median: None,
+                    why: format!("`min_results` is {least}"),
+                });
+            }
+            MinResults::OfMedian(percent) => percent,
+        };
+        let Some((median, nights)) = usual(results) else {
+            return Least::NotYetKnown(format!("`min_results` is {percent} % of what complete runs have"));
+        };
+        // Rounded up: a share of something is not nothing.
+        let least = (u128::from(median) * u128::from(percent)).div_ceil(100);
+        let least = u64::try_from(least).unwrap_or(u64::MAX);
+        Least::Results(Floor {
             results: least,
-            why: format!("`min_results` is {least}"),
-        }),
-        MinResults::OfMedian(percent) => {
-            // What was degraded is no measure: a slow decay would hide itself.
-            let complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
-            let known = complete.filter_map(|result| result.counts.results);
-            let mut known: Vec<u64> = known.take(COMPARED_WITH).collect();
-            known.sort_unstable();
-            let median = *known.get(known.len() / 2)?;
-            // Rounded up: a share of something is not nothing.
-            let least = (u128::from(median) * u128::from(percent)).div_ceil(100);
-            let least = u64::try_from(least).unwrap_or(u64::MAX);
-            let nights = match known.len() {
-                1 => "its last complete run".to_owned(),
-                nights => format!("the median of its last {nights} complete runs"),
-            };
-            Some(Floor {
-                results: least,
-                why: format!("`min_results` is {percent} % of {nights} with {median}: {least}"),
-            })
-        }
+            median: Some(median),
+            why: format!("`min_results` is {percent} % of {nights} with {median}: {least}"),
+        })
     }
 }
 
-/// `limit` failures in a row: one more try, with one attempt. It fails: as many runs pass without it, then it is tried once
-/// again, and so on.
-fn tries(results: &[PastSite], limit: u32) -> Tries {
-    let limit = limit as usize;
-    // A stop, and the failure of another site, say nothing of this one.
-    let own = |result: &&PastSite| match result.status {
-        SiteStatus::Complete | SiteStatus::Degraded | SiteStatus::Failed => true,
-        SiteStatus::Skipped => result.dependency.is_none(),
-        SiteStatus::Cancelled => false,
-    };
-    let mut own = results.iter().filter(own).peekable();
-    let mut skipped = 0;
-    while own.next_if(|result| result.status == SiteStatus::Skipped).is_some() {
-        skipped += 1;
+/// The results that a site usually has, and which runs say so.
+fn usual(results: &[PastSite]) -> Option<(u64, String)> {
+    // What was degraded is no measure: a slow decay would hide itself.
+    let complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
+    let known = complete.filter_map(|result| result.counts.results);
+    let mut known: Vec<u64> = known.take(COMPARED_WITH).collect();
+    known.sort_unstable();
+    if let Some(median) = known.get(known.len() / 2) {
+        let nights = match known.len() {
+            1 => "its last complete run".to_owned(),
+            nights => format!("the median of its last {nights} complete runs"),
+        };
+        return Some((*median, nights));
     }
-    let last = own.peek().copied();
-    let mut failures = 0;
-    while own.next_if(|result| result.status == SiteStatus::Failed).is_some() {
-        failures += 1;
+    // So long ago that no complete run is looked at any more; that it was degraded ever since does not make it usual.
+    let handed_on = results.iter().find_map(|result| match result.cause {
+        Some(EndCause::TooFewResults { median, .. }) => median,
+        _ => None,
+    });
+    handed_on.map(|median| (median, "the median of complete runs of long ago".to_owned()))
+}
+
+/// How a site has failed until now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Streak<'r> {
+    /// Runs in a row.
+    failures: u32,
+    /// Those that have passed without it since.
+    passed: u32,
+    /// Of the last one, as far as it is known.
+    reason: Option<&'r str>,
+}
+
+impl<'r> Streak<'r> {
+    /// By its results, the latest first. A stop, the failure of another site and a lease that was not to be had say nothing of
+    /// this one.
+    fn of(results: &'r [PastSite]) -> Self {
+        let mut streak = Self::default();
+        for result in results {
+            match (result.status, result.cause) {
+                (SiteStatus::Complete | SiteStatus::Degraded, _) => break,
+                (SiteStatus::Failed, Some(EndCause::Refused)) | (SiteStatus::Cancelled, _) => {}
+                (SiteStatus::Failed, cause) => {
+                    streak.reason = streak.reason.or(result.reason.as_deref());
+                    if let Some(EndCause::Failure { in_a_row }) = cause {
+                        streak.failures = streak.failures.saturating_add(in_a_row);
+                        return streak;
+                    }
+                    streak.failures = streak.failures.saturating_add(1);
+                }
+                (SiteStatus::Skipped, Some(EndCause::SkippedAfterFailures { failures, runs })) => {
+                    if streak.failures == 0 {
+                        streak.passed = runs;
+                    }
+                    streak.failures = streak.failures.saturating_add(failures);
+                    streak.reason = streak.reason.or_else(|| last_failure(results));
+                    return streak;
+                }
+                (SiteStatus::Skipped, _) => {}
+            }
+        }
+        streak
     }
-    // The last try was one after such a pause.
-    let after_a_pause = own.peek().is_some_and(|result| result.status == SiteStatus::Skipped);
-    let is_open = skipped > 0 || (failures > 0 && after_a_pause) || failures > limit;
-    if is_open && skipped < limit {
-        let reason = last.and_then(|result| result.reason.as_deref()).unwrap_or("not known");
-        let reason = reason.lines().next().unwrap_or_default();
-        let next = match limit - skipped {
+
+    /// `limit` failures in a row: one more try, with one attempt. It fails: as many runs pass without it, then it is tried once
+    /// again, and so on.
+    fn tries(self, limit: u32) -> Tries {
+        let Self {
+            failures,
+            passed,
+            reason,
+        } = self;
+        if failures < limit {
+            return Tries::Closed;
+        }
+        if failures == limit || passed >= limit {
+            return Tries::Once;
+        }
+        let next = match limit - passed {
             1 => "in the next run".to_owned(),
             runs => format!("in {runs} runs"),
         };
-        let runs = if limit == 1 { "run" } else { "runs" };
-        return Tries::Skipped(format!(
-            "it failed in its last {limit} {runs} and once more (`skip_after_failures`), the last time: {reason}; it is tried \
-             again {next}, or with --force"
-        ));
+        let reason = reason.and_then(|reason| reason.lines().next());
+        let reason = reason.map_or_else(String::new, |reason| format!(", the last time: {reason}"));
+        Tries::Skipped(Skip {
+            why: format!(
+                "it failed in its last {failures} runs (`skip_after_failures` is {limit}){reason}; it is tried again {next}, \
+                 or with --force"
+            ),
+            failures,
+            runs: passed + 1,
+        })
     }
-    if is_open || failures == limit {
-        Tries::Once
-    } else {
-        Tries::Closed
-    }
+}
+
+fn last_failure(results: &[PastSite]) -> Option<&str> {
+    let failed = |result: &&PastSite| result.status == SiteStatus::Failed && result.cause != Some(EndCause::Refused);
+    results.iter().find(failed)?.reason.as_deref()
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -162,28 +278,47 @@ mod tests {
                 ..SiteCounts::default()
             },
             reason: Some("it is closed\nfor good".to_owned()),
-            dependency: None,
+            cause: None,
         }
     }
 
-    /// `.` complete, `d` degraded, `F` failed, `S` skipped by itself, `s` by another, `C` cancelled; the latest last.
-    fn night(letter: char) -> PastSite {
-        let status = match letter {
-            '.' => SiteStatus::Complete,
-            'd' => SiteStatus::Degraded,
-            'F' => SiteStatus::Failed,
-            'C' => SiteStatus::Cancelled,
-            _ => SiteStatus::Skipped,
+    /// A night that ends so after those before it (the latest first), as orch itself tells it: `.` complete, `d` degraded, `F`
+    /// failed, `R` refused, `S` skipped by itself, `s` by another, `C` cancelled; `f` failed, as an older journal says it.
+    fn night(letter: char, before: &[PastSite], limit: u32) -> PastSite {
+        let streak = Streak::of(before);
+        let standing = Standing {
+            failures: streak.failures,
+            ..Standing::default()
+        };
+        let (status, cause) = match letter {
+            '.' => (SiteStatus::Complete, None),
+            'd' => (SiteStatus::Degraded, None),
+            'f' => (SiteStatus::Failed, None),
+            'F' => (SiteStatus::Failed, Some(standing.failure())),
+            'R' => (SiteStatus::Failed, Some(EndCause::Refused)),
+            'C' => (SiteStatus::Cancelled, None),
+            'S' => match streak.tries(limit) {
+                Tries::Skipped(skip) => (SiteStatus::Skipped, Some(skip.cause())),
+                tries => panic!("not skipped but {tries:?}"),
+            },
+            _ => (SiteStatus::Skipped, None),
         };
         PastSite {
-            dependency: (letter == 's').then(|| "other".into()),
+            cause,
             ..result(status, None)
         }
     }
 
-    fn after(nights: &str, limit: u32) -> Tries {
-        let results: Vec<PastSite> = nights.chars().rev().map(night).collect();
-        tries(&results, limit)
+    /// The latest first.
+    fn nights(letters: &str, limit: u32) -> Vec<PastSite> {
+        letters.chars().fold(Vec::new(), |mut nights, letter| {
+            nights.insert(0, night(letter, &nights, limit));
+            nights
+        })
+    }
+
+    fn after(letters: &str, limit: u32) -> Tries {
+        Streak::of(&nights(letters, limit)).tries(limit)
     }
 
     #[test]
@@ -194,11 +329,17 @@ mod tests {
             (".FFF", "once"),
             // What others and people did to it does not count.
             ("FsFCF", "once"),
+            ("FFRR", "closed"),
+            ("RRRRR", "closed"),
+            ("FFFRF", "in 3 runs"),
             ("FFdFF", "closed"),
             ("FFF.", "closed"),
             ("FFFF", "in 3 runs"),
+            ("fff", "once"),
+            ("ffFf", "in 3 runs"),
             ("FFFFs", "in 3 runs"),
             ("FFFFS", "in 2 runs"),
+            ("FFFFSsC", "in 2 runs"),
             ("FFFFSS", "in the next run"),
             ("FFFFSSS", "once"),
             ("FFFFSSSF", "in 3 runs"),
@@ -213,7 +354,7 @@ mod tests {
             let seen = after(nights, 3);
             match (&seen, expected) {
                 (Tries::Closed, "closed") | (Tries::Once, "once") => {}
-                (Tries::Skipped(why), next) => {
+                (Tries::Skipped(Skip { why, .. }), next) => {
                     assert!(why.contains(&format!("tried again {next},")), "{nights}: {why}");
                     assert!(why.contains("the last time: it is closed;"), "{why}");
                 }
@@ -223,43 +364,77 @@ mod tests {
         assert_eq!(after("F", 1), Tries::Once);
         assert!(matches!(after("FF", 1), Tries::Skipped(_)));
         assert_eq!(after("FFS", 1), Tries::Once);
+        let Tries::Skipped(skip) = after("FFFFSSSFS", 3) else {
+            panic!("it is skipped")
+        };
+        assert!(skip.why.starts_with("it failed in its last 5 runs"), "{}", skip.why);
     }
 
-    #[test]
-    fn only_so_many_of_the_last_runs_have_to_be_known() {
-        // As the breaker itself makes them, for the largest limit: what the history still tells must give the same.
-        for limit in 1..=crate::config::MOST_FAILURES {
-            let mut nights = String::new();
-            for _ in 0..100 {
-                let known: String = nights.chars().rev().take(10).collect::<Vec<_>>().iter().rev().collect();
-                let (all, seen) = (after(&nights, limit), after(&known, limit));
-                assert_eq!(all, seen, "{limit}: {nights}");
-                nights.push(if matches!(all, Tries::Skipped(_)) { 'S' } else { 'F' });
+    proptest! {
+        /// Whatever happens to it, of ten looks or of one: a site that is skipped is tried again after `limit` runs, and the
+        /// latest result of its own alone says the same as all of them.
+        #[test]
+        fn the_latest_result_says_it_all(
+            limit in 1..12_u32,
+            known in 1..10_usize,
+            fates in proptest::collection::vec(proptest::sample::select(vec!['.', 'd', 'F', 'F', 'F', 'F', 'C', 's', 'R']), 0..120),
+        ) {
+            let mut all: Vec<PastSite> = Vec::new();
+            // By the definition, not by the code: failures in a row, and runs that have passed since the last.
+            let (mut failures, mut passed) = (0_u32, 0_u32);
+            for fate in fates {
+                let own: Vec<PastSite> = all
+                    .iter()
+                    .filter(|night| night.cause.is_some_and(|cause| cause != EndCause::Refused)
+                        || matches!(night.status, SiteStatus::Complete | SiteStatus::Degraded))
+                    .take(known)
+                    .cloned()
+                    .collect();
+                let (tries, seen) = (Streak::of(&all).tries(limit), Streak::of(&own).tries(limit));
+                match (&tries, &seen) {
+                    (Tries::Skipped(all), Tries::Skipped(seen)) => prop_assert_eq!(all.cause(), seen.cause()),
+                    _ => prop_assert_eq!(&tries, &seen),
+                }
+                let expected_to_skip = failures > limit && passed < limit;
+                prop_assert_eq!(matches!(tries, Tries::Skipped(_)), expected_to_skip);
+                prop_assert_eq!(tries == Tries::Closed, failures < limit);
+                // What others do to it comes first, as it does in a run.
+                let letter = if expected_to_skip && !matches!(fate, 's' | 'C') { 'S' } else { fate };
+                all.insert(0, night(letter, &all, limit));
+                match letter {
+                    '.' | 'd' => (failures, passed) = (0, 0),
+                    'F' => (failures, passed) = (failures + 1, 0),
+                    'S' => passed += 1,
+                    _ => {}
+                }
             }
-            let tried = nights.chars().filter(|night| *night == 'F').count();
-            let skipped = nights.len() - tried;
-            assert!(
-                skipped + 10 >= tried * limit as usize - (limit * limit) as usize,
-                "{nights}"
-            );
+        }
+    }
+
+    fn counts(results: Option<u64>) -> SiteCounts {
+        SiteCounts {
+            results,
+            ..SiteCounts::default()
+        }
+    }
+
+    fn standing(least: MinResults, history: &[PastSite]) -> Standing {
+        Standing {
+            least: Least::of(least, history),
+            ..Standing::default()
+        }
+    }
+
+    fn judged(least: MinResults, history: &[PastSite], results: Option<u64>) -> String {
+        match standing(least, history).judge(counts(results)) {
+            Yield::Enough => "enough".to_owned(),
+            Yield::Unknown(why) | Yield::Short(Shortfall { why, .. }) => why,
         }
     }
 
     #[test]
     fn the_yield_is_compared_with_what_is_configured_or_with_the_median_of_complete_runs() {
         use SiteStatus::{Complete, Degraded, Failed};
-        let counts = |results| SiteCounts {
-            results,
-            ..SiteCounts::default()
-        };
-        let judged = |least, history: &[PastSite], results| {
-            let floor = floor(least, history);
-            let tries = Tries::Closed;
-            match (Standing { tries, floor }).judge(counts(results)) {
-                Yield::Enough => "enough".to_owned(),
-                Yield::Unknown(why) | Yield::Short(why) => why,
-            }
-        };
         let history = [
             result(Degraded, Some(1)),
             result(Complete, Some(90)),
@@ -269,31 +444,71 @@ mod tests {
             result(Complete, Some(101)),
         ];
         let count = MinResults::Count(50);
-        assert_eq!(judged(count, &[], Some(50)), "enough");
-        assert_eq!(judged(count, &[], Some(1)), "1 result, `min_results` is 50");
-        assert_eq!(
-            judged(count, &[], None),
-            "how many results it has is not told, `min_results` is 50"
-        );
         let share = MinResults::OfMedian(60);
-        assert_eq!(judged(share, &[], Some(0)), "enough", "nothing to compare with");
-        assert_eq!(judged(share, &history, Some(61)), "enough");
-        assert_eq!(
-            judged(share, &history, Some(60)),
-            "60 results, `min_results` is 60 % of the median of its last 3 complete runs with 101: 61"
-        );
-        let least = Floor {
-            results: 1,
-            why: String::new(),
-        };
+        for (least, history, results, expected) in [
+            (count, &[][..], Some(50), "enough"),
+            (count, &[], Some(1), "1 result, `min_results` is 50"),
+            (
+                count,
+                &[],
+                None,
+                "how many results it has is not told, `min_results` is 50",
+            ),
+            // Nothing to compare with.
+            (share, &[], Some(0), "enough"),
+            (
+                share,
+                &[],
+                None,
+                "how many results it has is not told, `min_results` is 60 % of what complete runs have",
+            ),
+            (share, &history, Some(61), "enough"),
+            (
+                share,
+                &history,
+                Some(60),
+                "60 results, `min_results` is 60 % of the median of its last 3 complete runs with 101: 61",
+            ),
+        ] {
+            assert_eq!(judged(least, history, results), expected, "{least:?}");
+        }
         let empty = SiteCounts {
             total_urls: Some(0),
             ..SiteCounts::default()
         };
-        let standing = Standing {
-            tries: Tries::Closed,
-            floor: Some(least),
+        let yielded = standing(MinResults::Count(1), &[]).judge(empty);
+        assert!(matches!(yielded, Yield::Short(_)), "no pages, no results");
+    }
+
+    #[test]
+    fn a_decay_is_told_for_as_long_as_it_lasts() {
+        let share = MinResults::OfMedian(60);
+        let mut history = vec![result(SiteStatus::Complete, Some(100))];
+        let mut night = |results: u64| {
+            let yielded = standing(share, &history).judge(counts(Some(results)));
+            let (status, cause) = match &yielded {
+                Yield::Short(short) => (SiteStatus::Degraded, Some(short.cause)),
+                _ => (SiteStatus::Complete, None),
+            };
+            let ended = PastSite {
+                cause,
+                ..result(status, Some(results))
+            };
+            history.insert(0, ended);
+            // As many as are looked at.
+            history.truncate(10);
+            (status, yielded)
         };
-        assert!(matches!(standing.judge(empty), Yield::Short(_)), "no pages, no results");
+        for _ in 0..40 {
+            assert_eq!(night(59).0, SiteStatus::Degraded);
+        }
+        let (_, Yield::Short(short)) = night(59) else {
+            panic!("it is too little")
+        };
+        assert_eq!(
+            short.why,
+            "59 results, `min_results` is 60 % of the median of complete runs of long ago with 100: 60"
+        );
+        assert_eq!(night(60).0, SiteStatus::Complete);
     }
 }

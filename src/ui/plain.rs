@@ -337,6 +337,7 @@ impl PlainView {
                 elapsed_ms,
                 reason,
                 dependency: _,
+                cause: _,
             } => {
                 let word = match status {
                     SiteStatus::Complete => "COMPLETE",

@@ -47,6 +47,7 @@ mod tests {
             elapsed_ms: 1,
             reason: None,
             dependency: None,
+            cause: None,
         };
         let waiting = EventKind::SiteWaiting {
             site: name("last"),

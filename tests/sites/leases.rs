@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use orch::celery::Target;
 use orch::config::SiteConfig;
-use orch::run::{EventKind, RunId, SiteStatus};
+use orch::run::{EndCause, EventKind, RunId, SiteStatus};
 use orch::sites::{Holder, LeaseStore, Occupant, Outage, SiteReport, Terms, run_all};
 use serde_json::json;
 
@@ -85,8 +85,8 @@ fn a_held_site_is_refused_or_waited_for_and_its_token_rises() {
     });
     assert_eq!(first.status, SiteStatus::Complete, "{first:#?}");
     assert_eq!(
-        (refused.status, refused.attempts),
-        (SiteStatus::Failed, 0),
+        (refused.status, refused.attempts, refused.cause),
+        (SiteStatus::Failed, 0, Some(EndCause::Refused)),
         "{refused:#?}"
     );
     let Some(Occupant::Run(holder)) = &refused.held_by else {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::config::item::{Item, bad_name, json};
-use crate::config::model::{MOST_FAILURES, MinResults, Need, SiteConfig, SiteNeeds, TaskCall};
+use crate::config::model::{MinResults, Need, SiteConfig, SiteNeeds, TaskCall};
 use crate::config::problem::{Problem, nearest};
 use crate::config::section::{Reading, Section, SiteNeed};
 use crate::config::source::{SourceId, Span};
@@ -119,8 +119,13 @@ fn read(
         },
         uses: section.or("uses", BTreeMap::new(), |item| uses(item, resources)),
         tags: section.or("tags", Vec::new(), |item| item.list(Item::name)),
-        min_results: section.read("min_results", min_results),
-        skip_after_failures: section.read("skip_after_failures", |item| item.integer(1..=i64::from(MOST_FAILURES))),
+        // 0: what the defaults say does not hold for this site.
+        min_results: section
+            .read("min_results", min_results)
+            .filter(|least| *least != MinResults::Count(0)),
+        skip_after_failures: section
+            .read("skip_after_failures", |item| item.integer(0..=100))
+            .filter(|failures| *failures > 0),
         health: health::health(&section),
     };
     if is_site {
@@ -193,8 +198,8 @@ fn uses(item: &Item<'_>, resources: Option<&BTreeMap<String, u32>>) -> Option<BT
 /// A number of results, or a share of the usual.
 fn min_results(item: &Item<'_>) -> Option<MinResults> {
     match &item.node.value {
-        Value::Text(_) => item.percent().map(MinResults::OfMedian),
-        _ => item.integer(1..=i64::MAX).map(MinResults::Count),
+        Value::Text(text) if text.trim().parse::<i64>().is_err() => item.percent().map(MinResults::OfMedian),
+        _ => item.integer(0..=i64::MAX).map(MinResults::Count),
     }
 }
 
