@@ -327,6 +327,7 @@ impl Orchestrator {
             resumption: self.resumption.clone(),
             recorder: self.recorder.clone(),
             usable: supervisor.usable(),
+            workers: supervisor.on_demand(),
             task_holder_deaths: supervisor.task_holder_deaths(),
             connection,
             client,

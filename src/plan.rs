@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::celery::{Client, Kept, TaskId};
-use crate::config::{BeatMode, CommandKind, Config, RedisMode, SiteConfig, find_celery, find_redis_server};
+use crate::config::{BeatMode, CommandKind, Config, OwnWorker, RedisMode, SiteConfig, find_celery, find_redis_server};
 use crate::instance::InstanceFile;
 use crate::run::{Recorder, Resumption, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
-    Beat, Celery, CelerySetup, Command, Decision, Failure, Joined, Launcher, Program, Redis, RedisConnection,
-    StartOrder, celery_client, decide_redis, stop_ranks,
+    Beat, Celery, CelerySetup, Command, Decision, Duty, Failure, Joined, Launcher, Program, Redis, RedisConnection,
+    StartOrder, celery_client, decide_redis, site_node_begin, site_service_name, site_worker_settings, stop_ranks,
 };
 use crate::sites;
 
@@ -73,7 +73,8 @@ impl Plan {
         if let Some(instance) = &context.joined {
             return Self::join(&context, instance);
         }
-        let order = Self::order(&config);
+        let mut order = Self::order(&config);
+        add_site_workers(&mut order, &context);
         let last: ServiceName = "redis".into();
         let ranks = stop_ranks(&order, Some(&last));
         let rank = |name: &ServiceName| ranks.get(name).copied().unwrap_or(0);
@@ -121,8 +122,12 @@ impl Plan {
             let talk = celery_client(connection)?;
             let name: ServiceName = "celery".into();
             programs.push(Arc::new(Celery::new(CelerySetup {
+                name: name.clone(),
+                duty: Duty::All {
+                    own_queues: config.own_queues().map(str::to_owned).collect(),
+                },
                 config: &config.celery,
-                instance: &config.orch.instance,
+                node_begin: &config.orch.instance,
                 run_id: &context.run_id,
                 connection,
                 client: talk.clone(),
@@ -149,6 +154,7 @@ impl Plan {
                 );
                 programs.push(Arc::new(beat));
             }
+            programs.extend(site_workers(&context, connection, &talk, &program, rank));
             client = Some(talk);
         }
         let stop_bound = stop_bound(&config, &ranks);
@@ -163,35 +169,98 @@ impl Plan {
 
     /// The services of an instance that is up, all reused.
     fn join(context: &PlanContext, instance: &InstanceFile) -> Result<Self, Failure> {
-        let order = Self::order(&context.config);
+        let mut order = Self::order(&context.config);
         let detail = format!(
             "of the instance that is up (pid {}, run {})",
             instance.pid, instance.run_id
         );
-        let programs = order
+        let mut programs: Vec<Arc<dyn Program>> = order
             .sorted()
             .into_iter()
             .map(|name| Arc::new(Joined::new(name, detail.clone())) as Arc<dyn Program>)
             .collect();
+        let config = &context.config;
         let client = match &instance.redis {
-            Some(connection) if context.config.celery.enabled => Some(celery_client(connection)?),
+            Some(connection) if config.celery.enabled => Some(celery_client(connection)?),
             _ => None,
         };
+        // The workers of single sites are the run's own.
+        let mut stop_bound = Duration::ZERO;
+        if let (Some(connection), Some(client)) = (&instance.redis, &client)
+            && with_own_worker(context).next().is_some()
+        {
+            let program = celery_program(config, &context.base)?;
+            add_site_workers(&mut order, context);
+            programs.extend(site_workers(context, connection, client, &program, |_| 0));
+            stop_bound = config.celery.grace + config.celery.quit_grace;
+        }
         Ok(Self {
             programs,
             order,
             connection: instance.redis.clone(),
             client,
-            stop_bound: Duration::ZERO,
+            stop_bound,
         })
     }
+}
+
+/// Sites of the run with a worker of their own.
+fn with_own_worker(context: &PlanContext) -> impl Iterator<Item = (&SiteConfig, &OwnWorker)> {
+    let chosen: HashSet<&SiteName> = context.sites.iter().collect();
+    let sites = context.config.sites.iter();
+    let is_run = context.config.celery.enabled;
+    sites
+        .filter(move |site| is_run && chosen.contains(&site.name))
+        .filter_map(|site| Some((site, site.worker.as_ref()?)))
+}
+
+/// They start after what the worker of all starts after.
+fn add_site_workers(order: &mut StartOrder, context: &PlanContext) {
+    for (site, _) in with_own_worker(context) {
+        let after = context.config.celery.after.iter().cloned().chain(["redis".into()]);
+        order.add(site_service_name(&site.name), after);
+    }
+}
+
+fn site_workers(
+    context: &PlanContext,
+    connection: &RedisConnection,
+    client: &Client,
+    program: &Path,
+    rank: impl Fn(&ServiceName) -> u32,
+) -> Vec<Arc<dyn Program>> {
+    let config = &context.config;
+    let worker = |(site, own): (&SiteConfig, &OwnWorker)| {
+        let name = site_service_name(&site.name);
+        let mut required: BTreeSet<String> = config.celery.required_tasks.iter().cloned().collect();
+        required.insert(site.dispatch.task.clone());
+        required.extend(own.rate.iter().map(|rate| rate.task.clone()));
+        Arc::new(Celery::new(CelerySetup {
+            rank: rank(&name),
+            log: context.directory.log(name.as_str()),
+            name,
+            duty: Duty::Site { rate: own.rate.clone() },
+            config: &site_worker_settings(&config.celery, own),
+            node_begin: &site_node_begin(&config.orch.instance, &site.name),
+            run_id: &context.run_id,
+            connection,
+            client: client.clone(),
+            program: program.to_owned(),
+            base: &context.base,
+            required,
+            progress_patterns: Vec::new(),
+            kept: Kept::default(),
+            recorder: context.recorder.clone(),
+        })) as Arc<dyn Program>
+    };
+    with_own_worker(context).map(worker).collect()
 }
 
 /// The longest stop: rounds one after the other, in each the most patient service.
 fn stop_bound(config: &Config, ranks: &std::collections::BTreeMap<ServiceName, u32>) -> Duration {
     let grace = |name: &ServiceName| match name.as_str() {
         "redis" => config.redis.grace,
-        "celery" => config.celery.grace + config.celery.quit_grace,
+        name if name == "celery" || name.starts_with("celery@") => config.celery.grace + config.celery.quit_grace,
         _ => config
             .services
             .iter()

@@ -13,7 +13,7 @@ use crate::proxies::{self, ProxyVerdict};
 use crate::run::{
     EventKind, History, Level, Outcome, Progress, Recorder, Resumption, SiteName, SiteStatus, StopReason,
 };
-use crate::services::{Failure, RedisConnection, Usable, refused_connections, without_password};
+use crate::services::{Failure, OnDemand, RedisConnection, Usable, refused_connections, without_password};
 use crate::sites::{self, AllHeld, LeaseStore};
 use crate::stop_requests;
 
@@ -87,6 +87,8 @@ pub struct Scrape {
     pub history: History,
     /// Sites are tried however often they have failed.
     pub force: bool,
+    /// By whom the sites' own workers are had.
+    pub workers: OnDemand,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
     /// Where others ask for the stop of a site.
@@ -126,7 +128,8 @@ impl Scrape {
             self.recorder.clone(),
             self.config.celery.queues.clone(),
             self.task_holder_deaths.clone(),
-        );
+        )
+        .with_own_queues(self.config.own_queues().map(str::to_owned).collect());
         let context = match &self.resumption {
             Some(resumption) => context.continuing(resumption),
             None => context,
@@ -242,7 +245,10 @@ impl Scrape {
         let at_once = self.config.orch.max_parallel_sites;
         let expected = self.history.expected();
         let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
-            Ok(work) => work.in_view_of(&self.history, self.force).refreshing(proxies.clone()),
+            Ok(work) => work
+                .in_view_of(&self.history, self.force)
+                .refreshing(proxies.clone())
+                .with_workers(self.workers.clone()),
             Err(error) => {
                 let failure = Failure::configuration("put the sites into an order").caused_by(&error);
                 return Ending::failed(failure);

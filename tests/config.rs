@@ -542,3 +542,29 @@ fn colour_is_used_when_asked_for() {
     assert!(text(true).contains('\u{1b}'));
     assert!(!text(false).contains('\u{1b}'));
 }
+
+#[test]
+fn a_site_may_have_a_worker_of_its_own() {
+    let config = load(
+        "[celery]\napp = 'a'\n[sites.defaults]\ndispatch = { task = 't', queue = 'scraping' }\n[sites.shared]\n\
+         [sites.own]\nworkers = { concurrency = 3, max_tasks_per_child = 50 }\n\
+         rate = { task = 'chunk', limit = '30/m' }\n\
+         [sites.fewer]\nworkers = { concurrency = 3 }\nmax_chunks_in_flight = 2\n\
+         [sites.'number.bg']\nmax_chunks_in_flight = 4",
+    );
+    let queues = config.sites.iter().map(|site| site.dispatch.queue.as_deref());
+    let expected = ["scraping", "scrape.own", "scrape.fewer", "scrape.number.bg"];
+    assert_eq!(queues.collect::<Vec<_>>(), expected.map(Some));
+    let workers: Vec<_> = config.sites.iter().map(|site| site.worker.as_ref()).collect();
+    assert_eq!(workers[0], None);
+    let own = workers[1].expect("it has one");
+    assert_eq!((own.concurrency, own.max_tasks_per_child), (3, Some(50)));
+    assert_eq!(
+        own.rate.as_ref().map(|rate| rate.interval()),
+        Some(Duration::from_secs(2))
+    );
+    let slots = workers[2..]
+        .iter()
+        .map(|worker| worker.expect("it has one").concurrency);
+    assert_eq!(slots.collect::<Vec<_>>(), [2, 4]);
+}

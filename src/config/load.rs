@@ -193,6 +193,7 @@ fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -
         let label = "`[proxies] refresh` names no task that would do it";
         reading.report(problem.at(at, label));
     }
+    read::check_queues(&root, &config);
     for section in ["orch", "ports", "sites"] {
         root.section(section);
     }

@@ -32,6 +32,14 @@ pub struct Config {
     pub ports: BTreeMap<String, u16>,
 }
 
+impl Config {
+    /// The queues of all workers that do one site's tasks only.
+    pub fn own_queues(&self) -> impl Iterator<Item = &str> {
+        let workers = self.sites.iter().filter_map(|site| site.worker.as_ref());
+        workers.map(|worker| worker.queue.as_str())
+    }
+}
+
 /// `[orch]`
 #[derive(Clone, Debug, PartialEq)]
 pub struct OrchConfig {
@@ -317,6 +325,8 @@ pub struct SiteConfig {
     /// `skip_after_failures`: runs in a row in which it must have failed to be tried once and then skipped. Default none.
     pub skip_after_failures: Option<u32>,
     pub health: HealthConfig,
+    /// A worker of its own; its dispatch task goes to that one's queue then.
+    pub worker: Option<OwnWorker>,
 }
 
 /// What a site may do and still be well, and what is done when it is not.
@@ -340,6 +350,27 @@ pub enum MinResults {
     Count(u64),
     /// `"60%"`: so many hundredths of the median of the last complete runs.
     OfMedian(u8),
+}
+
+/// `workers = { ... }`, `max_chunks_in_flight`, `rate`: a Celery worker that does the tasks of one site and of no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnWorker {
+    /// `scrape.<site>`: nobody else consumes it.
+    pub queue: String,
+    /// Pool slots: no more of the site's tasks are at work at one time.
+    pub concurrency: usize,
+    /// A process of the pool is replaced after so many tasks.
+    pub max_tasks_per_child: Option<u32>,
+    /// How often a task of the site may begin.
+    pub rate: Option<RateLimit>,
+}
+
+/// `rate = { task = "...", limit = "30/m" }`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    pub task: String,
+    /// As Celery reads it: `10/s`, `30/m`, `100/h`.
+    pub limit: String,
 }
 
 /// What one site depends on; a site may be in several of the lists.

@@ -1,6 +1,6 @@
 //! What the proxies' and the sites' parts need from the rest of orch.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// The queues that workers consume; the first is where tasks go that name none.
     pub queues: Vec<String>,
+    /// The queues of workers that do one site's tasks only.
+    pub own_queues: Arc<BTreeSet<String>>,
     /// Rises with each death of a worker that orch owns.
     pub worker_deaths: watch::Receiver<u64>,
     /// Rises with each task of ours that fails, for whoever wants to look for the reason at once.
@@ -44,6 +46,7 @@ impl Context {
             celery,
             recorder,
             queues,
+            own_queues: Arc::default(),
             worker_deaths,
             task_failures,
             ghosts: Ghosts::default(),
@@ -52,6 +55,15 @@ impl Context {
             refresh_asks: RefreshAsks::default(),
             stops: Stops::default(),
             in_flight: InFlight::default(),
+        }
+    }
+
+    /// Knows that workers of these queues do one site's tasks only.
+    #[must_use]
+    pub fn with_own_queues(self, queues: BTreeSet<String>) -> Self {
+        Self {
+            own_queues: Arc::new(queues),
+            ..self
         }
     }
 

@@ -174,7 +174,7 @@ impl Desk {
         self.ledger().owner(task)
     }
 
-    /// Pool slots of all workers that answered last; 0 when none ever did.
+    /// Pool slots of all workers that answered last, but for those that do one site's tasks only; 0 when none ever did.
     pub fn slots(&self) -> u64 {
         self.slots.load(Ordering::Relaxed)
     }
@@ -420,7 +420,15 @@ impl Desk {
                 if !self.deaths().is_suspicious() {
                     self.pools().extend(pools);
                 }
-                let slots = replies.good().map(|(_, stats)| stats.pool_slots).sum();
+                let own = |node: &NodeName| {
+                    let consumed = queues.as_ref().ok().and_then(|replies| replies.of(node));
+                    consumed.is_some_and(|queues| {
+                        let mut names = queues.iter().map(|queue| &queue.name);
+                        !queues.is_empty() && names.all(|name| self.context.own_queues.contains(name))
+                    })
+                };
+                let shared = replies.good().filter(|(node, _)| !own(node));
+                let slots = shared.map(|(_, stats)| stats.pool_slots).sum();
                 self.slots.store(slots, Ordering::Relaxed);
             }
             Err(error) => tracing::debug!(%error, "pool slots cannot be counted"),

@@ -27,6 +27,8 @@ pub struct Errand {
     pub pool_file: Option<(PathBuf, Option<FileStamp>)>,
     /// So long nothing is heard of the job: workers are asked whether they are at it. `None`: nobody wants to know.
     pub look_after: Option<Duration>,
+    /// Pool slots that do the job's tasks, where it is known; else all are taken to.
+    pub slots: Option<u64>,
     /// Values that orch itself wrote under the app's names.
     pub ours: Arc<Mutex<Vec<Option<String>>>>,
 }

@@ -87,7 +87,7 @@ impl<'a> Follower<'a> {
     pub fn new(context: &'a Context, desk: &'a Desk, errand: Errand) -> Self {
         let page = Arc::new(desk.page(&errand.root));
         page.watch(&errand.dispatch);
-        let following = Following::begin(errand.rules.clone(), desk.slots());
+        let following = Following::begin(errand.rules.clone(), slots(&errand, desk));
         context
             .in_flight
             .note_job(&errand.root, &errand.dispatch, following.job());
@@ -188,7 +188,7 @@ impl<'a> Follower<'a> {
                 () = file_changed(&mut self.file_watch), if self.watches_file() => self.look_at_file(tell),
                 () = sleep_until(wake_at.into()) => {
                     self.look_at_file(tell);
-                    self.see(Input::SlotsCounted(self.desk.slots()), tell);
+                    self.see(Input::SlotsCounted(slots(&self.errand, self.desk)), tell);
                     self.see(Input::Tick, tell);
                 }
             }
@@ -555,6 +555,11 @@ impl<'a> Follower<'a> {
             .min()
             .unwrap_or_else(|| self.following.deadline())
     }
+}
+
+/// Pool slots that do the job's tasks, as far as is known.
+fn slots(errand: &Errand, desk: &Desk) -> u64 {
+    errand.slots.unwrap_or_else(|| desk.slots())
 }
 
 fn end_of(state: TaskState) -> Option<TaskEnd> {

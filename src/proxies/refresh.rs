@@ -167,6 +167,7 @@ async fn follow(
     let template = config.keys.clone();
     let pool_file: (PathBuf, Option<FileStamp>) = (config.file.clone(), FileStamp::of(&config.file));
     let errand = Errand {
+        slots: None,
         root,
         dispatch: dispatch.clone(),
         rules: Rules {

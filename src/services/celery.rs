@@ -1,4 +1,5 @@
-//! The Celery worker: reuse a healthy one of the same app, or start one and see that it is the right one.
+//! A Celery worker, of all sites or of one: reuse a healthy one of the same app, or start one and see that it is the right
+//! one.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,8 @@ use super::state::Role;
 use super::unknown_tasks::missing_tasks;
 use super::worker_command::{node_name, worker_argv};
 use super::worker_log::{Announced, BrokerAddress, announced_broker};
-use crate::celery::{Client, Kept, NodeName, Target};
-use crate::config::{BeatMode, CeleryConfig, LivenessConfig};
+use crate::celery::{Client, Control, Kept, NodeName, Target};
+use crate::config::{BeatMode, CeleryConfig, LivenessConfig, RateLimit};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::{EventKind, Level, Recorder, RunId, ServiceName};
 
@@ -36,13 +37,24 @@ const RUN_DIGITS: usize = 4;
 /// For the questions after readiness.
 const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Whose tasks a worker does.
+#[derive(Clone, Debug)]
+pub enum Duty {
+    /// Those of all. Before its first start it sees to what dead runs have left in its queues, and in these of others.
+    All { own_queues: Vec<String> },
+    /// Those of one site, at this rate, while somebody needs it.
+    Site { rate: Option<RateLimit> },
+}
+
 /// The worker as a service.
 pub struct Celery {
     name: ServiceName,
+    duty: Duty,
     config: CeleryConfig,
     connection: RedisConnection,
     client: Client,
-    instance: String,
+    /// What the node's name begins with.
+    node_begin: String,
     run_id: RunId,
     program: PathBuf,
     /// The node in use, ours or a reused one; known once a first look at who is there has been taken.
@@ -61,8 +73,11 @@ pub struct Celery {
 
 /// What it takes to build [`Celery`].
 pub struct CelerySetup<'a> {
+    pub name: ServiceName,
+    pub duty: Duty,
     pub config: &'a CeleryConfig,
-    pub instance: &'a str,
+    /// What the node's name begins with: such as the instance.
+    pub node_begin: &'a str,
     pub run_id: &'a RunId,
     pub connection: &'a RedisConnection,
     pub client: Client,
@@ -78,13 +93,13 @@ pub struct CelerySetup<'a> {
 }
 
 impl Celery {
-    /// The worker of this instance: node `<instance>@<host name>`, or `<instance>-<run id's begin>@<host name>` where
-    /// another worker has that name.
+    /// A worker with the node `<begin>@<host name>`, or `<begin>-<run id's begin>@<host name>` where another worker has
+    /// that name.
     pub fn new(setup: CelerySetup<'_>) -> Self {
         let CelerySetup { config, connection, .. } = setup;
         let environment = merge(setup.base, &config.env, &connection.environment());
         let order = SpawnOrder {
-            service: "celery".to_owned(),
+            service: setup.name.to_string(),
             argv: Vec::new(),
             environment,
             directory: config.directory.clone(),
@@ -105,11 +120,12 @@ impl Celery {
             },
         };
         Self {
-            name: "celery".into(),
+            name: setup.name,
+            duty: setup.duty,
             config: config.clone(),
             connection: connection.clone(),
             client: setup.client,
-            instance: setup.instance.to_owned(),
+            node_begin: setup.node_begin.to_owned(),
             run_id: setup.run_id.clone(),
             program: setup.program,
             node: OnceLock::new(),
@@ -140,7 +156,7 @@ impl Celery {
     }
 
     pub(super) fn node(&self) -> &NodeName {
-        self.node.get_or_init(|| node_name(&self.instance))
+        self.node.get_or_init(|| node_name(&self.node_begin))
     }
 
     /// Looks who is there already. A healthy worker of the same app is given to be reused; else this run's own gets a
@@ -153,7 +169,7 @@ impl Celery {
             .map_err(|error| self.not_told("whether they are there", &error))?;
         let nodes: Vec<NodeName> = pong.good().map(|(node, ())| node.clone()).collect();
         // Who listens and does not answer may be a busy solo worker of our name.
-        let name_is_free = !pong.is_incomplete() && !nodes.contains(&node_name(&self.instance));
+        let name_is_free = !pong.is_incomplete() && !nodes.contains(&node_name(&self.node_begin));
         let reusable = match nodes.is_empty() {
             true => None,
             false => self.find_reusable(nodes).await?,
@@ -162,7 +178,7 @@ impl Celery {
             self.node.set(node.clone()).ok();
         } else if !name_is_free {
             let begin: String = self.run_id.as_str().chars().take(RUN_DIGITS).collect();
-            self.node.set(node_name(&format!("{}-{begin}", self.instance))).ok();
+            self.node.set(node_name(&format!("{}-{begin}", self.node_begin))).ok();
         }
         Ok(reusable)
     }
@@ -211,6 +227,9 @@ impl Celery {
 
     /// Removes (owned Redis) or reports what dead runs left, before any worker exists that would take it up.
     async fn clear_leftovers(&self) -> Result<(), Failure> {
+        let Duty::All { own_queues } = &self.duty else {
+            return Ok(());
+        };
         let asked = |error: crate::celery::Error| {
             Failure::infrastructure(format!(
                 "clear what dead runs left in Redis on {}",
@@ -218,7 +237,13 @@ impl Celery {
             ))
             .because(error.to_string())
         };
-        let queues: Vec<&str> = self.config.queues.iter().map(String::as_str).collect();
+        let queues: Vec<&str> = self
+            .config
+            .queues
+            .iter()
+            .chain(own_queues)
+            .map(String::as_str)
+            .collect();
         let owned = self.connection.owned;
         let (left, progress) = if owned {
             let left = self.client.remove_leftovers(&queues, &self.kept).await.map_err(asked)?;
@@ -317,10 +342,48 @@ impl Celery {
         if !missing.is_empty() {
             return Err(missing_tasks(&missing, tasks));
         }
+        if let Duty::Site { rate } = &self.duty {
+            self.check_slots(stats.pool_slots)?;
+            if let Some(rate) = rate {
+                self.limit(rate, &control, &target).await?;
+            }
+        }
         if self.config.acks_late {
             late_acknowledgement::warn_of_unreached(&control, &target, &self.recorder).await;
         }
         Ok(format!("{} with {} pool slots", self.node(), stats.pool_slots))
+    }
+}
+
+impl Celery {
+    /// More slots than the site may have would be no limit.
+    fn check_slots(&self, slots: u64) -> Result<(), Failure> {
+        let wanted = self.config.concurrency;
+        if usize::try_from(slots).is_ok_and(|slots| slots <= wanted) {
+            return Ok(());
+        }
+        let what = format!(
+            "worker `{}` has {slots} pool slots, its site may have {wanted}",
+            self.node()
+        );
+        Err(Failure::configuration(what)
+            .with_log(&self.order.log)
+            .hint("take `--concurrency` and `--autoscale` out of `[celery] extra_args`"))
+    }
+
+    /// Celery keeps the limit in the worker's memory: it is set after each start.
+    async fn limit(&self, rate: &RateLimit, control: &Control, target: &Target) -> Result<(), Failure> {
+        let failed = |why: String| {
+            let what = format!("limit `{}` to {} in worker `{}`", rate.task, rate.limit, self.node());
+            Failure::infrastructure(what).because(why).with_log(&self.order.log)
+        };
+        let answered = control
+            .rate_limit(&rate.task, &rate.limit, target, QUESTION_PATIENCE)
+            .await;
+        match answered.map_err(|error| failed(error.to_string()))?.of(self.node()) {
+            Some(()) => Ok(()),
+            None => Err(failed(format!("no answer within {QUESTION_PATIENCE:?}"))),
+        }
     }
 }
 
@@ -364,6 +427,10 @@ impl Program for Celery {
 
     fn holds_tasks(&self) -> bool {
         true
+    }
+
+    fn is_on_demand(&self) -> bool {
+        matches!(self.duty, Duty::Site { .. })
     }
 
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {

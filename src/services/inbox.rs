@@ -1,8 +1,10 @@
-//! Where everything that happens to services arrives, in one order: the guard's reports and the probes' answers.
+//! Where everything that happens to services arrives, in one order: the guard's reports, the probes' answers, and who needs
+//! which.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::failure::Failure;
+use super::on_demand::Availability;
 use super::program::Prepared;
 use super::state::Input;
 use crate::guard::GuardEvent;
@@ -22,6 +24,24 @@ pub(super) enum Message {
         generation: u64,
         prepared: Result<Prepared, Failure>,
     },
+    /// A service that is up on demand is needed from now on.
+    Needed {
+        name: ServiceName,
+        tell: watch::Sender<Availability>,
+    },
+    NotNeeded {
+        name: ServiceName,
+    },
+}
+
+impl Message {
+    /// Tells who needs a service that there is none.
+    pub fn refuse(self) {
+        if let Message::Needed { name, tell } = self {
+            let failure = Failure::infrastructure(format!("there is no service `{name}`"));
+            tell.send_replace(Availability::GivenUp(failure));
+        }
+    }
 }
 
 /// Hands the guard's reports to the supervisor, from any thread.

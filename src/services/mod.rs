@@ -17,12 +17,14 @@ mod late_acknowledgement;
 mod launcher;
 mod listener;
 mod log_tail;
+mod on_demand;
 mod order;
 mod probe;
 mod program;
 mod redis;
 mod redis_probe;
 mod restart;
+mod site_worker;
 mod state;
 mod supervisor;
 mod unknown_tasks;
@@ -30,7 +32,7 @@ mod worker_command;
 mod worker_log;
 
 pub use beat::Beat;
-pub use celery::{Celery, CelerySetup, refused_connections, without_password};
+pub use celery::{Celery, CelerySetup, Duty, refused_connections, without_password};
 pub use command::Command;
 pub use connection::{RedisConnection, client as celery_client};
 pub use environment::{base_environment, merge as merge_environment};
@@ -39,8 +41,12 @@ pub use inbox::{GuardInbox, Inbox};
 pub use joined::Joined;
 pub use launcher::{Launcher, exit_status};
 pub use log_tail::last_lines;
+pub use on_demand::{Needed, OnDemand};
 pub use order::{StartOrder, stop_ranks};
 pub use program::{Boxed, Prepared, Program, Start};
 pub use redis::{Decision, Redis, decide as decide_redis};
+pub use site_worker::{
+    node_begin as site_node_begin, service_name as site_service_name, settings as site_worker_settings,
+};
 pub use state::{Action, Input, Role, Service, ServiceState, Then};
 pub use supervisor::{GivenUp, Supervisor, Usable};

@@ -57,6 +57,11 @@ pub trait Program: Send + Sync {
         false
     }
 
+    /// Whether it is up only while somebody needs it: then its failure is theirs, not the run's.
+    fn is_on_demand(&self) -> bool {
+        false
+    }
+
     /// Looks for a healthy one, and makes what the start needs.
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>>;
 

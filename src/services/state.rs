@@ -82,6 +82,8 @@ pub enum ServiceState {
 /// What follows once nothing of the dead process is left.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Then {
+    /// Nobody needs it: it waits until somebody does.
+    Rest,
     /// Ask the restart policy.
     Judge,
     /// The failure is final.
@@ -113,6 +115,10 @@ pub enum Input {
     Gone,
     /// The backoff is over.
     BackoffElapsed,
+    /// Somebody needs it anew: what was given up is tried again.
+    Needed,
+    /// Nobody needs it any more.
+    NotNeeded,
 }
 
 /// What to do about it, in this order.
@@ -337,6 +343,14 @@ impl Service {
                 },
                 Input::Gone,
             ) => match then {
+                Then::Rest => {
+                    let event = EventKind::ServiceStopped {
+                        service: self.name.clone(),
+                        status: status.unwrap_or(ExitStatus::Unknown),
+                    };
+                    self.has_been_ready = false;
+                    (S::Waiting, vec![Action::Emit(event)])
+                }
                 Then::Fail(failure) => self.fail(failure),
                 Then::Judge => self.judge(ready_for, reason, status.unwrap_or(ExitStatus::Unknown), now, random),
             },
@@ -351,6 +365,42 @@ impl Service {
                 (S::Reused { unhealthy: true }, vec![Action::Emit(event)])
             }
             (S::Reused { .. }, Input::LivenessPassed) => (S::Reused { unhealthy: false }, vec![]),
+
+            (S::Down | S::Failed, Input::Needed) => {
+                self.history = RestartHistory::default();
+                self.has_been_ready = false;
+                (S::Waiting, vec![])
+            }
+            (S::Preparing { .. } | S::BackingOff { .. }, Input::NotNeeded) => (
+                S::Waiting,
+                vec![
+                    Action::StopProbes,
+                    Action::Emit(EventKind::ServiceStopped {
+                        service: self.name.clone(),
+                        status: ExitStatus::Unknown,
+                    }),
+                ],
+            ),
+            (S::Starting { .. }, Input::NotNeeded) => self.rest(None),
+            (S::Ready { since, .. }, Input::NotNeeded) => self.rest(Some(now.duration_since(since))),
+            // Its end is under way already.
+            (
+                S::Ending {
+                    ready_for,
+                    reason,
+                    status,
+                    ..
+                },
+                Input::NotNeeded,
+            ) => (
+                S::Ending {
+                    ready_for,
+                    reason,
+                    status,
+                    then: Then::Rest,
+                },
+                vec![],
+            ),
 
             // What comes late - a probe's answer after the death it did not see, a report of what is already judged -
             // changes nothing. Listed by state, so that a new input has to be thought about.
@@ -377,7 +427,9 @@ impl Service {
                 | Input::LivenessFailed(_)
                 | Input::Exited(_)
                 | Input::Gone
-                | Input::BackoffElapsed,
+                | Input::BackoffElapsed
+                | Input::Needed
+                | Input::NotNeeded,
             ) => (state, vec![]),
         };
         self.state = next;
@@ -398,6 +450,20 @@ impl Service {
             failed_probes: 0,
         };
         (ready, vec![Action::Emit(event), Action::WatchLiveness])
+    }
+
+    /// Has it end because nobody needs it.
+    fn rest(&self, ready_for: Option<Duration>) -> (ServiceState, Vec<Action>) {
+        let event = EventKind::ServiceStopping {
+            service: self.name.clone(),
+        };
+        let ending = ServiceState::Ending {
+            ready_for,
+            reason: "nobody needs it".to_owned(),
+            status: None,
+            then: Then::Rest,
+        };
+        (ending, vec![Action::StopProbes, Action::Emit(event), Action::StopTree])
     }
 
     fn fail(&self, failure: Failure) -> (ServiceState, Vec<Action>) {
@@ -435,7 +501,7 @@ impl Service {
     fn died(&self, status: ExitStatus, ready_for: Option<Duration>, then: Then) -> (ServiceState, Vec<Action>) {
         let then = match then {
             Then::Fail(failure) => Then::Fail(failure.with_log(&self.log)),
-            Then::Judge => Then::Judge,
+            then @ (Then::Judge | Then::Rest) => then,
         };
         let event = EventKind::ServiceExited {
             service: self.name.clone(),

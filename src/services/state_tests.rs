@@ -169,7 +169,48 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(Input::Exited(ExitStatus::Code(0))),
         Just(Input::Gone),
         Just(Input::BackoffElapsed),
+        Just(Input::Needed),
+        Just(Input::NotNeeded),
     ]
+}
+
+#[test]
+fn what_nobody_needs_any_more_ends_and_rests_until_somebody_does() {
+    let mut service = daemon();
+    drive(&mut service, up());
+    let actions = drive(&mut service, [Input::NotNeeded]);
+    assert!(actions.contains(&Action::StopTree), "{actions:?}");
+    // Whatever its end, nobody judges it.
+    let actions = drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+    assert!(
+        matches!(actions.as_slice(), [Action::Emit(EventKind::ServiceStopped { .. })]),
+        "{actions:?}"
+    );
+    assert_eq!(service.state, ServiceState::Waiting);
+    drive(&mut service, up());
+    assert!(service.is_usable());
+
+    // Nor does one that is about to be started again come back.
+    let mut dead = daemon();
+    drive(&mut dead, up());
+    drive(&mut dead, [Input::Exited(KILLED), Input::NotNeeded, Input::Gone]);
+    assert_eq!(dead.state, ServiceState::Waiting);
+    let mut starting = daemon();
+    drive(&mut starting, [Input::DependenciesReady, Input::NotNeeded]);
+    assert_eq!(starting.state, ServiceState::Waiting);
+    assert!(drive(&mut starting, [Input::NotNeeded]).is_empty());
+}
+
+#[test]
+fn what_was_given_up_is_tried_again_for_who_needs_it_anew() {
+    let mut service = daemon();
+    let refused = Failure::infrastructure("no");
+    drive(&mut service, [Input::DependenciesReady, Input::PrepareFailed(refused)]);
+    drive(&mut service, [Input::NotNeeded]);
+    assert_eq!(service.state, ServiceState::Failed);
+    drive(&mut service, [Input::Needed]);
+    drive(&mut service, up());
+    assert!(service.is_usable());
 }
 
 proptest! {

@@ -14,6 +14,7 @@ use super::attention::{Waited, attend};
 use super::failure::Failure;
 use super::inbox::{Inbox, Message};
 use super::launcher::{Launcher, exit_status};
+use super::on_demand::{Availability, OnDemand};
 use super::order::StartOrder;
 use super::program::{Prepared, Program, Start};
 use super::state::{Action, Input, Service, ServiceState};
@@ -23,7 +24,7 @@ use crate::run::{EventKind, Level, Recorder, ServiceName};
 /// Which services can be used, for those who wait for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Usable {
-    /// All are (oneshots: have completed).
+    /// All that are needed are (oneshots: have completed).
     pub all: bool,
     /// Names of those that are.
     pub names: Vec<ServiceName>,
@@ -48,6 +49,20 @@ struct Entry {
     probe: Option<AbortHandle>,
     /// Length of its log before the last spawn: what stands before that was said by an earlier one.
     log_offset: u64,
+    demand: Demand,
+}
+
+/// Whether a service is to be up.
+enum Demand {
+    Always,
+    /// For as long as somebody needs it, who is told how it is.
+    On(Option<watch::Sender<Availability>>),
+}
+
+impl Demand {
+    fn is_wanted(&self) -> bool {
+        !matches!(self, Demand::On(None))
+    }
 }
 
 impl Drop for Entry {
@@ -83,6 +98,10 @@ impl Supervisor {
             .into_iter()
             .map(|program| Entry {
                 service: Service::new(program.name().clone(), program.role(), program.log().to_owned()),
+                demand: match program.is_on_demand() {
+                    true => Demand::On(None),
+                    false => Demand::Always,
+                },
                 program,
                 order: None,
                 generation: 0,
@@ -105,6 +124,11 @@ impl Supervisor {
     /// Who can be used, now and whenever it changes.
     pub fn usable(&self) -> watch::Receiver<Usable> {
         self.usable.subscribe()
+    }
+
+    /// By whom those are needed that are up on demand.
+    pub fn on_demand(&self) -> OnDemand {
+        OnDemand::new(self.inbox.sender.clone())
     }
 
     /// Deaths so far of processes that may have held tasks.
@@ -150,7 +174,7 @@ impl Supervisor {
             let waits = self
                 .entries
                 .get(index)
-                .is_some_and(|entry| entry.service.state == ServiceState::Waiting);
+                .is_some_and(|entry| entry.demand.is_wanted() && entry.service.state == ServiceState::Waiting);
             if waits && self.dependencies_are_usable(index) {
                 let given_up = self.step(index, Input::DependenciesReady);
                 if given_up.is_some() {
@@ -186,8 +210,12 @@ impl Supervisor {
             .filter(|entry| entry.service.is_usable())
             .map(|entry| entry.service.name.clone())
             .collect();
+        for entry in &self.entries {
+            entry.tell();
+        }
+        let all = |entry: &Entry| entry.service.is_usable() || !entry.demand.is_wanted();
         let now = Usable {
-            all: usable.len() == self.entries.len(),
+            all: self.entries.iter().all(all),
             names: usable,
             restarts: self.restarts,
         };
@@ -225,6 +253,28 @@ impl Supervisor {
                 };
                 self.step(index, input)
             }
+            Message::Needed { name, tell } => {
+                let Some(index) = self.find(name.as_str()) else {
+                    Message::Needed { name, tell }.refuse();
+                    return None;
+                };
+                if let Some(entry) = self.entries.get_mut(index)
+                    && let Demand::On(who) = &mut entry.demand
+                {
+                    *who = Some(tell);
+                }
+                self.step(index, Input::Needed)
+            }
+            Message::NotNeeded { name } => {
+                let index = self.find(name.as_str())?;
+                if let Some(entry) = self.entries.get_mut(index)
+                    && let Demand::On(who) = &mut entry.demand
+                {
+                    *who = None;
+                    return self.step(index, Input::NotNeeded);
+                }
+                None
+            }
         }
     }
 
@@ -248,7 +298,9 @@ impl Supervisor {
             }
             GuardEvent::Report(Report::Exited { service, ended, .. }) => {
                 let index = self.find(&service)?;
-                if self.entries.get(index).is_some_and(|entry| entry.program.holds_tasks()) {
+                // Who ends because nobody needs it has been left no task.
+                let may_have_lost = |entry: &Entry| entry.program.holds_tasks() && entry.demand.is_wanted();
+                if self.entries.get(index).is_some_and(may_have_lost) {
                     self.task_holder_deaths.send_modify(|deaths| *deaths += 1);
                 }
                 self.step(index, Input::Exited(exit_status(ended)))
@@ -419,7 +471,14 @@ impl Supervisor {
                 });
                 entry.probe = Some(task.abort_handle());
             }
-            Action::GiveUp(failure) => return Acted::GaveUp(GivenUp { service: name, failure }),
+            Action::GiveUp(failure) => match &mut entry.demand {
+                Demand::Always => return Acted::GaveUp(GivenUp { service: name, failure }),
+                Demand::On(who) => {
+                    if let Some(who) = who.take() {
+                        who.send_replace(Availability::GivenUp(failure));
+                    }
+                }
+            },
         }
         Acted::Done
     }
@@ -432,6 +491,20 @@ enum Acted {
 }
 
 impl Entry {
+    /// Tells who needs it how it is.
+    fn tell(&self) {
+        let Demand::On(Some(who)) = &self.demand else { return };
+        let now = match self.service.is_usable() {
+            true => Availability::Usable,
+            false => Availability::Coming,
+        };
+        who.send_if_modified(|before| {
+            let changed = *before != now;
+            *before = now;
+            changed
+        });
+    }
+
     /// Ends the question that is under way, so that at most one runs for a service.
     fn next_generation(&mut self) -> u64 {
         if let Some(probe) = self.probe.take() {

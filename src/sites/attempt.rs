@@ -15,7 +15,7 @@ use super::health::{Change, Health, Limits};
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
 use super::values::{app_prefix, argument_values};
 use crate::celery::{Link, Task, TaskId};
-use crate::config::SiteConfig;
+use crate::config::{Pace, SiteConfig};
 use crate::follow::{
     Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told, end_work, fill,
     placeholders, publish,
@@ -166,12 +166,13 @@ impl<'a> Attempt<'a> {
                 pool_file: false,
                 picked_up: self.is_published,
                 own_job_id: own_job_id.clone(),
-                pace: site.pace,
+                pace: self.pace(),
                 deadline: self.deadline,
             },
             keys_prefix: Box::new(move |job_id| app_prefix(&site, job_id)),
             pool_file: None,
             look_after: site_health.stall_after,
+            slots: self.site.worker.as_ref().map(|worker| worker.concurrency as u64),
             ours: Arc::clone(&self.ours),
         };
         self.desk.watch_queues(task.queue.clone());
@@ -213,6 +214,18 @@ impl<'a> Attempt<'a> {
             failure = self.is_given_up() => Err(failure),
             never = self.keep_registry() => match never {},
         }
+    }
+
+    /// Tasks that may begin at a rate only take that long, as it were.
+    fn pace(&self) -> Pace {
+        let mut pace = self.site.pace;
+        if let Some(worker) = &self.site.worker
+            && let Some(rate) = &worker.rate
+        {
+            let slots = u32::try_from(worker.concurrency).unwrap_or(u32::MAX);
+            pace.time_per_chunk = pace.time_per_chunk.max(rate.interval().saturating_mul(slots));
+        }
+        pace
     }
 
     fn task(&self) -> Result<Task, TemplateError> {

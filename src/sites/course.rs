@@ -11,16 +11,19 @@ use super::retry::pause_before_retry;
 use super::schedule::Pause;
 use super::standing::{Standing, Tries, Yield};
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
-use super::under_lease::{self, Came};
+use super::under_lease::{self, Came, Under};
 use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, Desk, Failure, Manner};
 use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteStatus};
+use crate::services::{Needed, OnDemand, site_service_name};
 
 /// What every turn of every site needs.
 pub(super) struct Surroundings<'r> {
     pub context: &'r Context,
     pub desk: &'r Desk,
     pub leases: &'r Leases,
+    /// By whom the sites' own workers are had.
+    pub workers: &'r OnDemand,
     /// Until when a site that another run has is waited for.
     pub wait_until: Instant,
 }
@@ -52,6 +55,8 @@ pub(super) struct Begun<'r> {
     /// An earlier run's job that is to be followed further first.
     under_way: Option<&'r JobSoFar>,
     lease: Lease<'r>,
+    /// Its own worker, if it is to have one, while it has its turn.
+    worker: Option<Needed>,
     /// When it wanted to go on, and what the last attempt came to.
     paused: Option<(Instant, Failure, SiteCounts)>,
 }
@@ -108,6 +113,7 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
                 standing,
                 under_way,
                 lease,
+                worker: None,
                 paused: None,
             };
             return go_on(Box::new(course), around, site).await;
@@ -151,16 +157,27 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         }
     }
     context.in_flight.site_begun(&site.name, course.begun, course.number);
+    course.worker = site
+        .worker
+        .as_ref()
+        .map(|_| around.workers.need(site_service_name(&site.name)));
     let picked_up = course.under_way.take();
     let (deadline, token) = (course.deadline, course.lease.token());
     let attempt = match picked_up {
         Some(job) => Attempt::picked_up(context, desk, site, job, deadline, token),
         None => Attempt::new(context, desk, site, course.number, deadline, token),
     };
-    let (failure, counts) = match under_lease::run(context, desk, &site.name, &course.lease, attempt).await {
+    let under = Under {
+        site: &site.name,
+        lease: &course.lease,
+        worker: course.worker.as_ref(),
+    };
+    let (failure, counts) = match under_lease::run(context, desk, under, attempt).await {
         Came::To(failure, counts) => (failure, counts),
+        // Its worker is there until nothing of it is under way.
         Came::Stopped(by) => return Step::Ended(course.stop(around, site, &by).await),
     };
+    course.worker = None;
     let Some(failure) = failure else {
         return course.end(around, site, None, counts).await;
     };

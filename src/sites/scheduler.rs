@@ -37,6 +37,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         known,
         standings,
         proxies,
+        workers,
     } = work.into_parts();
     for site in &sites {
         context.in_flight.site_queued(&site.name);
@@ -50,6 +51,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         context,
         desk: &desk,
         leases: &leases,
+        workers: &workers,
         wait_until,
     };
     for (site, id) in sites.iter().zip(agenda.sites()) {

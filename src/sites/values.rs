@@ -70,6 +70,7 @@ mod tests {
             min_results: None,
             skip_after_failures: None,
             health: Default::default(),
+            worker: None,
         }
     }
 

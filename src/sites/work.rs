@@ -8,6 +8,7 @@ use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
 use super::standing::Standing;
 use crate::config::{ProxiesConfig, SiteConfig};
 use crate::run::{History, SiteName};
+use crate::services::OnDemand;
 
 /// What a site is taken to last where no run has told, of any site.
 const TYPICAL: Duration = Duration::from_secs(60);
@@ -23,6 +24,8 @@ pub struct Work {
     /// What the last runs mean for each, by its id.
     standings: Vec<Standing>,
     proxies: Option<ProxiesConfig>,
+    /// By whom the sites' own workers are had.
+    workers: OnDemand,
 }
 
 impl Work {
@@ -80,6 +83,7 @@ impl Work {
             assumed,
             standings,
             proxies: None,
+            workers: OnDemand::default(),
         })
     }
 
@@ -96,6 +100,12 @@ impl Work {
     pub fn refreshing(self, proxies: ProxiesConfig) -> Self {
         let proxies = Some(proxies).filter(|proxies| proxies.enabled && !proxies.refresh.is_empty());
         Self { proxies, ..self }
+    }
+
+    /// Sites that have a worker of their own have it started here.
+    #[must_use]
+    pub fn with_workers(self, workers: OnDemand) -> Self {
+        Self { workers, ..self }
     }
 
     /// In the order of their ids.
@@ -129,6 +139,7 @@ impl Work {
             known: self.known,
             standings: self.standings,
             proxies: self.proxies,
+            workers: self.workers,
         }
     }
 }
@@ -140,6 +151,7 @@ pub(super) struct Parts {
     pub known: Vec<Option<Duration>>,
     pub standings: Vec<Standing>,
     pub proxies: Option<ProxiesConfig>,
+    pub workers: OnDemand,
 }
 
 /// The median of what is known.

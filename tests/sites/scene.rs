@@ -217,6 +217,7 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
         min_results: None,
         skip_after_failures: None,
         health: Default::default(),
+        worker: None,
     }
 }
 

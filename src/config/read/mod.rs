@@ -3,6 +3,7 @@
 mod celery;
 mod health;
 mod orch;
+mod own_worker;
 mod policy;
 mod probe;
 mod proxies;
@@ -14,6 +15,7 @@ mod task;
 
 pub(super) use celery::{celery, needs_redis as celery_needs_redis};
 pub(super) use orch::orch;
+pub(super) use own_worker::check_queues;
 pub(super) use proxies::proxies;
 pub(super) use redis::redis;
 pub(super) use services::services;

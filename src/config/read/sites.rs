@@ -15,6 +15,7 @@ use crate::config::tree::{Node, Table, Value};
 use crate::run::SiteName;
 
 use super::health;
+use super::own_worker::own_worker;
 use super::task;
 
 /// Names that orch fills in itself, in arguments. A prefix is that of the job: the same under any token.
@@ -91,7 +92,12 @@ fn read(
         true => section.required("dispatch", "\"module.task\"", |item| task::task(item).map(Some)),
         false => section.read("dispatch", |item| task::task(item).map(Some)).flatten(),
     };
-    let dispatch = dispatch.unwrap_or_else(nothing);
+    let mut dispatch = dispatch.unwrap_or_else(nothing);
+    let worker = own_worker(&section, name, is_site);
+    if let Some(worker) = &worker {
+        // A queue that is written in `[sites.defaults]` is for those that have no worker of their own.
+        dispatch.queue = Some(worker.queue.clone());
+    }
     let config = section.or("config", Map::new(), |item| {
         let entries = item.entries()?.into_iter();
         Some(
@@ -127,6 +133,7 @@ fn read(
             .read("skip_after_failures", |item| item.integer(0..=100))
             .filter(|failures| *failures > 0),
         health: health::health(&section),
+        worker,
     };
     if is_site {
         check_templates(&section, &site);

@@ -60,7 +60,7 @@ pub(super) fn task(item: &Item<'_>) -> Option<TaskCall> {
     Some(call)
 }
 
-fn task_name(item: &Item<'_>) -> Option<String> {
+pub(super) fn task_name(item: &Item<'_>) -> Option<String> {
     let name = item.line()?;
     if name.contains(|character: char| character.is_whitespace() || character == '(') {
         return item.report(item.problem(
