@@ -24,6 +24,7 @@ mod glob;
 mod graph;
 pub mod guard;
 mod instance;
+pub mod memory;
 pub mod orchestrator;
 mod outlook;
 mod plan;

@@ -248,7 +248,8 @@ impl Scrape {
             Ok(work) => work
                 .in_view_of(&self.history, self.force)
                 .refreshing(proxies.clone())
-                .with_workers(self.workers.clone()),
+                .with_workers(self.workers.clone())
+                .with_memory_reserve(self.config.orch.memory_reserve),
             Err(error) => {
                 let failure = Failure::configuration("put the sites into an order").caused_by(&error);
                 return Ending::failed(failure);

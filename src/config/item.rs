@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 use super::duration::{format_duration, parse_duration};
 use super::problem::{Problem, alternatives, nearest};
 use super::section::Reading;
+use super::size::parse_size;
 use super::source::Span;
 use super::tree::{Node, Table, Value};
 
@@ -216,6 +217,26 @@ impl<'a> Item<'a> {
         match parse_duration(text) {
             Ok(duration) => Some(duration),
             Err(error) => self.report(self.problem(format!("`{}` is not a duration", self.path), error.to_string())),
+        }
+    }
+
+    /// A size in bytes.
+    pub fn size(&self) -> Option<u64> {
+        let text = match &self.node.value {
+            Value::Text(text) => text.clone(),
+            Value::Integer(0) => return Some(0),
+            Value::Integer(number) if *number > 0 => {
+                let help = format!("a number needs a unit: `{} = \"{number}MiB\"`", self.key());
+                return self.wrong_with_help("a size such as `\"512MiB\"`", help);
+            }
+            _ => {
+                self.wrong("a size such as `\"512MiB\"`");
+                return None;
+            }
+        };
+        match parse_size(&text) {
+            Ok(bytes) => Some(bytes),
+            Err(error) => self.report(self.problem(format!("`{}` is not a size", self.path), error.to_string())),
         }
     }
 

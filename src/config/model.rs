@@ -53,6 +53,8 @@ pub struct OrchConfig {
     pub env_file_variables: Vec<(String, String)>,
     /// `max_parallel_sites`. Default 8.
     pub max_parallel_sites: usize,
+    /// `memory_reserve`: no further site begins while fewer bytes are available; 0: memory is no matter. Default 128MiB.
+    pub memory_reserve: u64,
     /// `lease`: how long a site stays taken when the run that holds it says nothing any more. Default 30s.
     pub lease: Duration,
     /// `strict`, `--strict`: a degraded site makes the exit code 1. Default false.

@@ -35,10 +35,7 @@ impl HeldGroup {
         if !is_plain(run_id) {
             return None;
         }
-        let own = own_directory(
-            &fs::read_to_string("/proc/self/cgroup").ok()?,
-            &fs::read_to_string("/proc/self/mountinfo").ok()?,
-        )?;
+        let own = own_group()?;
         remove_abandoned(&own);
         let group = RunGroup(own.join(format!("{PREFIX}{run_id}")));
         fs::create_dir(&group.0).ok()?;
@@ -182,6 +179,14 @@ fn is_plain(run_id: &str) -> bool {
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let mut file: File = OpenOptions::new().write(true).open(path)?;
     file.write_all(text.as_bytes())
+}
+
+/// The directory of the group that this process is in; `None` without cgroup v2.
+pub fn own_group() -> Option<PathBuf> {
+    own_directory(
+        &fs::read_to_string("/proc/self/cgroup").ok()?,
+        &fs::read_to_string("/proc/self/mountinfo").ok()?,
+    )
 }
 
 /// Where the group of a process is, from its `/proc/<pid>/cgroup` and `mountinfo`; `None` without cgroup v2.

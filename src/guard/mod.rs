@@ -18,6 +18,7 @@ mod strangers;
 mod sweep;
 mod sys;
 
+pub use cgroup::own_group as own_control_group;
 pub use client::{Error, Guard, GuardEvent, GuardHandle, GuardOptions, HurrySwitch, StopSummary};
 pub use init::init;
 use init::{GUARD_ARGUMENT, Hello, INITIALISED, RUN_ID_VARIABLE, SERVICE_VARIABLE};

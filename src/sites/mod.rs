@@ -8,6 +8,7 @@ mod end_site;
 mod forecast;
 mod health;
 mod lease;
+mod memory_watch;
 mod registry;
 mod report;
 mod retry;

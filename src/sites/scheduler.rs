@@ -9,17 +9,19 @@ use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::course::{Course, Step, Surroundings};
 use super::forecast::Lengths;
 use super::lease::{LeaseStore, Leases};
+use super::memory_watch::MemoryWatch;
 use super::report::SiteReport;
 use super::schedule::{Admission, Cause, Decision, End, Outcome, Schedule, SiteId, State};
 use super::standing::Standing;
 use super::work::{Parts, Work};
 use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};
+use crate::memory::Admissions;
 use crate::proxies::{end_refresh, refresh_when_asked};
 use crate::run::{EventKind, SiteStatus};
 
@@ -38,6 +40,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         standings,
         proxies,
         workers,
+        mut memory,
     } = work.into_parts();
     for site in &sites {
         context.in_flight.site_queued(&site.name);
@@ -67,12 +70,17 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         }
     }
     let begun = Instant::now();
-    let (schedule, decisions) = Schedule::begin(agenda, begun.elapsed());
+    let allowed = memory
+        .as_mut()
+        .map(|memory| memory.look(0, begun.elapsed(), &context.recorder));
+    let allowed = allowed.unwrap_or(Admissions::All);
+    let (schedule, decisions) = Schedule::begin_allowed(agenda, allowed, begun.elapsed());
     let run = Run {
         around: &around,
         sites: &sites,
         standings: &standings,
         schedule,
+        memory,
         begun,
         paused: sites.iter().map(|_| Some(Course::new())).collect(),
         reports: sites.iter().map(|_| None).collect(),
@@ -108,6 +116,7 @@ struct Run<'r> {
     sites: &'r [SiteConfig],
     standings: &'r [Standing],
     schedule: Schedule,
+    memory: Option<MemoryWatch>,
     begun: Instant,
     /// How far those have come that have no turn now.
     paused: Vec<Option<Course<'r>>>,
@@ -137,6 +146,8 @@ impl<'r> Run<'r> {
         // What was asked for before is not news.
         stops.mark_changed();
         let mut forecast_due = Instant::now();
+        let mut memory_due = interval(MemoryWatch::EVERY);
+        memory_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             for decision in std::mem::take(&mut decisions) {
                 match decision {
@@ -155,6 +166,7 @@ impl<'r> Run<'r> {
             if self.schedule.is_over() && turns.is_empty() {
                 break;
             }
+            let looks_at_memory = self.memory.is_some() && self.schedule.has_waiting();
             let due = self.schedule.next_due().map(|due| self.begun + due);
             decisions = tokio::select! {
                 biased;
@@ -181,6 +193,7 @@ impl<'r> Run<'r> {
                     forecast_due = Instant::now() + pause;
                     Vec::new()
                 }
+                _ = memory_due.tick(), if looks_at_memory => self.look_at_memory(),
                 // Nothing runs and nothing pauses: nothing would ever change.
                 else => break,
             };
@@ -204,6 +217,15 @@ impl<'r> Run<'r> {
                 }
             }
         }
+    }
+
+    fn look_at_memory(&mut self) -> Vec<Decision> {
+        let (running, now) = (self.schedule.running(), self.begun.elapsed());
+        let Some(memory) = &mut self.memory else {
+            return Vec::new();
+        };
+        let allowed = memory.look(running, now, &self.around.context.recorder);
+        self.schedule.allow(allowed, now)
     }
 
     /// Takes from the schedule what does not run; what does hears it itself.

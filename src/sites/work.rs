@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::memory_watch::MemoryWatch;
 use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
 use super::standing::Standing;
 use crate::config::{ProxiesConfig, SiteConfig};
@@ -26,6 +27,8 @@ pub struct Work {
     proxies: Option<ProxiesConfig>,
     /// By whom the sites' own workers are had.
     workers: OnDemand,
+    /// Whether there is memory for a further site; none: that is no matter.
+    memory: Option<MemoryWatch>,
 }
 
 impl Work {
@@ -84,6 +87,7 @@ impl Work {
             standings,
             proxies: None,
             workers: OnDemand::default(),
+            memory: None,
         })
     }
 
@@ -106,6 +110,15 @@ impl Work {
     #[must_use]
     pub fn with_workers(self, workers: OnDemand) -> Self {
         Self { workers, ..self }
+    }
+
+    /// Sites begin only while so many bytes of memory are available; 0: always.
+    #[must_use]
+    pub fn with_memory_reserve(self, reserve: u64) -> Self {
+        Self {
+            memory: MemoryWatch::new(reserve),
+            ..self
+        }
     }
 
     /// In the order of their ids.
@@ -140,6 +153,7 @@ impl Work {
             standings: self.standings,
             proxies: self.proxies,
             workers: self.workers,
+            memory: self.memory,
         }
     }
 }
@@ -152,6 +166,7 @@ pub(super) struct Parts {
     pub standings: Vec<Standing>,
     pub proxies: Option<ProxiesConfig>,
     pub workers: OnDemand,
+    pub memory: Option<MemoryWatch>,
 }
 
 /// The median of what is known.

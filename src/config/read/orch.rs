@@ -25,6 +25,7 @@ pub(in crate::config) fn orch(root: &Section<'_>) -> (OrchConfig, Option<Span>, 
         env_file: section.read("env_file", |item| item.path()),
         env_file_variables: Vec::new(),
         max_parallel_sites: section.or("max_parallel_sites", 8, |item| item.integer(1..=100_000)),
+        memory_reserve: section.or("memory_reserve", 128 << 20, Item::size),
         lease: section.or("lease", Duration::from_secs(30), |item| {
             item.duration_from(SHORTEST_LEASE)
         }),

@@ -9,6 +9,7 @@ use super::agenda::{Agenda, Kind};
 use super::queue::{Key, Queue};
 use super::room::{Claims, Room};
 use super::state::{Admission, Cause, Decision, End, Outcome, Pause, SiteId, State, Unmet};
+use crate::memory::Admissions;
 
 /// See the module. Moments are those since the begin of the run; one that lies before the last counts as the last.
 ///
@@ -23,6 +24,8 @@ pub struct Schedule {
     now: Duration,
     /// Sites that have not ended.
     left: usize,
+    /// How many may begin until the next word.
+    allowed: Admissions,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +39,11 @@ struct Site {
 impl Schedule {
     /// Begins; what may be done at once comes with it.
     pub fn begin(agenda: Agenda, now: Duration) -> (Self, Vec<Decision>) {
+        Self::begin_allowed(agenda, Admissions::All, now)
+    }
+
+    /// Begins while only so many sites may.
+    pub fn begin_allowed(agenda: Agenda, allowed: Admissions, now: Duration) -> (Self, Vec<Decision>) {
         let unmet = |site: SiteId| {
             let entry = agenda.entry(site);
             let count = |list: &[SiteId]| u32::try_from(list.len()).unwrap_or(u32::MAX);
@@ -60,6 +68,7 @@ impl Schedule {
             room: Room::new(agenda.limits()),
             pauses: BinaryHeap::new(),
             now,
+            allowed,
             agenda: Arc::new(agenda),
         };
         let mut decisions = Vec::new();
@@ -96,6 +105,22 @@ impl Schedule {
     pub fn next_due(&self) -> Option<Duration> {
         // What was cancelled while it paused is still in the heap, and does no harm there.
         self.pauses.peek().map(|Reverse((due, _))| *due)
+    }
+
+    /// Sites that have their turn.
+    pub fn running(&self) -> usize {
+        self.agenda.limits().places.get() - self.room.places()
+    }
+
+    /// Whether a site may still begin, now or later.
+    pub fn has_waiting(&self) -> bool {
+        self.left > self.running()
+    }
+
+    /// Lets so many sites begin until the next word; one that is not used is not kept.
+    pub fn allow(&mut self, allowed: Admissions, now: Duration) -> Vec<Decision> {
+        self.allowed = allowed;
+        self.pass(now)
     }
 
     /// A site that had its turn has ended.
@@ -247,7 +272,8 @@ impl Schedule {
     fn admit(&mut self, decisions: &mut Vec<Decision>) {
         let mut claims = Claims::none(self.agenda.limits());
         let mut last = None;
-        while self.room.has_a_place()
+        while self.allowed != Admissions::None
+            && self.room.has_a_place()
             && let Some((key, demand)) = self.queue.next(last)
         {
             last = Some((key, demand));
@@ -259,6 +285,9 @@ impl Schedule {
                 self.queue.remove(key, demand);
                 self.sites[site.place()].state = State::Running { since: self.now };
                 decisions.push(Decision::Admit(Admission(site)));
+                if self.allowed == Admissions::One {
+                    self.allowed = Admissions::None;
+                }
             } else {
                 claims.add(uses, self.room.expected_for(uses, self.now));
             }

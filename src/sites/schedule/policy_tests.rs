@@ -157,3 +157,29 @@ fn a_turn_of_another_schedule_changes_nothing() {
     assert_eq!(schedule.end(turn, Outcome::Complete, Duration::ZERO), []);
     assert!(!schedule.is_over());
 }
+
+#[test]
+fn only_as_many_begin_as_are_allowed_and_the_rest_later() {
+    use crate::memory::Admissions;
+
+    let agenda = Agenda::new(vec![Entry::default(); 4], limits(3, &[])).unwrap();
+    let admitted = |decisions: Vec<Decision>| -> Vec<Admission> {
+        let admit = |decision| match decision {
+            Decision::Admit(turn) => Some(turn),
+            Decision::Queue(_) | Decision::Skip(..) => None,
+        };
+        decisions.into_iter().filter_map(admit).collect()
+    };
+    let (mut schedule, decisions) = Schedule::begin_allowed(agenda, Admissions::None, seconds(0));
+    assert!(admitted(decisions).is_empty());
+    assert!(schedule.has_waiting() && schedule.running() == 0);
+    let mut first = admitted(schedule.allow(Admissions::One, seconds(1)));
+    assert_eq!((first.len(), schedule.running()), (1, 1));
+    assert!(admitted(schedule.pass(seconds(2))).is_empty(), "one is one");
+    // What ends makes room, and nothing more.
+    let ended = schedule.end(first.remove(0), Outcome::Complete, seconds(3));
+    assert!(admitted(ended).is_empty());
+    let rest = admitted(schedule.allow(Admissions::All, seconds(4)));
+    assert_eq!(rest.len(), 3);
+    assert!(!schedule.has_waiting());
+}

@@ -26,6 +26,11 @@ impl Room {
         }
     }
 
+    /// Free places.
+    pub fn places(&self) -> usize {
+        self.places
+    }
+
     pub fn has_a_place(&self) -> bool {
         self.places > 0
     }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::agenda::Agenda;
 use super::machine::Schedule;
 use super::state::{Admission, Decision, End, Outcome, Pause, SiteId};
+use crate::memory::Admissions;
 
 /// What comes of one turn of a site.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,9 @@ pub fn expected_end(schedule: &Schedule, now: Duration, lasts: impl Fn(SiteId) -
     for (turn, _) in schedule.turns() {
         virtual_run.begin(turn);
     }
-    virtual_run.finish(Vec::new());
+    // How long there will be no memory for further ones nobody knows.
+    let decisions = virtual_run.schedule.allow(Admissions::All, now);
+    virtual_run.finish(decisions);
     virtual_run.trace.makespan
 }
 

@@ -1,0 +1,88 @@
+//! Limits of memory: no further site begins while it is short, and what waits begins in the end.
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+use serde_json::Value;
+use support::bookshop;
+use support::orch::{Ended, Project};
+
+/// `orch` and `celery` are further lines of their sections; each site has a name, chunks of so many seconds that hold so many
+/// MiB, and further lines.
+fn project(orch: &str, celery: &str, sites: &[(&str, u32, f64, u32, &str)]) -> Project {
+    let mut configuration = format!(
+        "[orch]\ninstance = \"limits\"\n{orch}\n[redis]\nport = 0\nmode = \"own\"\n\
+         [celery]\napp = \"limits_app\"\nconcurrency = 4\nacks_late = true\n{celery}\n"
+    );
+    for (name, chunks, seconds, mebibytes, more) in sites {
+        configuration.push_str(&format!(
+            "[sites.{name}]\n{more}\ndispatch = {{ task = \"limits.dispatch\", kwargs = {{ site = \"{{site}}\", job_id = \
+             \"{{job_id}}\", chunks = {chunks}, seconds = {seconds:?}, mebibytes = {mebibytes} }} }}\n"
+        ));
+    }
+    bookshop::project_with("limits_app", &configuration)
+}
+
+/// Places in the journal of what is told and holds this text.
+fn told(ended: &Ended, text: &str) -> Vec<usize> {
+    let holds = |event: &Value| event["message"].as_str().is_some_and(|message| message.contains(text));
+    let events = ended.events.iter().enumerate();
+    events
+        .filter(|(_, event)| holds(event))
+        .map(|(place, _)| place)
+        .collect()
+}
+
+/// Places of the events of a kind.
+fn places(ended: &Ended, kind: &str) -> Vec<usize> {
+    let events = ended.events.iter().enumerate();
+    events
+        .filter(|(_, event)| event["event"] == kind)
+        .map(|(place, _)| place)
+        .collect()
+}
+
+#[test]
+fn while_memory_is_short_one_site_at_a_time_begins_after_a_while_and_the_reason_is_told_once() {
+    // More than any machine has.
+    let sites = [("books", 1, 0.1, 0, ""), ("quotes", 1, 0.1, 0, "")];
+    let project = project("memory_reserve = \"1000TiB\"", "", &sites);
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(0);
+    let shut = told(&ended, "no further site begins: ");
+    assert_eq!(shut.len(), 1, "{:#?}", ended.events);
+    let reason = ended.events[shut[0]]["message"].as_str().expect("why");
+    assert!(
+        reason.ends_with(" of memory are available, `memory_reserve` is 1024000.0 GiB"),
+        "{reason}"
+    );
+    let all_the_same = told(&ended, "a site begins all the same");
+    let (dispatched, finished) = (places(&ended, "site_dispatched"), places(&ended, "site_finished"));
+    // It is told, one begins, it ends, and so on.
+    let order = [
+        shut[0],
+        all_the_same[0],
+        dispatched[0],
+        finished[0],
+        all_the_same[1],
+        dispatched[1],
+        finished[1],
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+}
+
+#[test]
+fn nobody_waits_where_memory_is_no_matter_or_enough() {
+    for reserve in ["\"0\"", "\"1MiB\""] {
+        let sites = [("books", 1, 0.1, 0, ""), ("quotes", 1, 0.1, 0, "")];
+        let project = project(&format!("memory_reserve = {reserve}"), "", &sites);
+        let ended = project.orch(&["run"]).finish();
+        ended.expect_code(0);
+        assert!(told(&ended, "no further site begins").is_empty());
+        assert!(places(&ended, "site_dispatched")[1] < places(&ended, "site_finished")[0]);
+    }
+}
