@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::end_site::end_site;
 use super::health::{Change, Health, Limits};
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
+use super::standing::{Standing, Yield};
 use super::values::{app_prefix, argument_values};
 use crate::celery::{Link, Task, TaskId};
 use crate::config::{Pace, SiteConfig};
@@ -32,6 +33,7 @@ pub(super) struct Attempt<'a> {
     context: &'a Context,
     desk: &'a Desk,
     site: &'a SiteConfig,
+    standing: &'a Standing,
     /// 1 for the first.
     number: u32,
     deadline: Instant,
@@ -64,6 +66,7 @@ impl<'a> Attempt<'a> {
         context: &'a Context,
         desk: &'a Desk,
         site: &'a SiteConfig,
+        standing: &'a Standing,
         number: u32,
         deadline: Instant,
         fencing_token: u64,
@@ -77,6 +80,7 @@ impl<'a> Attempt<'a> {
             context,
             desk,
             site,
+            standing,
             number,
             deadline,
             fencing_token,
@@ -95,11 +99,12 @@ impl<'a> Attempt<'a> {
         context: &'a Context,
         desk: &'a Desk,
         site: &'a SiteConfig,
+        standing: &'a Standing,
         job: &JobSoFar,
         deadline: Instant,
         fencing_token: u64,
     ) -> Self {
-        let new = Self::new(context, desk, site, job.attempt, deadline, fencing_token);
+        let new = Self::new(context, desk, site, standing, job.attempt, deadline, fencing_token);
         Self {
             task: TaskId::from(job.task_id.as_str()),
             is_published: true,
@@ -419,7 +424,15 @@ impl<'a> Attempt<'a> {
         } else {
             RegistryStatus::Failed
         };
-        if let Err(error) = self.registry(job_id).write(client, status, ending.counts).await {
+        let registry = self.registry(job_id);
+        let written = async {
+            // First: who sees that it is complete finds this as well.
+            if let (None, Yield::Short(short)) = (&ending.failure, self.standing.judge(ending.counts)) {
+                registry.tell_degraded(client, &short.why).await?;
+            }
+            registry.write(client, status, ending.counts).await
+        };
+        if let Err(error) = written.await {
             tracing::warn!(site = %self.site.name, %error, "the registry cannot be written");
         }
     }

@@ -164,8 +164,8 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
     let picked_up = course.under_way.take();
     let (deadline, token) = (course.deadline, course.lease.token());
     let attempt = match picked_up {
-        Some(job) => Attempt::picked_up(context, desk, site, job, deadline, token),
-        None => Attempt::new(context, desk, site, course.number, deadline, token),
+        Some(job) => Attempt::picked_up(context, desk, site, course.standing, job, deadline, token),
+        None => Attempt::new(context, desk, site, course.standing, course.number, deadline, token),
     };
     let under = Under {
         site: &site.name,

@@ -124,6 +124,19 @@ impl Registry {
         Ok(values.into_iter().zip(&answers).map(written).collect())
     }
 
+    /// Says why the job's site counts as degraded, in the key `degraded`. Its status is COMPLETE all the same: whoever waits
+    /// for the end knows the six words of the registry, and would wait for ever for a seventh.
+    pub async fn tell_degraded(&self, client: &Client, why: &str) -> celery::Result<()> {
+        let mut set = redis::pipe();
+        set.cmd("SET")
+            .arg(format!("{}degraded", self.prefix))
+            .arg(why)
+            .arg("EX")
+            .arg(TIME_TO_LIVE.as_secs())
+            .ignore();
+        client.backend_query("write the registry of a job", &set).await
+    }
+
     /// Keeps the keys alive.
     pub async fn renew(&self, client: &Client) -> celery::Result<()> {
         let mut commands = redis::pipe();

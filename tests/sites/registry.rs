@@ -1,5 +1,6 @@
 //! The registry keys that orch writes, beside an app's own.
 
+use orch::config::MinResults;
 use orch::run::{EventKind, SiteStatus};
 use serde_json::json;
 
@@ -59,4 +60,39 @@ fn the_registry_tells_every_job_and_leaves_the_apps_keys_alone() {
 
     let broken = format!("scrape_broken:{}:", job_id(&scene, "broken"));
     assert_eq!(scene.key(&format!("{broken}status")).as_deref(), Some("FAILED"));
+}
+
+#[test]
+fn a_degraded_job_is_complete_with_the_reason_beside() {
+    let scene = Scene::new();
+    let mut few = dispatched("few", json!({}));
+    few.min_results = Some(MinResults::Count(7));
+    let mut enough = dispatched("enough", json!({}));
+    enough.min_results = Some(MinResults::Count(6));
+    // What fails is not degraded besides.
+    let mut failed = dispatched("failed", json!({"fail": true}));
+    failed.min_results = Some(MinResults::Count(1));
+    let reports = run(run_all(&scene.context, vec![few, enough, failed], 4));
+    let ends: Vec<SiteStatus> = reports.iter().map(|report| report.status).collect();
+    assert_eq!(
+        ends,
+        [SiteStatus::Degraded, SiteStatus::Complete, SiteStatus::Failed],
+        "{reports:#?}"
+    );
+    let key = |site: &str, suffix: &str| scene.key(&format!("scrape_{site}:{}:{suffix}", job_id(&scene, site)));
+    let seen = ["few", "enough", "failed"].map(|site| (key(site, "status"), key(site, "degraded")));
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        seen,
+        [
+            (text("COMPLETE"), text("6 results, `min_results` is 7")),
+            (text("COMPLETE"), None),
+            (text("FAILED"), None),
+        ]
+    );
+    let time_to_live: i64 = redis::cmd("TTL")
+        .arg(format!("scrape_few:{}:degraded", job_id(&scene, "few")))
+        .query(&mut scene.redis.connection(1))
+        .expect("the server answers");
+    assert!((3500..=3600).contains(&time_to_live), "{time_to_live}");
 }
