@@ -81,6 +81,12 @@ fn a_site_that_yields_too_little_is_degraded_and_strict_makes_that_an_error() {
     let strict = night(&usual[2], &["run", "--strict"]);
     strict.expect_code(1);
     assert_eq!(ends(&strict), one_degraded, "4 of 5 are 80 %");
+    let outcome = strict.stdout.lines().find(|line| line.contains("(exit code 1)"));
+    assert!(
+        outcome.is_some_and(|line| line.starts_with("1 of 4 sites degraded after ")),
+        "{}",
+        strict.stdout
+    );
 
     let less = night(&usual[0], &["run"]);
     less.expect_code(0);

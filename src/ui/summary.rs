@@ -93,14 +93,14 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
             let (skipped, complete) = (sites_in(SitePhase::Skipped), sites_in(SitePhase::Complete));
             let degraded = sites_in(SitePhase::Degraded);
             let failed = state.sites.len() - skipped - complete - degraded;
-            let mut text = format!("{failed} of {} failed", plural(state.sites.len() as u64, "site"));
-            for (count, word) in [(degraded, "degraded"), (skipped, "skipped")] {
-                if count > 0 {
-                    text.push_str(", ");
-                    text.push_str(&count.to_string());
-                    text.push(' ');
-                    text.push_str(word);
-                }
+            let sites = plural(state.sites.len() as u64, "site");
+            let parts = [(failed, "failed"), (degraded, "degraded"), (skipped, "skipped")];
+            let mut parts = parts.into_iter().filter(|(count, _)| *count > 0);
+            // None at all: of a journal that says so.
+            let (count, word) = parts.next().unwrap_or((0, "failed"));
+            let mut text = format!("{count} of {sites} {word}");
+            for (count, word) in parts {
+                text.push_str(&format!(", {count} {word}"));
             }
             format!("{text} after {elapsed}")
         }
