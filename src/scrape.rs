@@ -245,8 +245,9 @@ impl Scrape {
         let at_once = self.config.orch.max_parallel_sites;
         let expected = self.history.expected();
         let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
+            // What an earlier run has under way is a try already.
             Ok(work) => work
-                .in_view_of(&self.history, self.force)
+                .in_view_of(&self.history, |site| self.force || context.earlier.contains_key(site))
                 .refreshing(proxies.clone())
                 .with_workers(self.workers.clone())
                 .with_memory_reserve(self.config.orch.memory_reserve),

@@ -129,6 +129,10 @@ fn a_site_that_fails_night_after_night_is_skipped_and_tried_again_from_time_to_t
         let attempts = ended.events_of("site_dispatched").into_iter();
         let attempts = attempts.filter(|event| event["site"] == "closed").count();
         let status = ends(&ended)[1].1.clone();
+        // What is skipped waits neither for its turn nor for what it depends on.
+        let queued = ended.events_of("site_queued");
+        let queued = queued.iter().any(|event| event["site"] == "closed");
+        assert_eq!(queued, status != "skipped", "{}", ended.stdout);
         assert_eq!(
             ends(&ended),
             pairs([("behind", "skipped"), ("closed", &status), ("other", "complete")])
@@ -174,7 +178,7 @@ fn a_site_that_fails_night_after_night_is_skipped_and_tried_again_from_time_to_t
     up.finish().expect_code(130);
 }
 
-/// Journals of runs in which these sites ended so, the oldest first.
+/// Journals of runs in which these sites ended so, or not at all (without a status), the oldest first.
 fn write_nights(project: &Project, nights: &[Vec<Value>]) {
     for (number, ends) in nights.iter().enumerate() {
         let directory = project.state_dir().join(format!("runs/run{number}"));
@@ -184,9 +188,11 @@ fn write_nights(project: &Project, nights: &[Vec<Value>]) {
         let begun = json!({
             "seq": 1, "at": 1000.0 + number as f64, "elapsed": 0.0, "event": "run_started", "format": 1,
             "run_id": format!("run{number}"), "command": "run", "version": "0", "instance": "orch", "config": "orch.toml",
-            "directory": directory, "pid": 1, "guard_pid": 2, "services": [], "sites": [],
+            "directory": directory, "pid": 1, "guard_pid": 2, "services": [],
+            "sites": ends.iter().map(|end| &end["site"]).collect::<Vec<_>>(),
         });
-        let ends = ends.iter().map(|end| {
+        let ended = ends.iter().filter(|end| !end["status"].is_null());
+        let ends = ended.map(|end| {
             let mut event = json!({"seq": 2, "at": 1.0, "elapsed": 1.0, "event": "site_finished", "elapsed_ms": 1000});
             let fields = event.as_object_mut().expect("an object");
             fields.extend(end.as_object().expect("an object").clone());
@@ -265,4 +271,82 @@ fn what_was_long_ago_is_not_forgotten_and_what_others_did_is_not_held_against_a_
         end("failing"),
         json!({"by": "skipped_after_failures", "failures": 4, "runs": 1})
     );
+}
+
+#[test]
+fn a_degraded_site_is_kept_by_a_resumed_run_and_a_night_that_is_resumed_is_one() {
+    let project = project(&[
+        site("few", "1", "min_results = 3"),
+        site("closed", "\"none\"", "skip_after_failures = 2"),
+        site("left", "1", ""),
+    ]);
+    let failed = |in_a_row: u32| {
+        json!({"site": "closed", "status": "failed", "counts": {}, "reason": "closed",
+               "cause": {"by": "failure", "in_a_row": in_a_row}})
+    };
+    let why = "1 result, `min_results` is 3";
+    let few = json!({"site": "few", "status": "degraded", "counts": {"results": 1}, "reason": why,
+                     "cause": {"by": "too_few_results", "least": 3}});
+    write_nights(
+        &project,
+        &[vec![failed(2)], vec![few, failed(3), json!({"site": "left"})]],
+    );
+
+    let resume = |arguments: &[&str], phase: &str| {
+        let ended = project.orch(arguments).finish();
+        ended.expect_code(1);
+        let directory = ended.events[0]["directory"].as_str().expect("a directory");
+        let summary = fs::read(format!("{directory}/summary.json")).expect("summary.json");
+        let summary: Value = serde_json::from_slice(&summary).expect("JSON");
+        let view = |name: &str| {
+            let sites = summary["sites"].as_array().expect("sites");
+            sites
+                .iter()
+                .find(|site| site["name"] == name)
+                .expect("it is there")
+                .clone()
+        };
+        let few = view("few");
+        assert_eq!(
+            [&few["phase"], &few["resumed"], &few["reason"]],
+            ["degraded", "kept", why],
+            "{few}"
+        );
+        let closed = view("closed");
+        assert_eq!(closed["phase"], phase, "{closed}");
+        (ended, closed["cause"].clone())
+    };
+    // The third failure, of the night that is resumed, is no reason to skip the site in that very night.
+    let (first, cause) = resume(&["run", "--resume", "run1"], "failed");
+    assert_eq!(cause, json!({"by": "failure", "in_a_row": 3}));
+    assert_eq!(
+        ends(&first),
+        pairs([("closed", "failed"), ("left", "complete")]),
+        "{}",
+        first.stdout
+    );
+    let (_, cause) = resume(&["run", "--resume"], "failed");
+    assert_eq!(cause, json!({"by": "failure", "in_a_row": 3}));
+    // The next night is another.
+    let next = project.orch(&["run", "--sites", "few,closed", "--strict"]).finish();
+    next.expect_code(1);
+    assert_eq!(ends(&next), pairs([("closed", "skipped"), ("few", "degraded")]));
+    assert!(
+        next.stdout.contains("1 of 2 sites degraded, 1 skipped after "),
+        "{}",
+        next.stdout
+    );
+
+    // Nothing but the kept site's shortage makes the difference.
+    let mended = [
+        "run",
+        "--resume",
+        "run1",
+        "--force",
+        "--set",
+        "sites.closed.dispatch.kwargs.chunks=1",
+    ];
+    project.orch(&mended).finish().expect_code(0);
+    let strict = [&mended[..], &["--strict"]].concat();
+    project.orch(&strict).finish().expect_code(1);
 }

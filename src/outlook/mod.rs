@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use crate::config::{Config, SiteConfig};
 use crate::run::History;
-use crate::sites::schedule::{self, AgendaError, End, Fate, SiteId, simulate};
+use crate::sites::schedule::{AgendaError, End, SiteId, as_expected};
 use crate::sites::{Tries, Work};
 
 /// See the module.
@@ -38,19 +38,8 @@ impl<'c> Outlook<'c> {
         let sites = sites.iter().map(|site| (*site).clone()).collect();
         let expected = history.expected();
         let work = Work::new(sites, config.orch.max_parallel_sites, &config.resources, &expected)?;
-        let work = work.in_view_of(history, false);
-        let trace = simulate(work.agenda().clone(), |site, _| {
-            match work.standings()[site.place()].tries {
-                Tries::Skipped(_) => Fate {
-                    lasts: Duration::ZERO,
-                    then: Ok(schedule::Outcome::Failed),
-                },
-                Tries::Closed | Tries::Once => Fate {
-                    lasts: work.agenda().entry(site).expected,
-                    then: Ok(schedule::Outcome::Complete),
-                },
-            }
-        });
+        let work = work.in_view_of(history, |_| false);
+        let trace = as_expected(work.agenda().clone());
         // Each has one turn, or none.
         let mut spans = vec![(Duration::ZERO, Duration::ZERO); work.sites().len()];
         for turn in &trace.turns {

@@ -105,14 +105,17 @@ impl Outlook<'_> {
         } else {
             ""
         };
-        let takes = match self.work.known()[site.place()] {
-            Some(known) => span(known.as_secs_f64()),
-            None => "?".to_owned(),
+        let (takes, begins) = if self.skipped(site).is_some() {
+            ("-".to_owned(), "-".to_owned())
+        } else {
+            let known = self.work.known()[site.place()];
+            let takes = known.map_or_else(|| "?".to_owned(), |known| span(known.as_secs_f64()));
+            (takes, span(self.spans[site.place()].0.as_secs_f64()))
         };
         [
             format!("{}{}{star}", branch.stem(), self.name(site)),
             takes,
-            span(self.spans[site.place()].0.as_secs_f64()),
+            begins,
             self.notes(site, parent, branch.depth),
         ]
     }
@@ -259,8 +262,8 @@ mod tests {
         assert_eq!(
             lines,
             [
-                format!("a *|?|0.0s|skipped: {why}"),
-                "└─ b *|30.0s|0.0s|skipped: a is".to_owned(),
+                format!("a|-|-|skipped: {why}"),
+                "└─ b|-|-|skipped: a is".to_owned(),
                 "c|?|0.0s|one attempt, since it failed in its last runs".to_owned(),
             ]
         );

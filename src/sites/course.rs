@@ -88,11 +88,9 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
     let context = around.context;
     let under_way = context.earlier.get(&site.name);
     let retries = match &standing.tries {
-        // What an earlier run has begun is a try already.
-        _ if under_way.is_some() => site.retries,
         Tries::Closed => site.retries,
-        Tries::Once => 0,
-        Tries::Skipped(skip) => return Step::Ended(Box::new(SiteReport::not_tried(&site.name, skip))),
+        // The latter has no turn.
+        Tries::Once | Tries::Skipped(_) => 0,
     };
     let give_up = Instant::now() + PATIENCE;
     let refused = match take(context, around.desk, around.leases, site, give_up).await {

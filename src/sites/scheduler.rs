@@ -17,7 +17,7 @@ use super::lease::{LeaseStore, Leases};
 use super::memory_watch::MemoryWatch;
 use super::report::SiteReport;
 use super::schedule::{Admission, Cause, Decision, End, Outcome, Schedule, SiteId, State};
-use super::standing::Standing;
+use super::standing::{Standing, Tries};
 use super::work::{Parts, Work};
 use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};
@@ -156,6 +156,7 @@ impl<'r> Run<'r> {
                         self.around.context.recorder.emit(EventKind::SiteQueued { site });
                     }
                     Decision::Skip(site, cause) => self.report(site, self.skipped(site, cause)),
+                    Decision::LeaveOut(site) => self.report(site, self.not_tried(site)),
                     Decision::Admit(turn) => {
                         let site = turn.site().place();
                         let course = self.paused[site].take().unwrap_or_else(Course::new);
@@ -303,10 +304,14 @@ impl<'r> Run<'r> {
         self.reports[site.place()] = Some(report);
     }
 
-    /// Whether it had its turn and has not been tried in it.
-    fn was_skipped(&self, site: SiteId) -> bool {
-        let report = self.reports[site.place()].as_ref();
-        report.is_some_and(|report| report.status == SiteStatus::Skipped)
+    fn not_tried(&self, site: SiteId) -> SiteReport {
+        let name = &self.sites[site.place()].name;
+        match &self.standings[site.place()].tries {
+            Tries::Skipped(skip) => SiteReport::not_tried(name, skip),
+            Tries::Closed | Tries::Once => {
+                unreachable!("an agenda leaves out those that are skipped: `Work::in_view_of`")
+            }
+        }
     }
 
     fn skipped(&self, site: SiteId, cause: Cause) -> SiteReport {
@@ -316,9 +321,8 @@ impl<'r> Run<'r> {
             Cause::After(_) => {
                 // Not the report: what is stopped may still be being ended.
                 let ended = match self.schedule.state(dependency) {
-                    State::Ended(End::Skipped(_)) => "was skipped",
+                    State::Ended(End::Skipped(_) | End::LeftOut) => "was skipped",
                     State::Ended(End::Reached(Outcome::Cancelled)) => "was stopped",
-                    _ if self.was_skipped(dependency) => "was skipped",
                     _ => "failed",
                 };
                 format!("it is to run after {}, which {ended}", name(dependency))

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::memory_watch::MemoryWatch;
 use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
-use super::standing::Standing;
+use super::standing::{Standing, Tries};
 use crate::config::{ProxiesConfig, SiteConfig};
 use crate::run::{History, SiteName};
 use crate::services::OnDemand;
@@ -71,6 +71,7 @@ impl Work {
                     })
                     .collect(),
                 expected: known.unwrap_or(assumed),
+                left_out: false,
             }
         };
         let limits = Limits {
@@ -91,12 +92,19 @@ impl Work {
         })
     }
 
-    /// The same in view of how its sites ended in the last runs; `forced`: each is tried, however that was.
+    /// The same in view of how its sites ended in the last runs: those that have failed too often have no turn. Each that is
+    /// `forced` is tried as configured, however that was.
     #[must_use]
-    pub fn in_view_of(self, history: &History, forced: bool) -> Self {
-        let standing = |site: &SiteConfig| Standing::of(site, history.of(&site.name), forced);
-        let standings = self.sites.iter().map(standing).collect();
-        Self { standings, ..self }
+    pub fn in_view_of(self, history: &History, forced: impl Fn(&SiteName) -> bool) -> Self {
+        let standing = |site: &SiteConfig| Standing::of(site, history.of(&site.name), forced(&site.name));
+        let standings: Vec<Standing> = self.sites.iter().map(standing).collect();
+        let skipped = |site: &SiteId| matches!(standings[site.place()].tries, Tries::Skipped(_));
+        let skipped: Vec<SiteId> = self.agenda.sites().filter(skipped).collect();
+        Self {
+            agenda: self.agenda.leaving_out(skipped),
+            standings,
+            ..self
+        }
     }
 
     /// How the proxies are refreshed where a site asks for it; without this they are not.

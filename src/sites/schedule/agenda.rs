@@ -18,6 +18,8 @@ pub struct Entry {
     /// Units of resources that it holds while it runs.
     pub uses: Vec<(ResourceId, u32)>,
     pub expected: Duration,
+    /// It has no turn, and ends at once without success.
+    pub left_out: bool,
 }
 
 impl Entry {
@@ -115,6 +117,26 @@ impl Agenda {
             chains,
             demands,
         })
+    }
+
+    /// The same without turns of these sites; nothing is expected to take time of what cannot begin because of that.
+    #[must_use]
+    pub fn leaving_out(mut self, sites: impl IntoIterator<Item = SiteId>) -> Self {
+        for site in sites {
+            self.entries[site.place()].left_out = true;
+        }
+        let mut out = vec![false; self.entries.len()];
+        for site in &self.order {
+            let entry = &mut self.entries[site.place()];
+            let is_out = |needed: &SiteId| out[needed.place()];
+            let none_is_left = !entry.after_any.is_empty() && entry.after_any.iter().all(is_out);
+            if entry.left_out || entry.after.iter().any(is_out) || none_is_left {
+                out[site.place()] = true;
+                entry.expected = Duration::ZERO;
+            }
+        }
+        self.chains = chains(&self.entries, &self.dependents, &self.order);
+        self
     }
 
     pub fn sites(&self) -> impl ExactSizeIterator<Item = SiteId> + use<> {

@@ -72,6 +72,7 @@ impl Schedule {
             agenda: Arc::new(agenda),
         };
         let mut decisions = Vec::new();
+        schedule.leave_out(&mut decisions);
         for site in schedule.agenda.sites() {
             schedule.queue_if_met(site, &mut decisions);
         }
@@ -206,6 +207,19 @@ impl Schedule {
         true
     }
 
+    /// All of them end before any is told of: none is skipped for another.
+    fn leave_out(&mut self, decisions: &mut Vec<Decision>) {
+        let sites = self.agenda.sites();
+        let sites: Vec<SiteId> = sites.filter(|site| self.agenda.entry(*site).left_out).collect();
+        for site in &sites {
+            self.set_ended(*site, End::LeftOut);
+            decisions.push(Decision::LeaveOut(*site));
+        }
+        for site in sites {
+            self.tell_dependents(site, false, decisions);
+        }
+    }
+
     fn queue_if_met(&mut self, site: SiteId, decisions: &mut Vec<Decision>) {
         if let State::Waiting(unmet) = self.state(site)
             && unmet.is_met()
@@ -224,7 +238,11 @@ impl Schedule {
     /// Ends a site, and what cannot begin any more because of it, and so on.
     fn finish(&mut self, site: SiteId, end: End, decisions: &mut Vec<Decision>) {
         self.set_ended(site, end);
-        let mut told = vec![(site, end.is_success())];
+        self.tell_dependents(site, end.is_success(), decisions);
+    }
+
+    fn tell_dependents(&mut self, site: SiteId, success: bool, decisions: &mut Vec<Decision>) {
+        let mut told = vec![(site, success)];
         while let Some((site, success)) = told.pop() {
             for index in 0..self.agenda.dependents_by_kind(site).len() {
                 let (dependent, kind) = self.agenda.dependents_by_kind(site)[index];

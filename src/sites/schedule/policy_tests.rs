@@ -166,7 +166,7 @@ fn only_as_many_begin_as_are_allowed_and_the_rest_later() {
     let admitted = |decisions: Vec<Decision>| -> Vec<Admission> {
         let admit = |decision| match decision {
             Decision::Admit(turn) => Some(turn),
-            Decision::Queue(_) | Decision::Skip(..) => None,
+            Decision::Queue(_) | Decision::Skip(..) | Decision::LeaveOut(_) => None,
         };
         decisions.into_iter().filter_map(admit).collect()
     };

@@ -178,8 +178,10 @@ proptest! {
     }
 
     #[test]
-    fn limits_and_dependencies_hold_and_each_site_ends_once(world in world()) {
-        let agenda = world.agenda();
+    fn limits_and_dependencies_hold_and_each_site_ends_once(world in world(), out in prop::collection::vec(any::<prop::sample::Index>(), 0..3)) {
+        let count = world.drafts.len();
+        let out = out.iter().filter(|_| count > 0).map(|out| SiteId::at(out.index(count)));
+        let agenda = world.agenda().leaving_out(out);
         let trace = simulate(agenda.clone(), |site, attempt| world.fate(site, attempt));
         assert_within_limits(&agenda, &trace);
         for site in agenda.sites() {
@@ -193,9 +195,13 @@ proptest! {
                 prop_assert!(turn.end <= moment);
             }
             match end {
-                End::Reached(_) => prop_assert!(!turns.is_empty()),
+                End::Reached(_) => prop_assert!(!turns.is_empty() && !entry.left_out),
+                End::LeftOut => {
+                    prop_assert!(turns.is_empty() && entry.left_out);
+                    prop_assert_eq!(moment, Duration::ZERO);
+                }
                 End::Skipped(cause) => {
-                    prop_assert!(turns.is_empty(), "it was skipped and had a turn");
+                    prop_assert!(turns.is_empty() && !entry.left_out, "it was skipped and had a turn");
                     let (of, _) = trace.ends[cause.site().place()].expect("it has ended");
                     prop_assert!(!of.is_success());
                     let succeeded = |site: &SiteId| trace.ends[site.place()].is_some_and(|(end, _)| end.is_success());
@@ -222,7 +228,7 @@ proptest! {
             for decision in decisions {
                 match decision {
                     Decision::Admit(turn) => turns.push(turn),
-                    Decision::Skip(site, _) => finals[site.place()] += 1,
+                    Decision::Skip(site, _) | Decision::LeaveOut(site) => finals[site.place()] += 1,
                     Decision::Queue(_) => {}
                 }
             }

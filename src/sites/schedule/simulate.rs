@@ -107,6 +107,7 @@ impl<F: FnMut(SiteId, u32) -> Fate> Virtual<F> {
                     Decision::Skip(site, cause) => {
                         self.trace.ends[site.place()] = Some((End::Skipped(cause), self.now));
                     }
+                    Decision::LeaveOut(site) => self.trace.ends[site.place()] = Some((End::LeftOut, self.now)),
                     Decision::Admit(turn) => self.begin(turn),
                 }
             }

@@ -90,6 +90,8 @@ pub enum End {
     Reached(Outcome),
     /// It never had its turn.
     Skipped(Cause),
+    /// Nor was it to have one.
+    LeftOut,
 }
 
 impl End {
@@ -97,7 +99,7 @@ impl End {
     pub fn is_success(self) -> bool {
         match self {
             End::Reached(Outcome::Complete | Outcome::Degraded) => true,
-            End::Reached(Outcome::Failed | Outcome::Cancelled) | End::Skipped(_) => false,
+            End::Reached(Outcome::Failed | Outcome::Cancelled) | End::Skipped(_) | End::LeftOut => false,
         }
     }
 }
@@ -140,4 +142,6 @@ pub enum Decision {
     Admit(Admission),
     /// It has ended without a turn.
     Skip(SiteId, Cause),
+    /// It has ended without a turn, as the agenda says.
+    LeaveOut(SiteId),
 }
