@@ -116,11 +116,11 @@ fn reason(last: Option<&PastSite>, next: &Standing) -> String {
 }
 
 fn next(standing: &Standing) -> Value {
-    match &standing.tries {
-        Tries::Closed => json!({ "tries": "as_configured" }),
-        Tries::Once => json!({ "tries": "once" }),
-        Tries::Skipped(skip) => json!({ "tries": "skipped", "reason": skip.why }),
-    }
+    let reason = match &standing.tries {
+        Tries::Skipped(skip) => Some(&skip.why),
+        Tries::Closed | Tries::Once => None,
+    };
+    json!({ "tries": standing.tries.word(), "reason": reason })
 }
 
 /// Whole seconds of a wall clock; what is no time of ours is the first one.

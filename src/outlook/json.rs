@@ -36,6 +36,9 @@ impl Outlook<'_> {
             "expected_seconds": self.work.known()[site.place()].map(|known| known.as_secs_f64()),
             "begins_seconds": begin.as_secs_f64(),
             "ends_seconds": end.as_secs_f64(),
+            // By its own last runs: `as_configured`, `once` (no retries), `skipped`.
+            "tries": self.work.standings()[site.place()].tries.word(),
+            // Why it is not tried: for its own failures, or since another is not.
             "skipped": self.skipped(site),
             "is_critical": self.critical.contains(&site),
         })

@@ -272,6 +272,11 @@ mod tests {
             (&json["sites"][0]["skipped"], &json["expected_seconds"]),
             (&why.into(), &30.0.into())
         );
+        let tries = ["a", "b", "c"].map(|name| {
+            let mut sites = json["sites"].as_array().unwrap().iter();
+            sites.find(|site| site["site"] == name).unwrap()["tries"].clone()
+        });
+        assert_eq!(tries, ["skipped", "as_configured", "once"]);
     }
 
     const SHOP: &str = "orch.max_parallel_sites = 2\nresources.browsers = 1\nsites.defaults.dispatch = 't'\n\

@@ -77,6 +77,17 @@ pub struct Shortfall {
     pub cause: EndCause,
 }
 
+impl Tries {
+    /// In JSON.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Tries::Closed => "as_configured",
+            Tries::Once => "once",
+            Tries::Skipped(_) => "skipped",
+        }
+    }
+}
+
 impl Skip {
     /// What the runs after this one have to know.
     pub fn cause(&self) -> EndCause {
