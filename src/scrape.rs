@@ -135,7 +135,7 @@ impl Scrape {
             None => context,
         };
         let context = sites::Context {
-            usual: Arc::new(self.history.expected()),
+            usual: Arc::new(self.history.usual()),
             ..context
         };
         // Once a process: a scrape is run once.

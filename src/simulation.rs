@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::config::{Config, SiteConfig};
-use crate::run::{History, PastSite, RunId, SiteName, SiteStatus};
+use crate::run::{History, PastSite, RunId, SiteName, SiteStatus, Usual};
 use crate::sites::Work;
 use crate::sites::schedule::{Agenda, AgendaError, Fate, Outcome, SiteId, Trace, simulate};
 
@@ -93,8 +93,8 @@ pub fn replay(
         let there = sites.iter().filter(|site| night.sites.contains_key(&site.name));
         let there: Vec<SiteConfig> = there.map(|site| (*site).clone()).collect();
         let known = before.iter().filter_map(|(name, results)| {
-            let expected = History::expected_of(results.iter().rev().copied())?;
-            Some(((*name).clone(), expected))
+            let usual = Usual::of(results.iter().rev().copied())?;
+            Some(((*name).clone(), usual.elapsed))
         });
         let lengths = night.sites.iter().map(|(name, site)| ((*name).clone(), site.elapsed));
         let agenda = |expected: BTreeMap<SiteName, Duration>| {

@@ -6,7 +6,9 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use orch::config::{BeatMode, CommandKind, Config, LoadOptions, Probe, RedisMode, find_celery, find_redis_server};
+use orch::config::{
+    BeatMode, CommandKind, Config, LoadOptions, Probe, RedisMode, SiteTimeout, find_celery, find_redis_server,
+};
 use serde_json::json;
 
 /// A directory with these files.
@@ -147,7 +149,7 @@ fn arguments_win_over_variables_and_variables_over_the_file() {
         .map(|password| password.expose().to_owned());
     assert_eq!(password.as_deref(), Some("0123"));
     assert_eq!(config.orch.instance, "nightly");
-    assert_eq!(config.sites[0].timeout, Duration::from_secs(300));
+    assert_eq!(config.sites[0].timeout, SiteTimeout::Fixed(Duration::from_secs(300)));
     assert!(config.proxies.enabled);
     assert!(!format!("{config:?}").contains("0123"), "{config:?}");
 }
@@ -238,7 +240,7 @@ fn sites_stand_over_their_defaults() {
     });
     assert_eq!(json!(imot.values), expected);
     assert_eq!((plain.dispatch.task.as_str(), plain.dispatch.args.len()), ("other", 0));
-    assert_eq!(plain.timeout, Duration::from_secs(600));
+    assert_eq!(plain.timeout, SiteTimeout::Fixed(Duration::from_secs(600)));
 }
 
 const SITES_YAML: &str = "

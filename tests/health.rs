@@ -211,3 +211,66 @@ fn sites_that_ask_for_fresh_proxies_share_one_refresh() {
         assert_eq!(times_begun(&project, site), 1);
     }
 }
+
+/// `sick` alone, which is quick in its first run and waits for `sick.free` in the second.
+fn quick_once(keys: &str) -> Project {
+    let configuration = [BASE, &site("sick", &["fine", "fine", "later"], keys)].concat();
+    let project = bookshop::project_with("ailing_app", &configuration);
+    let first = project.orch(&["run"]).finish();
+    first.expect_code(0);
+    assert_eq!(first.events_of("site_verdict").len(), 0);
+    project
+}
+
+#[test]
+fn a_site_that_takes_longer_than_it_did_is_slow() {
+    let project = quick_once("slow_factor = 1");
+    let mut orch = project.orch(&["run"]);
+    let slow = verdict(&mut orch, "sick", "slow");
+    let reason = slow["reason"].as_str().expect("a reason");
+    assert!(
+        reason.starts_with("it runs for ")
+            && reason.contains(" (slow_factor 1), ")
+            && reason.contains(" of 3 chunks left; a chunk takes "),
+        "{reason}"
+    );
+    free(&project, "sick");
+    let ended = orch.finish();
+    ended.expect_code(0);
+    assert_eq!(ended.events_of("site_verdict").len(), 1, "it stays slow");
+    assert!(ended.stdout.contains("was slow"), "{}", ended.stdout);
+}
+
+#[test]
+fn an_automatic_timeout_is_three_times_what_the_site_took() {
+    let project = quick_once("timeout = \"auto\"\ntimeout_min = \"3s\"\nslow_factor = 0");
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(1);
+    let end = end_of(&ended, "sick");
+    let reason = end["reason"].as_str().expect("why");
+    assert!(
+        reason.starts_with("out of time after ")
+            && reason.contains("s (timeout \"auto\", it usually takes ")
+            && reason.contains(": the chord has not ended"),
+        "{reason}"
+    );
+    let elapsed = end["elapsed_ms"].as_u64().expect("a time");
+    assert!((3000..40_000).contains(&elapsed), "{end}");
+}
+
+#[test]
+fn an_automatic_timeout_without_earlier_runs_goes_by_chunks_and_slots() {
+    // 3 chunks in 4 slots: one round.
+    let keys = "timeout = \"auto\"\ntimeout_min = \"1s\"\ntime_per_chunk = \"2s\"\nbuffer = 2.0";
+    let configuration = [BASE, &site("sick", &["fine", "fine", "stuck"], keys)].concat();
+    let project = bookshop::project_with("ailing_app", &configuration);
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(1);
+    let started = ended.events_of("site_job_started");
+    assert_eq!(started[0]["timeout_ms"], 4000, "{started:?}");
+    let reason = end_of(&ended, "sick")["reason"].as_str().expect("why");
+    assert!(
+        reason.contains("(timeout \"auto\"): the chord has not ended"),
+        "{reason}"
+    );
+}

@@ -103,6 +103,17 @@ pub fn format_duration(duration: Duration) -> String {
     text
 }
 
+/// As above, in whole seconds, tenths below ten, all of it below one: for what was measured.
+pub fn format_about(duration: Duration) -> String {
+    let exactness = match duration.as_secs() {
+        0 => 1,
+        1..10 => 100,
+        _ => 1000,
+    };
+    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    format_duration(Duration::from_millis(millis / exactness * exactness))
+}
+
 fn split_where(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(end).unwrap_or(text.len()))
 }

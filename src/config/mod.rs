@@ -27,7 +27,7 @@ mod toml_tree;
 mod tree;
 mod yaml_tree;
 
-pub use duration::{DurationError, format_duration, parse_duration};
+pub use duration::{DurationError, format_about, format_duration, parse_duration};
 pub use load::LoadOptions;
 pub use model::*;
 pub use problem::ConfigErrors;

@@ -309,8 +309,8 @@ pub struct SiteConfig {
     pub values: serde_json::Map<String, serde_json::Value>,
     /// Prefix of the app's progress keys. Default `scrape_{site}:{job_id}:`.
     pub keys: String,
-    /// Upper bound over all attempts. Default 2h.
-    pub timeout: Duration,
+    /// Default 2h.
+    pub timeout: SiteTimeout,
     pub pace: Pace,
     /// Default 0.
     pub retries: u32,
@@ -329,6 +329,15 @@ pub struct SiteConfig {
     pub health: HealthConfig,
     /// A worker of its own; its dispatch task goes to that one's queue then.
     pub worker: Option<OwnWorker>,
+}
+
+/// `timeout` of a site.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SiteTimeout {
+    /// The upper bound over all attempts.
+    Fixed(Duration),
+    /// `"auto"`: a bound for each attempt, from the site's usual duration, else from its chunks and the pool's slots.
+    Auto,
 }
 
 /// What a site may do and still be well, and what is done when it is not.

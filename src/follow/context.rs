@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -11,7 +10,7 @@ use super::in_flight::InFlight;
 use super::refresh_asks::RefreshAsks;
 use super::stops::Stops;
 use crate::celery::Client;
-use crate::run::{JobSoFar, Recorder, Resumption, SiteName};
+use crate::run::{JobSoFar, Recorder, Resumption, SiteName, Usual};
 
 /// Cheap to clone; clones share what is in flight.
 #[derive(Clone)]
@@ -30,8 +29,8 @@ pub struct Context {
     pub ghosts: Ghosts,
     /// Jobs that an earlier run had under way, by site, which are picked up.
     pub earlier: Arc<BTreeMap<SiteName, JobSoFar>>,
-    /// How long sites usually take.
-    pub usual: Arc<BTreeMap<SiteName, Duration>>,
+    /// What sites usually take.
+    pub usual: Arc<BTreeMap<SiteName, Usual>>,
     /// Sites that want fresh proxies.
     pub refresh_asks: RefreshAsks,
     /// Sites that are to be stopped while the others go on.

@@ -188,6 +188,7 @@ impl<'a> Follower<'a> {
                 () = file_changed(&mut self.file_watch), if self.watches_file() => self.look_at_file(tell),
                 () = sleep_until(wake_at.into()) => {
                     self.look_at_file(tell);
+                    tell(Told::Vital(Vital::TimePassed));
                     self.see(Input::SlotsCounted(slots(&self.errand, self.desk)), tell);
                     self.see(Input::Tick, tell);
                 }

@@ -12,6 +12,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::allowance::Allowance;
 use super::answer::{DispatchAnswer, Job, callback_counts};
 use super::counts::merged;
 use super::facts::{Fact, Failure, Input, Keys, KeysStatus, Tally, TaskEnd};
@@ -38,6 +39,8 @@ pub struct Rules {
     pub pace: Pace,
     /// The one upper bound over everything.
     pub deadline: Instant,
+    /// A lower one that is worked out when more is known; `None`: there is none.
+    pub allowance: Option<Allowance>,
 }
 
 /// Where the following stands.
@@ -61,6 +64,9 @@ pub struct Following {
     /// Tasks that the dispatch task's result lists as its children.
     spawned: u64,
     slots: u64,
+    slots_at_begin: u64,
+    /// Since when the job is known.
+    known_since: Option<Instant>,
     keys: Option<Keys>,
     /// From the callback's result, or from events.
     outcome: SiteCounts,
@@ -84,6 +90,8 @@ impl Following {
             job,
             spawned: 0,
             slots,
+            slots_at_begin: slots,
+            known_since: None,
             keys: None,
             outcome,
             lost_chunks: 0,
@@ -100,7 +108,16 @@ impl Following {
     }
 
     pub fn deadline(&self) -> Instant {
-        self.rules.deadline
+        let own = self.rules.allowance.and_then(|allowance| {
+            let chunks = self.job.counts.total_chunks;
+            allowance.ends(
+                &self.rules.pace,
+                chunks,
+                self.known_since,
+                (self.slots, self.slots_at_begin),
+            )
+        });
+        own.map_or(self.rules.deadline, |own| own.min(self.rules.deadline))
     }
 
     /// What the app and Celery have told so far, the app's keys first.
@@ -117,7 +134,8 @@ impl Following {
             Stage::ProgressKeys { since } if self.rules.pool_file && self.keys.is_none() => Some(*since + KEYS_GRACE),
             Stage::Dispatch | Stage::ProgressKeys { .. } | Stage::FileTime | Stage::TaskEvents => None,
         };
-        Some(own.map_or(self.rules.deadline, |own| own.min(self.rules.deadline)))
+        let deadline = self.deadline();
+        Some(own.map_or(deadline, |own| own.min(deadline)))
     }
 
     /// Takes one input into account. Every input is handled in every stage; an ended following stays as it is.
@@ -390,7 +408,7 @@ impl Following {
     }
 
     fn tick(&mut self, now: Instant, facts: &mut Vec<Fact>) {
-        if now >= self.rules.deadline {
+        if now >= self.deadline() {
             let waited_for = match &self.stage {
                 Stage::Dispatch => "the dispatch task has not ended".to_owned(),
                 Stage::Chord { .. } => format!("the chord has not ended{}", self.how_far()),
@@ -399,7 +417,9 @@ impl Following {
                 Stage::TaskEvents => "its tasks have not all ended".to_owned(),
                 Stage::Ended(_) => return,
             };
-            return self.end(Err(Failure::TimedOut(format!("out of time: {waited_for}"))));
+            let allowance = self.rules.allowance;
+            let allowed = allowance.map_or_else(String::new, |allowance| allowance.told(self.deadline()));
+            return self.end(Err(Failure::TimedOut(format!("out of time{allowed}: {waited_for}"))));
         }
         match self.stage {
             Stage::Chord { since, .. } => {
@@ -449,7 +469,8 @@ impl Following {
         self.job.counts = merged(counts, self.job.counts);
     }
 
-    fn job_started(&self, now: Instant, facts: &mut Vec<Fact>) {
+    fn job_started(&mut self, now: Instant, facts: &mut Vec<Fact>) {
+        self.known_since.get_or_insert(now);
         facts.push(Fact::JobStarted {
             job: self.job.clone(),
             timeout: self.chord_timeout(now),
@@ -457,7 +478,11 @@ impl Following {
     }
 
     fn chord_timeout(&self, since: Instant) -> Duration {
-        let left = self.rules.deadline.saturating_duration_since(since);
+        let left = self.deadline().saturating_duration_since(since);
+        // There the one bound is the other.
+        if self.rules.allowance.is_some() {
+            return left;
+        }
         dynamic_timeout(&self.rules.pace, self.job.counts.total_chunks, self.slots, left)
     }
 

@@ -45,6 +45,7 @@ impl Case {
             own_job_id: matches!(kind, Kind::SiteWithOwnJobId | Kind::PickedUp).then(|| JobId::from("own")),
             pace: PACE,
             deadline: begun + OVERALL,
+            allowance: None,
         };
         Self {
             begun,

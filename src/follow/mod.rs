@@ -3,6 +3,7 @@
 //! The stages are a pure function ([`Following`]); [`Follower`] feeds it from Celery and Redis. All jobs that are followed
 //! at one time share a [`Desk`].
 
+mod allowance;
 mod answer;
 mod context;
 mod counts;
@@ -30,6 +31,7 @@ mod stops;
 mod template;
 mod vitals;
 
+pub use allowance::Allowance;
 pub use answer::{DispatchAnswer, Job, callback_counts};
 pub use context::Context;
 pub use counts::merged;

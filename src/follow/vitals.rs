@@ -43,6 +43,8 @@ pub enum Vital {
     Moved,
     /// It was quiet for as long as the errand says, and was looked for.
     Looked(AtWork),
+    /// Some seconds in which nothing was seen.
+    TimePassed,
     /// A worker died, or orch itself stood still: what was quiet meanwhile says nothing.
     Disturbed,
 }

@@ -176,6 +176,7 @@ async fn follow(
             own_job_id: None,
             pace: config.pace,
             deadline,
+            allowance: None,
         },
         keys_prefix: Box::new(move |job_id| keys_prefix(&template, job_id)),
         pool_file: Some(pool_file),

@@ -94,6 +94,14 @@ pub struct PastSite {
     pub cause: Option<EndCause>,
 }
 
+/// What a site usually takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usual {
+    pub elapsed: Duration,
+    /// `None`: not known.
+    pub chunks: Option<u64>,
+}
+
 /// What is wanted of the event that tells a site's end.
 #[derive(Deserialize)]
 struct SiteEnd {
@@ -186,23 +194,18 @@ impl History {
         self.sites.iter().map(|(site, results)| (site, results.as_slice()))
     }
 
-    /// How long each site should take: the median of the last times that it was complete, also if it was degraded. Of a site
-    /// that never was nothing is said.
-    pub fn expected(&self) -> BTreeMap<SiteName, Duration> {
+    /// What each site usually takes. Of a site that never was complete nothing is said.
+    pub fn usual(&self) -> BTreeMap<SiteName, Usual> {
         let sites = self.sites.iter();
         sites
-            .filter_map(|(site, results)| Some((site.clone(), Self::expected_of(results)?)))
+            .filter_map(|(site, results)| Some((site.clone(), Usual::of(results)?)))
             .collect()
     }
 
-    /// The same of one site, by its results, the latest first.
-    pub fn expected_of<'r>(results: impl IntoIterator<Item = &'r PastSite>) -> Option<Duration> {
-        let complete = results
-            .into_iter()
-            .filter(|result| matches!(result.status, SiteStatus::Complete | SiteStatus::Degraded));
-        let mut times: Vec<Duration> = complete.take(EXPECTED_BY).map(|result| result.elapsed).collect();
-        times.sort_unstable();
-        times.get(times.len() / 2).copied()
+    /// How long each site should take, as it usually does.
+    pub fn expected(&self) -> BTreeMap<SiteName, Duration> {
+        let usual = self.usual().into_iter();
+        usual.map(|(site, usual)| (site, usual.elapsed)).collect()
     }
 
     /// Of these results, those of one site the latest first.
@@ -214,6 +217,26 @@ impl History {
         }
         history
     }
+}
+
+impl Usual {
+    /// Medians of the last times that a site was complete, also if it was degraded; of its results, the latest first.
+    pub fn of<'r>(results: impl IntoIterator<Item = &'r PastSite>) -> Option<Self> {
+        let complete = results
+            .into_iter()
+            .filter(|result| matches!(result.status, SiteStatus::Complete | SiteStatus::Degraded));
+        let complete: Vec<&PastSite> = complete.take(EXPECTED_BY).collect();
+        let chunks = complete.iter().filter_map(|result| result.counts.total_chunks);
+        Some(Self {
+            elapsed: median(complete.iter().map(|result| result.elapsed).collect())?,
+            chunks: median(chunks.collect()),
+        })
+    }
+}
+
+fn median<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
+    values.sort_unstable();
+    values.get(values.len() / 2).copied()
 }
 
 #[cfg(test)]

@@ -25,7 +25,7 @@ pub use event::*;
 pub use exit::describe_exit;
 pub use feed::{Feed, Update};
 pub use health::{HealthAction, SiteHealth, SiteVitals};
-pub use history::{History, PastRun, PastSite, past_runs};
+pub use history::{History, PastRun, PastSite, Usual, past_runs};
 pub use ids::{JobId, RunId, ServiceName, SiteName};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use journal::each_event_of;

@@ -16,10 +16,10 @@ use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
 use super::standing::{Standing, Yield};
 use super::values::{app_prefix, argument_values};
 use crate::celery::{Link, Task, TaskId};
-use crate::config::{Pace, SiteConfig};
+use crate::config::{Pace, SiteConfig, SiteTimeout};
 use crate::follow::{
-    Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told, end_work, fill,
-    placeholders, publish,
+    Allowance, Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told,
+    end_work, fill, placeholders, publish,
 };
 use crate::run::{EventKind, HealthAction, JobId, JobSoFar, SiteCounts, SiteHealth};
 
@@ -173,6 +173,7 @@ impl<'a> Attempt<'a> {
                 own_job_id: own_job_id.clone(),
                 pace: self.pace(),
                 deadline: self.deadline,
+                allowance: allowance(self.context, &site),
             },
             keys_prefix: Box::new(move |job_id| app_prefix(&site, job_id)),
             pool_file: None,
@@ -438,8 +439,18 @@ impl<'a> Attempt<'a> {
     }
 }
 
+fn allowance(context: &Context, site: &SiteConfig) -> Option<Allowance> {
+    match site.timeout {
+        SiteTimeout::Fixed(_) => None,
+        SiteTimeout::Auto => Some(Allowance {
+            begun: Instant::now(),
+            usual: context.usual.get(&site.name).copied(),
+        }),
+    }
+}
+
 fn limits(context: &Context, site: &SiteConfig) -> Limits {
-    let usual = context.usual.get(&site.name).copied();
+    let usual = context.usual.get(&site.name).map(|usual| usual.elapsed);
     Limits {
         max_error_rate: site.health.max_error_rate,
         stall_after: site.health.stall_after,

@@ -12,10 +12,13 @@ use super::schedule::Pause;
 use super::standing::{Standing, Tries, Yield};
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
 use super::under_lease::{self, Came, Under};
-use crate::config::SiteConfig;
+use crate::config::{SiteConfig, SiteTimeout};
 use crate::follow::{Asker, Context, Desk, Failure, Manner};
 use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteStatus};
 use crate::services::{Needed, OnDemand, site_service_name};
+
+/// Whatever the chunks of a site and its history say.
+const AUTO_AT_MOST: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// What every turn of every site needs.
 pub(super) struct Surroundings<'r> {
@@ -105,7 +108,7 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
             }
             let course = Begun {
                 begun,
-                deadline: begun + site.timeout,
+                deadline: begun + longest(site),
                 number: under_way.map_or(1, |job| job.attempt),
                 retries,
                 standing,
@@ -130,6 +133,15 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
             Step::Pause(Course::NotBegun { told: true }, Pause::BeforeItBegins, again)
         }
         refused => Step::Ended(Box::new(SiteReport::refused(&site.name, refused))),
+    }
+}
+
+/// All attempts together.
+fn longest(site: &SiteConfig) -> Duration {
+    match site.timeout {
+        SiteTimeout::Fixed(timeout) => timeout,
+        // Each attempt has a bound of its own.
+        SiteTimeout::Auto => AUTO_AT_MOST,
     }
 }
 

@@ -45,7 +45,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::config::{Pace, TaskCall};
+    use crate::config::{Pace, SiteTimeout, TaskCall};
 
     fn site(values: Value) -> SiteConfig {
         SiteConfig {
@@ -60,7 +60,7 @@ mod tests {
             start_urls: Vec::new(),
             values: values.as_object().expect("an object").clone(),
             keys: String::new(),
-            timeout: std::time::Duration::from_secs(1),
+            timeout: SiteTimeout::Fixed(std::time::Duration::from_secs(1)),
             pace: Pace::default(),
             retries: 0,
             retry_backoff: std::time::Duration::ZERO,

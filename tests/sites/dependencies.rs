@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use orch::config::{SiteConfig, SiteNeeds};
+use orch::config::{SiteConfig, SiteNeeds, SiteTimeout};
 use orch::run::{EventKind, SiteStatus};
 use orch::sites::{Outage, SiteReport, Work};
 use serde_json::json;
@@ -224,7 +224,7 @@ fn a_site_that_pauses_before_a_retry_leaves_its_place_to_others() {
     twice.retries = 1;
     twice.retry_backoff = Duration::from_secs(2);
     // It may take no longer than this, without what it waits for its turn.
-    twice.timeout = Duration::from_secs(4);
+    twice.timeout = SiteTimeout::Fixed(Duration::from_secs(4));
     let sites = vec![twice, site("other", "jobs.whole", json!({"seconds": 5}))];
     let reports = run(run_all(&scene.context, sites, 1));
     assert!(

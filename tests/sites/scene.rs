@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use orch::celery::{Client, Endpoints};
-use orch::config::{Pace, ProxiesConfig, SiteConfig, SiteNeeds, TaskCall};
+use orch::config::{Pace, ProxiesConfig, SiteConfig, SiteNeeds, SiteTimeout, TaskCall};
 use orch::run::{EventKind, Feed, FollowStage, Recorder, RunId, SiteName, Update};
 use orch::sites::{Context, Holder, LeaseStore, Outage, SiteReport, Terms, Work};
 use serde_json::{Map, Value, json};
@@ -207,7 +207,7 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
         start_urls: vec!["http://127.0.0.1/".to_owned()],
         values: Map::new(),
         keys: "scraping:{job_id}:".to_owned(),
-        timeout: Duration::from_secs(60),
+        timeout: SiteTimeout::Fixed(Duration::from_secs(60)),
         pace: PACE,
         retries: 0,
         retry_backoff: Duration::from_millis(50),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use orch::celery::Target;
+use orch::config::SiteTimeout;
 use orch::run::{EventKind, SiteStatus};
 use orch::sites::{Outage, Work, Workers, cancel};
 use serde_json::json;
@@ -127,10 +128,10 @@ fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
     let scene = Scene::new();
     // More than the worker takes ahead.
     let mut slow = dispatched("slow", json!({"chunks": 40, "seconds": 30}));
-    slow.timeout = Duration::from_secs(3);
+    slow.timeout = SiteTimeout::Fixed(Duration::from_secs(3));
     slow.retries = 5;
     let mut whole = site("whole", "jobs.whole", json!({"seconds": 30}));
-    whole.timeout = Duration::from_secs(3);
+    whole.timeout = SiteTimeout::Fixed(Duration::from_secs(3));
     let started = Instant::now();
     let (reports, active) = run(async {
         let reports = run_all(&scene.context, vec![slow, whole], 2).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::config::item::{Item, bad_name, json};
-use crate::config::model::{MinResults, Need, SiteConfig, SiteNeeds, TaskCall};
+use crate::config::model::{MinResults, Need, SiteConfig, SiteNeeds, SiteTimeout, TaskCall};
 use crate::config::problem::{Problem, nearest};
 use crate::config::section::{Reading, Section, SiteNeed};
 use crate::config::source::{SourceId, Span};
@@ -106,7 +106,7 @@ fn read(
                 .collect(),
         )
     });
-    let timeout = section.or("timeout", Duration::from_secs(2 * 60 * 60), Item::positive_duration);
+    let timeout = section.or("timeout", SiteTimeout::Fixed(Duration::from_secs(2 * 60 * 60)), timeout);
     let retries = section.or("retries", 0, |item| item.integer(0..=1000));
     let site = SiteConfig {
         name: SiteName::new(name),
@@ -210,6 +210,14 @@ fn min_results(item: &Item<'_>) -> Option<MinResults> {
     }
 }
 
+/// A duration, or `"auto"`.
+fn timeout(item: &Item<'_>) -> Option<SiteTimeout> {
+    match &item.node.value {
+        Value::Text(text) if text == "auto" => Some(SiteTimeout::Auto),
+        _ => item.positive_duration().map(SiteTimeout::Fixed),
+    }
+}
+
 fn nothing() -> TaskCall {
     TaskCall {
         task: String::new(),
@@ -221,9 +229,12 @@ fn nothing() -> TaskCall {
 }
 
 /// What a template may name besides orch's own: the entries of `config`, then the site's other keys.
-fn values(config: Map<String, Json>, timeout: Duration, retries: u32) -> Map<String, Json> {
+fn values(config: Map<String, Json>, timeout: SiteTimeout, retries: u32) -> Map<String, Json> {
     let mut values = Map::new();
-    values.insert("timeout".to_owned(), Json::from(timeout.as_secs()));
+    // One that is worked out later is not known to a template.
+    if let SiteTimeout::Fixed(timeout) = timeout {
+        values.insert("timeout".to_owned(), Json::from(timeout.as_secs()));
+    }
     values.insert("retries".to_owned(), Json::from(retries));
     values.insert("config".to_owned(), Json::Object(config.clone()));
     values.extend(config);

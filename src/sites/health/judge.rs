@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::window::{WINDOW, Window};
 use crate::celery::ChordProgress;
-use crate::config::format_duration;
+use crate::config::{format_about, format_duration};
 use crate::follow::{AtWork, ChunkEnd, Vital};
 use crate::run::{SiteCounts, SiteHealth, SiteVitals};
 
@@ -101,6 +101,7 @@ impl Health {
             }
             Vital::ChordRead(chord) => self.chord_read(chord, now),
             Vital::Moved | Vital::Disturbed => self.lives(now),
+            Vital::TimePassed => {}
             Vital::Looked(found) => self.looked(found, quiet, now),
         }
         self.judge(now)
@@ -219,7 +220,7 @@ impl Health {
                 };
                 format!(
                     "nothing has happened for {} (stall_after {}){}{at}",
-                    spoken(quiet),
+                    format_about(quiet),
                     format_duration(allowed),
                     self.how_far(),
                 )
@@ -228,14 +229,18 @@ impl Health {
                 let (usual, factor) = self.limits.slow.unwrap_or_default();
                 let chunk = match (self.window.percentile(0.5), self.window.percentile(0.95)) {
                     (Some(middle), Some(high)) => {
-                        format!("; a chunk takes {}, 1 in 20 more than {}", spoken(middle), spoken(high))
+                        format!(
+                            "; a chunk takes {}, 1 in 20 more than {}",
+                            format_about(middle),
+                            format_about(high)
+                        )
                     }
                     _ => String::new(),
                 };
                 format!(
                     "it runs for {} and usually takes {} (slow_factor {factor}){}{chunk}",
-                    spoken(now.saturating_duration_since(self.begun)),
-                    spoken(usual),
+                    format_about(now.saturating_duration_since(self.begun)),
+                    format_about(usual),
                     self.how_far(),
                 )
             }
@@ -274,14 +279,4 @@ fn percent(share: f64) -> String {
     } else {
         format!("{percent:.1} %")
     }
-}
-
-/// Whole seconds where there are some.
-fn spoken(time: Duration) -> String {
-    let shown = if time >= Duration::from_secs(10) {
-        Duration::from_secs(time.as_secs())
-    } else {
-        Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX) / 100 * 100)
-    };
-    format_duration(shown)
 }

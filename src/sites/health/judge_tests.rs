@@ -156,9 +156,9 @@ fn reasons_are_for_a_person_at_night() {
     life.progressed(30, 40);
     life.chunks("...");
     life.wait(900);
-    assert_eq!(life.see(Vital::Moved), None);
+    assert_eq!(life.see(Vital::TimePassed), None);
     life.wait(1);
-    assert_eq!(life.see(Vital::Moved), Some(SiteHealth::Slow));
+    assert_eq!(life.see(Vital::TimePassed), Some(SiteHealth::Slow));
     assert_eq!(
         life.last_reason(),
         "it runs for 15m1s and usually takes 10m (slow_factor 1.5), 10 of 40 chunks left; a chunk takes 10s, 1 in 20 more \
@@ -235,6 +235,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         3 => (0u64..200).prop_map(Step::Wait),
         6 => (any::<bool>(), 0u64..1000).prop_map(|(succeeded, seconds)| Step::See(ended(succeeded, seconds))),
         1 => Just(Step::See(Vital::Moved)),
+        1 => Just(Step::See(Vital::TimePassed)),
         1 => Just(Step::See(Vital::Disturbed)),
         1 => any::<(u64, u64)>().prop_map(|(done, failed)| Step::See(read(done, failed))),
         3 => at_work.prop_map(|found| Step::See(Vital::Looked(found))),
@@ -288,7 +289,7 @@ proptest! {
                 prop_assert!(vitals.window <= WINDOW as u64 && vitals.failed <= vitals.window);
                 said = health;
             }
-            if !matches!(step, Step::Wait(_) | Step::See(Vital::Looked(_) | Vital::ChordRead(_))) {
+            if !matches!(step, Step::Wait(_) | Step::See(Vital::Looked(_) | Vital::ChordRead(_) | Vital::TimePassed)) {
                 quiet = 0;
             }
         }
