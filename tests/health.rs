@@ -9,6 +9,7 @@ mod support {
 
 use std::fs;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::bookshop;
 use support::orch::{Ended, Orch, Project};
@@ -273,4 +274,78 @@ fn an_automatic_timeout_without_earlier_runs_goes_by_chunks_and_slots() {
         reason.contains("(timeout \"auto\"): the chord has not ended"),
         "{reason}"
     );
+}
+
+#[test]
+fn waiting_behind_others_is_no_stall() {
+    // `crowd` fills all slots and the queue; `gate` ends by its timeout, and only then is `sick` put behind them.
+    let configuration = [
+        BASE,
+        &site("crowd", &["stuck"; 8], "stall_after = \"1s\""),
+        &site("gate", &["stuck"], "timeout = \"3s\""),
+        &site(
+            "sick",
+            &["fine"],
+            "after_finished = [\"gate\"]\nstall_after = \"1s\"\ntimeout = \"8s\"",
+        ),
+    ]
+    .concat();
+    let project = bookshop::project_with("ailing_app", &configuration);
+    let mut orch = project.orch(&["run"]);
+    let stalled = verdict(&mut orch, "crowd", "stalled");
+    assert!(
+        stalled["reason"]
+            .as_str()
+            .is_some_and(|reason| reason.ends_with("tasks run")),
+        "{stalled}"
+    );
+    orch.wait_for("its end", |event| {
+        event["event"] == "site_finished" && event["site"] == "sick"
+    });
+    free(&project, "crowd");
+    let ended = orch.finish();
+    ended.expect_code(1);
+    assert_eq!(end_of(&ended, "crowd")["status"], "complete");
+    let reason = end_of(&ended, "sick")["reason"].as_str().expect("why");
+    assert_eq!(reason, "out of time: the dispatch task has not ended");
+    let verdicts = ended.events_of("site_verdict");
+    assert!(verdicts.iter().all(|event| event["site"] == "crowd"), "{verdicts:?}");
+}
+
+#[test]
+fn quiet_while_the_worker_does_not_answer_is_no_stall() {
+    let liveness = "liveness = { interval = \"1s\", timeout = \"1s\", failures = 6 }\n";
+    let configuration = [
+        BASE,
+        liveness,
+        &site("sick", &["fine", "stuck"], "stall_after = \"2s\""),
+    ]
+    .concat();
+    let project = bookshop::project_with("ailing_app", &configuration);
+    let mut orch = project.orch(&["run"]);
+    let spawned = orch.wait_for_service("service_spawned", "celery");
+    orch.wait_for("a job", |event| event["event"] == "site_job_started");
+    let worker = i32::try_from(spawned["pid"].as_i64().expect("a pid")).expect("a pid");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), Signal::SIGSTOP).expect("stop the worker");
+    let stopped_at = orch
+        .events()
+        .last()
+        .and_then(|event| event["elapsed"].as_f64())
+        .expect("a time");
+    let dead = orch.wait_for_service("service_restarting", "celery");
+    let dead_at = dead["elapsed"].as_f64().expect("a time");
+    assert!(dead_at - stopped_at > 4.0, "long enough for a stall: {dead}");
+    free(&project, "sick");
+    orch.signal(Signal::SIGINT);
+    let ended = orch.finish();
+    let verdicts = ended.events_of("site_verdict");
+    let told = verdicts.iter().filter(|event| event["health"] == "stalled");
+    let meanwhile: Vec<_> = told
+        .filter(|event| {
+            event["elapsed"]
+                .as_f64()
+                .is_some_and(|at| (stopped_at..dead_at).contains(&at))
+        })
+        .collect();
+    assert!(meanwhile.is_empty(), "{meanwhile:?}");
 }

@@ -29,7 +29,7 @@ pub enum AtWork {
     Waiting,
     /// Workers answer, and none of them is at anything.
     Idle,
-    /// No worker answers.
+    /// Not all workers answer.
     Unknown,
 }
 
@@ -80,6 +80,9 @@ impl Desk {
         };
         if ours > 0 {
             AtWork::Running(u64::try_from(ours).unwrap_or(u64::MAX))
+        } else if active.is_incomplete() {
+            // A worker that has not answered may be at it.
+            AtWork::Unknown
         } else if !running.is_empty() || is_for_later() {
             AtWork::Waiting
         } else {

@@ -193,7 +193,8 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
     };
     let now = Instant::now();
     let left = deadline.saturating_duration_since(now);
-    let pause = if picked_up.is_some() {
+    let is_final = matches!(failure, Failure::Unhealthy { may_retry: false, .. });
+    let pause = if picked_up.is_some() && !is_final {
         // What has become of an earlier run's job is no reason not to do the site: this is its first attempt.
         course.retries = course.retries.saturating_add(course.number);
         Some(Duration::ZERO).filter(|_| !left.is_zero())

@@ -35,6 +35,10 @@ mod tests {
         let told = Failure::Told("x".into());
         let lost = Failure::Lost("x".into());
         let late = Failure::TimedOut("x".into());
+        let unhealthy = |may_retry| Failure::Unhealthy {
+            reason: "x".into(),
+            may_retry,
+        };
         let seconds = Duration::from_secs;
         for (failure, attempt, retries, left, pause) in [
             (&told, 1, 0, 1000, None),
@@ -45,6 +49,9 @@ mod tests {
             (&lost, 4, 3, 1000, None),
             (&told, 3, 3, 40, None),
             (&late, 1, 3, 1000, None),
+            (&unhealthy(true), 1, 3, 1000, Some(10)),
+            (&unhealthy(true), 4, 3, 1000, None),
+            (&unhealthy(false), 1, 3, 1000, None),
             (&told, 200, 300, u64::MAX, Some(10 * u64::from(u32::MAX))),
         ] {
             let found = pause_before_retry(failure, attempt, retries, seconds(10), seconds(left));
