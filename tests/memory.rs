@@ -86,3 +86,43 @@ fn nobody_waits_where_memory_is_no_matter_or_enough() {
         assert!(places(&ended, "site_dispatched")[1] < places(&ended, "site_finished")[0]);
     }
 }
+
+#[test]
+fn a_worker_that_holds_too_much_is_started_anew_and_says_so_and_nothing_is_lost() {
+    // Each chunk of `fat` holds more than its worker may; `slim` has a worker of its own as well, within its limit.
+    let limited = "workers = { concurrency = 1, max_memory = \"150MiB\" }";
+    let sites = [("fat", 3, 6.0, 200, limited), ("slim", 3, 6.0, 1, limited)];
+    let project = project("", "grace = \"30s\"\nrestart = { stable = \"100ms\" }", &sites);
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(0);
+    let of = |kind: &str| -> Vec<String> {
+        let events = ended.events_of(kind);
+        events
+            .iter()
+            .map(|event| event["service"].as_str().expect("a name").to_owned())
+            .collect()
+    };
+    let restarted = of("service_restarting");
+    assert!(
+        !restarted.is_empty() && restarted.iter().all(|name| name == "celery@fat"),
+        "{restarted:?}"
+    );
+    assert_eq!(of("service_unhealthy"), restarted);
+    let restarting = ended.events_of("service_restarting")[0];
+    let reason = restarting["reason"].as_str().expect("why");
+    assert!(
+        reason.starts_with("its processes hold 2") && reason.ends_with(" MiB of memory, `max_memory` is 150 MiB"),
+        "{reason}"
+    );
+    // Warm: what ran came to its end, what was reserved went back, each chunk was done once.
+    for site in ["fat", "slim"] {
+        let end = ended
+            .events_of("site_finished")
+            .into_iter()
+            .find(|event| event["site"] == site)
+            .expect("its end");
+        assert_eq!(end["status"], "complete", "{end}");
+        let ledger = std::fs::read_to_string(project.file(&format!("ledger.{site}"))).expect("what was done");
+        assert_eq!(ledger.lines().count(), 3, "{ledger}");
+    }
+}

@@ -240,6 +240,14 @@ impl<'a> Item<'a> {
         }
     }
 
+    /// A size that is not zero.
+    pub fn positive_size(&self) -> Option<u64> {
+        match self.size()? {
+            0 => self.report(self.problem(format!("`{}` is out of range", self.path), "must be more than zero")),
+            size => Some(size),
+        }
+    }
+
     /// A duration that is not zero.
     pub fn positive_duration(&self) -> Option<Duration> {
         match self.duration()? {

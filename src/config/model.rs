@@ -130,6 +130,8 @@ pub struct CeleryConfig {
     pub queues: Vec<String>,
     /// Pool slots. Default: number of processors.
     pub concurrency: usize,
+    /// Bytes that the worker's processes may hold together; above that it is started anew, warm.
+    pub max_memory: Option<u64>,
     /// Default `prefork`.
     pub pool: String,
     /// Default `INFO`.
@@ -370,6 +372,8 @@ pub struct OwnWorker {
     pub queue: String,
     /// Pool slots: no more of the site's tasks are at work at one time.
     pub concurrency: usize,
+    /// As in `[celery]`.
+    pub max_memory: Option<u64>,
     /// A process of the pool is replaced after so many tasks.
     pub max_tasks_per_child: Option<u32>,
     /// How often a task of the site may begin.

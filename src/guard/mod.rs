@@ -24,6 +24,6 @@ pub use init::init;
 use init::{GUARD_ARGUMENT, Hello, INITIALISED, RUN_ID_VARIABLE, SERVICE_VARIABLE};
 pub use leftovers::{Leftovers, end_leftovers, find_leftovers};
 pub use lock::{Holder, InstanceLock, LockError};
-pub use process_table::{is_alive, is_the_same_alive, own_start_time};
+pub use process_table::{is_alive, is_the_same_alive, own_start_time, tree as process_tree};
 pub use protocol::*;
 pub use strangers::reap_strangers;

@@ -429,6 +429,10 @@ impl Program for Celery {
         true
     }
 
+    fn max_memory(&self) -> Option<u64> {
+        self.config.max_memory
+    }
+
     fn is_on_demand(&self) -> bool {
         matches!(self.duty, Duty::Site { .. })
     }

@@ -7,6 +7,7 @@ use super::failure::Failure;
 use super::on_demand::Availability;
 use super::program::Prepared;
 use super::state::Input;
+use super::tree_memory::Held;
 use crate::guard::GuardEvent;
 use crate::run::ServiceName;
 
@@ -32,6 +33,8 @@ pub(super) enum Message {
     NotNeeded {
         name: ServiceName,
     },
+    /// What services held of memory just now.
+    Measured(Vec<Held>),
 }
 
 impl Message {

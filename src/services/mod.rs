@@ -27,6 +27,7 @@ mod restart;
 mod site_worker;
 mod state;
 mod supervisor;
+mod tree_memory;
 mod unknown_tasks;
 mod worker_command;
 mod worker_log;

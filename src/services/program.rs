@@ -57,6 +57,11 @@ pub trait Program: Send + Sync {
         false
     }
 
+    /// Bytes that its processes may hold together; above that it is started anew.
+    fn max_memory(&self) -> Option<u64> {
+        None
+    }
+
     /// Whether it is up only while somebody needs it: then its failure is theirs, not the run's.
     fn is_on_demand(&self) -> bool {
         false

@@ -21,6 +21,7 @@ pub fn settings(celery: &CeleryConfig, worker: &OwnWorker) -> CeleryConfig {
     let mut own = celery.clone();
     own.queues = vec![worker.queue.clone()];
     own.concurrency = worker.concurrency;
+    own.max_memory = worker.max_memory.or(celery.max_memory);
     own.settings.insert(DEFAULT_QUEUE.to_owned(), worker.queue.clone());
     // Tasks that are due are due once, whoever does them.
     own.beat = BeatMode::Off;

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::failure::Failure;
 use super::restart::{RestartHistory, Verdict};
-use crate::config::RestartPolicy;
+use crate::config::{RestartPolicy, RestartWhen};
 use crate::run::{EventKind, ExitStatus, ServiceName, describe_exit as describe};
 
 /// What a service is meant to be.
@@ -84,6 +84,9 @@ pub enum ServiceState {
 pub enum Then {
     /// Nobody needs it: it waits until somebody does.
     Rest,
+    /// It was ended to begin anew, whatever the policy says of its end; one that needs that again and again, soon after
+    /// its start, is judged by it all the same.
+    Renew,
     /// Ask the restart policy.
     Judge,
     /// The failure is final.
@@ -109,6 +112,8 @@ pub enum Input {
     ReadinessFailed(Failure),
     LivenessPassed,
     LivenessFailed(String),
+    /// It holds too much of something, and is to begin anew.
+    Overgrown(String),
     /// Its main process ended by itself.
     Exited(ExitStatus),
     /// Nothing of it is left.
@@ -313,6 +318,19 @@ impl Service {
                     (ending, vec![Action::StopProbes, Action::StopTree])
                 }
             }
+            (S::Ready { since, .. }, Input::Overgrown(reason)) => {
+                let event = EventKind::ServiceUnhealthy {
+                    service: self.name.clone(),
+                    reason: reason.clone(),
+                };
+                let ending = S::Ending {
+                    ready_for: Some(now.duration_since(since)),
+                    reason,
+                    status: None,
+                    then: Then::Renew,
+                };
+                (ending, vec![Action::StopProbes, Action::Emit(event), Action::StopTree])
+            }
             (S::Ready { since, .. }, Input::Exited(status)) => {
                 self.died(status, Some(now.duration_since(since)), Then::Judge)
             }
@@ -352,6 +370,7 @@ impl Service {
                     (S::Waiting, vec![Action::Emit(event)])
                 }
                 Then::Fail(failure) => self.fail(failure),
+                Then::Renew => self.renew(ready_for, reason, now, random),
                 Then::Judge => self.judge(ready_for, reason, status.unwrap_or(ExitStatus::Unknown), now, random),
             },
             (S::BackingOff { .. }, Input::BackoffElapsed) => (S::Waiting, vec![]),
@@ -425,6 +444,7 @@ impl Service {
                 | Input::ReadinessFailed(_)
                 | Input::LivenessPassed
                 | Input::LivenessFailed(_)
+                | Input::Overgrown(_)
                 | Input::Exited(_)
                 | Input::Gone
                 | Input::BackoffElapsed
@@ -501,7 +521,7 @@ impl Service {
     fn died(&self, status: ExitStatus, ready_for: Option<Duration>, then: Then) -> (ServiceState, Vec<Action>) {
         let then = match then {
             Then::Fail(failure) => Then::Fail(failure.with_log(&self.log)),
-            then @ (Then::Judge | Then::Rest) => then,
+            then @ (Then::Judge | Then::Rest | Then::Renew) => then,
         };
         let event = EventKind::ServiceExited {
             service: self.name.clone(),
@@ -529,7 +549,36 @@ impl Service {
         let Role::Daemon { restart, .. } = &self.role else {
             return self.fail(Failure::infrastructure(format!("`{}`: {reason}", self.name)).with_log(&self.log));
         };
-        match self.history.judge(restart, status, ready_for, now, random) {
+        let verdict = self.history.judge(restart, status, ready_for, now, random);
+        self.obey(verdict, reason, status, now)
+    }
+
+    /// After an end that is no failure.
+    fn renew(
+        &mut self,
+        ready_for: Option<Duration>,
+        reason: String,
+        now: Instant,
+        random: f64,
+    ) -> (ServiceState, Vec<Action>) {
+        let verdict = match &self.role {
+            Role::Daemon { restart, .. } if ready_for.is_none_or(|ready| ready < restart.stable) => {
+                let policy = RestartPolicy {
+                    when: RestartWhen::Always,
+                    ..*restart
+                };
+                self.history.judge(&policy, ExitStatus::Unknown, ready_for, now, random)
+            }
+            Role::Daemon { .. } | Role::Oneshot => Verdict::Restart {
+                attempt: 1,
+                after: Duration::ZERO,
+            },
+        };
+        self.obey(verdict, reason, ExitStatus::Unknown, now)
+    }
+
+    fn obey(&self, verdict: Verdict, reason: String, status: ExitStatus, now: Instant) -> (ServiceState, Vec<Action>) {
+        match verdict {
             Verdict::Restart { attempt, after } => {
                 let backoff_ms = EventKind::millis(after);
                 let event = EventKind::ServiceRestarting {

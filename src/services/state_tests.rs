@@ -169,6 +169,7 @@ fn any_input() -> impl Strategy<Value = Input> {
         Just(Input::Exited(ExitStatus::Code(0))),
         Just(Input::Gone),
         Just(Input::BackoffElapsed),
+        Just(Input::Overgrown("much".into())),
         Just(Input::Needed),
         Just(Input::NotNeeded),
     ]
@@ -199,6 +200,40 @@ fn what_nobody_needs_any_more_ends_and_rests_until_somebody_does() {
     drive(&mut starting, [Input::DependenciesReady, Input::NotNeeded]);
     assert_eq!(starting.state, ServiceState::Waiting);
     assert!(drive(&mut starting, [Input::NotNeeded]).is_empty());
+}
+
+#[test]
+fn what_holds_too_much_begins_anew_whatever_the_policy_says_of_its_end() {
+    let mut service = daemon();
+    if let Role::Daemon { restart, .. } = &mut service.role {
+        restart.when = RestartWhen::Never;
+    }
+    let mut now = Instant::now();
+    let mut overgrown = |service: &mut Service, after: u64| {
+        up().into_iter().for_each(|input| drop(service.step(input, now, 0.5)));
+        now += Duration::from_secs(after);
+        let end = [
+            Input::Overgrown("much".into()),
+            Input::Exited(ExitStatus::Code(0)),
+            Input::Gone,
+        ];
+        end.into_iter()
+            .flat_map(|input| service.step(input, now, 0.5))
+            .collect::<Vec<_>>()
+    };
+    for _ in 0..10 {
+        let actions = overgrown(&mut service, 30);
+        assert!(actions.contains(&Action::StopTree), "{actions:?}");
+        assert_eq!(service.state, ServiceState::Waiting);
+    }
+    // A limit that it is above as soon as it runs is no limit to live with.
+    overgrown(&mut service, 1);
+    assert_eq!(service.state, ServiceState::Waiting);
+    overgrown(&mut service, 1);
+    assert!(matches!(service.state, ServiceState::BackingOff { .. }));
+    service.step(Input::BackoffElapsed, Instant::now(), 0.5);
+    overgrown(&mut service, 1);
+    assert_eq!(service.state, ServiceState::Failed);
 }
 
 #[test]

@@ -5,7 +5,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -18,8 +18,12 @@ use super::on_demand::{Availability, OnDemand};
 use super::order::StartOrder;
 use super::program::{Prepared, Program, Start};
 use super::state::{Action, Input, Service, ServiceState};
+use super::tree_memory::{self, Held};
 use crate::guard::{GuardEvent, Report, SpawnOrder};
 use crate::run::{EventKind, Level, Recorder, ServiceName};
+
+/// From one look at what services hold of memory to the next.
+const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
 /// Which services can be used, for those who wait for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,6 +54,8 @@ struct Entry {
     /// Length of its log before the last spawn: what stands before that was said by an earlier one.
     log_offset: u64,
     demand: Demand,
+    /// It has been made to begin anew, and is not back yet.
+    is_renewed: bool,
 }
 
 /// Whether a service is to be up.
@@ -83,6 +89,8 @@ pub struct Supervisor {
     usable: watch::Sender<Usable>,
     task_holder_deaths: watch::Sender<u64>,
     restarts: u64,
+    /// When to look next what services hold of memory.
+    measure_at: Instant,
 }
 
 impl Supervisor {
@@ -103,6 +111,7 @@ impl Supervisor {
                     false => Demand::Always,
                 },
                 program,
+                is_renewed: false,
                 order: None,
                 generation: 0,
                 probe: None,
@@ -118,6 +127,7 @@ impl Supervisor {
             usable: watch::Sender::new(Usable::default()),
             task_holder_deaths: watch::Sender::new(0),
             restarts: 0,
+            measure_at: Instant::now() + MEASURE_EVERY,
         }
     }
 
@@ -145,8 +155,16 @@ impl Supervisor {
                 return given_up;
             }
             self.publish();
+            let message = tokio::select! {
+                biased;
+                message = self.inbox.receiver.recv() => message,
+                () = tokio::time::sleep_until(self.measure_at.into()) => {
+                    self.measure();
+                    None
+                }
+            };
             // The inbox holds a sender of its own: it never closes.
-            let Some(message) = self.inbox.receiver.recv().await else {
+            let Some(message) = message else {
                 continue;
             };
             if let Some(given_up) = self.take(message) {
@@ -167,6 +185,43 @@ impl Supervisor {
             | ServiceState::BackingOff { .. } => true,
             ServiceState::Reused { .. } | ServiceState::Completed | ServiceState::Down | ServiceState::Failed => false,
         })
+    }
+
+    /// Has it looked what those hold that are not to hold too much; the answer is a message.
+    fn measure(&mut self) {
+        self.measure_at = Instant::now() + MEASURE_EVERY;
+        let limited = self.entries.iter().filter(|entry| entry.program.max_memory().is_some());
+        let running = |entry: &Entry| match entry.service.state {
+            ServiceState::Ready { pid, .. } => Some((entry.service.name.clone(), pid)),
+            _ => None,
+        };
+        let services: Vec<(ServiceName, i32)> = limited.filter_map(running).collect();
+        if services.is_empty() {
+            return;
+        }
+        let sender = self.inbox.sender.clone();
+        tokio::task::spawn_blocking(move || drop(sender.send(Message::Measured(tree_memory::look(services)))));
+    }
+
+    /// Has the worst begin anew; one at a time, or there would be nobody left to do the work.
+    fn take_measures(&mut self, held: &[Held]) -> Option<GivenUp> {
+        for entry in &mut self.entries {
+            entry.is_renewed &= entry.demand.is_wanted() && !entry.service.is_usable();
+        }
+        if self.entries.iter().any(|entry| entry.is_renewed) {
+            return None;
+        }
+        let limited = held.iter().filter_map(|held| {
+            let index = self.find(held.service.as_str())?;
+            let entry = self.entries.get(index)?;
+            let is_it = matches!(entry.service.state, ServiceState::Ready { pid, .. } if pid == held.pid);
+            Some((index, (held.bytes, entry.program.max_memory().filter(|_| is_it)?)))
+        });
+        let (indices, amounts): (Vec<usize>, Vec<(u64, u64)>) = limited.unzip();
+        let worst = tree_memory::worst(&amounts)?;
+        let (index, (bytes, limit)) = (*indices.get(worst)?, *amounts.get(worst)?);
+        self.entries.get_mut(index)?.is_renewed = true;
+        self.step(index, Input::Overgrown(tree_memory::reason(bytes, limit)))
     }
 
     fn start_what_can(&mut self) -> Option<GivenUp> {
@@ -265,6 +320,7 @@ impl Supervisor {
                 }
                 self.step(index, Input::Needed)
             }
+            Message::Measured(held) => self.take_measures(&held),
             Message::NotNeeded { name } => {
                 let index = self.find(name.as_str())?;
                 if let Some(entry) = self.entries.get_mut(index)

@@ -49,6 +49,7 @@ pub(in crate::config) fn celery(root: &Section<'_>, state_dir: &Path, surroundin
         program: section.read("program", |item| surroundings.configured_program(item, enabled)),
         queues: section.or("queues", vec!["celery".to_owned()], queues),
         concurrency: section.or("concurrency", processors(), |item| item.integer(1..=100_000)),
+        max_memory: section.read("max_memory", Item::positive_size),
         pool: section.or("pool", "prefork".to_owned(), pool),
         log_level: section.or("log_level", "INFO".to_owned(), |item| {
             item.choice(&levels).map(str::to_owned)

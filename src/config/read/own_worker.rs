@@ -30,6 +30,7 @@ pub(super) fn own_worker(section: &Section<'_>, site: &str, is_site: bool) -> Op
         None if is_site && workers.is_written() => workers.required("concurrency", "3", |item| item.integer(SLOTS)),
         None => workers.or("concurrency", 1, |item| item.integer(SLOTS)),
     };
+    let max_memory = workers.read("max_memory", Item::positive_size);
     let max_tasks_per_child = workers.read("max_tasks_per_child", |item| item.integer(1..=i64::from(u32::MAX)));
     workers.finish();
     if !is_wanted {
@@ -41,6 +42,7 @@ pub(super) fn own_worker(section: &Section<'_>, site: &str, is_site: bool) -> Op
     Some(OwnWorker {
         queue: queue(site),
         concurrency,
+        max_memory,
         max_tasks_per_child,
         rate,
     })
