@@ -271,3 +271,64 @@ fn a_site_with_a_worker_of_its_own_is_stopped_by_another_command() {
         "it heard of the stop"
     );
 }
+
+#[test]
+fn beside_an_instance_that_is_up_the_worker_of_a_site_is_the_run_s_own() {
+    let project = project(
+        "",
+        &[("books", 4, 0.2, "max_chunks_in_flight = 1"), ("quotes", 4, 0.2, "")],
+    );
+    let mut up = project.orch(&["up"]);
+    up.wait_for_service("service_ready", "celery");
+    bookshop::wait_until_up(&mut up, &project);
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(0);
+    expect_complete(&ended, &project, "books", 4);
+    expect_complete(&ended, &project, "quotes", 4);
+    let (books, quotes) = (chunks(&project, "books"), chunks(&project, "quotes"));
+    assert_eq!(at_one_time(&books), 1);
+    assert!(books.iter().all(|chunk| chunk.node.starts_with("limits-books@")));
+    assert!(quotes.iter().all(|chunk| chunk.node.starts_with("limits@")));
+    let reused = ended.events_of("service_reused");
+    assert!(reused.iter().any(|event| event["service"] == "celery"), "{reused:?}");
+    up.signal(Signal::SIGTERM);
+    let up = up.finish();
+    up.expect_code(143);
+    assert!(!up.stdout.contains("celery@books"), "{}", up.stdout);
+}
+
+#[test]
+fn a_shared_worker_that_is_reused_does_not_do_the_work_of_a_site_with_its_own() {
+    let site = ("books", 4, 0.2, "max_chunks_in_flight = 1");
+    let theirs = project("", &[("quotes", 1, 0.1, "")]);
+    std::fs::write(
+        theirs.file("orch.toml"),
+        "[orch]\ninstance = \"theirs\"\n[redis]\nport = 0\nmode = \"own\"\nauth = false\n[celery]\napp = \"limits_app\"\n",
+    )
+    .expect("their configuration");
+    let mut up = theirs.orch(&["up"]);
+    up.wait_for_service("service_ready", "celery");
+    let ready = up.wait_for_service("service_ready", "redis");
+    let (_, port) = ready["detail"]
+        .as_str()
+        .expect("an address")
+        .rsplit_once(':')
+        .expect("a port");
+    let ours = project("", &[site, ("quotes", 2, 0.1, "")]);
+    let text = fs::read_to_string(ours.file("orch.toml")).expect("our configuration");
+    let text = text.replace(
+        "port = 0\nmode = \"own\"",
+        &format!("port = {port}\nmode = \"external\""),
+    );
+    fs::write(ours.file("orch.toml"), text).expect("our configuration");
+    let ended = ours.orch(&["run"]).finish();
+    ended.expect_code(0);
+    let books = chunks(&ours, "books");
+    assert_eq!((books.len(), at_one_time(&books)), (4, 1));
+    assert!(books.iter().all(|chunk| chunk.node.starts_with("limits-books@")));
+    // The reused worker works where it was started.
+    let quotes = chunks(&theirs, "quotes");
+    assert!(quotes.len() == 2 && quotes.iter().all(|chunk| chunk.node.starts_with("theirs@")));
+    up.signal(Signal::SIGTERM);
+    up.finish().expect_code(143);
+}

@@ -12,12 +12,13 @@ use super::consumption::ConsumptionCare;
 use super::environment::merge;
 use super::failure::Failure;
 use super::late_acknowledgement;
+use super::life::Role;
 use super::program::{Boxed, Prepared, Program, Start};
-use super::state::Role;
+use super::site_worker;
 use super::unknown_tasks::missing_tasks;
 use super::worker_command::{node_name, worker_argv};
 use super::worker_log::{Announced, BrokerAddress, announced_broker};
-use crate::celery::{Client, Control, Kept, NodeName, Target};
+use crate::celery::{Client, Kept, NodeName, Target};
 use crate::config::{BeatMode, CeleryConfig, LivenessConfig, RateLimit};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::{EventKind, Level, Recorder, RunId, ServiceName};
@@ -343,47 +344,16 @@ impl Celery {
             return Err(missing_tasks(&missing, tasks));
         }
         if let Duty::Site { rate } = &self.duty {
-            self.check_slots(stats.pool_slots)?;
+            let log = &self.order.log;
+            site_worker::check_slots(self.node(), stats.pool_slots, self.config.concurrency, log)?;
             if let Some(rate) = rate {
-                self.limit(rate, &control, &target).await?;
+                site_worker::limit(self.node(), rate, &control, log).await?;
             }
         }
         if self.config.acks_late {
             late_acknowledgement::warn_of_unreached(&control, &target, &self.recorder).await;
         }
         Ok(format!("{} with {} pool slots", self.node(), stats.pool_slots))
-    }
-}
-
-impl Celery {
-    /// More slots than the site may have would be no limit.
-    fn check_slots(&self, slots: u64) -> Result<(), Failure> {
-        let wanted = self.config.concurrency;
-        if usize::try_from(slots).is_ok_and(|slots| slots <= wanted) {
-            return Ok(());
-        }
-        let what = format!(
-            "worker `{}` has {slots} pool slots, its site may have {wanted}",
-            self.node()
-        );
-        Err(Failure::configuration(what)
-            .with_log(&self.order.log)
-            .hint("take `--concurrency` and `--autoscale` out of `[celery] extra_args`"))
-    }
-
-    /// Celery keeps the limit in the worker's memory: it is set after each start.
-    async fn limit(&self, rate: &RateLimit, control: &Control, target: &Target) -> Result<(), Failure> {
-        let failed = |why: String| {
-            let what = format!("limit `{}` to {} in worker `{}`", rate.task, rate.limit, self.node());
-            Failure::infrastructure(what).because(why).with_log(&self.order.log)
-        };
-        let answered = control
-            .rate_limit(&rate.task, &rate.limit, target, QUESTION_PATIENCE)
-            .await;
-        match answered.map_err(|error| failed(error.to_string()))?.of(self.node()) {
-            Some(()) => Ok(()),
-            None => Err(failed(format!("no answer within {QUESTION_PATIENCE:?}"))),
-        }
     }
 }
 

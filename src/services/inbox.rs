@@ -4,9 +4,9 @@
 use tokio::sync::{mpsc, watch};
 
 use super::failure::Failure;
+use super::life::Input;
 use super::on_demand::Availability;
 use super::program::Prepared;
-use super::state::Input;
 use super::tree_memory::Held;
 use crate::guard::GuardEvent;
 use crate::run::ServiceName;

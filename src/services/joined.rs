@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::failure::Failure;
+use super::life::Role;
 use super::program::{Boxed, Prepared, Program, Start};
-use super::state::Role;
 use crate::config::LivenessConfig;
 use crate::run::ServiceName;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::failure::Failure;
-use super::state::Role;
+use super::life::Role;
 use crate::config::LivenessConfig;
 use crate::guard::SpawnOrder;
 use crate::run::ServiceName;

@@ -3,23 +3,22 @@
 //! Not here: what to do (the pure [`Service::step`]), how to ask a service ([`Program`]), the stop of the run (the
 //! guard's). Dropping the supervisor drops all its probes.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
 
 use super::attention::{Waited, attend};
+use super::entry::{Demand, Entry, command_line, log_length};
 use super::failure::Failure;
 use super::inbox::{Inbox, Message};
 use super::launcher::{Launcher, exit_status};
+use super::life::{Action, Input, ServiceState};
 use super::on_demand::{Availability, OnDemand};
 use super::order::StartOrder;
 use super::program::{Prepared, Program, Start};
-use super::state::{Action, Input, Service, ServiceState};
 use super::tree_memory::{self, Held};
-use crate::guard::{GuardEvent, Report, SpawnOrder};
+use crate::guard::{GuardEvent, Report};
 use crate::run::{EventKind, Level, Recorder, ServiceName};
 
 /// From one look at what services hold of memory to the next.
@@ -41,42 +40,6 @@ pub struct Usable {
 pub struct GivenUp {
     pub service: ServiceName,
     pub failure: Failure,
-}
-
-struct Entry {
-    service: Service,
-    program: Arc<dyn Program>,
-    /// What to spawn once prepared.
-    order: Option<Box<SpawnOrder>>,
-    /// Raised at each start and death: an answer to an older question is not for this one.
-    generation: u64,
-    probe: Option<AbortHandle>,
-    /// Length of its log before the last spawn: what stands before that was said by an earlier one.
-    log_offset: u64,
-    demand: Demand,
-    /// It has been made to begin anew, and is not back yet.
-    is_renewed: bool,
-}
-
-/// Whether a service is to be up.
-enum Demand {
-    Always,
-    /// For as long as somebody needs it, who is told how it is.
-    On(Option<watch::Sender<Availability>>),
-}
-
-impl Demand {
-    fn is_wanted(&self) -> bool {
-        !matches!(self, Demand::On(None))
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        if let Some(probe) = self.probe.take() {
-            probe.abort();
-        }
-    }
 }
 
 /// The loop and what it owns.
@@ -102,22 +65,7 @@ impl Supervisor {
         recorder: Recorder,
         inbox: Inbox,
     ) -> Self {
-        let entries = programs
-            .into_iter()
-            .map(|program| Entry {
-                service: Service::new(program.name().clone(), program.role(), program.log().to_owned()),
-                demand: match program.is_on_demand() {
-                    true => Demand::On(None),
-                    false => Demand::Always,
-                },
-                program,
-                is_renewed: false,
-                order: None,
-                generation: 0,
-                probe: None,
-                log_offset: 0,
-            })
-            .collect();
+        let entries = programs.into_iter().map(Entry::new).collect();
         Self {
             entries,
             order,
@@ -544,57 +492,6 @@ enum Acted {
     Done,
     Answered(Input),
     GaveUp(GivenUp),
-}
-
-impl Entry {
-    /// Tells who needs it how it is.
-    fn tell(&self) {
-        let Demand::On(Some(who)) = &self.demand else { return };
-        let now = match self.service.is_usable() {
-            true => Availability::Usable,
-            false => Availability::Coming,
-        };
-        who.send_if_modified(|before| {
-            let changed = *before != now;
-            *before = now;
-            changed
-        });
-    }
-
-    /// Ends the question that is under way, so that at most one runs for a service.
-    fn next_generation(&mut self) -> u64 {
-        if let Some(probe) = self.probe.take() {
-            probe.abort();
-        }
-        self.generation += 1;
-        self.generation
-    }
-}
-
-/// What is started where, for people: a long command (a script in an argument) is cut.
-fn command_line(order: &SpawnOrder) -> String {
-    const SHOWN: usize = 240;
-    let words: Vec<String> = order
-        .argv
-        .iter()
-        .map(
-            |word| match word.contains([' ', '\t', '\'', '"', '$', '*']) || word.is_empty() {
-                true => format!("'{}'", word.replace('\'', "'\\''")),
-                false => word.clone(),
-            },
-        )
-        .collect();
-    let mut line = words.join(" ").replace(['\n', '\r'], " ");
-    if let Some((end, _)) = line.char_indices().nth(SHOWN) {
-        line.truncate(end);
-        line.push_str("...");
-    }
-    format!("`{line}` in {}", order.directory.display())
-}
-
-/// Length of a log, 0 when there is none.
-fn log_length(log: &Path) -> u64 {
-    std::fs::metadata(log).map_or(0, |metadata| metadata.len())
 }
 
 /// Jitter needs no quality: the clock's nanoseconds will do.
