@@ -8,11 +8,12 @@ mod support {
 }
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::bookshop;
-use support::orch::{Ended, Orch, Project};
+use support::orch::{Ended, Orch, Project, wait_until};
 
 const BASE: &str = "[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"ailing_app\"\nconcurrency = 4\n";
 
@@ -348,4 +349,24 @@ fn quiet_while_the_worker_does_not_answer_is_no_stall() {
         })
         .collect();
     assert!(meanwhile.is_empty(), "{meanwhile:?}");
+}
+
+#[test]
+fn quiet_while_orch_itself_stands_still_is_no_stall() {
+    let asleep = Duration::from_secs(14);
+    let configuration = [BASE, &site("sick", &["fine", "stuck"], "stall_after = \"3s\"")].concat();
+    let project = bookshop::project_with("ailing_app", &configuration);
+    let mut orch = project.orch(&["run"]);
+    orch.wait_for("all that will happen", |event| {
+        event["event"] == "site_progressed" && event["counts"]["completed_chunks"] == 1
+    });
+    orch.signal(Signal::SIGSTOP);
+    let stopped = Instant::now();
+    wait_until("time passes", || stopped.elapsed() >= asleep);
+    orch.signal(Signal::SIGCONT);
+    let stalled = verdict(&mut orch, "sick", "stalled");
+    let quiet = Duration::from_millis(stalled["vitals"]["quiet_ms"].as_u64().expect("a time"));
+    assert!(quiet < asleep / 2, "it was asleep for {asleep:?}: {stalled}");
+    free(&project, "sick");
+    orch.finish().expect_code(0);
 }

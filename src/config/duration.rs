@@ -103,13 +103,9 @@ pub fn format_duration(duration: Duration) -> String {
     text
 }
 
-/// As above, in whole seconds, tenths below ten, all of it below one: for what was measured.
+/// As above, in whole seconds where there are some: for what was measured.
 pub fn format_about(duration: Duration) -> String {
-    let exactness = match duration.as_secs() {
-        0 => 1,
-        1..10 => 100,
-        _ => 1000,
-    };
+    let exactness = if duration.as_secs() > 0 { 1000 } else { 1 };
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     format_duration(Duration::from_millis(millis / exactness * exactness))
 }
