@@ -366,4 +366,38 @@ mod tests {
         ledger.close(&id("root"));
         assert_eq!(ledger.tally(&id("root")), Tally::default());
     }
+
+    #[test]
+    fn ends_of_chunks_are_handed_out_once_and_of_a_flood_the_latest() {
+        let mut ledger = Ledger::default();
+        ledger.open(&id("root"));
+        ledger.watch(&id("root"), &id("callback"));
+        let mut end = |task: &str, end, seconds: Option<u64>| {
+            ledger.received(id(task), id("root"));
+            ledger.ended_after(&id(task), end, seconds.map(Duration::from_secs));
+        };
+        // Neither the dispatch task nor the callback is a chunk.
+        end("root", EventEnd::Succeeded("None".into()), Some(1));
+        end("callback", EventEnd::Succeeded("None".into()), Some(1));
+        end("a", EventEnd::Succeeded("1".into()), Some(2));
+        end("b", EventEnd::Failed("no".into()), None);
+        end("c", EventEnd::Revoked("expired".into()), None);
+        let ends = ledger.take_ends(&id("root"));
+        let told: Vec<_> = ends.iter().map(|end| (end.succeeded, end.runtime)).collect();
+        let two = Some(Duration::from_secs(2));
+        assert_eq!(told, [(true, two), (false, None), (false, None)]);
+        assert!(ledger.take_ends(&id("root")).is_empty(), "asked for before");
+        for number in 0..1000 {
+            let task = TaskId::from(format!("flood-{number}"));
+            ledger.received(task.clone(), id("root"));
+            ledger.ended_after(
+                &task,
+                EventEnd::Succeeded("1".into()),
+                Some(Duration::from_secs(number)),
+            );
+        }
+        let ends = ledger.take_ends(&id("root"));
+        assert_eq!(ends.len(), RECENT);
+        assert_eq!(ends.back().and_then(|end| end.runtime), Some(Duration::from_secs(999)));
+    }
 }
