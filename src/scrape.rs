@@ -222,8 +222,22 @@ impl Scrape {
     }
 
     async fn proxies_then_sites(&self, context: &sites::Context, leases: &LeaseStore) -> Ending {
+        let at_once = self.config.orch.max_parallel_sites;
+        let expected = self.history.expected();
+        let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
+            // What an earlier run has under way is a try already.
+            Ok(work) => work
+                .in_view_of(&self.history, |site| self.force || context.earlier.contains_key(site))
+                .refreshing(self.config.proxies.clone())
+                .with_workers(self.workers.clone())
+                .with_memory_reserve(self.config.orch.memory_reserve),
+            Err(error) => {
+                let failure = Failure::configuration("put the sites into an order").caused_by(&error);
+                return Ending::failed(failure);
+            }
+        };
         let proxies = &self.config.proxies;
-        if proxies.enabled {
+        if proxies.enabled && work.tries_any() {
             match proxies::ensure(context, proxies).await {
                 Ok(ProxyVerdict::Enough { .. }) => {}
                 Ok(ProxyVerdict::TooFew { usable, reason }) => {
@@ -242,20 +256,6 @@ impl Scrape {
                 }
             }
         }
-        let at_once = self.config.orch.max_parallel_sites;
-        let expected = self.history.expected();
-        let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
-            // What an earlier run has under way is a try already.
-            Ok(work) => work
-                .in_view_of(&self.history, |site| self.force || context.earlier.contains_key(site))
-                .refreshing(proxies.clone())
-                .with_workers(self.workers.clone())
-                .with_memory_reserve(self.config.orch.memory_reserve),
-            Err(error) => {
-                let failure = Failure::configuration("put the sites into an order").caused_by(&error);
-                return Ending::failed(failure);
-            }
-        };
         let reports = sites::run_all(context, work, leases.clone(), self.wait_until).await;
         if let Some(held) = AllHeld::told_by(&reports) {
             return Ending::busy(&held);

@@ -350,3 +350,21 @@ fn a_degraded_site_is_kept_by_a_resumed_run_and_a_night_that_is_resumed_is_one()
     let strict = [&mended[..], &["--strict"]].concat();
     project.orch(&strict).finish().expect_code(1);
 }
+
+#[test]
+fn no_proxies_are_wanted_for_sites_that_are_skipped() {
+    let project = project(&[site("closed", "\"none\"", "skip_after_failures = 1")]);
+    let configuration = fs::read_to_string(project.file("orch.toml")).expect("it is there");
+    let proxies = "[proxies]\nfile = \"there_is_none.json\"\nmin_usable = 1\n";
+    fs::write(project.file("orch.toml"), configuration + proxies).expect("it is written");
+    let failed = json!({"site": "closed", "status": "failed", "counts": {}, "reason": "closed",
+                        "cause": {"by": "failure", "in_a_row": 2}});
+    write_nights(&project, &[vec![failed]]);
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(1);
+    assert_eq!(ends(&ended), pairs([("closed", "skipped")]));
+    assert!(ended.events_of("proxies_counted").is_empty(), "{}", ended.stdout);
+    assert!(ended.stdout.contains("1 of 1 site skipped after "), "{}", ended.stdout);
+    // It is tried once again, and there are too few.
+    project.orch(&["run"]).finish().expect_code(4);
+}

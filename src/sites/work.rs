@@ -129,6 +129,12 @@ impl Work {
         }
     }
 
+    /// Whether there is anything to be done: not all of its sites are skipped for how they ended in the last runs.
+    pub fn tries_any(&self) -> bool {
+        let mut sites = self.agenda.sites();
+        sites.any(|site| !self.agenda.entry(site).left_out)
+    }
+
     /// In the order of their ids.
     pub fn sites(&self) -> &[SiteConfig] {
         &self.sites
