@@ -14,11 +14,11 @@ use super::envelope;
 use super::event::{Event, EventKind, TaskEvent, TaskOrigin, WorkerEvent, WorkerLoad};
 use super::{Error, NodeName, Result, TaskId, json};
 
-const WHAT: &str = "an event";
+pub(super) const WHAT: &str = "an event";
 
 /// Bytes of an id, of a task's or a node's name: Celery's ids have 36, a host's name has 255. They are what is remembered of
 /// events, by the hundred thousand; a longer one is not believed.
-const LONGEST_NAME: usize = 512;
+pub(super) const LONGEST_NAME: usize = 512;
 
 impl Event {
     /// Reads a message of an event channel, one event or a list of them, and puts what it holds at the end of
@@ -99,6 +99,8 @@ macro_rules! visit_scalars {
         }
     };
 }
+
+pub(super) use visit_scalars;
 
 impl<'de> Visitor<'de> for Body<'_> {
     type Value = BodyRead;

@@ -14,6 +14,7 @@ use super::event_drain::Drain;
 use super::event_inbox::End;
 use super::keys::Keys;
 use super::push::{self, Broken};
+use super::task_news::News;
 use super::{Error, Result};
 
 /// Decoded at once; then other tasks of the thread have their turn.
@@ -28,14 +29,17 @@ pub enum Notice {
     Gap,
 }
 
-/// What a batch holds.
+/// What came next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// One event or more.
+    /// Some events, and all of them are told.
     Events,
     /// None, and some are missing: see [`Notice::Gap`].
     Gap,
 }
+
+/// Reads a message, with space for its body; gives the number of events that cannot be read.
+type Decode<'a> = dyn FnMut(&[u8], &mut Vec<u8>) -> Result<u64> + Send + 'a;
 
 /// Bytes of memory for a decoded body that are kept: Celery's lists of two dozen events take a third of it.
 const BODY_KEPT: usize = 64 * 1024;
@@ -110,38 +114,33 @@ impl EventStream {
             if let Some(event) = self.waiting.pop_front() {
                 return Ok(Notice::Event(Box::new(event)));
             }
-            match self.fill().await? {
-                Batch::Events => self.waiting.extend(self.batch.drain(..)),
-                Batch::Gap => return Ok(Notice::Gap),
+            let mut batch = std::mem::take(&mut self.batch);
+            let filled = self
+                .fill(&mut |message, space| Event::decode(message, Instant::now(), &mut batch, space))
+                .await?;
+            self.waiting.extend(batch.drain(..));
+            // For its memory.
+            self.batch = batch;
+            if filled == Batch::Gap {
+                return Ok(Notice::Gap);
             }
         }
     }
 
-    /// Like [`Self::next`] for all events that are at hand, some hundred at most, put at the end of `events`: for a
-    /// consumer that must keep up with a storm of them. Safe to cancel.
-    pub async fn next_batch(&mut self, events: &mut Vec<Event>) -> Result<Batch> {
-        if self.waiting.is_empty() {
-            if self.fill().await? == Batch::Gap {
-                return Ok(Batch::Gap);
-            }
-            events.append(&mut self.batch);
-        } else {
-            events.extend(self.waiting.drain(..));
-        }
-        Ok(Batch::Events)
+    /// What following jobs takes of the events that are at hand, some hundred at most: for a consumer that must keep up with
+    /// a storm of them. Not to be mixed with [`Self::next`], which holds some back. Safe to cancel.
+    pub async fn next_news(&mut self, tell: &mut (dyn FnMut(News<'_>) + Send)) -> Result<Batch> {
+        self.fill(&mut |message, space| News::decode(message, space, tell))
+            .await
     }
 
-    /// Puts one event or more into `self.batch`, or says that some are missing.
-    async fn fill(&mut self) -> Result<Batch> {
+    /// Has one message or more read by `decode`, or says that some are missing.
+    async fn fill(&mut self, decode: &mut Decode<'_>) -> Result<Batch> {
         loop {
             // A storm of events must not keep the other tasks of this thread from their turn.
             tokio::task::coop::consume_budget().await;
-            let more = self.decode();
-            if !self.batch.is_empty() {
+            if self.decode(decode) {
                 return Ok(Batch::Events);
-            }
-            if more {
-                continue;
             }
             let Some(drain) = &self.drain else {
                 self.reconnect().await?;
@@ -162,20 +161,21 @@ impl EventStream {
         }
     }
 
-    /// Decodes some of the bytes; whether there may be more to decode.
-    fn decode(&mut self) -> bool {
-        let now = Instant::now();
-        for _ in 0..MESSAGES {
+    /// Decodes some of the bytes; whether there was a message.
+    fn decode(&mut self, decode: &mut Decode<'_>) -> bool {
+        let mut messages = 0;
+        while messages < MESSAGES {
             let (length, payload) = match push::frame(&self.bytes[self.read..]) {
                 Ok(Some(frame)) => (frame.length, frame.payload),
-                Ok(None) => return false,
+                Ok(None) => break,
                 Err(Broken) => {
                     self.lose(End::Lost);
-                    return false;
+                    break;
                 }
             };
             if let Some(payload) = payload {
-                match Event::decode(payload, now, &mut self.batch, &mut self.body) {
+                messages += 1;
+                match decode(payload, &mut self.body) {
                     Ok(malformed) => self.malformed += malformed,
                     Err(error) => {
                         self.malformed += 1;
@@ -188,7 +188,7 @@ impl EventStream {
             }
             self.read += length;
         }
-        true
+        messages > 0
     }
 
     fn lose(&mut self, end: End) {

@@ -1,8 +1,10 @@
 //! Celery's ids as types, so that a group id is never taken for a task id.
 
+use std::cmp::Ordering;
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Deserializer, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 
 macro_rules! wire_id {
     ($(#[$doc:meta])* $name:ident) => {
@@ -44,10 +46,6 @@ macro_rules! wire_id {
 }
 
 wire_id!(
-    /// Id of one task, normally a UUID, but Celery takes any text.
-    TaskId
-);
-wire_id!(
     /// Id of a group or of a chord's header.
     GroupId
 );
@@ -56,10 +54,119 @@ wire_id!(
     NodeName
 );
 
+/// Characters of a UUID as Celery writes it.
+const UUID: usize = 36;
+
+/// Id of one task, normally a UUID, but Celery takes any text.
+///
+/// What is as long as a UUID takes no memory of its own: ids are copied, kept and looked up several times with each event.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub struct TaskId(Id);
+
+/// A text is always of the same variant, so that equal ones are equal.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Id {
+    /// ASCII.
+    Short([u8; UUID]),
+    Any(Box<str>),
+}
+
+impl Id {
+    fn short(text: &str) -> Option<Self> {
+        let bytes: &[u8; UUID] = text.as_bytes().try_into().ok()?;
+        bytes.is_ascii().then_some(Self::Short(*bytes))
+    }
+}
+
 impl TaskId {
+    /// Wraps an id as it stands on the wire.
+    pub fn new(id: impl Into<String>) -> Self {
+        Self::from(id.into())
+    }
+
     /// A new random id.
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().to_string())
+        let mut text = uuid::Uuid::encode_buffer();
+        Self::from(&*uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text))
+    }
+
+    /// The bare text.
+    pub fn as_str(&self) -> &str {
+        match &self.0 {
+            // ASCII is always text.
+            Id::Short(bytes) => std::str::from_utf8(bytes).unwrap_or_default(),
+            Id::Any(text) => text,
+        }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        match &self.0 {
+            Id::Short(bytes) => bytes,
+            Id::Any(text) => text.as_bytes(),
+        }
+    }
+}
+
+impl From<&str> for TaskId {
+    fn from(id: &str) -> Self {
+        Self(Id::short(id).unwrap_or_else(|| Id::Any(id.into())))
+    }
+}
+
+impl From<String> for TaskId {
+    fn from(id: String) -> Self {
+        Self(Id::short(&id).unwrap_or_else(|| Id::Any(id.into())))
+    }
+}
+
+impl fmt::Display for TaskId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.pad(self.as_str())
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_tuple("TaskId").field(&self.as_str()).finish()
+    }
+}
+
+/// By the text.
+impl Ord for TaskId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.as_bytes().cmp(other.as_bytes())
+    }
+}
+
+impl PartialOrd for TaskId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Serialize for TaskId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> Deserialize<'de> for TaskId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = TaskId;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<TaskId, E> {
+                Ok(TaskId::from(text))
+            }
+        }
+
+        deserializer.deserialize_str(Text)
     }
 }
 
@@ -67,5 +174,27 @@ impl GroupId {
     /// A new random id.
     pub fn random() -> Self {
         Self(uuid::Uuid::new_v4().to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_task_s_id_is_its_text(one in "[a-fä-]{34,37}", other in any::<String>()) {
+            for text in [&one, &other] {
+                let id = TaskId::from(text.as_str());
+                prop_assert_eq!(id.as_str(), text.as_str());
+                prop_assert_eq!(&id, &TaskId::from(text.clone()));
+                let written = serde_json::to_string(&id).expect("a text");
+                prop_assert_eq!(&written, &serde_json::to_string(text).expect("a text"));
+                prop_assert_eq!(id, serde_json::from_str(&written).expect("a text"));
+            }
+            prop_assert_eq!(one.cmp(&other), TaskId::from(one).cmp(&TaskId::from(other)));
+        }
     }
 }

@@ -45,6 +45,7 @@ mod signature;
 mod subscription;
 mod sweep;
 mod task;
+mod task_news;
 mod task_result;
 
 pub use chord::ChordProgress;
@@ -74,4 +75,5 @@ pub use signal::Signal;
 pub use signature::Link;
 pub use sweep::{InWorkers, Swept};
 pub use task::{DEFAULT_QUEUE, Task};
+pub use task_news::{News, TaskNews};
 pub use task_result::{ChildGroup, Children, TaskFailure, TaskResult, TaskState};

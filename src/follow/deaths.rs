@@ -6,7 +6,7 @@
 //! the two apart is that a process of its pool is gone. Not here: how that is found out, and what is done about it
 //! (`desk`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use crate::celery::{NodeName, TaskId};
 
@@ -31,7 +31,8 @@ pub struct Deadly {
 /// The memory of deaths; tasks that end are forgotten.
 #[derive(Debug, Default)]
 pub struct Deaths {
-    cases: HashMap<TaskId, Case>,
+    /// Looked up with each event.
+    cases: foldhash::HashMap<TaskId, Case>,
     /// Put back by these workers, and not judged yet.
     suspects: Vec<(NodeName, TaskId)>,
 }

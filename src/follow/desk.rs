@@ -19,8 +19,8 @@ use super::in_flight::InFlight;
 use super::ledger::{EventEnd, LONGEST_END, Ledger, Owner};
 use super::vitals::{AtWork, ChunkEnd};
 use crate::celery::{
-    self, Batch, Census, Control, Event, EventKind, EventStream, Execution, NodeName, RunningTask, Signal, Stats,
-    Target, TaskEvent, TaskId, WorkerEvent,
+    self, Batch, Census, Control, EventStream, Execution, News, NodeName, RunningTask, Signal, Stats, Target, TaskId,
+    TaskNews,
 };
 use crate::printable::shortened;
 use crate::run::{self, Level};
@@ -51,11 +51,14 @@ pub enum Left {
     Unsure(String),
 }
 
+/// Who waits for news of each job. Looked up with each event.
+type Pages = foldhash::HashMap<TaskId, Arc<Notify>>;
+
 /// See the module.
 pub struct Desk {
     context: Context,
     ledger: Mutex<Ledger>,
-    pages: Mutex<HashMap<TaskId, Arc<Notify>>>,
+    pages: Mutex<Pages>,
     /// Where tasks may wait: those that are configured, published to, or consumed by any worker.
     queues: Mutex<BTreeSet<String>>,
     slots: AtomicU64,
@@ -221,13 +224,12 @@ impl Desk {
         self.deaths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn pages(&self) -> MutexGuard<'_, HashMap<TaskId, Arc<Notify>>> {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn read_events(&self) -> Infallible {
         let mut stream = self.stream.lock().await;
-        let mut batch = Vec::new();
         loop {
             let Some(open) = stream.as_mut() else {
                 sleep(RESUBSCRIBE_AFTER).await;
@@ -237,8 +239,8 @@ impl Desk {
                 }
                 continue;
             };
-            match open.next_batch(&mut batch).await {
-                Ok(Batch::Events) => batch.drain(..).for_each(|event| self.note(event)),
+            match open.next_news(&mut |news| self.note(news)).await {
+                Ok(Batch::Events) => {}
                 Ok(Batch::Gap) => self.missed_events(),
                 Err(error) => {
                     tracing::warn!(%error, "no task events for now");
@@ -257,37 +259,32 @@ impl Desk {
         }
     }
 
-    fn note(&self, event: Event) {
-        let node = event.node;
-        let (id, event) = match event.kind {
-            EventKind::Task { id, event } => (id, event),
-            EventKind::Worker(WorkerEvent::Online(_) | WorkerEvent::Offline(_)) => {
-                return self.workers_changed.notify_one();
-            }
-            EventKind::Worker(WorkerEvent::Heartbeat(_)) | EventKind::Other { .. } => return,
+    fn note(&self, news: News<'_>) {
+        let (id, node, event) = match news {
+            News::Task { id, node, event } => (id, node, event),
+            News::WorkersChanged => return self.workers_changed.notify_one(),
         };
-        let text = |text: Option<String>| shortened(&text.unwrap_or_default(), LONGEST_END);
+        let text = |text: &str| shortened(text, LONGEST_END);
         let mut ledger = self.ledger();
         let mut deaths = self.deaths();
         let mut failed = false;
         let touched = match event {
-            TaskEvent::Sent { .. } => None,
-            TaskEvent::Received(task) => {
-                deaths.received(&id, task.name.as_deref());
-                let root = task.root_id.unwrap_or_else(|| id.clone());
+            TaskNews::Received { name, root_id } => {
+                deaths.received(&id, name);
+                let root = root_id.unwrap_or_else(|| id.clone());
                 ledger.received(id, root)
             }
-            TaskEvent::Rejected { requeue: true } => {
+            TaskNews::PutBack => {
                 let touched = ledger.moved(&id);
                 // Another's task is another's matter.
                 if touched.is_some() {
-                    deaths.put_back(node, id);
+                    deaths.put_back(NodeName::from(node), id);
                     self.put_back.notify_one();
                 }
                 touched
             }
-            TaskEvent::Started | TaskEvent::Retried { .. } => ledger.moved(&id),
-            TaskEvent::Succeeded {
+            TaskNews::Moved => ledger.moved(&id),
+            TaskNews::Succeeded {
                 result,
                 runtime_seconds,
             } => {
@@ -295,13 +292,13 @@ impl Desk {
                 deaths.ended(&id);
                 ledger.ended_after(&id, EventEnd::Succeeded(text(result)), runtime)
             }
-            TaskEvent::Failed { exception, .. } => {
+            TaskNews::Failed(exception) => {
                 failed = true;
                 deaths.ended(&id);
                 ledger.ended(&id, EventEnd::Failed(text(exception)))
             }
-            TaskEvent::Rejected { requeue: false } => ledger.ended(&id, EventEnd::Failed("rejected".to_owned())),
-            TaskEvent::Revoked { expired, .. } => {
+            TaskNews::Rejected => ledger.ended(&id, EventEnd::Failed("rejected".to_owned())),
+            TaskNews::Revoked { expired } => {
                 deaths.ended(&id);
                 let message = if expired { "expired" } else { "revoked" };
                 ledger.ended(&id, EventEnd::Revoked(message.to_owned()))

@@ -1,0 +1,430 @@
+//! As much of the events as following jobs takes (Celery wire, observed on 5.2 to 5.7), borrowed from the message.
+//!
+//! Workers tell of each task three times, arguments and all, and orch looks at a handful of fields: the rest is passed
+//! over without being read. What is believed is what [`Event::decode`] believes. Not here: whole events (`event_decode`).
+//!
+//! [`Event::decode`]: super::Event
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+
+use super::event_decode::{LONGEST_NAME, WHAT, visit_scalars};
+use super::{Error, Result, TaskId, envelope, json};
+
+/// What an event says to who follows jobs; those that say nothing to them are left out.
+#[derive(Debug, PartialEq, Eq)]
+pub enum News<'a> {
+    /// A worker has come or gone.
+    WorkersChanged,
+    Task {
+        id: TaskId,
+        /// The worker that tells it.
+        node: &'a str,
+        event: TaskNews<'a>,
+    },
+}
+
+/// What happened to a task. Texts are Python's `repr`, empty where there are none.
+#[derive(Debug, PartialEq)]
+pub enum TaskNews<'a> {
+    Received {
+        name: Option<&'a str>,
+        /// First task of the job.
+        root_id: Option<TaskId>,
+    },
+    /// A sign of life that is no end.
+    Moved,
+    /// Rejected, and on its queue again.
+    PutBack,
+    /// Rejected for good.
+    Rejected,
+    Succeeded {
+        result: &'a str,
+        runtime_seconds: Option<f64>,
+    },
+    Failed(&'a str),
+    Revoked {
+        expired: bool,
+    },
+}
+
+impl News<'_> {
+    /// Reads a message of an event channel, one event or a list of them, and tells what it holds. Gives the number of
+    /// list items that cannot be read; of a message that cannot be read to its end, what comes before that is told.
+    /// `space` is for the decoded body, and worth keeping.
+    pub(super) fn decode(message: &[u8], space: &mut Vec<u8>, tell: &mut dyn FnMut(News<'_>)) -> Result<u64> {
+        let mut told = 0;
+        let read = envelope::with_body(message, WHAT, space, |body| {
+            json::parse_with(body, WHAT, |body| {
+                // Once for all its texts.
+                let text = std::str::from_utf8(body).map_err(serde_json::Error::custom)?;
+                let mut reader = serde_json::Deserializer::from_str(text);
+                // What a failed attempt has told is not told again.
+                let mut skip = told;
+                let mut tell_new = |news: News<'_>| {
+                    if skip > 0 {
+                        skip -= 1;
+                    } else {
+                        told += 1;
+                        tell(news);
+                    }
+                };
+                let read = Body(&mut tell_new).deserialize(&mut reader)?;
+                reader.end()?;
+                Ok(read)
+            })
+        })?;
+        match read {
+            BodyRead::Several { malformed } => Ok(malformed),
+            BodyRead::One => Ok(0),
+            BodyRead::Malformed => Err(Error::Malformed {
+                what: WHAT.to_owned(),
+                reason: "it lacks a field".to_owned(),
+            }),
+        }
+    }
+}
+
+/// What the body of a message was.
+enum BodyRead {
+    One,
+    Several { malformed: u64 },
+    Malformed,
+}
+
+/// Reads a body and tells what it holds.
+struct Body<'a>(&'a mut dyn FnMut(News<'_>));
+
+impl<'de> DeserializeSeed<'de> for Body<'_> {
+    type Value = BodyRead;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<BodyRead, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Body<'_> {
+    type Value = BodyRead;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an event or a list of events")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<BodyRead, A::Error> {
+        let mut malformed = 0;
+        while let Some(is_event) = items.next_element_seed(Item(&mut *self.0))? {
+            malformed += u64::from(!is_event);
+        }
+        Ok(BodyRead::Several { malformed })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, fields: A) -> Result<BodyRead, A::Error> {
+        let is_event = Item(self.0).visit_map(fields)?;
+        Ok(if is_event { BodyRead::One } else { BodyRead::Malformed })
+    }
+
+    visit_scalars!(BodyRead::Malformed);
+}
+
+/// Reads one event and tells it; false when it is none.
+struct Item<'a>(&'a mut dyn FnMut(News<'_>));
+
+impl<'de> DeserializeSeed<'de> for Item<'_> {
+    type Value = bool;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<bool, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Item<'_> {
+    type Value = bool;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("an event")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<bool, A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(false)
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<bool, A::Error> {
+        let mut fields = Fields::default();
+        while let Some(json::Text(name)) = entries.next_key()? {
+            match &*name {
+                "type" => fields.kind = entries.next_value()?,
+                "hostname" => fields.hostname = entries.next_value()?,
+                "uuid" => fields.uuid = entries.next_value()?,
+                "name" => fields.name = entries.next_value()?,
+                "root_id" => fields.root_id = entries.next_value()?,
+                "result" => fields.result = entries.next_value()?,
+                "runtime" => fields.runtime = entries.next_value()?,
+                "exception" => fields.exception = entries.next_value()?,
+                "requeue" => fields.requeue = entries.next_value()?,
+                "expired" => fields.expired = entries.next_value()?,
+                _ => {
+                    entries.next_value::<IgnoredAny>()?;
+                }
+            }
+        }
+        Ok(fields.tell(self.0))
+    }
+
+    visit_scalars!(false);
+}
+
+/// The fields of one event.
+#[derive(Default)]
+struct Fields<'de> {
+    kind: Field<'de>,
+    hostname: Field<'de>,
+    uuid: Field<'de>,
+    name: Field<'de>,
+    root_id: Field<'de>,
+    result: Field<'de>,
+    runtime: Field<'de>,
+    exception: Field<'de>,
+    requeue: Field<'de>,
+    expired: Field<'de>,
+}
+
+impl Fields<'_> {
+    /// False when a field without which the event means nothing is missing.
+    fn tell(&self, tell: &mut dyn FnMut(News<'_>)) -> bool {
+        let (Some(kind), Some(node)) = (self.kind.text(), self.hostname.name()) else {
+            return false;
+        };
+        let event = match kind {
+            "worker-online" | "worker-offline" => {
+                tell(News::WorkersChanged);
+                return true;
+            }
+            "task-received" => Some(TaskNews::Received {
+                name: self.name.name(),
+                root_id: self.root_id.name().map(TaskId::from),
+            }),
+            "task-started" | "task-retried" => Some(TaskNews::Moved),
+            "task-rejected" if self.requeue.is_set() => Some(TaskNews::PutBack),
+            "task-rejected" => Some(TaskNews::Rejected),
+            "task-succeeded" => Some(TaskNews::Succeeded {
+                result: self.result.text().unwrap_or_default(),
+                runtime_seconds: self.runtime.number(),
+            }),
+            "task-failed" => Some(TaskNews::Failed(self.exception.text().unwrap_or_default())),
+            "task-revoked" => Some(TaskNews::Revoked {
+                expired: self.expired.is_set(),
+            }),
+            "task-sent" => None,
+            _ => return true,
+        };
+        let Some(id) = self.uuid.name() else { return false };
+        if let Some(event) = event {
+            let id = TaskId::from(id);
+            tell(News::Task { id, node, event });
+        }
+        true
+    }
+}
+
+/// What a field holds, as far as it matters.
+#[derive(Default)]
+enum Field<'de> {
+    Text(Cow<'de, str>),
+    Flag(bool),
+    Number(f64),
+    #[default]
+    Other,
+}
+
+impl Field<'_> {
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Text(text) => Some(text),
+            Self::Flag(_) | Self::Number(_) | Self::Other => None,
+        }
+    }
+
+    /// What is remembered: nothing that is too long for it.
+    fn name(&self) -> Option<&str> {
+        self.text().filter(|text| text.len() <= LONGEST_NAME)
+    }
+
+    fn number(&self) -> Option<f64> {
+        match self {
+            Self::Number(number) => Some(*number),
+            Self::Text(_) | Self::Flag(_) | Self::Other => None,
+        }
+    }
+
+    fn is_set(&self) -> bool {
+        matches!(self, Self::Flag(true))
+    }
+}
+
+impl<'de> Deserialize<'de> for Field<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Any;
+
+        impl<'de> Visitor<'de> for Any {
+            type Value = Field<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a value")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
+                Ok(Field::Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
+                Ok(Field::Text(Cow::Owned(text.to_owned())))
+            }
+
+            fn visit_bool<E>(self, value: bool) -> Result<Field<'de>, E> {
+                Ok(Field::Flag(value))
+            }
+
+            fn visit_i64<E>(self, number: i64) -> Result<Field<'de>, E> {
+                Ok(Field::Number(number as f64))
+            }
+
+            fn visit_u64<E>(self, number: u64) -> Result<Field<'de>, E> {
+                Ok(Field::Number(number as f64))
+            }
+
+            fn visit_f64<E>(self, number: f64) -> Result<Field<'de>, E> {
+                Ok(Field::Number(number))
+            }
+
+            fn visit_unit<E>(self) -> Result<Field<'de>, E> {
+                Ok(Field::Other)
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Field<'de>, A::Error> {
+                while items.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Field::Other)
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Field<'de>, A::Error> {
+                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Field::Other)
+            }
+        }
+
+        deserializer.deserialize_any(Any)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::super::{Event, EventKind, TaskEvent, WorkerEvent, frames};
+    use super::*;
+
+    /// News, without what they borrow.
+    fn printed(news: &News<'_>) -> String {
+        format!("{news:?}")
+    }
+
+    fn told(message: &[u8]) -> (Vec<String>, Option<u64>) {
+        let mut told = Vec::new();
+        let malformed = News::decode(message, &mut Vec::new(), &mut |news| told.push(printed(&news)));
+        (told, malformed.ok())
+    }
+
+    /// The same by way of whole events.
+    fn expected(event: &Event) -> Option<String> {
+        let (id, event_of_task) = match &event.kind {
+            EventKind::Task { id, event } => (id.clone(), event),
+            EventKind::Worker(WorkerEvent::Online(_) | WorkerEvent::Offline(_)) => {
+                return Some(printed(&News::WorkersChanged));
+            }
+            EventKind::Worker(WorkerEvent::Heartbeat(_)) | EventKind::Other { .. } => return None,
+        };
+        let news = match event_of_task {
+            TaskEvent::Sent { .. } => return None,
+            TaskEvent::Received(task) => TaskNews::Received {
+                name: task.name.as_deref(),
+                root_id: task.root_id.clone(),
+            },
+            TaskEvent::Started | TaskEvent::Retried { .. } => TaskNews::Moved,
+            TaskEvent::Succeeded {
+                result,
+                runtime_seconds,
+            } => TaskNews::Succeeded {
+                result: result.as_deref().unwrap_or_default(),
+                runtime_seconds: *runtime_seconds,
+            },
+            TaskEvent::Failed { exception, .. } => TaskNews::Failed(exception.as_deref().unwrap_or_default()),
+            TaskEvent::Revoked { expired, .. } => TaskNews::Revoked { expired: *expired },
+            TaskEvent::Rejected { requeue: true } => TaskNews::PutBack,
+            TaskEvent::Rejected { requeue: false } => TaskNews::Rejected,
+        };
+        let node = event.node.as_str();
+        Some(printed(&News::Task { id, node, event: news }))
+    }
+
+    fn agree(message: &[u8]) -> bool {
+        let mut events = Vec::new();
+        let malformed = Event::decode(message, Instant::now(), &mut events, &mut Vec::new());
+        let (told, read) = told(message);
+        let expected: Vec<String> = events.iter().filter_map(expected).collect();
+        // What is passed over may be what the other refuses, such as a number that is none.
+        malformed.is_err() || (read == malformed.ok() && told == expected)
+    }
+
+    fn plain(body: &str) -> Vec<u8> {
+        serde_json::json!({"body": body}).to_string().into_bytes()
+    }
+
+    #[test]
+    fn the_news_are_what_the_events_say() {
+        let mut all = Vec::new();
+        for version in frames::VERSIONS {
+            for (name, envelope) in frames::load(version, "events").as_object().expect("frames by name") {
+                let message = frames::wire(envelope);
+                assert!(agree(&message), "{version} {name}: {:?}", told(&message));
+                all.extend(told(&message).0);
+            }
+        }
+        for kind in ["WorkersChanged", "Received", "Moved", "Succeeded", "Failed", "Revoked"] {
+            assert!(all.iter().any(|news| news.contains(kind)), "no {kind} in the frames");
+        }
+        for body in [
+            r#"{"type": "task-rejected", "hostname": "w@h", "uuid": "a", "requeue": true}"#,
+            r#"{"type": "task-rejected", "hostname": "w@h", "uuid": "a", "requeue": 1}"#,
+            r#"{"type": "task-succeeded", "hostname": "w@h", "uuid": "a", "result": "\ud83d \"b\""}"#,
+            r#"[{"type": "task-started", "hostname": "w@h", "uuid": "a"}, {"type": "task-started", "hostname": "w@h", "uuid": "b", "x": NaN}]"#,
+            r#"[{"type": "task-started", "hostname": "w@h"}, {"type": "task-started", "uuid": "b"}, 1, [{}], null]"#,
+            r#"{"type": "task-received", "hostname": "w@h", "uuid": "a", "root_id": null, "name": ["x", {"y": 1}]}"#,
+            "3",
+        ] {
+            assert!(agree(&plain(body)), "{body}: {:?}", told(&plain(body)));
+        }
+    }
+
+    #[test]
+    fn what_was_told_of_a_message_is_not_told_again_when_the_rest_has_to_be_repaired() {
+        let body = r#"[{"type": "task-started", "hostname": "w@h", "uuid": "a"}, {"type": "task-started", "hostname": "w@h", "uuid": "b", "x": NaN}]"#;
+        let (told, malformed) = told(&plain(body));
+        assert_eq!((told.len(), malformed), (2, Some(0)), "{told:?}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_changed_message_says_the_same_to_both(version in 0..6usize, at in any::<usize>(), byte in any::<u8>()) {
+            for envelope in frames::load(frames::VERSIONS[version], "events").as_object().expect("frames").values() {
+                let mut body = frames::wire(envelope);
+                let at = at % body.len();
+                body[at] = byte;
+                prop_assert!(agree(&body), "{}", String::from_utf8_lossy(&body));
+            }
+        }
+    }
+}
