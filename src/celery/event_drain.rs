@@ -10,7 +10,7 @@ use std::net::{Shutdown, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -29,6 +29,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(10);
 /// Read at once, in bytes.
 const BUFFER: usize = 256 * 1024;
+/// Between two reads while events come one after the other: a storm of them must not wake two threads with each message.
+/// What comes meanwhile waits in the socket, and Redis allows for megabytes.
+const GATHERING: Duration = Duration::from_millis(2);
 
 /// A subscription whose messages go into an inbox. Dropping it ends the thread and the connection.
 pub(super) struct Drain {
@@ -221,10 +224,16 @@ fn not_redis(connector: &Connector, bytes: &[u8]) -> Error {
 fn drain(socket: &mut Socket, inbox: &Inbox) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER];
     let mut asked = false;
+    let mut last_read: Option<Instant> = None;
     loop {
+        if let Some(last_read) = last_read.take() {
+            std::thread::sleep(GATHERING.saturating_sub(last_read.elapsed()));
+        }
         match socket.read(&mut buffer) {
             Ok(0) => return Ok(()),
             Ok(read) => {
+                // Where more waits than fits, there is no time to lose.
+                last_read = (read < BUFFER).then(Instant::now);
                 if !inbox.put(&buffer[..read]) {
                     return Ok(());
                 }

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
-/// Where a new chunk is begun, in bytes: a reader takes one whole, and the memory of what is read is given back.
+/// Where a new chunk is begun, in bytes: a reader takes one whole, and of what is read the memory of one is kept.
 const CHUNK: usize = 1024 * 1024;
 
 /// Why nothing comes any more.
@@ -25,6 +25,8 @@ pub(super) struct Inbox {
 
 struct State {
     chunks: VecDeque<Vec<u8>>,
+    /// The memory of a chunk that has been read, for the next.
+    spare: Vec<u8>,
     bytes: usize,
     /// Bytes.
     limit: usize,
@@ -36,6 +38,7 @@ impl Inbox {
         Self {
             state: Mutex::new(State {
                 chunks: VecDeque::new(),
+                spare: Vec::new(),
                 bytes: 0,
                 limit,
                 end: None,
@@ -55,7 +58,11 @@ impl Inbox {
             state.bytes += bytes.len();
             match state.chunks.back_mut() {
                 Some(chunk) if chunk.len() < CHUNK => chunk.extend_from_slice(bytes),
-                _ => state.chunks.push_back(bytes.to_vec()),
+                _ => {
+                    let mut chunk = std::mem::take(&mut state.spare);
+                    chunk.extend_from_slice(bytes);
+                    state.chunks.push_back(chunk);
+                }
             }
         }
         drop(state);
@@ -87,6 +94,14 @@ impl Inbox {
                 }
             }
             self.changed.notified().await;
+        }
+    }
+
+    /// Takes a chunk back that has been read.
+    pub(super) fn reuse(&self, mut chunk: Vec<u8>) {
+        if chunk.capacity() <= 2 * CHUNK {
+            chunk.clear();
+            self.state().spare = chunk;
         }
     }
 

@@ -147,14 +147,17 @@ impl EventStream {
                 return Ok(Batch::Gap);
             };
             match drain.inbox().next().await {
-                Ok(chunk) if self.read == self.bytes.len() => {
-                    self.bytes = chunk;
-                    self.read = 0;
-                }
                 Ok(chunk) => {
-                    self.bytes.drain(..self.read);
+                    let is_read = self.read == self.bytes.len();
+                    let done = if is_read {
+                        std::mem::replace(&mut self.bytes, chunk)
+                    } else {
+                        self.bytes.drain(..self.read);
+                        self.bytes.extend_from_slice(&chunk);
+                        chunk
+                    };
                     self.read = 0;
-                    self.bytes.extend_from_slice(&chunk);
+                    drain.inbox().reuse(done);
                 }
                 Err(end) => self.lose(end),
             }
