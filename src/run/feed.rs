@@ -8,7 +8,7 @@ use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::event::Event;
+use super::event::{Event, EventKind};
 use super::state::RunState;
 
 /// Bytes of events that are kept, with their lines in the journal as the measure of their texts: some ten thousand events,
@@ -29,6 +29,8 @@ pub enum Update {
 pub(super) struct Backlog {
     kept: Mutex<Kept>,
     changed: Condvar,
+    /// The run's last event is there, or none will come.
+    over: Condvar,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +40,8 @@ struct Kept {
     bytes: usize,
     /// What those before them add up to.
     base: RunState,
+    /// The run's last event is there.
+    over: bool,
     /// No further event comes.
     ended: bool,
 }
@@ -51,7 +55,9 @@ impl Backlog {
     /// Takes the next event, whose line is this long.
     pub fn push(&self, event: Arc<Event>, length: usize) {
         let length = length + size_of::<Event>();
+        let is_last = matches!(event.kind, EventKind::RunFinished { .. });
         let mut kept = self.kept();
+        kept.over |= is_last;
         kept.bytes += length;
         kept.events.push_back((event, length));
         // The newest stays, however long it is: a view must see the end.
@@ -64,12 +70,18 @@ impl Backlog {
         }
         drop(kept);
         self.changed.notify_all();
+        if is_last {
+            self.over.notify_all();
+        }
     }
 
     /// No further event comes.
     pub fn end(&self) {
-        self.kept().ended = true;
+        let mut kept = self.kept();
+        (kept.ended, kept.over) = (true, true);
+        drop(kept);
         self.changed.notify_all();
+        self.over.notify_all();
     }
 }
 
@@ -103,6 +115,13 @@ impl Feed {
     /// The next update, if there is one now.
     pub fn try_recv(&mut self) -> Option<Update> {
         self.wait(Some(Duration::ZERO)).ok()
+    }
+
+    /// Lets events gather for so long, or until the run is over: a view that shows several at once is not woken by each.
+    pub fn gather(&self, patience: Duration) {
+        let kept = self.backlog.kept();
+        let waited = self.backlog.over.wait_timeout_while(kept, patience, |kept| !kept.over);
+        drop(waited);
     }
 
     fn wait(&mut self, patience: Option<Duration>) -> Result<Update, RecvTimeoutError> {
@@ -156,7 +175,7 @@ impl Iterator for Feed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{EventKind, Level};
+    use crate::run::Level;
 
     fn event(seq: u64) -> Arc<Event> {
         let (level, message) = (Level::Warning, seq.to_string());

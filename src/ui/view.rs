@@ -1,6 +1,6 @@
 //! A view as a thread of its own: a blocked terminal or pipe blocks the view and nothing else.
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
@@ -10,6 +10,9 @@ use super::paint::Tone;
 use super::plain::PlainView;
 use super::{json, screen, summary, terminal};
 use crate::run::{EventKind, Feed, Level, RunState, Update};
+
+/// Between two looks at the events of a run: lines that come together are written together.
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// What is printed on standard output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,10 +118,22 @@ fn needs_a_person(kind: &EventKind) -> bool {
     )
 }
 
-fn show_plain(events: Feed, mut view: PlainView, options: &ViewOptions) -> io::Result<()> {
+fn show_plain(mut events: Feed, mut view: PlainView, options: &ViewOptions) -> io::Result<()> {
     let mut state = RunState::default();
-    for update in events {
-        let mut output = io::stdout().lock();
+    // What is at hand is printed at once.
+    let mut output = BufWriter::new(io::stdout());
+    loop {
+        let update = match events.try_recv() {
+            Some(update) => update,
+            None => {
+                output.flush()?;
+                events.gather(GATHERING);
+                match events.recv() {
+                    Some(update) => update,
+                    None => return Ok(()),
+                }
+            }
+        };
         let event = match update {
             Update::Event(event) => event,
             Update::Missed {
@@ -144,7 +159,5 @@ fn show_plain(events: Feed, mut view: PlainView, options: &ViewOptions) -> io::R
             }
             return output.flush();
         }
-        output.flush()?;
     }
-    Ok(())
 }
