@@ -105,15 +105,17 @@ impl Registry {
         let mut commands = redis::pipe();
         commands.atomic();
         for ((suffix, name), value) in SUFFIXES.into_iter().zip(&names).zip(&values) {
-            if let Some(value) = value {
-                let set = commands.cmd("SET").arg(name).arg(value);
-                if self.only_if_missing(suffix, status) {
-                    set.arg("NX");
-                }
-            } else {
-                commands.cmd("EXISTS").arg(name);
+            let Some(value) = value else {
+                // Answers in its place.
+                commands.cmd("EXPIRE").arg(name).arg(seconds);
+                continue;
+            };
+            let set = commands.cmd("SET").arg(name).arg(value).arg("EX").arg(seconds);
+            if self.only_if_missing(suffix, status) {
+                set.arg("NX");
+                // Of one that was there, which is the app's.
+                commands.cmd("EXPIRE").arg(name).arg(seconds).ignore();
             }
-            commands.cmd("EXPIRE").arg(name).arg(seconds).ignore();
         }
         let answers: Vec<redis::Value> = client.backend_query("write the registry of a job", &commands).await?;
         if !self.shared {
