@@ -32,7 +32,7 @@ pub enum Notice {
 /// What came next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Batch {
-    /// Some events, and all of them are told.
+    /// What was at hand, which may have been nothing that can be read.
     Events,
     /// None, and some are missing: see [`Notice::Gap`].
     Gap,
@@ -115,20 +115,29 @@ impl EventStream {
                 return Ok(Notice::Event(Box::new(event)));
             }
             let mut batch = std::mem::take(&mut self.batch);
-            let filled = self
-                .fill(&mut |message, space| Event::decode(message, Instant::now(), &mut batch, space))
-                .await?;
+            let taken = self.next_batch(&mut batch).await?;
             self.waiting.extend(batch.drain(..));
             // For its memory.
             self.batch = batch;
-            if filled == Batch::Gap {
+            if taken == Batch::Gap {
                 return Ok(Notice::Gap);
             }
         }
     }
 
-    /// What following jobs takes of the events that are at hand, some hundred at most: for a consumer that must keep up with
-    /// a storm of them. Not to be mixed with [`Self::next`], which holds some back. Safe to cancel.
+    /// Like [`Self::next`] for all events that are at hand, some hundred at most, put at the end of `events`: for a
+    /// consumer that must keep up with a storm of them. Safe to cancel.
+    pub async fn next_batch(&mut self, events: &mut Vec<Event>) -> Result<Batch> {
+        if !self.waiting.is_empty() {
+            events.extend(self.waiting.drain(..));
+            return Ok(Batch::Events);
+        }
+        self.fill(&mut |message, space| Event::decode(message, Instant::now(), events, space))
+            .await
+    }
+
+    /// Like [`Self::next_batch`] for what following jobs takes of the events, at half of the cost. Not to be mixed with
+    /// [`Self::next`], which holds some back. Safe to cancel.
     pub async fn next_news(&mut self, tell: &mut (dyn FnMut(News<'_>) + Send)) -> Result<Batch> {
         self.fill(&mut |message, space| News::decode(message, space, tell))
             .await

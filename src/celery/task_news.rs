@@ -14,7 +14,7 @@ use super::event_decode::{LONGEST_NAME, WHAT, visit_scalars};
 use super::{Error, Result, TaskId, envelope, json};
 
 /// What an event says to who follows jobs; those that say nothing to them are left out.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq)]
 pub enum News<'a> {
     /// A worker has come or gone.
     WorkersChanged,

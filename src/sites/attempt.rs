@@ -133,7 +133,9 @@ impl<'a> Attempt<'a> {
                 let Self {
                     context, desk, site, ..
                 } = self;
-                let state = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Failed).await;
+                // Boxed: it is large and seldom begun.
+                let end = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Failed);
+                let state = Box::pin(end).await;
                 (Some(failure), state.counts)
             }
             Err(failure) => (Some(failure), SiteCounts::default()),

@@ -87,19 +87,20 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         told_to_stop: HashSet::new(),
         lengths: Lengths::new(known),
     };
+    // What is large and seldom begun is boxed: all of this is one future.
     let refresh = async {
         if let Some(proxies) = &proxies {
-            refresh_when_asked(context, &desk, proxies).await;
+            Box::pin(refresh_when_asked(context, &desk, proxies)).await;
         }
         std::future::pending().await
     };
     let finish = async {
         let reports = tokio::select! {
-            reports = run.finish(decisions) => reports,
+            reports = Box::pin(run.finish(decisions)) => reports,
             never = refresh => never,
         };
         if proxies.is_some() {
-            end_refresh(context, &desk).await;
+            Box::pin(end_refresh(context, &desk)).await;
         }
         reports
     };

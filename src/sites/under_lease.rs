@@ -52,7 +52,8 @@ pub(super) async fn run(context: &Context, desk: &Desk, under: Under<'_>, attemp
         if let Err(loss) = lease.begin(&root, give_up).await {
             return not_begun(Failure::Lost(loss.to_string()));
         }
-        let mut run = pin!(attempt.run());
+        // Boxed: it is large, and moves through many hands.
+        let mut run = Box::pin(attempt.run());
         let came = tokio::select! {
             biased;
             came = &mut run => came,

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use orch::celery::{Batch, Client, Endpoints, Error, Event, EventKind, EventStream, Notice};
+use orch::celery::{Batch, Client, Endpoints, Error, Event, EventKind, EventStream, News, Notice, TaskNews};
 use serde_json::json;
 
 use crate::scene::{Scene, run};
@@ -70,6 +70,34 @@ fn a_burst_is_taken_whole_while_the_consumer_does_something_else() {
             assert_eq!(event.clock, number as u64, "in the order in which they were published");
         }
         assert_eq!((taken.len(), events.malformed(), events.overflows()), (EVENTS, 0, 0));
+    });
+}
+
+#[test]
+fn the_news_of_a_burst_are_told_in_order_and_a_loss_is_told_after_them() {
+    const EVENTS: usize = 10_000;
+    run(async {
+        let scene = Scene::without_worker();
+        let mut events = scene.client.events().await.expect("Redis is up");
+        publish(&mut scene.redis.connection(0), "/0.celeryev/task.succeeded", 0..EVENTS);
+        let mut told = Vec::new();
+        let mut tell = |news: News<'_>| match news {
+            News::Task { id, event, .. } => {
+                assert!(matches!(event, TaskNews::Succeeded(_)), "{event:?}");
+                told.push(id.as_str().to_owned());
+            }
+            News::WorkersChanged => panic!("there is no worker"),
+        };
+        let mut killed = false;
+        while events.next_news(&mut tell).await.expect("Redis is up") == Batch::Events {
+            if !std::mem::replace(&mut killed, true) {
+                let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).to_owned();
+                kill.exec(&mut scene.redis.connection(0)).expect("Redis is up");
+            }
+        }
+        let expected = (0..told.len()).map(|number| format!("task-{number}"));
+        assert!(told.iter().cloned().eq(expected), "{told:?}");
+        assert!(!told.is_empty());
     });
 }
 
