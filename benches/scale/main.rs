@@ -118,7 +118,8 @@ impl Measured {
         );
         let a_second = CPU_WANTED / 100.0 / (self.cpu / sites);
         println!(
-            "  orch: {CPU_WANTED:.0} % of one core are {a_second:.0} sites/s, {:.0} chunks/s",
+            "  orch: {:.1} s of CPU for a million chunks; {CPU_WANTED:.0} % of one core are {a_second:.0} sites/s, {:.0} chunks/s",
+            self.cpu / (sites * chunks as f64) * 1e6,
             a_second * chunks as f64
         );
         let commands = self.commands();

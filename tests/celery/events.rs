@@ -83,7 +83,7 @@ fn the_news_of_a_burst_are_told_in_order_and_a_loss_is_told_after_them() {
         let mut told = Vec::new();
         let mut tell = |news: News<'_>| match news {
             News::Task { id, event, .. } => {
-                assert!(matches!(event, TaskNews::Succeeded(_)), "{event:?}");
+                assert!(matches!(event, TaskNews::Succeeded { .. }), "{event:?}");
                 told.push(id.as_str().to_owned());
             }
             News::WorkersChanged => panic!("there is no worker"),
