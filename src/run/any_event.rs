@@ -5,6 +5,7 @@
 use proptest::option;
 use proptest::prelude::*;
 
+use super::end_cause::EndCause;
 use super::event::*;
 use super::health::{HealthAction, SiteHealth, SiteVitals};
 use super::ids::{JobId, RunId, ServiceName, SiteName};

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::end_cause::EndCause;
 use super::health::{HealthAction, SiteHealth, SiteVitals};
 use super::ids::{JobId, RunId, ServiceName, SiteName};
 use super::resumption::Resumption;
@@ -88,25 +89,6 @@ pub enum SiteStatus {
     Cancelled,
     /// Never begun: what it depends on has not succeeded, or it has failed too often in the last runs.
     Skipped,
-}
-
-/// What a site's end tells the runs after it, beside its status: what they could else only guess from those before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "by", rename_all = "snake_case")]
-pub enum EndCause {
-    /// Degraded: fewer results than `least`.
-    TooFewResults {
-        least: u64,
-        /// That of complete runs, of which `least` is a share.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        median: Option<u64>,
-    },
-    /// Failed, so many runs in a row with this one.
-    Failure { in_a_row: u32 },
-    /// Failed without having begun, since its lease could not be had: another run had it, or the broker was out of reach.
-    Refused,
-    /// Skipped after so many failures in a row; with this one so many runs have passed without it.
-    SkippedAfterFailures { failures: u32, runs: u32 },
 }
 
 /// Counts of one site's job as far as they are known; `None` is "not known", never zero.

@@ -11,7 +11,8 @@ use std::time::Duration;
 use super::directory::RunDirectory;
 use serde::Deserialize;
 
-use super::event::{Command, EndCause, Event, EventKind, SiteCounts, SiteStatus};
+use super::end_cause::EndCause;
+use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
 use super::ids::{RunId, SiteName};
 use super::journal::{each_line_told, first_event, is_being_written};
 

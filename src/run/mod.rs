@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod any_event;
 mod directory;
+mod end_cause;
 mod event;
 mod exit;
 mod feed;
@@ -21,6 +22,7 @@ mod trend;
 #[cfg(test)]
 pub(crate) use any_event::any_event;
 pub use directory::RunDirectory;
+pub use end_cause::EndCause;
 pub use event::*;
 pub use exit::describe_exit;
 pub use feed::{Feed, Update};

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
-use super::event::{Command, EndCause, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, StopReason};
+use super::end_cause::EndCause;
+use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, StopReason};
 use super::health::SiteHealth;
 use super::ids::{JobId, RunId, ServiceName, SiteName};
 use super::totals::Totals;

@@ -3,13 +3,15 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempt;
+use super::breaker::Tries;
 use super::end_site::end_site;
 use super::lease::{Lease, Leases, Refused};
 use super::registry::RegistryStatus;
 use super::report::{SiteReport, stopped_by};
 use super::retry::pause_before_retry;
+use super::sanity::Yield;
 use super::schedule::Pause;
-use super::standing::{Standing, Tries, Yield};
+use super::standing::Standing;
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
 use super::under_lease::{self, Came, Under};
 use crate::config::{SiteConfig, SiteTimeout};

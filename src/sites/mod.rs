@@ -1,6 +1,7 @@
 //! The sites of a run: their jobs, retries, limits, and the registry of their progress.
 
 mod attempt;
+mod breaker;
 mod busy;
 mod cancel;
 mod course;
@@ -12,6 +13,7 @@ mod memory_watch;
 mod registry;
 mod report;
 mod retry;
+mod sanity;
 pub mod schedule;
 mod scheduler;
 mod standing;
@@ -21,12 +23,14 @@ mod values;
 mod work;
 
 pub use crate::follow::{Asker, Context, Stops};
+pub use breaker::{Skip, Tries};
 pub use busy::{AllHeld, wait_for_a_free_site};
 pub use cancel::{Workers, cancel};
 pub use lease::{Holder, LeaseStore, Occupant, Outage, Terms};
 pub use registry::{Registry, RegistryStatus};
 pub use report::SiteReport;
+pub use sanity::{Shortfall, Yield};
 pub use scheduler::run_all;
-pub use standing::{Skip, Standing, Tries};
+pub use standing::Standing;
 pub use values::{key_prefixes, values};
 pub use work::Work;

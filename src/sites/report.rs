@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
+use super::breaker::Skip;
 use super::lease::{Occupant, Refused};
-use super::standing::Skip;
 use crate::follow::Asker;
 use crate::run::{EndCause, EventKind, SiteCounts, SiteName, SiteStatus};
 

@@ -11,13 +11,14 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::breaker::Tries;
 use super::course::{Course, Step, Surroundings};
 use super::forecast::Lengths;
 use super::lease::{LeaseStore, Leases};
 use super::memory_watch::MemoryWatch;
 use super::report::SiteReport;
 use super::schedule::{Admission, Cause, Decision, End, Outcome, Schedule, SiteId, State};
-use super::standing::{Standing, Tries};
+use super::standing::Standing;
 use super::work::{Parts, Work};
 use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};

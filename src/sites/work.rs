@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
+use super::breaker::Tries;
 use super::memory_watch::MemoryWatch;
 use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
-use super::standing::{Standing, Tries};
+use super::standing::Standing;
 use crate::config::{ProxiesConfig, SiteConfig};
 use crate::run::{History, SiteName};
 use crate::services::OnDemand;
