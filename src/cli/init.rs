@@ -60,6 +60,7 @@ macro_rules! example {
 pub const EXAMPLE: &[(&str, &str)] = example![
     ".gitignore",
     "README.md",
+    "bad-night.toml",
     "bookshop/__init__.py",
     "bookshop/celery.py",
     "bookshop/fetch.py",

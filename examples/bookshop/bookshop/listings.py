@@ -58,17 +58,33 @@ class Layout:
         return item
 
 
+BOOKS = Layout(
+    listing="article.book h3 a",
+    next_page="li.next a",
+    fields={
+        "title": Field("h1"),
+        "author": Field("p.author a"),
+        "price": Field("p.price", price),
+        "stock": Field("p.stock b", int),
+    },
+)
+
+GADGETS = Layout(
+    listing="table#catalogue td:first-child a",
+    next_page="a[rel=next]",
+    fields={
+        "name": Field("h2[itemprop=name]"),
+        "maker": Field("[itemprop=brand]"),
+        "price": Field("[itemprop=price]", price),
+        "weight": Field("dl dd.weight"),
+    },
+)
+
 LAYOUTS: Mapping[str, Layout] = {
-    "books": Layout(
-        listing="article.book h3 a",
-        next_page="li.next a",
-        fields={
-            "title": Field("h1"),
-            "author": Field("p.author a"),
-            "price": Field("p.price", price),
-            "stock": Field("p.stock b", int),
-        },
-    ),
+    "books": BOOKS,
+    "prints": BOOKS,  # the same shop software
+    "gadgets": GADGETS,
+    "tools": GADGETS,
     "quotes": Layout(
         listing="div.quote a.permalink",
         next_page="nav a.older",
@@ -76,16 +92,6 @@ LAYOUTS: Mapping[str, Layout] = {
             "text": Field("blockquote p"),
             "author": Field("blockquote cite"),
             "tags": Field("ul.tags", str.split),
-        },
-    ),
-    "gadgets": Layout(
-        listing="table#catalogue td:first-child a",
-        next_page="a[rel=next]",
-        fields={
-            "name": Field("h2[itemprop=name]"),
-            "maker": Field("[itemprop=brand]"),
-            "price": Field("[itemprop=price]", price),
-            "weight": Field("dl dd.weight"),
         },
     ),
 }

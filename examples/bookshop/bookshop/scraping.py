@@ -51,6 +51,10 @@ def dispatch_site(site: str, start_urls: list[str]) -> dict[str, Any]:
     return {"job_id": job_id, "chord_id": callback.id, "total_urls": len(urls), "total_chunks": len(chunks)}
 
 
+class ChunkError(Exception):
+    """Not one listing of a chunk could be had."""
+
+
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def scrape_chunk(site: str, job_id: str, index: int, urls: list[str]) -> dict[str, Any]:
     """The listings behind `urls`. One that cannot be had is an error of its own, not of the chunk."""
@@ -66,6 +70,8 @@ def scrape_chunk(site: str, job_id: str, index: int, urls: list[str]) -> dict[st
                 logger.warning("%s: %s", site, error)
                 errors.append(str(error))
     progress.chunk_done(index)
+    if errors and not items:
+        raise ChunkError(f"none of {len(errors)} listings, the last: {errors[-1]}")
     return {"items": items, "errors": errors}
 
 

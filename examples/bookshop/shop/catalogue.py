@@ -1,4 +1,4 @@
-"""What the three sites sell: made up, and the same on every machine."""
+"""What the sites sell: made up, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-SIZES: Mapping[str, int] = {"books": 200, "quotes": 150, "gadgets": 240}
+SIZES: Mapping[str, int] = {"books": 200, "quotes": 150, "gadgets": 240, "prints": 160, "tools": 180}
 
 _ADJECTIVES = "Quiet Crooked Amber Distant Hollow Paper Silver Winter Borrowed Restless Salted Velvet".split()
 _NOUNS = "Harbour Orchard Lantern Staircase Meridian Sparrow Archive Tide Compass Thicket Ferry Almanac".split()
@@ -28,7 +28,7 @@ class Listing:
 def catalogue(site: str) -> list[Listing]:
     """All listings of `site`, in the order of its pages."""
     chance = random.Random(site)  # the same for each run
-    describe = {"books": _book, "quotes": _quote, "gadgets": _gadget}[site]
+    describe = {"books": _book, "quotes": _quote, "gadgets": _gadget, "prints": _book, "tools": _gadget}[site]
     return [Listing(f"{site[0]}{number:04}", describe(chance)) for number in range(1, SIZES[site] + 1)]
 
 

@@ -97,4 +97,7 @@ PAGES: Mapping[str, Pages] = {
     "books": Pages(_books_index, _book),
     "quotes": Pages(_quotes_index, _quote),
     "gadgets": Pages(_gadgets_index, _gadget),
+    # Two more shops that bought the same software.
+    "prints": Pages(_books_index, _book),
+    "tools": Pages(_gadgets_index, _gadget),
 }

@@ -1,7 +1,8 @@
 """A web site with pages of listings: `python -m shop.site books --port 8101`.
 
-As on the real internet some pages are slow, and some answer 500 when they are first asked for.
-`/truth.json` tells what the site really serves.
+As on the real internet some pages are slow, and some answer 500 when they are first asked for. A site can have a bad
+night: `--only 12` has so many listings left, with `--gone-after 30` further listings answer 404, with `--silent-after
+30` they never answer. `/truth.json` tells what the site really serves.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import threading
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from zlib import crc32
 
@@ -17,14 +19,26 @@ from shop.pages import PAGES, document
 from shop.server import Handler, serve
 
 PAGE_SIZE = 20
+SILENCE = 3600.0  # seconds
+
+
+@dataclass(frozen=True)
+class Mood:
+    """What is wrong with a site tonight: numbers of listings."""
+
+    only: int | None = None
+    gone_after: int | None = None
+    silent_after: int | None = None
 
 
 class Site:
     """The content of one site, and which of its pages have failed already."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, mood: Mood = Mood()) -> None:
         self.name = name
-        self.listings = catalogue(name)
+        self.listings = catalogue(name)[: mood.only]
+        self._mood = mood
+        self._asked: set[str] = set()
         self._pages = PAGES[name]
         self._by_id = {listing.id: listing for listing in self.listings}
         self._failed: set[str] = set()
@@ -63,6 +77,21 @@ class Site:
             self._failed.add(path)
         return first
 
+    def _was_asked_after(self, limit: int | None, path: str) -> bool:
+        """Whether as many listings as `limit` had been asked for before the one at `path`."""
+        if limit is None or not path.startswith("/listing/"):
+            return False
+        with self._lock:
+            if path not in self._asked and len(self._asked) < limit:
+                self._asked.add(path)
+            return path not in self._asked
+
+    def is_gone(self, path: str) -> bool:
+        return self._was_asked_after(self._mood.gone_after, path)
+
+    def is_silent(self, path: str) -> bool:
+        return self._was_asked_after(self._mood.silent_after, path)
+
     def truth(self) -> dict[str, object]:
         """What a complete scrape must find, and how many requests have failed on purpose so far."""
         return {
@@ -80,8 +109,11 @@ def handler_of(site: Site) -> type[Handler]:
             if self.path == "/truth.json":
                 self.answer_json(site.truth())
                 return
+            if site.is_silent(self.path):
+                time.sleep(SILENCE)
+                return
             html = site.html(self.path)
-            if html is None:
+            if html is None or site.is_gone(self.path):
                 self.answer(document("Not found", "Not found"), "text/html", HTTPStatus.NOT_FOUND)
             elif site.fails(self.path):
                 self.answer(document("Error", "Try again"), "text/html", HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -96,8 +128,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Serve a site on loopback.")
     parser.add_argument("site", choices=SIZES)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--only", type=int, metavar="LISTINGS")
+    parser.add_argument("--gone-after", type=int, metavar="LISTINGS")
+    parser.add_argument("--silent-after", type=int, metavar="LISTINGS")
     options = parser.parse_args()
-    serve(options.site, handler_of(Site(options.site)), options.port)
+    mood = Mood(options.only, options.gone_after, options.silent_after)
+    serve(options.site, handler_of(Site(options.site, mood)), options.port)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::config::item::Item;
 use crate::config::model::HealthConfig;
 use crate::config::section::Section;
+use crate::config::tree::Value;
 use crate::run::HealthAction;
 
 impl Default for HealthConfig {
@@ -28,7 +29,7 @@ pub(super) fn health(section: &Section<'_>) -> HealthConfig {
         item.number(0.0..=1000.0).map(Some)
     });
     HealthConfig {
-        max_error_rate: section.or("max_error_rate", default.max_error_rate, |item| item.number(0.0..=1.0)),
+        max_error_rate: section.or("max_error_rate", default.max_error_rate, share),
         stall_after: stall_after.filter(|after| !after.is_zero()),
         slow_factor: slow_factor.filter(|factor| *factor > 0.0),
         on_failing: section.or("on_failing", default.on_failing, action),
@@ -49,4 +50,12 @@ fn action(item: &Item<'_>) -> Option<HealthAction> {
         first.get_or_insert(item.span());
     }
     Some(action)
+}
+
+/// `0.3`, or as text `"30%"`.
+fn share(item: &Item<'_>) -> Option<f64> {
+    match &item.node.value {
+        Value::Text(_) => item.percent().map(|hundredths| f64::from(hundredths) / 100.0),
+        _ => item.number(0.0..=1.0),
+    }
 }

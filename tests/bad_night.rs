@@ -1,0 +1,110 @@
+//! The example on a bad night: what each site comes to is what its configuration says should come of it.
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+use serde_json::Value;
+use support::bookshop;
+
+fn results(project: &Path, site: &str) -> usize {
+    let file = project.join("out").join(format!("{site}.jsonl"));
+    fs::read_to_string(file).map_or(0, |text| text.lines().count())
+}
+
+#[test]
+fn each_site_comes_to_what_is_said_of_it() {
+    let project = bookshop::project();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bookshop/bad-night.toml");
+    fs::copy(example, project.file("bad-night.toml")).expect("copy the configuration");
+    let ended = project.orch(&["run", "--config", "bad-night.toml"]).finish();
+    ended.expect_code(1);
+    let end = |site: &str| -> &Value {
+        let ends = ended.events_of("site_finished").into_iter();
+        let mut of_site = ends.filter(|event| event["site"] == site);
+        of_site.next().unwrap_or_else(|| panic!("{site} has no end"))
+    };
+    let reason = |site: &str| end(site)["reason"].as_str().unwrap_or_default();
+    let seq = |event: &Value| event["seq"].as_u64().expect("a number");
+
+    // The two that are well.
+    for (site, listings) in [("books", 200), ("quotes", 150)] {
+        assert_eq!(
+            (&end(site)["status"], results(project.path(), site)),
+            (&"complete".into(), listings)
+        );
+    }
+    let dispatched = ended.events_of("site_dispatched");
+    let quotes = dispatched
+        .iter()
+        .find(|event| event["site"] == "quotes")
+        .expect("it has begun");
+    assert!(seq(quotes) > seq(end("books")), "quotes are to come after books");
+    // By a worker of their own, one after the other.
+    let begun = ended.events_of("run_started");
+    let directory = Path::new(begun[0]["directory"].as_str().expect("text"));
+    let log = |service: &str| fs::read_to_string(directory.join(format!("{service}.log"))).expect("the worker's log");
+    let done = |log: &str| -> Vec<String> {
+        let lines = log
+            .lines()
+            .filter(|line| line.contains("scrape_chunk[") && line.contains(" succeeded in "));
+        let process = |line: &str| {
+            line.split("ForkPoolWorker-")
+                .nth(1)?
+                .split(']')
+                .next()
+                .map(str::to_owned)
+        };
+        lines.map(|line| process(line).expect("a pool's process")).collect()
+    };
+    let by_itself = done(&log("celery@quotes"));
+    assert_eq!(by_itself.len(), 10);
+    assert_eq!(by_itself.into_iter().collect::<BTreeSet<_>>().len(), 1, "one process");
+    let shared = done(&log("celery"));
+    assert!(
+        (14 + 4..14 + 4 + 12).contains(&shared.len()),
+        "those of books and gadgets, some of tools: {shared:?}"
+    );
+
+    // The three that are not.
+    assert_eq!(end("gadgets")["status"], "degraded");
+    assert_eq!(reason("gadgets"), "60 results, `min_results` is 200");
+    let verdicts = ended.events_of("site_verdict");
+    for (site, health) in [("prints", "stalled"), ("tools", "failing")] {
+        let of_site: Vec<&&Value> = verdicts.iter().filter(|event| event["site"] == site).collect();
+        let [verdict] = of_site.as_slice() else {
+            panic!("{site}: {of_site:?}")
+        };
+        assert_eq!(
+            (&verdict["health"], &verdict["action"]),
+            (&health.into(), &"fail".into())
+        );
+        assert_eq!(end(site)["status"], "failed");
+        let told = verdict["reason"].as_str().expect("text");
+        assert_eq!(reason(site), format!("it was ended, being {health}: {told}"));
+        assert_eq!(results(project.path(), site), 0);
+        assert!(
+            ended.stdout.contains(&format!("being {health}: {told}")),
+            "{}",
+            ended.stdout
+        );
+    }
+    assert!(reason("prints").contains("(stall_after 8s)"), "{}", reason("prints"));
+    assert!(
+        reason("tools").contains("more than max_error_rate 30 %"),
+        "{}",
+        reason("tools")
+    );
+    assert!(
+        ended.stdout.contains("2 of 5 sites failed, 1 degraded after "),
+        "{}",
+        ended.stdout
+    );
+}
