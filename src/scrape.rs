@@ -1,6 +1,6 @@
 //! The work of a run: proxies, then sites; beside it the supervisor keeps the services up.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -89,6 +89,8 @@ pub struct Scrape {
     pub force: bool,
     /// By whom the sites' own workers are had.
     pub workers: OnDemand,
+    /// What the workers of single sites may come to hold of memory, as those tell too.
+    pub peaks: BTreeMap<SiteName, u64>,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
     /// Where others ask for the stop of a site.
@@ -230,7 +232,7 @@ impl Scrape {
                 .in_view_of(&self.history, |site| self.force || context.earlier.contains_key(site))
                 .refreshing(self.config.proxies.clone())
                 .with_workers(self.workers.clone())
-                .with_memory_reserve(self.config.orch.memory_reserve),
+                .with_memory(self.config.orch.memory_reserve, &self.peaks),
             Err(error) => {
                 let failure = Failure::configuration("put the sites into an order").caused_by(&error);
                 return Ending::failed(failure);

@@ -126,3 +126,52 @@ fn a_worker_that_holds_too_much_is_started_anew_and_says_so_and_nothing_is_lost(
         assert_eq!(ledger.lines().count(), 3, "{ledger}");
     }
 }
+
+#[test]
+fn a_site_that_held_more_in_earlier_runs_than_is_left_waits_until_nothing_runs() {
+    let own = "max_chunks_in_flight = 1";
+    let sites = [("fat", 1, 8.0, 10, own), ("quotes", 2, 0.5, 0, "")];
+    let project = project("", "", &sites);
+    let first = project.orch(&["run"]).finish();
+    first.expect_code(0);
+    let peaks = first.events_of("service_peaked");
+    assert!(peaks.len() == 1 && peaks[0]["service"] == "celery@fat", "{peaks:?}");
+    let bytes = peaks[0]["memory_bytes"].as_u64().expect("bytes");
+    assert!((10 << 20..1 << 30).contains(&bytes), "{bytes}");
+    // As if it had held more than any machine has.
+    let runs = std::fs::read_dir(project.state_dir().join("runs"))
+        .expect("the runs")
+        .flatten();
+    let journal = runs
+        .map(|run| run.path().join("journal.jsonl"))
+        .next()
+        .expect("one run");
+    let text = std::fs::read_to_string(&journal).expect("its journal");
+    let text = text.replace(
+        &format!("\"memory_bytes\":{bytes}"),
+        &format!("\"memory_bytes\":{}", 1_u64 << 60),
+    );
+    std::fs::write(&journal, text).expect("its journal");
+
+    let second = project.orch(&["run"]).finish();
+    second.expect_code(0);
+    let waits = told(
+        &second,
+        "fat waits for memory: it has held 1073741824.0 GiB in earlier runs",
+    );
+    let all_the_same = told(&second, "a site begins all the same");
+    assert_eq!((waits.len(), all_the_same.len()), (1, 1), "{:#?}", second.events);
+    let of = |kind: &str, site: &str| {
+        let mut events = second.events.iter();
+        events
+            .position(|event| event["event"] == kind && event["site"] == site)
+            .expect("such an event")
+    };
+    let order = [
+        waits[0],
+        of("site_finished", "quotes"),
+        all_the_same[0],
+        of("site_dispatched", "fat"),
+    ];
+    assert!(order.is_sorted(), "{order:?}");
+}

@@ -2,7 +2,7 @@
 //!
 //! The gate shuts when less than the reserve is available, or when what runs waits for memory a fifth of the time; it opens
 //! again with some room between, or it would flap. It never waits for itself: when no site runs, nothing of ours would give
-//! memory back, so that after a while one site begins all the same.
+//! memory back, so that after a while one site begins all the same. So it is with a site that needs more than there is.
 
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Admissions {
     All,
+    /// Those that together may come to hold no more than so many bytes.
+    Within(u64),
     One,
     None,
 }
@@ -27,8 +29,17 @@ pub enum Admissions {
 /// What is short.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Shortage {
-    Low { available: u64, reserve: u64 },
-    Pressed { percent: f64 },
+    Low {
+        available: u64,
+        reserve: u64,
+    },
+    Pressed {
+        percent: f64,
+    },
+    /// The next site may come to hold more than is left.
+    TooLittle {
+        left: u64,
+    },
 }
 
 impl std::fmt::Display for Shortage {
@@ -39,6 +50,11 @@ impl std::fmt::Display for Shortage {
                 "{} of memory are available, `memory_reserve` is {}",
                 shown(*available),
                 shown(*reserve)
+            ),
+            Shortage::TooLittle { left } => write!(
+                formatter,
+                "it has held more in earlier runs than the {} that are left",
+                shown(*left)
             ),
             Shortage::Pressed { percent } => write!(
                 formatter,
@@ -65,12 +81,20 @@ pub struct Gate {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum State {
-    Open,
-    Shut {
-        /// Since when no site has run.
-        idle: Option<Duration>,
-    },
+struct State {
+    is_shut: bool,
+    /// Since when no site has run though one waits for memory.
+    idle: Option<Duration>,
+}
+
+/// What the sites are at.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sites {
+    pub running: usize,
+    /// What those that have just begun may come to hold.
+    pub promised: u64,
+    /// One waits for nothing but the memory which it may come to hold.
+    pub one_is_unfit: bool,
 }
 
 impl Gate {
@@ -78,42 +102,46 @@ impl Gate {
     pub fn new(reserve: u64) -> Self {
         Self {
             reserve,
-            state: State::Open,
+            state: State {
+                is_shut: false,
+                idle: None,
+            },
         }
     }
 
-    /// Takes a reading, and how many sites run at this moment, counted from any begin.
-    pub fn look(&mut self, reading: &Reading, running: usize, now: Duration) -> (Admissions, Option<News>) {
-        let idle_since = |before: Option<Duration>| (running == 0).then(|| before.unwrap_or(now));
-        match (self.state, self.shortage(reading)) {
-            (State::Open, None) => (Admissions::All, None),
-            (State::Open, Some(shortage)) => {
-                let idle = idle_since(None);
-                self.state = State::Shut { idle };
-                (Admissions::None, Some(News::Shut(shortage)))
-            }
-            (State::Shut { .. }, None) => {
-                self.state = State::Open;
-                (Admissions::All, Some(News::Opened))
-            }
-            (State::Shut { idle }, Some(shortage)) => {
-                let idle = idle_since(idle);
-                if idle.is_some_and(|since| now.saturating_sub(since) >= PATIENCE) {
-                    // Should it end at once, the next waits as long.
-                    self.state = State::Shut { idle: None };
-                    return (Admissions::One, Some(News::AllTheSame(shortage)));
-                }
-                self.state = State::Shut { idle };
-                (Admissions::None, None)
-            }
+    /// Takes a reading, and what the sites are at; the moment is counted from any begin.
+    pub fn look(&mut self, reading: &Reading, sites: Sites, now: Duration) -> (Admissions, Option<News>) {
+        let was_shut = self.state.is_shut;
+        let left = reading
+            .available
+            .saturating_sub(self.reserve)
+            .saturating_sub(sites.promised);
+        let shortage = self.shortage(reading);
+        self.state.is_shut = shortage.is_some();
+        let waits_for = shortage.or(sites.one_is_unfit.then_some(Shortage::TooLittle { left }));
+        let idle = waits_for.filter(|_| sites.running == 0);
+        self.state.idle = idle.map(|_| self.state.idle.unwrap_or(now));
+        if let (Some(shortage), Some(since)) = (idle, self.state.idle)
+            && (was_shut || !self.state.is_shut)
+            && now.saturating_sub(since) >= PATIENCE
+        {
+            // Should it end at once, the next waits as long.
+            self.state.idle = None;
+            return (Admissions::One, Some(News::AllTheSame(shortage)));
+        }
+        match (was_shut, shortage) {
+            (false, None) => (Admissions::Within(left), None),
+            (false, Some(shortage)) => (Admissions::None, Some(News::Shut(shortage))),
+            (true, None) => (Admissions::Within(left), Some(News::Opened)),
+            (true, Some(_)) => (Admissions::None, None),
         }
     }
 
     /// What is short, by the bounds of the state.
     fn shortage(&self, reading: &Reading) -> Option<Shortage> {
-        let (reserve, most) = match self.state {
-            State::Open => (self.reserve, PRESSED),
-            State::Shut { .. } => (self.reserve.saturating_add(self.reserve / 4), RELIEVED),
+        let (reserve, most) = match self.state.is_shut {
+            false => (self.reserve, PRESSED),
+            true => (self.reserve.saturating_add(self.reserve / 4), RELIEVED),
         };
         if reading.available < reserve {
             return Some(Shortage::Low {
@@ -132,6 +160,13 @@ mod tests {
 
     use super::*;
 
+    fn running(running: usize) -> Sites {
+        Sites {
+            running,
+            ..Sites::default()
+        }
+    }
+
     fn reading(available: u64, pressure: f64) -> Reading {
         let pressure = Some(pressure);
         Reading { available, pressure }
@@ -149,21 +184,21 @@ mod tests {
         let pressed = Some(News::Shut(Shortage::Pressed { percent: 20.0 }));
         // Available, pressure, what may begin, what is told; a site runs all the time.
         for (second, (available, pressure, admissions, news)) in [
-            (100, 0.0, Admissions::All, None),
+            (100, 0.0, Admissions::Within(0), None),
             (99, 0.0, Admissions::None, shut(99)),
             (100, 0.0, Admissions::None, None),
             (124, 0.0, Admissions::None, None),
-            (125, 0.0, Admissions::All, Some(News::Opened)),
-            (100, 19.9, Admissions::All, None),
+            (125, 0.0, Admissions::Within(25), Some(News::Opened)),
+            (100, 19.9, Admissions::Within(0), None),
             (1000, 20.0, Admissions::None, pressed),
             (1000, 10.0, Admissions::None, None),
-            (1000, 9.9, Admissions::All, Some(News::Opened)),
+            (1000, 9.9, Admissions::Within(900), Some(News::Opened)),
         ]
         .into_iter()
         .enumerate()
         {
             let now = Duration::from_secs(second as u64);
-            let found = gate.look(&reading(available, pressure), 1, now);
+            let found = gate.look(&reading(available, pressure), running(1), now);
             assert_eq!(found, (admissions, news), "second {second}");
         }
     }
@@ -175,8 +210,8 @@ mod tests {
         let mut until = 0;
         for second in 0..60 {
             // A site takes five seconds.
-            let running = usize::from(second < until);
-            let (admissions, news) = gate.look(&reading(50, 0.0), running, Duration::from_secs(second));
+            let sites = running(usize::from(second < until));
+            let (admissions, news) = gate.look(&reading(50, 0.0), sites, Duration::from_secs(second));
             if admissions == Admissions::One {
                 assert!(matches!(news, Some(News::AllTheSame(_))));
                 begun.push(second);
@@ -192,7 +227,29 @@ mod tests {
     fn no_reserve_is_never_short() {
         let mut gate = Gate::new(0);
         let none = Reading::default();
-        assert_eq!(gate.look(&none, 0, Duration::ZERO), (Admissions::All, None));
+        assert_eq!(
+            gate.look(&none, running(0), Duration::ZERO),
+            (Admissions::Within(0), None)
+        );
+    }
+
+    #[test]
+    fn what_has_just_begun_is_taken_to_hold_its_part_and_what_never_fits_begins_when_nothing_runs() {
+        let mut gate = Gate::new(100);
+        let unfit = |running, promised| Sites {
+            running,
+            promised,
+            one_is_unfit: true,
+        };
+        let plenty = reading(1100, 0.0);
+        let look = |gate: &mut Gate, sites, second| gate.look(&plenty, sites, Duration::from_secs(second));
+        assert_eq!(look(&mut gate, unfit(1, 700), 0), (Admissions::Within(300), None));
+        assert_eq!(look(&mut gate, unfit(1, 700), 50), (Admissions::Within(300), None));
+        // It ends.
+        assert_eq!(look(&mut gate, unfit(0, 0), 51), (Admissions::Within(1000), None));
+        assert_eq!(look(&mut gate, unfit(0, 0), 60), (Admissions::Within(1000), None));
+        let news = News::AllTheSame(Shortage::TooLittle { left: 1000 });
+        assert_eq!(look(&mut gate, unfit(0, 0), 61), (Admissions::One, Some(news)));
     }
 
     proptest! {
@@ -203,7 +260,7 @@ mod tests {
             let mut last = Some(News::Opened);
             let mut waited = 0;
             for (second, (available, pressure)) in readings.into_iter().enumerate() {
-                let (admissions, news) = gate.look(&reading(available, pressure), 0, Duration::from_secs(second as u64));
+                let (admissions, news) = gate.look(&reading(available, pressure), running(0), Duration::from_secs(second as u64));
                 waited = if admissions == Admissions::None { waited + 1 } else { 0 };
                 prop_assert!(waited <= 11);
                 match news {

@@ -6,6 +6,6 @@ mod gate;
 mod reading;
 mod size;
 
-pub use gate::{Admissions, Gate, News, Shortage};
+pub use gate::{Admissions, Gate, News, Shortage, Sites};
 pub use reading::{Reader, Reading};
 pub use size::shown;

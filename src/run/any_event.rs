@@ -187,6 +187,8 @@ fn of_services() -> BoxedStrategy<EventKind> {
         (service(), text()).prop_map(|(service, detail)| EventKind::ServiceReused { service, detail }),
         (service(), any::<u64>()).prop_map(|(service, elapsed_ms)| EventKind::ServiceCompleted { service, elapsed_ms }),
         (service(), text()).prop_map(|(service, reason)| EventKind::ServiceUnhealthy { service, reason }),
+        (service(), any::<u64>())
+            .prop_map(|(service, memory_bytes)| EventKind::ServicePeaked { service, memory_bytes }),
         (service(), text(), text()).prop_map(|(service, queue, reason)| EventKind::ConsumerAdded {
             service,
             queue,

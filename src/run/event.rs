@@ -284,6 +284,11 @@ pub enum EventKind {
         service: ServiceName,
         reason: String,
     },
+    /// What the processes of a service that is needed no more have held of memory together, at most, as far as was looked.
+    ServicePeaked {
+        service: ServiceName,
+        memory_bytes: u64,
+    },
     /// A worker that answers but does not consume was told to consume again.
     ConsumerAdded {
         service: ServiceName,
@@ -504,6 +509,7 @@ impl EventKind {
             | EventKind::ServiceFailed { .. }
             | EventKind::ServiceStopping { .. }
             | EventKind::ServiceStopped { .. }
+            | EventKind::ServicePeaked { .. }
             | EventKind::LeftoversFound { .. }
             | EventKind::ProxiesCounted { .. }
             | EventKind::ProxyRefreshStarted { .. }

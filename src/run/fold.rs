@@ -138,7 +138,7 @@ impl RunState {
                 self.enter(service, ServicePhase::Unhealthy).detail.clone_from(reason);
             }
             // The next liveness probe tells whether it helped.
-            EventKind::ConsumerAdded { .. } => {}
+            EventKind::ConsumerAdded { .. } | EventKind::ServicePeaked { .. } => {}
             EventKind::ServiceExited { service, status, log } => {
                 let view = self.enter(service, ServicePhase::Restarting);
                 view.pid = None;

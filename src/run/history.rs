@@ -13,7 +13,7 @@ use serde::Deserialize;
 
 use super::end_cause::EndCause;
 use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
-use super::ids::{RunId, SiteName};
+use super::ids::{RunId, ServiceName, SiteName};
 use super::journal::{each_line_told, first_event, is_being_written};
 
 /// Runs that are looked at, the latest ones.
@@ -125,11 +125,28 @@ enum TheEnd {
     SiteFinished,
 }
 
+/// What is wanted of the event that tells what a service held of memory.
+#[derive(Deserialize)]
+struct Peak {
+    #[serde(rename = "event")]
+    _event: APeak,
+    service: ServiceName,
+    memory_bytes: u64,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum APeak {
+    ServicePeaked,
+}
+
 /// See the module.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct History {
     /// The latest first.
     sites: BTreeMap<SiteName, Vec<PastSite>>,
+    /// Bytes; as above.
+    peaks: BTreeMap<ServiceName, Vec<u64>>,
 }
 
 impl History {
@@ -166,6 +183,11 @@ impl History {
         let mut history = Self::default();
         for run in runs.take(RUNS) {
             let read = each_line_told(&run.journal, "site_finished", |end| history.note(&run.run_id, end));
+            let read = read.and_then(|_| {
+                each_line_told(&run.journal, "service_peaked", |peak: Peak| {
+                    history.peaks.entry(peak.service).or_default().push(peak.memory_bytes);
+                })
+            });
             if let Err(error) = read {
                 tracing::debug!(%error, "a run tells nothing of its sites");
             }
@@ -193,6 +215,14 @@ impl History {
     /// What all sites have come to, each the latest first.
     pub fn all(&self) -> impl Iterator<Item = (&SiteName, &[PastSite])> {
         self.sites.iter().map(|(site, results)| (site, results.as_slice()))
+    }
+
+    /// What each service that comes and goes may hold of memory: the most of the last times.
+    pub fn peaks(&self) -> impl Iterator<Item = (&ServiceName, u64)> {
+        let most = |peaks: &Vec<u64>| peaks.iter().take(EXPECTED_BY).copied().max();
+        self.peaks
+            .iter()
+            .filter_map(move |(service, peaks)| Some((service, most(peaks)?)))
     }
 
     /// What each site usually takes. Of a site that never was complete nothing is said.
@@ -284,6 +314,10 @@ mod tests {
                 backoff_ms: 1,
                 reason: reason.clone().unwrap_or_default(),
             });
+            recorder.emit(EventKind::ServicePeaked {
+                service: ServiceName::new(format!("celery@{site}")),
+                memory_bytes: *seconds,
+            });
             recorder.emit(EventKind::SiteFinished {
                 site,
                 status: *status,
@@ -318,6 +352,10 @@ mod tests {
             .collect();
         assert_eq!(of_a, [40, 50, 20, 10, 30, 900], "the latest first");
         assert_eq!(history.of(&"b".into()).len(), nights.len());
+        let peaks: Vec<(String, u64)> = history.peaks().map(|(name, bytes)| (name.to_string(), bytes)).collect();
+        let peak = |name: &str, bytes| (name.to_owned(), bytes);
+        // The most of the last five.
+        assert_eq!(peaks, [peak("celery@a", 50), peak("celery@b", 1), peak("celery@c", 7)]);
     }
 
     #[test]

@@ -23,6 +23,8 @@ pub(super) struct Entry {
     /// Length of its log before the last spawn: what stands before that was said by an earlier one.
     pub log_offset: u64,
     pub demand: Demand,
+    /// The most that its processes have held of memory since it was needed.
+    pub peak: u64,
     /// It has been made to begin anew, and is not back yet.
     pub is_renewed: bool,
 }
@@ -62,6 +64,7 @@ impl Entry {
             generation: 0,
             probe: None,
             log_offset: 0,
+            peak: 0,
             is_renewed: false,
         }
     }

@@ -135,10 +135,11 @@ impl Supervisor {
         })
     }
 
-    /// Has it looked what those hold that are not to hold too much; the answer is a message.
+    /// Has it looked what those hold that are not to hold too much, or that come and go; the answer is a message.
     fn measure(&mut self) {
         self.measure_at = Instant::now() + MEASURE_EVERY;
-        let limited = self.entries.iter().filter(|entry| entry.program.max_memory().is_some());
+        let is_of_interest = |entry: &&Entry| entry.program.max_memory().is_some() || entry.program.is_on_demand();
+        let limited = self.entries.iter().filter(is_of_interest);
         let running = |entry: &Entry| match entry.service.state {
             ServiceState::Ready { pid, .. } => Some((entry.service.name.clone(), pid)),
             _ => None,
@@ -153,6 +154,13 @@ impl Supervisor {
 
     /// Has the worst begin anew; one at a time, or there would be nobody left to do the work.
     fn take_measures(&mut self, held: &[Held]) -> Option<GivenUp> {
+        for held in held {
+            if let Some(index) = self.find(held.service.as_str())
+                && let Some(entry) = self.entries.get_mut(index)
+            {
+                entry.peak = entry.peak.max(held.bytes);
+            }
+        }
         for entry in &mut self.entries {
             entry.is_renewed &= entry.demand.is_wanted() && !entry.service.is_usable();
         }
@@ -275,6 +283,14 @@ impl Supervisor {
                     && let Demand::On(who) = &mut entry.demand
                 {
                     *who = None;
+                    let memory_bytes = std::mem::take(&mut entry.peak);
+                    if memory_bytes > 0 {
+                        let event = EventKind::ServicePeaked {
+                            service: name,
+                            memory_bytes,
+                        };
+                        self.recorder.emit(event);
+                    }
                     return self.step(index, Input::NotNeeded);
                 }
                 None

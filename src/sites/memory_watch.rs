@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::memory::{Admissions, Gate, News, Reader};
+use crate::memory::{Admissions, Gate, News, Reader, Sites, shown};
+use crate::run::SiteName;
 use crate::run::{EventKind, Level, Recorder};
 
 /// See the module.
@@ -27,8 +28,11 @@ impl MemoryWatch {
         })
     }
 
-    /// How many sites may begin now, while so many run.
-    pub(super) fn look(&mut self, running: usize, now: Duration, recorder: &Recorder) -> Admissions {
+    /// So long what has begun may not hold yet what it will.
+    pub const SETTLED_AFTER: Duration = Duration::from_secs(60);
+
+    /// How many sites may begin now.
+    pub(super) fn look(&mut self, sites: Sites, now: Duration, recorder: &Recorder) -> Admissions {
         let reading = match self.reader.read() {
             Ok(reading) => reading,
             Err(error) => {
@@ -39,7 +43,7 @@ impl MemoryWatch {
                 return Admissions::All;
             }
         };
-        let (admissions, news) = self.gate.look(&reading, running, now);
+        let (admissions, news) = self.gate.look(&reading, sites, now);
         match news {
             Some(News::Shut(shortage)) => tell(recorder, Level::Warning, format!("no further site begins: {shortage}")),
             Some(News::Opened) => tell(recorder, Level::Info, "there is memory again: sites begin".to_owned()),
@@ -52,6 +56,13 @@ impl MemoryWatch {
         }
         admissions
     }
+}
+
+/// Why this site waits though it has all else.
+pub(super) fn tell_unfit(site: &SiteName, memory: u64, recorder: &Recorder) {
+    let held = shown(memory);
+    let message = format!("{site} waits for memory: it has held {held} in earlier runs, more than is left for it now");
+    tell(recorder, Level::Info, message);
 }
 
 fn tell(recorder: &Recorder, level: Level, message: String) {

@@ -15,14 +15,14 @@ use super::breaker::Tries;
 use super::course::{Course, Step, Surroundings};
 use super::forecast::Lengths;
 use super::lease::{LeaseStore, Leases};
-use super::memory_watch::MemoryWatch;
+use super::memory_watch::{MemoryWatch, tell_unfit};
 use super::report::SiteReport;
 use super::schedule::{Admission, Cause, Decision, End, Outcome, Schedule, SiteId, State};
 use super::standing::Standing;
 use super::work::{Parts, Work};
 use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};
-use crate::memory::Admissions;
+use crate::memory::{Admissions, Sites};
 use crate::proxies::{end_refresh, refresh_when_asked};
 use crate::run::{EventKind, SiteStatus};
 
@@ -73,7 +73,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
     let begun = Instant::now();
     let allowed = memory
         .as_mut()
-        .map(|memory| memory.look(0, begun.elapsed(), &context.recorder));
+        .map(|memory| memory.look(Sites::default(), begun.elapsed(), &context.recorder));
     let allowed = allowed.unwrap_or(Admissions::All);
     let (schedule, decisions) = Schedule::begin_allowed(agenda, allowed, begun.elapsed());
     let run = Run {
@@ -86,6 +86,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         paused: sites.iter().map(|_| Some(Course::new())).collect(),
         reports: sites.iter().map(|_| None).collect(),
         told_to_stop: HashSet::new(),
+        told_unfit: HashSet::new(),
         lengths: Lengths::new(known),
     };
     // What is large and seldom begun is boxed: all of this is one future.
@@ -126,6 +127,8 @@ struct Run<'r> {
     /// Of which it was told that somebody has asked for their stop.
     told_to_stop: HashSet<SiteId>,
     lengths: Lengths,
+    /// Of which it was told that they wait for memory.
+    told_unfit: HashSet<SiteId>,
 }
 
 /// What is done about a site, beside others.
@@ -223,12 +226,24 @@ impl<'r> Run<'r> {
     }
 
     fn look_at_memory(&mut self) -> Vec<Decision> {
-        let (running, now) = (self.schedule.running(), self.begun.elapsed());
+        let (now, recorder) = (self.begun.elapsed(), &self.around.context.recorder);
         let Some(memory) = &mut self.memory else {
             return Vec::new();
         };
-        let allowed = memory.look(running, now, &self.around.context.recorder);
-        self.schedule.allow(allowed, now)
+        let sites = Sites {
+            running: self.schedule.running(),
+            promised: self.schedule.promised(now.saturating_sub(MemoryWatch::SETTLED_AFTER)),
+            one_is_unfit: self.schedule.unfit().is_some(),
+        };
+        let allowed = memory.look(sites, now, recorder);
+        let decisions = self.schedule.allow(allowed, now);
+        if let Some(site) = self.schedule.unfit()
+            && self.told_unfit.insert(site)
+        {
+            let needs = self.schedule.agenda().entry(site).memory;
+            tell_unfit(&self.sites[site.place()].name, needs, recorder);
+        }
+        decisions
     }
 
     /// Takes from the schedule what does not run; what does hears it itself.

@@ -73,6 +73,7 @@ impl Work {
                     .collect(),
                 expected: known.unwrap_or(assumed),
                 left_out: false,
+                memory: 0,
             }
         };
         let limits = Limits {
@@ -121,11 +122,14 @@ impl Work {
         Self { workers, ..self }
     }
 
-    /// Sites begin only while so many bytes of memory are available; 0: always.
+    /// Sites begin only while so many bytes of memory are available (0: always), beside what they may come to hold as far
+    /// as that is known.
     #[must_use]
-    pub fn with_memory_reserve(self, reserve: u64) -> Self {
+    pub fn with_memory(self, reserve: u64, peaks: &BTreeMap<SiteName, u64>) -> Self {
+        let of = |site: SiteId| peaks.get(&self.sites[site.place()].name).copied().unwrap_or(0);
         Self {
             memory: MemoryWatch::new(reserve),
+            agenda: self.agenda.clone().with_memory(of),
             ..self
         }
     }

@@ -139,6 +139,7 @@ impl PlainView {
             EventKind::ServiceStarting { .. }
             | EventKind::ServiceSpawned { .. }
             | EventKind::ServiceStopping { .. }
+            | EventKind::ServicePeaked { .. }
             | EventKind::SiteWaiting { .. }
             | EventKind::SiteQueued { .. }
             | EventKind::EndExpected { .. }
@@ -153,6 +154,12 @@ impl PlainView {
             },
             EventKind::ServiceSpawned { service, pid } => format!("{service} has pid {pid}"),
             EventKind::ServiceStopping { service } => format!("{service} stopping"),
+            EventKind::ServicePeaked { service, memory_bytes } => {
+                format!(
+                    "{service} held {} of memory at most",
+                    crate::memory::shown(*memory_bytes)
+                )
+            }
             EventKind::SiteWaiting { site, waits_for } => {
                 let names: Vec<&str> = waits_for.iter().map(SiteName::as_str).collect();
                 format!("{site}: waits for {}", names.join(", "))

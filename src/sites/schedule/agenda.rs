@@ -20,6 +20,8 @@ pub struct Entry {
     pub expected: Duration,
     /// It has no turn, and ends at once without success.
     pub left_out: bool,
+    /// Bytes of memory that it may come to hold; 0 where that is not known.
+    pub memory: u64,
 }
 
 impl Entry {
@@ -70,7 +72,7 @@ pub struct Agenda {
     order: Vec<SiteId>,
     /// Expected time from a site's begin to the end of the longest chain of dependents.
     chains: Vec<Duration>,
-    /// Sites of the same `uses` have the same number.
+    /// Sites of the same `uses` and `memory` have the same number.
     demands: Vec<usize>,
 }
 
@@ -136,6 +138,16 @@ impl Agenda {
             }
         }
         self.chains = chains(&self.entries, &self.dependents, &self.order);
+        self
+    }
+
+    /// With what each site may come to hold of memory.
+    #[must_use]
+    pub fn with_memory(mut self, memory: impl Fn(SiteId) -> u64) -> Self {
+        for (place, entry) in self.entries.iter_mut().enumerate() {
+            entry.memory = memory(SiteId::at(place));
+        }
+        self.demands = demands(&self.entries);
         self
     }
 
@@ -260,7 +272,7 @@ fn demands(entries: &[Entry]) -> Vec<usize> {
     let mut numbers = std::collections::HashMap::new();
     let number = |entry: &'_ Entry| {
         let next = numbers.len();
-        *numbers.entry(entry.uses.clone()).or_insert(next)
+        *numbers.entry((entry.uses.clone(), entry.memory)).or_insert(next)
     };
     entries.iter().map(number).collect()
 }

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::agenda::{Agenda, Kind};
+use super::agenda::{Agenda, Entry, Kind};
 use super::queue::{Key, Queue};
 use super::room::{Claims, Room};
 use super::state::{Admission, Cause, Decision, End, Outcome, Pause, SiteId, State, Unmet};
@@ -26,6 +26,8 @@ pub struct Schedule {
     left: usize,
     /// How many may begin until the next word.
     allowed: Admissions,
+    /// The first that had all but the memory which it may come to hold, at the last look.
+    unfit: Option<SiteId>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +71,7 @@ impl Schedule {
             pauses: BinaryHeap::new(),
             now,
             allowed,
+            unfit: None,
             agenda: Arc::new(agenda),
         };
         let mut decisions = Vec::new();
@@ -116,6 +119,20 @@ impl Schedule {
     /// Whether a site may still begin, now or later.
     pub fn has_waiting(&self) -> bool {
         self.left > self.running()
+    }
+
+    /// The site that waits for nothing but memory, if there is one; none that needs memory passes it.
+    pub fn unfit(&self) -> Option<SiteId> {
+        self.unfit
+    }
+
+    /// What sites that have begun since then may come to hold of memory.
+    pub fn promised(&self, since: Duration) -> u64 {
+        let recent = self.agenda.sites().filter(|site| match self.state(*site) {
+            State::Running { since: begun } => begun >= since,
+            State::Waiting(_) | State::Queued { .. } | State::Pausing { .. } | State::Ended(_) => false,
+        });
+        recent.fold(0, |sum: u64, site| sum.saturating_add(self.agenda.entry(site).memory))
     }
 
     /// Lets so many sites begin until the next word; one that is not used is not kept.
@@ -290,6 +307,7 @@ impl Schedule {
     fn admit(&mut self, decisions: &mut Vec<Decision>) {
         let mut claims = Claims::none(self.agenda.limits());
         let mut last = None;
+        self.unfit = None;
         while self.allowed != Admissions::None
             && self.room.has_a_place()
             && let Some((key, demand)) = self.queue.next(last)
@@ -297,15 +315,24 @@ impl Schedule {
             last = Some((key, demand));
             let site = key.site();
             let until = self.until(site, self.now);
-            let uses = &self.agenda.entry(site).uses;
+            let Entry { uses, memory, .. } = self.agenda.entry(site);
+            if let Admissions::Within(left) = self.allowed
+                && *memory > 0
+                && (*memory > left || self.unfit.is_some())
+            {
+                self.unfit.get_or_insert(site);
+                continue;
+            }
             if claims.allow(&self.room, uses, until) {
                 self.room.take(site, uses, until);
                 self.queue.remove(key, demand);
                 self.sites[site.place()].state = State::Running { since: self.now };
                 decisions.push(Decision::Admit(Admission(site)));
-                if self.allowed == Admissions::One {
-                    self.allowed = Admissions::None;
-                }
+                self.allowed = match self.allowed {
+                    Admissions::One | Admissions::None => Admissions::None,
+                    Admissions::Within(left) => Admissions::Within(left.saturating_sub(*memory)),
+                    Admissions::All => Admissions::All,
+                };
             } else {
                 claims.add(uses, self.room.expected_for(uses, self.now));
             }

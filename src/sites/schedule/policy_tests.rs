@@ -183,3 +183,29 @@ fn only_as_many_begin_as_are_allowed_and_the_rest_later() {
     assert_eq!(rest.len(), 3);
     assert!(!schedule.has_waiting());
 }
+
+#[test]
+fn who_waits_for_memory_is_passed_by_those_only_that_need_none() {
+    use crate::memory::Admissions;
+
+    let entries = [600, 300, 0, 300].map(|memory| Entry {
+        memory,
+        ..Entry::default()
+    });
+    let agenda = Agenda::new(entries.to_vec(), limits(8, &[])).unwrap();
+    let admitted = |decisions: &[Decision]| -> Vec<usize> {
+        let admit = |decision: &Decision| match decision {
+            Decision::Admit(turn) => Some(turn.site().place()),
+            Decision::Queue(_) | Decision::Skip(..) | Decision::LeaveOut(_) => None,
+        };
+        decisions.iter().filter_map(admit).collect()
+    };
+    let (mut schedule, decisions) = Schedule::begin_allowed(agenda, Admissions::Within(500), seconds(0));
+    assert_eq!(admitted(&decisions), [2]);
+    assert_eq!(schedule.unfit(), Some(SiteId::at(0)));
+    assert_eq!(admitted(&schedule.allow(Admissions::Within(1000), seconds(1))), [0, 1]);
+    assert_eq!(schedule.unfit(), Some(SiteId::at(3)), "100 are left");
+    assert_eq!((schedule.promised(seconds(1)), schedule.promised(seconds(2))), (900, 0));
+    assert_eq!(admitted(&schedule.allow(Admissions::One, seconds(2))), [3]);
+    assert_eq!(schedule.unfit(), None);
+}
