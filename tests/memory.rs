@@ -114,7 +114,7 @@ fn a_worker_that_holds_too_much_is_started_anew_and_says_so_and_nothing_is_lost(
         reason.starts_with("its processes hold 2") && reason.ends_with(" MiB of memory, `max_memory` is 150 MiB"),
         "{reason}"
     );
-    // Warm: what ran came to its end, what was reserved went back, each chunk was done once.
+    // Warm: what ran came to its end, what was reserved went back. Late acknowledgement is at least once.
     for site in ["fat", "slim"] {
         let end = ended
             .events_of("site_finished")
@@ -123,7 +123,9 @@ fn a_worker_that_holds_too_much_is_started_anew_and_says_so_and_nothing_is_lost(
             .expect("its end");
         assert_eq!(end["status"], "complete", "{end}");
         let ledger = std::fs::read_to_string(project.file(&format!("ledger.{site}"))).expect("what was done");
-        assert_eq!(ledger.lines().count(), 3, "{ledger}");
+        let done = |number: u32| ledger.contains(&format!("\"number\": {number},"));
+        assert!((0..3).all(done), "{ledger}");
+        assert!(site == "fat" || ledger.lines().count() == 3, "{ledger}");
     }
 }
 
