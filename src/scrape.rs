@@ -184,6 +184,10 @@ impl Scrape {
             due = false;
             let mut pause = RESTORE_PAUSE;
             loop {
+                // One in its warm stop answers no more, and still runs what it has taken.
+                if usable.wait_for(|usable| usable.all).await.is_err() {
+                    break;
+                }
                 match client.restore_unacked(&context.ghosts.all()).await {
                     // Nothing is unacknowledged any more.
                     Ok(restored) if restored == Restored::default() => break,
