@@ -108,6 +108,10 @@ impl Client {
     /// aside: after a crash the next call goes on where this one was.
     async fn sift(&self, list: &str, kept: &Kept) -> Result<u64> {
         let aside = format!("{list}{ASIDE}");
+        // A list of which all is kept is not written anew at each start: its messages would fill the append-only file.
+        if self.is_all_kept(list, &aside, kept).await? {
+            return Ok(0);
+        }
         let mut removed = 0;
         loop {
             // From the end that is taken from: what comes in meanwhile shifts nothing.
@@ -148,6 +152,26 @@ impl Client {
                 .await?;
         }
         Ok(removed)
+    }
+
+    /// Whether every message of the list is kept, and none is aside.
+    async fn is_all_kept(&self, list: &str, aside: &str, kept: &Kept) -> Result<bool> {
+        let mut begin = 0;
+        loop {
+            let mut page = redis::pipe();
+            page.cmd("EXISTS").arg(aside);
+            page.cmd("LRANGE").arg(list).arg(begin).arg(begin + PAGE as i64 - 1);
+            let (is_aside, items): (bool, Vec<Vec<u8>>) =
+                self.broker().query("read a queue", &page, self.deadline()).await?;
+            let is_kept = |item: &Vec<u8>| kept.has(QueuedTask::decode(item).ok().flatten().as_ref());
+            if is_aside || !items.iter().all(is_kept) {
+                return Ok(false);
+            }
+            if items.len() < PAGE {
+                return Ok(true);
+            }
+            begin += PAGE as i64;
+        }
     }
 
     /// Removes the unacknowledged messages that are not kept; how many those were.

@@ -255,6 +255,15 @@ fn what_belongs_to_kept_jobs_stays_where_it_was_and_in_its_order() {
         let place = client.locate(&held[1].id, &["celery"]).await.expect("Redis is up");
         assert_eq!(place, Whereabouts::Unacked);
 
+        // Where all is kept nothing is written, which would fill the disk of a run that is resumed again and again.
+        let mut changes = || {
+            let info: redis::InfoDict = redis::cmd("INFO").query(&mut broker).expect("Redis is up");
+            info.get::<u64>("rdb_changes_since_last_save").expect("it is told")
+        };
+        let before = changes();
+        let again = client.remove_leftovers(&["celery"], &kept).await.expect("Redis is up");
+        assert_eq!((again, changes()), (Leftovers::default(), before));
+
         let patterns = ["scrape_books:*".to_owned()];
         assert_eq!(client.remove_keys(&patterns, &kept).await.expect("Redis is up"), 1);
         let keys: Vec<String> = redis::cmd("KEYS").arg("*").query(&mut backend).expect("Redis is up");

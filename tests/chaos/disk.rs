@@ -8,8 +8,8 @@ use std::sync::OnceLock;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-/// Enough for a job's journal, logs and append-only file.
-const SIZE: &str = "size=48m,mode=0700";
+/// Enough for a job's journals, logs and append-only file, also when it is resumed dozens of times and done again.
+const SIZE: &str = "size=160m,mode=0700";
 static AVAILABLE: OnceLock<Result<(), String>> = OnceLock::new();
 
 /// Moves this process into a mount namespace of its own (and a user namespace, unless it is root's), in which it may
