@@ -136,8 +136,10 @@ impl Scrape {
             Some(resumption) => context.continuing(resumption),
             None => context,
         };
+        let usable = self.usable.clone();
         let context = sites::Context {
             usual: Arc::new(self.history.usual()),
+            workers_settled: sites::Settled::new(move || usable.borrow().all),
             ..context
         };
         // Once a process: a scrape is run once.

@@ -12,6 +12,26 @@ use super::stops::Stops;
 use crate::celery::Client;
 use crate::run::{JobSoFar, Recorder, Resumption, SiteName, Usual};
 
+/// A question to whoever keeps the workers up; where nobody does the answer is yes.
+#[derive(Clone)]
+pub struct Settled(Arc<dyn Fn() -> bool + Send + Sync>);
+
+impl Settled {
+    pub fn new(is_settled: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        Self(Arc::new(is_settled))
+    }
+
+    pub fn now(&self) -> bool {
+        (self.0)()
+    }
+}
+
+impl Default for Settled {
+    fn default() -> Self {
+        Self::new(|| true)
+    }
+}
+
 /// Cheap to clone; clones share what is in flight.
 #[derive(Clone)]
 pub struct Context {
@@ -21,6 +41,9 @@ pub struct Context {
     pub queues: Vec<String>,
     /// The queues of workers that do one site's tasks only.
     pub own_queues: Arc<BTreeSet<String>>,
+    /// Whether every worker that orch owns is as it should be. One in its warm stop answers no more, and still runs what it has
+    /// taken: what is not found meanwhile may yet come to its end.
+    pub workers_settled: Settled,
     /// Rises with each death of a worker that orch owns.
     pub worker_deaths: watch::Receiver<u64>,
     /// Rises with each task of ours that fails, for whoever wants to look for the reason at once.
@@ -46,6 +69,7 @@ impl Context {
             recorder,
             queues,
             own_queues: Arc::default(),
+            workers_settled: Settled::default(),
             worker_deaths,
             task_failures,
             ghosts: Ghosts::default(),

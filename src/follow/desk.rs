@@ -558,6 +558,9 @@ impl Page<'_> {
     }
 
     async fn look(&self, known: &HashSet<TaskId>) -> Left {
+        if !self.desk.context.workers_settled.now() {
+            return Left::Unsure("a worker is being started or stopped".to_owned());
+        }
         let census = match self.desk.census().await {
             Ok(census) => census,
             Err(error) => return Left::Unsure(error.to_string()),

@@ -33,7 +33,7 @@ mod vitals;
 
 pub use allowance::Allowance;
 pub use answer::{DispatchAnswer, Job, callback_counts};
-pub use context::Context;
+pub use context::{Context, Settled};
 pub use counts::merged;
 pub use desk::{Desk, Left, Page};
 pub use end_work::{Ended, Manner, end_work};

@@ -353,7 +353,11 @@ impl Celery {
         if self.config.acks_late {
             late_acknowledgement::warn_of_unreached(&control, &target, &self.recorder).await;
         }
-        Ok(format!("{} with {} pool slots", self.node(), stats.pool_slots))
+        let slots = match stats.pool_slots {
+            1 => "1 pool slot".to_owned(),
+            slots => format!("{slots} pool slots"),
+        };
+        Ok(format!("{} with {slots}", self.node()))
     }
 }
 

@@ -22,7 +22,7 @@ mod under_lease;
 mod values;
 mod work;
 
-pub use crate::follow::{Asker, Context, Stops};
+pub use crate::follow::{Asker, Context, Settled, Stops};
 pub use breaker::{Skip, Tries};
 pub use busy::{AllHeld, wait_for_a_free_site};
 pub use cancel::{Workers, cancel};
