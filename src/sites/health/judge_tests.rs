@@ -298,12 +298,14 @@ proptest! {
     #[test]
     fn between_failing_and_failing_again_come_many_chunks(chunks in proptest::collection::vec(any::<bool>(), 0..400), rate in 0.0..=1.0_f64) {
         let mut life = Life::new(Limits { max_error_rate: rate, ..LIMITS });
-        let mut last: Option<usize> = None;
+        let mut last_failure = None;
         for (index, succeeded) in chunks.into_iter().enumerate() {
-            if life.see(ended(succeeded, 1)).is_some() {
-                let enough = last.is_none_or(|last| index - last >= 5 || life.verdicts().last() == Some(&SiteHealth::Failing));
-                prop_assert!(enough, "well again after {} chunks", index - last.unwrap_or_default());
-                last = Some(index);
+            if !succeeded {
+                last_failure = Some(index);
+            }
+            if life.see(ended(succeeded, 1)) == Some(SiteHealth::Healthy) {
+                let since = last_failure.map(|last| index - last);
+                prop_assert!(since.is_some_and(|since| since >= 5), "well again {since:?} chunks after the last failure");
             }
         }
     }
