@@ -26,9 +26,12 @@ const LONG: Duration = Duration::from_secs(16);
 /// Of each chunk.
 const SECONDS: f64 = 0.5;
 
+/// A retry where a worker is killed: Celery takes a message from its queue and notes that it has it in two steps, and one that
+/// a kill falls between is lost. orch says so, and does the site again.
 fn site(name: &str, chunks: u64) -> String {
     format!(
-        "[sites.{name}]\ndispatch = {{ task = \"chaos.dispatch\", kwargs = {{ site = \"{{site}}\", job_id = \"{{job_id}}\", \
+        "[sites.{name}]\nretries = 2\nretry_backoff = \"100ms\"\n\
+         dispatch = {{ task = \"chaos.dispatch\", kwargs = {{ site = \"{{site}}\", job_id = \"{{job_id}}\", \
          chunks = {chunks}, seconds = {SECONDS}, ledger = \"ledger.{name}\" }} }}\n"
     )
 }
