@@ -2,7 +2,6 @@
 //!
 //! [`Orchestrator`] owns the guard; dropping it, also by a panic, runs [`Orchestrator::stop_all`].
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -21,13 +20,11 @@ use crate::resume;
 pub use crate::resume::ResumeTarget;
 use crate::run::{
     Command, EventKind, History, JOURNAL_FORMAT, Level, Outcome, PlannedService, Recorder, Resumption, RunDirectory,
-    RunId, ServiceName, SiteName, StopReason,
+    RunId, ServiceName, StopReason,
 };
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
-use crate::services::{
-    Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment, site_service_name,
-};
+use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
 
@@ -324,7 +321,6 @@ impl Orchestrator {
             return Ending::busy(&held);
         }
         let mut supervisor = Supervisor::new(programs, order, self.launcher.clone(), self.recorder.clone(), inbox);
-        let history = self.history();
         let job = Scrape {
             config: Arc::clone(&self.config),
             sites: self.options.sites.clone(),
@@ -337,8 +333,7 @@ impl Orchestrator {
             client,
             leases,
             wait_until: self.wait_until,
-            peaks: self.expected_peaks(&history),
-            history,
+            history: self.history(),
             force: self.options.force,
             in_flight: Arc::clone(&self.in_flight),
             stop_requests: self.directory.stop_requests(),
@@ -377,17 +372,6 @@ impl Orchestrator {
             tracing::warn!(%error, "earlier runs tell nothing of the sites");
             History::default()
         })
-    }
-
-    /// What sites with a worker of their own may come to hold of memory.
-    fn expected_peaks(&self, history: &History) -> BTreeMap<SiteName, u64> {
-        let peaks: BTreeMap<&ServiceName, u64> = history.peaks().collect();
-        let own = self.config.sites.iter().filter(|site| site.worker.is_some());
-        own.filter_map(|site| {
-            let peak = peaks.get(&site_service_name(&site.name))?;
-            Some((site.name.clone(), *peak))
-        })
-        .collect()
     }
 
     /// Where the leases of the sites are, as seen by this run.

@@ -11,7 +11,8 @@ use crate::instance::InstanceFile;
 use crate::run::{Recorder, Resumption, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
     Beat, Celery, CelerySetup, Command, Decision, Duty, Failure, Joined, Launcher, Program, Redis, RedisConnection,
-    StartOrder, celery_client, decide_redis, site_node_begin, site_service_name, site_worker_settings, stop_ranks,
+    StartOrder, celery_client, decide_redis, is_site_service, site_node_begin, site_service_name, site_worker_settings,
+    stop_ranks,
 };
 use crate::sites;
 
@@ -260,7 +261,7 @@ fn site_workers(
 fn stop_bound(config: &Config, ranks: &std::collections::BTreeMap<ServiceName, u32>) -> Duration {
     let grace = |name: &ServiceName| match name.as_str() {
         "redis" => config.redis.grace,
-        name if name == "celery" || name.starts_with("celery@") => config.celery.grace + config.celery.quit_grace,
+        name if name == "celery" || is_site_service(name) => config.celery.grace + config.celery.quit_grace,
         _ => config
             .services
             .iter()

@@ -11,9 +11,11 @@ use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict};
 use crate::run::{
-    EventKind, History, Level, Outcome, Progress, Recorder, Resumption, SiteName, SiteStatus, StopReason,
+    EventKind, History, Level, Outcome, Progress, Recorder, Resumption, ServiceName, SiteName, SiteStatus, StopReason,
 };
-use crate::services::{Failure, OnDemand, RedisConnection, Usable, refused_connections, without_password};
+use crate::services::{
+    Failure, OnDemand, RedisConnection, Usable, refused_connections, site_service_name, without_password,
+};
 use crate::sites::{self, AllHeld, LeaseStore};
 use crate::stop_requests;
 
@@ -89,8 +91,6 @@ pub struct Scrape {
     pub force: bool,
     /// By whom the sites' own workers are had.
     pub workers: OnDemand,
-    /// What the workers of single sites may come to hold of memory, as those tell too.
-    pub peaks: BTreeMap<SiteName, u64>,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
     /// Where others ask for the stop of a site.
@@ -229,6 +229,17 @@ impl Scrape {
         sites.filter(|site| wanted.contains(&site.name)).cloned().collect()
     }
 
+    /// What sites with a worker of their own may come to hold of memory.
+    fn expected_peaks(&self) -> BTreeMap<SiteName, u64> {
+        let peaks: BTreeMap<&ServiceName, u64> = self.history.peaks().collect();
+        let own = self.config.sites.iter().filter(|site| site.worker.is_some());
+        own.filter_map(|site| {
+            let peak = peaks.get(&site_service_name(&site.name))?;
+            Some((site.name.clone(), *peak))
+        })
+        .collect()
+    }
+
     async fn proxies_then_sites(&self, context: &sites::Context, leases: &LeaseStore) -> Ending {
         let at_once = self.config.orch.max_parallel_sites;
         let expected = self.history.expected();
@@ -238,7 +249,7 @@ impl Scrape {
                 .in_view_of(&self.history, |site| self.force || context.earlier.contains_key(site))
                 .refreshing(self.config.proxies.clone())
                 .with_workers(self.workers.clone())
-                .with_memory(self.config.orch.memory_reserve, &self.peaks),
+                .with_memory(self.config.orch.memory_reserve, &self.expected_peaks()),
             Err(error) => {
                 let failure = Failure::configuration("put the sites into an order").caused_by(&error);
                 return Ending::failed(failure);

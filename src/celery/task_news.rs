@@ -229,7 +229,8 @@ impl Fields<'_> {
     }
 }
 
-/// What a field holds, as far as it matters.
+/// What a field holds, as far as it matters. Not that of whole events: there lists and objects are built, which a message
+/// from outside could make large; here they are passed over.
 #[derive(Default)]
 enum Field<'de> {
     Text(Cow<'de, str>),

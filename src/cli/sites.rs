@@ -67,13 +67,13 @@ fn living(config: &Config) -> anyhow::Result<Option<RunState>> {
     Ok(Some(state))
 }
 
-fn word(status: SiteStatus) -> (&'static str, char) {
+fn letter(status: SiteStatus) -> char {
     match status {
-        SiteStatus::Complete => ("COMPLETE", '.'),
-        SiteStatus::Degraded => ("DEGRADED", 'd'),
-        SiteStatus::Failed => ("FAILED", 'F'),
-        SiteStatus::Cancelled => ("CANCELLED", 'C'),
-        SiteStatus::Skipped => ("SKIPPED", 'S'),
+        SiteStatus::Complete => '.',
+        SiteStatus::Degraded => 'd',
+        SiteStatus::Failed => 'F',
+        SiteStatus::Cancelled => 'C',
+        SiteStatus::Skipped => 'S',
     }
 }
 
@@ -83,7 +83,7 @@ fn row(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Vec<Stri
     let of_last = |cell: &dyn Fn(&PastSite) -> String| results.first().map_or_else(|| "-".to_owned(), cell);
     // A trend is that of the last result that was complete: beside another it would mislead.
     let with = |text: String, change: Option<f64>, last: &PastSite| match change {
-        Some(change) if matches!(last.status, SiteStatus::Complete | SiteStatus::Degraded) => {
+        Some(change) if last.status.is_success() => {
             format!("{text} ({:+.0}%)", 100.0 * change)
         }
         _ => text,
@@ -91,14 +91,14 @@ fn row(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Vec<Stri
     vec![
         site.name.to_string(),
         now.map_or("-", |view| site_word(view.phase)).to_owned(),
-        of_last(&|last| word(last.status).0.to_owned()),
+        of_last(&|last| site_word(last.status.into()).to_owned()),
         of_last(&|last| local_time(seconds(last.at))),
         of_last(&|last| with(span(last.elapsed.as_secs_f64()), trend.time, last)),
         of_last(&|last| match last.counts.results {
             Some(results) => with(results.to_string(), trend.results, last),
             None => "-".to_owned(),
         }),
-        results.iter().rev().map(|result| word(result.status).1).collect(),
+        results.iter().rev().map(|result| letter(result.status)).collect(),
         reason(results.first(), &Standing::of(site, results, false)),
     ]
 }

@@ -62,14 +62,8 @@ pub fn usual_timeout(pace: &Pace, usual: Usual, chunks: Option<u64>, slots: (u64
 
 #[cfg(test)]
 mod tests {
+    use super::super::pace::tests::PACE;
     use super::*;
-
-    const PACE: Pace = Pace {
-        time_per_chunk: Duration::from_secs(60),
-        buffer: 1.5,
-        timeout_min: Duration::from_secs(300),
-        timeout_default: Duration::from_secs(1800),
-    };
 
     #[test]
     fn three_times_as_usual_and_more_for_more_chunks_or_fewer_slots() {

@@ -22,12 +22,12 @@ pub fn dynamic_timeout(pace: &Pace, chunks: Option<u64>, slots: u64, left: Durat
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use proptest::prelude::*;
 
     use super::*;
 
-    const PACE: Pace = Pace {
+    pub const PACE: Pace = Pace {
         time_per_chunk: Duration::from_secs(60),
         buffer: 1.5,
         timeout_min: Duration::from_secs(300),

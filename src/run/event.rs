@@ -91,6 +91,16 @@ pub enum SiteStatus {
     Skipped,
 }
 
+impl SiteStatus {
+    /// Complete, degraded or not: it has done its work.
+    pub fn is_success(self) -> bool {
+        match self {
+            SiteStatus::Complete | SiteStatus::Degraded => true,
+            SiteStatus::Failed | SiteStatus::Cancelled | SiteStatus::Skipped => false,
+        }
+    }
+}
+
 /// Counts of one site's job as far as they are known; `None` is "not known", never zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SiteCounts {

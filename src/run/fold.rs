@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::event::{Event, EventKind, Level, SiteStatus};
+use super::event::{Event, EventKind, Level};
 use super::health::SiteHealth;
 use super::ids::{ServiceName, SiteName};
 use super::resumption::{Progress, SiteSoFar};
@@ -308,13 +308,7 @@ impl RunState {
                 cause,
             } => {
                 let view = self.site(site);
-                view.phase = match status {
-                    SiteStatus::Complete => SitePhase::Complete,
-                    SiteStatus::Degraded => SitePhase::Degraded,
-                    SiteStatus::Failed => SitePhase::Failed,
-                    SiteStatus::Cancelled => SitePhase::Cancelled,
-                    SiteStatus::Skipped => SitePhase::Skipped,
-                };
+                view.phase = SitePhase::from(*status);
                 view.waits_for.clear();
                 view.counts = counts.or(view.counts);
                 view.finished = Some(now);

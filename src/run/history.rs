@@ -15,6 +15,7 @@ use super::end_cause::EndCause;
 use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
 use super::ids::{RunId, ServiceName, SiteName};
 use super::journal::{each_line_told, first_event, is_being_written};
+use crate::median::median;
 
 /// Runs that are looked at, the latest ones.
 const RUNS: usize = 10;
@@ -103,12 +104,22 @@ pub struct Usual {
     pub chunks: Option<u64>,
 }
 
-/// What is wanted of the event that tells a site's end.
+/// What is wanted of a journal: a site's end, and what a service held of memory.
+#[derive(Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Wanted {
+    SiteFinished(SiteEnd),
+    ServicePeaked { service: ServiceName, memory_bytes: u64 },
+}
+
+impl Wanted {
+    /// The events, as their lines name them.
+    const KINDS: [&str; 2] = ["site_finished", "service_peaked"];
+}
+
 #[derive(Deserialize)]
 struct SiteEnd {
     at: f64,
-    #[serde(rename = "event")]
-    _event: TheEnd,
     site: SiteName,
     status: SiteStatus,
     counts: SiteCounts,
@@ -117,27 +128,6 @@ struct SiteEnd {
     reason: Option<String>,
     #[serde(default)]
     cause: Option<EndCause>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum TheEnd {
-    SiteFinished,
-}
-
-/// What is wanted of the event that tells what a service held of memory.
-#[derive(Deserialize)]
-struct Peak {
-    #[serde(rename = "event")]
-    _event: APeak,
-    service: ServiceName,
-    memory_bytes: u64,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum APeak {
-    ServicePeaked,
 }
 
 /// See the module.
@@ -182,11 +172,11 @@ impl History {
     fn of_runs<'r>(runs: impl Iterator<Item = &'r PastRun>) -> Self {
         let mut history = Self::default();
         for run in runs.take(RUNS) {
-            let read = each_line_told(&run.journal, "site_finished", |end| history.note(&run.run_id, end));
-            let read = read.and_then(|_| {
-                each_line_told(&run.journal, "service_peaked", |peak: Peak| {
-                    history.peaks.entry(peak.service).or_default().push(peak.memory_bytes);
-                })
+            let read = each_line_told(&run.journal, &Wanted::KINDS, |told| match told {
+                Wanted::SiteFinished(end) => history.note(&run.run_id, end),
+                Wanted::ServicePeaked { service, memory_bytes } => {
+                    history.peaks.entry(service).or_default().push(memory_bytes);
+                }
             });
             if let Err(error) = read {
                 tracing::debug!(%error, "a run tells nothing of its sites");
@@ -253,9 +243,7 @@ impl History {
 impl Usual {
     /// Medians of the last times that a site was complete, also if it was degraded; of its results, the latest first.
     pub fn of<'r>(results: impl IntoIterator<Item = &'r PastSite>) -> Option<Self> {
-        let complete = results
-            .into_iter()
-            .filter(|result| matches!(result.status, SiteStatus::Complete | SiteStatus::Degraded));
+        let complete = results.into_iter().filter(|result| result.status.is_success());
         let complete: Vec<&PastSite> = complete.take(EXPECTED_BY).collect();
         let chunks = complete.iter().filter_map(|result| result.counts.total_chunks);
         Some(Self {
@@ -263,11 +251,6 @@ impl Usual {
             chunks: median(chunks.collect()),
         })
     }
-}
-
-fn median<T: Ord + Copy>(mut values: Vec<T>) -> Option<T> {
-    values.sort_unstable();
-    values.get(values.len() / 2).copied()
 }
 
 #[cfg(test)]

@@ -149,7 +149,7 @@ const KIND_WITHIN: usize = 160;
 /// As [`each_event`].
 pub fn each_line_told<T: DeserializeOwned>(
     path: &Path,
-    kind: &str,
+    kinds: &[&str],
     each: impl FnMut(T),
 ) -> Result<Journal, JournalError> {
     let file = regular_file::open(path).map_err(|source| JournalError::Io {
@@ -157,7 +157,8 @@ pub fn each_line_told<T: DeserializeOwned>(
         source,
     })?;
     // The first line of every journal says its format.
-    let wanted = [kind, "run_started"].map(|kind| format!("\"event\":\"{kind}\""));
+    let kinds = kinds.iter().chain(&["run_started"]);
+    let wanted: Vec<String> = kinds.map(|kind| format!("\"event\":\"{kind}\"")).collect();
     let is_wanted = |line: &[u8]| {
         let begin = &line[..line.len().min(KIND_WITHIN)];
         let has = |wanted: &String| begin.windows(wanted.len()).any(|part| part == wanted.as_bytes());

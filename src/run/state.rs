@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::end_cause::EndCause;
-use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, StopReason};
+use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, SiteStatus, StopReason};
 use super::health::SiteHealth;
 use super::ids::{JobId, RunId, ServiceName, SiteName};
 use super::totals::Totals;
@@ -168,6 +168,18 @@ pub enum SitePhase {
     Failed,
     Cancelled,
     Skipped,
+}
+
+impl From<SiteStatus> for SitePhase {
+    fn from(status: SiteStatus) -> Self {
+        match status {
+            SiteStatus::Complete => SitePhase::Complete,
+            SiteStatus::Degraded => SitePhase::Degraded,
+            SiteStatus::Failed => SitePhase::Failed,
+            SiteStatus::Cancelled => SitePhase::Cancelled,
+            SiteStatus::Skipped => SitePhase::Skipped,
+        }
+    }
 }
 
 impl SitePhase {

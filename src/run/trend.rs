@@ -2,6 +2,7 @@
 
 use super::event::SiteStatus;
 use super::history::PastSite;
+use crate::median::median;
 
 /// Complete results that the latest one is compared with.
 const COMPARED_WITH: usize = 5;
@@ -18,32 +19,25 @@ pub struct Trend {
 impl Trend {
     /// Of results, the latest first.
     pub fn of(results: &[PastSite]) -> Self {
-        let is_latest = |result: &PastSite| matches!(result.status, SiteStatus::Complete | SiteStatus::Degraded);
-        let Some(latest) = results.iter().position(is_latest) else {
+        let Some(latest) = results.iter().position(|result| result.status.is_success()) else {
             return Self::default();
         };
         let (latest, before) = (&results[latest], &results[latest + 1..]);
         // What was degraded is no measure for others.
         let complete = before.iter().filter(|result| result.status == SiteStatus::Complete);
         let before: Vec<&PastSite> = complete.take(COMPARED_WITH).collect();
-        let saved = |result: &PastSite| result.counts.results.map(|results| results as f64);
+        let times = before.iter().map(|result| result.elapsed).collect();
+        let saved = before.iter().filter_map(|result| result.counts.results).collect();
         Self {
-            time: change(
-                Some(latest.elapsed.as_secs_f64()),
-                before.iter().map(|result| result.elapsed.as_secs_f64()).collect(),
-            ),
-            results: change(
-                saved(latest),
-                before.iter().filter_map(|result| saved(result)).collect(),
-            ),
+            time: change(Some(latest.elapsed), times, |time| time.as_secs_f64()),
+            results: change(latest.counts.results, saved, |results| results as f64),
         }
     }
 }
 
-fn change(latest: Option<f64>, mut before: Vec<f64>) -> Option<f64> {
-    before.sort_by(f64::total_cmp);
-    let median = before.get(before.len() / 2).copied().filter(|median| *median > 0.0)?;
-    Some(latest? / median - 1.0)
+fn change<T: Ord>(latest: Option<T>, before: Vec<T>, number: impl Fn(T) -> f64) -> Option<f64> {
+    let usual = number(median(before)?);
+    (usual > 0.0).then_some(number(latest?) / usual - 1.0)
 }
 
 #[cfg(test)]

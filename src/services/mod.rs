@@ -50,7 +50,8 @@ pub use order::{StartOrder, stop_ranks};
 pub use program::{Boxed, Prepared, Program, Start};
 pub use redis::{Decision, Redis, decide as decide_redis};
 pub use site_worker::{
-    node_begin as site_node_begin, service_name as site_service_name, settings as site_worker_settings,
+    is_service as is_site_service, node_begin as site_node_begin, service_name as site_service_name,
+    settings as site_worker_settings,
 };
 pub use state::Service;
 pub use supervisor::{GivenUp, Supervisor, Usable};

@@ -13,9 +13,17 @@ const DEFAULT_QUEUE: &str = "task.default_queue";
 /// For an answer of a worker that has just answered others.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Its name among the services; no other has an `@` in it.
+/// No other service has an `@` in its name.
+const NAME_BEGIN: &str = "celery@";
+
+/// Its name among the services.
 pub fn service_name(site: &SiteName) -> ServiceName {
-    ServiceName::new(format!("celery@{site}"))
+    ServiceName::new(format!("{NAME_BEGIN}{site}"))
+}
+
+/// Whether the service of this name is the worker of a site.
+pub fn is_service(name: &str) -> bool {
+    name.starts_with(NAME_BEGIN)
 }
 
 /// What its node's name begins with, before the `@`.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use super::schedule::{Schedule, SiteId, State, expected_end};
+use crate::median::median;
 
 /// What a site that has taken longer than expected is taken to need still, of the time that it has taken.
 const OVERDUE: f64 = 0.1;
@@ -20,6 +21,8 @@ const NEWS: Duration = Duration::from_secs(2);
 pub struct Lengths {
     /// By the sites' places: what the last runs tell.
     known: Vec<Option<Duration>>,
+    /// The middle of these.
+    usual: Option<Duration>,
     /// Of the sites that have completed in this run, sorted.
     completed: Vec<Duration>,
     told: Option<Duration>,
@@ -29,6 +32,7 @@ impl Lengths {
     /// Where `known` has nothing, only this run will tell.
     pub fn new(known: Vec<Option<Duration>>) -> Self {
         Self {
+            usual: median(known.iter().copied().flatten().collect()),
             known,
             ..Self::default()
         }
@@ -43,7 +47,8 @@ impl Lengths {
     /// When the last site should end, in the schedule's moments. `share` is how much of a running site is done, where that
     /// is known: 0.0 to 1.0. `None`: of a site that is left nothing tells how long it takes.
     pub fn end(&self, schedule: &Schedule, now: Duration, share: impl Fn(SiteId) -> Option<f64>) -> Option<Duration> {
-        let typical = self.typical();
+        // Of a site of which nothing is known.
+        let typical = self.completed.get(self.completed.len() / 2).copied().or(self.usual);
         let mut left = Vec::with_capacity(self.known.len());
         for site in schedule.agenda().sites() {
             let known = self.known.get(site.place()).copied().flatten().or(typical);
@@ -65,16 +70,6 @@ impl Lengths {
         is_news.then(|| {
             self.told = Some(end);
             left
-        })
-    }
-
-    /// What a site of which nothing is known is taken to last.
-    fn typical(&self) -> Option<Duration> {
-        let median = |sorted: &[Duration]| sorted.get(sorted.len() / 2).copied();
-        median(&self.completed).or_else(|| {
-            let mut known: Vec<Duration> = self.known.iter().copied().flatten().collect();
-            known.sort_unstable();
-            median(&known)
         })
     }
 }

@@ -3,6 +3,7 @@
 //! Not here: what becomes of a site that yields too little (`course`).
 
 use crate::config::MinResults;
+use crate::median::median;
 use crate::run::{EndCause, PastSite, SiteCounts, SiteStatus};
 
 /// Complete results that a yield is compared with.
@@ -99,14 +100,14 @@ fn usual(results: &[PastSite]) -> Option<(u64, String)> {
     // What was degraded is no measure: a slow decay would hide itself.
     let complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
     let known = complete.filter_map(|result| result.counts.results);
-    let mut known: Vec<u64> = known.take(COMPARED_WITH).collect();
-    known.sort_unstable();
-    if let Some(median) = known.get(known.len() / 2) {
-        let nights = match known.len() {
+    let known: Vec<u64> = known.take(COMPARED_WITH).collect();
+    let nights = known.len();
+    if let Some(median) = median(known) {
+        let nights = match nights {
             1 => "its last complete run".to_owned(),
             nights => format!("the median of its last {nights} complete runs"),
         };
-        return Some((*median, nights));
+        return Some((median, nights));
     }
     // So long ago that no complete run is looked at any more; that it was degraded ever since does not make it usual.
     let handed_on = results.iter().find_map(|result| match result.cause {

@@ -313,7 +313,7 @@ impl<'r> Run<'r> {
 
     fn report(&mut self, site: SiteId, report: SiteReport) {
         let Surroundings { context, .. } = self.around;
-        if matches!(report.status, SiteStatus::Complete | SiteStatus::Degraded) {
+        if report.status.is_success() {
             self.lengths.completed(report.elapsed);
         }
         context.in_flight.site_ended(&report.site);

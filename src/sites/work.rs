@@ -9,6 +9,7 @@ use super::memory_watch::MemoryWatch;
 use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
 use super::standing::Standing;
 use crate::config::{ProxiesConfig, SiteConfig};
+use crate::median::median;
 use crate::run::{History, SiteName};
 use crate::services::OnDemand;
 
@@ -51,7 +52,8 @@ impl Work {
             positions.map(|position| SiteId::at(*position)).collect()
         };
         let known: Vec<Option<Duration>> = sites.iter().map(|site| expected.get(&site.name).copied()).collect();
-        let assumed = typical(&known);
+        let usual = median(known.iter().copied().flatten().collect());
+        let assumed = usual.unwrap_or(TYPICAL);
         let entry = |(site, known): (&SiteConfig, &Option<Duration>)| {
             let any = among(&site.needs.after_any);
             Entry {
@@ -186,11 +188,4 @@ pub(super) struct Parts {
     pub proxies: Option<ProxiesConfig>,
     pub workers: OnDemand,
     pub memory: Option<MemoryWatch>,
-}
-
-/// The median of what is known.
-fn typical(known: &[Option<Duration>]) -> Duration {
-    let mut known: Vec<Duration> = known.iter().copied().flatten().collect();
-    known.sort_unstable();
-    known.get(known.len() / 2).copied().unwrap_or(TYPICAL)
 }

@@ -7,10 +7,11 @@ use jiff::tz::TimeZone;
 
 use super::overall;
 use super::paint::{Line, Tone};
+use super::summary::status as site_word;
 use super::text::{clock, count, plural, span};
 use crate::run::{
     Event, EventKind, FollowStage, HealthAction, Level, Progress, Resumption, RunState, SiteCounts, SiteName,
-    SiteStatus, StopReason,
+    SitePhase, SiteStatus, StopReason,
 };
 
 /// Seconds between two progress lines of one site.
@@ -346,13 +347,7 @@ impl PlainView {
                 dependency: _,
                 cause: _,
             } => {
-                let word = match status {
-                    SiteStatus::Complete => "COMPLETE",
-                    SiteStatus::Degraded => "DEGRADED",
-                    SiteStatus::Failed => "FAILED",
-                    SiteStatus::Cancelled => "CANCELLED",
-                    SiteStatus::Skipped => "SKIPPED",
-                };
+                let word = site_word(SitePhase::from(*status));
                 let reason = reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
                 if *status == SiteStatus::Skipped {
                     return Some(format!("{site}: {word}{reason}"));
