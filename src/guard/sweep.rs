@@ -165,7 +165,7 @@ impl Trees<'_> {
                 if has_been_reaped(pid) {
                     judged.remove(&pid);
                 } else if judged.insert(pid) && self.is_doomed(pid) {
-                    hit |= signal(pid).is_ok();
+                    hit |= self.end_orphan(pid);
                 }
                 if Instant::now() >= over {
                     self.hit_stopped();
@@ -202,11 +202,25 @@ impl Trees<'_> {
         }
         for pid in self.orphans().unwrap_or_default() {
             if self.is_doomed(pid) {
-                signal(pid).ok();
+                self.end_orphan(pid);
             } else if stopped.contains(&pid) {
                 kill(Pid::from_raw(pid), Signal::SIGCONT).ok();
             }
         }
+    }
+
+    /// Kills an orphan, and before it what is below it: whoever says nothing of itself is known by its parent alone, and
+    /// only as long as that lives. False if the orphan cannot be signalled.
+    fn end_orphan(&self, orphan: i32) -> bool {
+        // What it would start from here on would not be seen.
+        kill(Pid::from_raw(orphan), Signal::SIGSTOP).ok();
+        // Who cannot be looked up is met again when the orphan is dead.
+        for process in process_table::tree(orphan).unwrap_or_default().iter().skip(1) {
+            if self.owner_of(process.pid).is_none_or(|tree| tree.doomed) {
+                signal_exactly(process).ok();
+            }
+        }
+        signal(orphan).is_ok()
     }
 
     /// Children of this process that are no service's main process; `None` where the kernel does not list them.
@@ -227,10 +241,10 @@ impl Trees<'_> {
 
     fn is_doomed(&self, orphan: i32) -> bool {
         // Nobody else could have left it.
-        self.0.iter().all(|tree| tree.doomed) || self.owner_of_orphan(orphan).is_some_and(|tree| tree.doomed)
+        self.0.iter().all(|tree| tree.doomed) || self.owner_of(orphan).is_some_and(|tree| tree.doomed)
     }
 
-    fn owner_of_orphan(&self, pid: i32) -> Option<&Tree<'_>> {
+    fn owner_of(&self, pid: i32) -> Option<&Tree<'_>> {
         let session = getsid(Some(Pid::from_raw(pid))).map_or(0, Pid::as_raw);
         self.by_main(session)
             .or_else(|| self.by_environment(pid))
