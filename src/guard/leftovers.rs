@@ -3,6 +3,7 @@
 //!
 //! Never by name. A pid is held by a pidfd while it is checked who has it, so that its reuse cannot hit a stranger.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
@@ -20,7 +21,8 @@ use super::{RUN_ID_VARIABLE, SERVICE_VARIABLE};
 /// How long the end of killed processes is awaited.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(10);
-/// How long the members of a group are asked for their names before they are ended: who executes a program answers late.
+/// How long the members of a group are asked for their names before they are ended, beyond those that are shown: who
+/// executes a program answers late, and what forks does so meanwhile.
 const NAMING: Duration = Duration::from_millis(50);
 /// As many processes as a line names.
 const SHOWN: usize = 20;
@@ -141,7 +143,7 @@ fn end_groups(runs: &[DeadRun], own: &BTreeSet<i32>) -> io::Result<BTreeMap<i32,
         for pid in members {
             let session = process_table::look_up(pid)?.map_or(0, |process| process.session);
             let leader = run.records.iter().find(|record| record.pid == session);
-            let named = || match Instant::now() < over {
+            let named = || match ended.len() < SHOWN || Instant::now() < over {
                 true => process_table::variable(pid, SERVICE_VARIABLE),
                 false => None,
             };
@@ -197,7 +199,14 @@ pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
                 // Another user's by now; or it can be tried again.
                 Err(error) => tracing::warn!(%error, pid, service, "end what a dead run has left"),
             }
-            further |= seen.insert(pid, service.clone()).is_none();
+            // Who is dying has no variables any more: what it was called first is its name.
+            let service = match seen.entry(pid) {
+                Entry::Occupied(known) => known.get().clone(),
+                Entry::Vacant(place) => {
+                    further = true;
+                    place.insert(service).clone()
+                }
+            };
             alive.insert(pid, service);
         }
         if (whole && alive.is_empty()) || Instant::now() >= deadline {
