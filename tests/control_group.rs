@@ -4,7 +4,6 @@
 
 use std::fs;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -13,7 +12,7 @@ mod support {
     #[path = "orch.rs"]
     pub mod orch;
 }
-use support::orch::{Orch, Project};
+use support::orch::{Orch, PATIENCE, Project, kill_both_at_once};
 
 /// A service that leaves behind a process of its own session, without a parent and without a variable.
 const WIPED: &str = r#"
@@ -73,13 +72,10 @@ fn all_of_a_run_is_in_its_group_and_the_group_goes_with_it() {
 #[test]
 fn both_killed_what_has_daemonised_and_wiped_its_environment_is_ended_by_the_next_start() {
     let project = Project::new(WIPED);
-    let mut orch = project.orch_with(&["up"], &[], Duration::from_millis(500));
+    let mut orch = project.orch_with(&["up"], &[], PATIENCE);
     orch.wait_for_service("service_ready", "wiped");
     let (group, guard) = group(&mut orch);
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        kill(guard, signal).unwrap();
-        kill(Pid::from_raw(orch.pid), signal).unwrap();
-    }
+    kill_both_at_once(orch.pid, guard.as_raw());
     let stray = wiped(&project);
     let Some(group) = group else {
         kill(Pid::from_raw(stray), Signal::SIGKILL).unwrap();

@@ -18,7 +18,7 @@ mod support {
     #[path = "orch.rs"]
     pub mod orch;
 }
-use support::orch::{Orch, Project};
+use support::orch::{Orch, Project, kill_both_at_once};
 
 /// Nobody who runs anything else.
 const SOMEBODY: u32 = 61_235;
@@ -122,10 +122,7 @@ fn guard_killed(fuse: &Fuse) {
 fn both_killed(fuse: &Fuse) {
     let mut orch = fuse.burning();
     let guard = guard_of(&mut orch);
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        kill(guard, signal).unwrap();
-        kill(Pid::from_raw(orch.pid), signal).unwrap();
-    }
+    kill_both_at_once(orch.pid, guard.as_raw());
     fuse.orch(&["clean"]).finish().expect_code(0);
     let ended = orch.finish();
     assert!(ended.left.is_empty(), "{:?}", ended.left);

@@ -13,7 +13,7 @@ mod support {
     #[path = "orch.rs"]
     pub mod orch;
 }
-use support::orch::{Orch, PATIENCE, Project, lives};
+use support::orch::{Orch, PATIENCE, Project, kill_both_at_once, lives};
 
 /// A service whose grandchild has daemonised itself; the grandchild's pid is written to `stray.pid`.
 const STRAY: &str = r#"
@@ -63,15 +63,11 @@ fn a_killed_guard_is_noticed_at_once_everything_ends_and_the_code_is_3() {
 #[test]
 fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised() {
     let project = Project::new(STRAY);
-    let mut orch = project.orch_with(&["up"], &[], Duration::from_millis(500));
+    let mut orch = project.orch_with(&["up"], &[], PATIENCE);
     let spawned = orch.wait_for_service("service_spawned", "stray");
     orch.wait_for_service("service_ready", "stray");
     let (guard, stray) = (guard_of(&mut orch), stray(&project));
-    // Stopped first, so that neither can act on the other's death.
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        kill(guard, signal).unwrap();
-        kill(Pid::from_raw(orch.pid), signal).unwrap();
-    }
+    kill_both_at_once(orch.pid, guard.as_raw());
     let main = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
     let deadline = Instant::now() + PATIENCE;
     while lives(main) {
@@ -122,7 +118,7 @@ fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised(
 #[test]
 fn clean_shows_what_dead_runs_left_and_ends_it() {
     let project = Project::new(STRAY);
-    let mut orch = project.orch_with(&["up"], &[], Duration::from_millis(500));
+    let mut orch = project.orch_with(&["up"], &[], PATIENCE);
     orch.wait_for_service("service_ready", "stray");
     let (guard, stray) = (guard_of(&mut orch), stray(&project));
     let state = project.state_dir();
@@ -133,10 +129,7 @@ fn clean_shows_what_dead_runs_left_and_ends_it() {
     assert!(held.stderr.contains(&orch.pid.to_string()), "{}", held.stderr);
     assert!(lives(stray), "what lives is no leftover");
 
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        kill(guard, signal).unwrap();
-        kill(Pid::from_raw(orch.pid), signal).unwrap();
-    }
+    kill_both_at_once(orch.pid, guard.as_raw());
     let shown = project.orch(&["clean", "--dry-run"]).finish();
     shown.expect_code(0);
     let told = format!("would end stray (pid {stray})");

@@ -12,14 +12,13 @@ use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
 mod support {
     #[path = "orch.rs"]
     pub mod orch;
 }
-use support::orch::{Orch, PATIENCE, Project, lives, wait_until};
+use support::orch::{Orch, PATIENCE, Project, kill_both_at_once, lives, wait_until};
 
 /// Set for the test inside its namespace.
 const INSIDE: &str = "ORCH_TEST_PID_NAMESPACE";
@@ -125,11 +124,7 @@ fn pid_in(orch: &mut Orch<'_>, event: &str, field: &str) -> i32 {
 
 /// Ends orch and its guard in one instant, and waits until their pids and that of the service are free again.
 fn kill_both(orch: &Orch<'_>, guard: i32, service: i32) {
-    for signal in [Signal::SIGSTOP, Signal::SIGKILL] {
-        for pid in [guard, orch.pid] {
-            kill(Pid::from_raw(pid), signal).unwrap();
-        }
-    }
+    kill_both_at_once(orch.pid, guard);
     wait_until("all of them reaped", || {
         [guard, orch.pid, service]
             .iter()

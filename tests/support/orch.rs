@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 
 /// How long anything in a test may take, on a busy machine with two cores.
@@ -24,9 +26,37 @@ pub fn is_stopped(pid: i32) -> bool {
     state(pid) == Some('T')
 }
 
+/// Kills orch and its guard in one instant: each is stopped first, with all of its threads, so that neither can act on the
+/// other's death.
+#[track_caller]
+pub fn kill_both_at_once(orch: i32, guard: i32) {
+    let both = [guard, orch];
+    for pid in both {
+        kill(Pid::from_raw(pid), Signal::SIGSTOP).expect("stop orch and its guard");
+    }
+    wait_until("orch and its guard stopped", || {
+        both.into_iter().all(is_stopped_with_all_threads)
+    });
+    for pid in both {
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill orch and its guard");
+    }
+}
+
+/// A thread goes on until it has a processor to stop on.
+fn is_stopped_with_all_threads(pid: i32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).expect("the threads of a process");
+    threads
+        .flatten()
+        .all(|thread| state_in(&thread.path().join("stat")) == Some('T'))
+}
+
 /// The state of a process, as the kernel's letter for it.
 fn state(pid: i32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    state_in(Path::new(&format!("/proc/{pid}/stat")))
+}
+
+fn state_in(stat: &Path) -> Option<char> {
+    let stat = fs::read_to_string(stat).ok()?;
     // The name before it may hold anything.
     stat.rsplit(')').next()?.trim_start().chars().next()
 }
