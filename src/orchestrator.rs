@@ -2,11 +2,15 @@
 //!
 //! [`Orchestrator`] owns the guard; dropping it, also by a panic, runs [`Orchestrator::stop_all`].
 
+use std::convert::Infallible;
+use std::future::pending;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::celery::Client;
 use crate::claim::{Claim, holder, take_locks};
@@ -15,6 +19,7 @@ use crate::clean;
 use crate::config::Config;
 use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceLock, Report};
 use crate::instance::{self, InstanceFile};
+use crate::memory::program_pages;
 use crate::plan::{Plan, PlanContext};
 use crate::resume;
 pub use crate::resume::ResumeTarget;
@@ -27,6 +32,9 @@ use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
+
+/// After an instance is up, before memory is given back that only its start has needed.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// Owner of one run: of its guard, and through it of every process.
 ///
@@ -411,8 +419,20 @@ impl Orchestrator {
         if let Err(failure) = self.publish_instance(job) {
             return Ending::failed(failure);
         }
+        let mut settled = pin!(async {
+            sleep(SETTLED).await;
+            // Another program may unmap what it has loaded: its pages are its own matter.
+            if self.options.sole_spawner {
+                program_pages::give_back();
+            }
+            pending::<Infallible>().await
+        });
         loop {
-            let given_up = supervisor.run().await;
+            let given_up = tokio::select! {
+                biased;
+                given_up = supervisor.run() => given_up,
+                never = &mut settled => match never {},
+            };
             if given_up.service.as_str() == "guard" {
                 return Ending::failed(given_up.failure);
             }

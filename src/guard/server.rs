@@ -23,12 +23,15 @@ use super::protocol::{Order, Report, SpawnOrder};
 use super::records::Records;
 use super::sweep::{Left, Tree, Trees, end_below, end_children};
 use super::{Hello, sys};
+use crate::memory::program_pages;
 use crate::printable::one_line;
 
 /// What was killed and is still there is killed again after this long (a fork may have escaped the first look).
 const REARM: Duration = Duration::from_millis(100);
 /// How long the ended are reaped before it is the rest's turn: what forks without end leaves more than there is time for.
 const REAPING: Duration = Duration::from_millis(50);
+/// After the last start, before memory is given back.
+const SETTLED: Duration = Duration::from_secs(1);
 /// A longer line from orch is a broken one.
 const LONGEST_ORDER: usize = 8 << 20;
 
@@ -71,6 +74,8 @@ struct Guard {
     sweep_at: Option<Instant>,
     /// There may be more to reap: the next turn is now.
     unreaped: bool,
+    /// When nothing further is expected to happen for a while.
+    settled_at: Option<Instant>,
     /// What was logged last about a stop that does not get on.
     complaint: Option<String>,
 }
@@ -105,6 +110,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
         all_gone_reported: false,
         sweep_at: None,
         unreaped: false,
+        settled_at: None,
         complaint: None,
     };
     guard.report(&Report::Started {
@@ -122,6 +128,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
         guard.flush();
         guard.reap();
         guard.take_orders();
+        guard.settle();
         if guard.advance() && (guard.goodbye || guard.socket.is_none()) {
             guard.close();
             return Ok(());
@@ -163,6 +170,14 @@ fn set_up(socket: &UnixStream, hello: &Hello) -> io::Result<(SignalFd, Records)>
 }
 
 impl Guard {
+    /// Some time after the last start it is over what only a start needs.
+    fn settle(&mut self) {
+        if self.settled_at.is_some_and(|at| Instant::now() >= at) {
+            self.settled_at = None;
+            program_pages::give_back();
+        }
+    }
+
     /// Sleeps until something happens or a deadline is over.
     fn wait(&self, signals: &SignalFd) {
         let now = Instant::now();
@@ -171,7 +186,7 @@ impl Guard {
             .values()
             .filter_map(|service| service.stop.as_ref())
             .map(|stop| stop.until);
-        let timeout = match deadlines.chain(self.sweep_at).min() {
+        let timeout = match deadlines.chain(self.sweep_at).chain(self.settled_at).min() {
             _ if self.unreaped => PollTimeout::ZERO,
             Some(deadline) => {
                 // Rounded up, or the loop would spin through the last millisecond.
@@ -309,6 +324,7 @@ impl Guard {
                     stop: None,
                 };
                 self.services.insert(service.clone(), running);
+                self.settled_at = Some(Instant::now() + SETTLED);
                 self.report(&Report::Spawned { service, pid });
             }
             Err(error) => self.report(&Report::SpawnFailed { service, error }),
