@@ -17,6 +17,20 @@ pub const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 /// Keys are renewed this often while the job lives.
 pub const RENEW_EVERY: Duration = Duration::from_secs(600);
 
+/// Keys of the job; their seconds to live; for each of them what is done (`set` it, `add` it where it is missing, `keep` it
+/// alive) and its value. Answers with the places of the keys that were written, counted from 1.
+const WRITE: &str = r#"
+local written = {}
+for at, key in ipairs(KEYS) do
+  local how, value = ARGV[2 * at], ARGV[2 * at + 1]
+  if how == "set" or (redis.call("EXPIRE", key, ARGV[1]) == 0 and how == "add") then
+    redis.call("SET", key, value, "EX", ARGV[1])
+    written[#written + 1] = at
+  end
+end
+return written
+"#;
+
 /// What orch says about a job in its `status` key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RegistryStatus {
@@ -100,30 +114,25 @@ impl Registry {
         counts: SiteCounts,
     ) -> celery::Result<Vec<Option<String>>> {
         let values = self.values(status, counts);
-        let names = progress_keys::names(&self.prefix);
-        let seconds = TIME_TO_LIVE.as_secs();
-        let mut commands = redis::pipe();
-        commands.atomic();
-        for ((suffix, name), value) in SUFFIXES.into_iter().zip(&names).zip(&values) {
-            let Some(value) = value else {
-                // Answers in its place.
-                commands.cmd("EXPIRE").arg(name).arg(seconds);
-                continue;
-            };
-            let set = commands.cmd("SET").arg(name).arg(value).arg("EX").arg(seconds);
-            if self.only_if_missing(suffix, status) {
-                set.arg("NX");
-                // Of one that was there, which is the app's.
-                commands.cmd("EXPIRE").arg(name).arg(seconds).ignore();
-            }
+        let mut script = redis::pipe();
+        let write = script.cmd("EVAL").arg(WRITE).arg(SUFFIXES.len());
+        for name in progress_keys::names(&self.prefix) {
+            write.arg(name);
         }
-        let answers: Vec<redis::Value> = client.backend_query("write the registry of a job", &commands).await?;
+        write.arg(TIME_TO_LIVE.as_secs());
+        for (suffix, value) in SUFFIXES.into_iter().zip(&values) {
+            match value {
+                None => write.arg("keep").arg(""),
+                Some(value) if self.only_if_missing(suffix, status) => write.arg("add").arg(value),
+                Some(value) => write.arg("set").arg(value),
+            };
+        }
+        let (written,): (Vec<usize>,) = client.backend_query("write the registry of a job", &script).await?;
         if !self.shared {
             return Ok(Vec::new());
         }
-        let written =
-            |(value, answer): (Option<String>, &redis::Value)| value.filter(|_| *answer == redis::Value::Okay);
-        Ok(values.into_iter().zip(&answers).map(written).collect())
+        let ours = |(at, value): (usize, Option<String>)| value.filter(|_| written.contains(&(at + 1)));
+        Ok(values.into_iter().enumerate().map(ours).collect())
     }
 
     /// Says why the job's site counts as degraded, in the key `degraded`. Its status is COMPLETE all the same: whoever waits
