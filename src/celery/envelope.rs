@@ -113,7 +113,7 @@ impl Incoming {
     /// Decodes the body.
     pub(super) fn body(&self, what: &str) -> Result<Value> {
         let body = Encoded {
-            body: &self.body,
+            body: self.body.as_bytes(),
             content_type: self.content_type.as_deref(),
             content_encoding: self.content_encoding.as_deref(),
             is_compressed: self.headers.get("compression").is_some_and(|how| !how.is_null()),
@@ -130,7 +130,7 @@ impl Incoming {
 
 /// A body with all that says how to read it.
 struct Encoded<'a> {
-    body: &'a str,
+    body: &'a [u8],
     content_type: Option<&'a str>,
     content_encoding: Option<&'a str>,
     is_compressed: bool,
@@ -174,7 +174,7 @@ impl<'a> Encoded<'a> {
                 }
                 Ok(space)
             }
-            None => Ok(self.body.as_bytes()),
+            None => Ok(self.body),
             Some(other) => Err(malformed(format!("its body encoding is `{other}`"))),
         }
     }
@@ -224,7 +224,10 @@ pub(super) fn with_body<T>(
         let wrapping: Wrapping<'_> = serde_json::from_slice(message)?;
         let body = wrapping.body.as_ref();
         let body = body.ok_or_else(|| serde_json::Error::missing_field("body"))?;
-        Ok(wrapping.encoded(&body.0).decode_into(what, space).and_then(&mut read))
+        Ok(wrapping
+            .encoded(body.0.as_bytes())
+            .decode_into(what, space)
+            .and_then(&mut read))
     })?
 }
 
@@ -243,7 +246,6 @@ fn as_kombu_writes_it(message: &[u8], what: &str, space: &mut Vec<u8>) -> Option
         return None;
     }
     // No escape is base64: what decodes is the text itself.
-    let body = std::str::from_utf8(body).ok()?;
     wrapping.encoded(body).decode_into(what, space).ok().map(|_| ())
 }
 
@@ -252,7 +254,7 @@ fn text<'a>(text: &'a Option<json::Text<'_>>) -> Option<&'a str> {
 }
 
 impl Wrapping<'_> {
-    fn encoded<'a>(&'a self, body: &'a str) -> Encoded<'a> {
+    fn encoded<'a>(&'a self, body: &'a [u8]) -> Encoded<'a> {
         Encoded {
             body,
             content_type: text(&self.content_type),

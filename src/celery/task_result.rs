@@ -6,6 +6,7 @@ use std::time::Instant;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use super::result_tree::{Children, Nodes, Root};
 use super::{Error, GroupId, NodeName, Result, TaskId, json};
 
 /// What Celery wrote about a task, as of [`received_at`](Self::received_at).
@@ -52,20 +53,6 @@ pub struct TaskFailure {
     /// `builtins` for Python's own.
     pub exc_module: Option<String>,
     pub traceback: Option<String>,
-}
-
-/// What a task started.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Children {
-    pub tasks: Vec<TaskId>,
-    pub groups: Vec<ChildGroup>,
-}
-
-/// A group or a chord's header.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ChildGroup {
-    pub id: GroupId,
-    pub tasks: Vec<TaskId>,
 }
 
 impl TaskState {
@@ -128,14 +115,10 @@ impl TaskResult {
                 meta: meta.result,
             },
         };
-        let mut children = Children::default();
-        for child in meta.children.as_array().into_iter().flatten() {
-            collect(child, &mut children);
-        }
         Ok(Self {
             id: id.clone(),
             state,
-            children,
+            children: meta.children.0,
             parent_id: meta.parent_id.map(TaskId::from),
             group_id: meta.group_id.map(GroupId::from),
             received_at,
@@ -151,10 +134,8 @@ impl TaskResult {
 /// Reads the value of a `celery-taskset-meta-<group>` key, which `GroupResult.save` writes: the members in order.
 pub(super) fn group_members(bytes: &[u8], group: &GroupId) -> Result<Vec<TaskId>> {
     let what = format!("the members of group {group}");
-    let mut saved: Value = json::parse(bytes, &what)?;
-    let mut found = Children::default();
-    collect(&saved["result"].take(), &mut found);
-    match found.groups.into_iter().find(|found| found.id == *group) {
+    let saved: Saved = json::parse(bytes, &what)?;
+    match saved.result.0.groups.into_iter().find(|found| found.id == *group) {
         Some(found) => Ok(found.tasks),
         None => Err(Error::Malformed {
             what,
@@ -171,11 +152,17 @@ struct Meta {
     #[serde(default)]
     traceback: Value,
     #[serde(default)]
-    children: Value,
+    children: Nodes,
     #[serde(default)]
     parent_id: Option<String>,
     #[serde(default)]
     group_id: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Saved {
+    #[serde(default)]
+    result: Root,
 }
 
 fn failure(result: Value, traceback: Value) -> TaskFailure {
@@ -203,30 +190,6 @@ fn message(arguments: &Value) -> String {
         Value::String(text) => text.clone(),
         Value::Array(several) => several.iter().map(message).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
-    }
-}
-
-/// Adds one node of a result tree, `[[id, parent], subresults | null]`; only a group has subresults.
-fn collect(node: &Value, children: &mut Children) {
-    let Some([head, members]) = node.as_array().map(Vec::as_slice) else {
-        return;
-    };
-    let Some(id) = head.get(0).and_then(Value::as_str) else {
-        return;
-    };
-    match members.as_array() {
-        Some(members) => {
-            let mut inside = Children::default();
-            for member in members {
-                collect(member, &mut inside);
-            }
-            children.groups.push(ChildGroup {
-                id: GroupId::from(id),
-                tasks: inside.tasks,
-            });
-            children.groups.append(&mut inside.groups);
-        }
-        None => children.tasks.push(TaskId::from(id)),
     }
 }
 
@@ -294,20 +257,6 @@ mod tests {
         ] {
             assert_eq!(failure(result, Value::Null).to_string(), text);
         }
-    }
-
-    #[test]
-    fn groups_are_told_from_tasks_among_the_children() {
-        let result = decode(&json!({"status": "SUCCESS", "result": null, "children": [
-            [["child", null], null],
-            [["group", ["parent", null]], [[["first", null], null], [["second", null], null], [["nested", null], []]]],
-            "nonsense", [], [[7, null], null],
-        ]}));
-        assert_eq!(result.children.tasks, [TaskId::from("child")]);
-        let group = &result.children.groups[0];
-        assert_eq!(group.id, GroupId::from("group"));
-        assert_eq!(group.tasks, [TaskId::from("first"), TaskId::from("second")]);
-        assert_eq!(result.children.groups[1].id, GroupId::from("nested"));
     }
 
     #[test]

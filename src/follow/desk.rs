@@ -16,13 +16,12 @@ use super::context::Context;
 use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
 use super::in_flight::InFlight;
-use super::ledger::{EventEnd, LONGEST_END, Ledger, Owner};
+use super::ledger::{EventEnd, Ledger, Owner};
 use super::vitals::{AtWork, ChunkEnd};
 use crate::celery::{
     self, Batch, Census, Control, EventStream, Execution, News, NodeName, RunningTask, Signal, Stats, Target, TaskId,
     TaskNews,
 };
-use crate::printable::shortened;
 use crate::run::{self, Level};
 
 /// How long workers have to tell about themselves.
@@ -239,7 +238,16 @@ impl Desk {
                 }
                 continue;
             };
-            match open.next_news(&mut |news| self.note(news)).await {
+            // One job's events come in a row, mostly.
+            let mut touched: Vec<TaskId> = Vec::new();
+            let mut note = |news: News<'_>| {
+                if let Some(root) = self.note(news).filter(|root| touched.last() != Some(root)) {
+                    touched.push(root);
+                }
+            };
+            let read = open.next_news(&mut note).await;
+            self.announce(&touched);
+            match read {
                 Ok(Batch::Events) => {}
                 Ok(Batch::Gap) => self.missed_events(),
                 Err(error) => {
@@ -259,12 +267,23 @@ impl Desk {
         }
     }
 
-    fn note(&self, news: News<'_>) {
+    /// Wakes who follows these jobs.
+    fn announce(&self, roots: &[TaskId]) {
+        let pages = self.pages();
+        for changed in roots.iter().filter_map(|root| pages.get(root)) {
+            changed.notify_one();
+        }
+    }
+
+    /// Remembers what is told; the job that it touches.
+    fn note(&self, news: News<'_>) -> Option<TaskId> {
         let (id, node, event) = match news {
             News::Task { id, node, event } => (id, node, event),
-            News::WorkersChanged => return self.workers_changed.notify_one(),
+            News::WorkersChanged => {
+                self.workers_changed.notify_one();
+                return None;
+            }
         };
-        let text = |text: &str| shortened(text, LONGEST_END);
         let mut ledger = self.ledger();
         let mut deaths = self.deaths();
         let mut failed = false;
@@ -290,28 +309,25 @@ impl Desk {
             } => {
                 let runtime = runtime_seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
                 deaths.ended(&id);
-                ledger.ended_after(&id, EventEnd::Succeeded(text(result)), runtime)
+                ledger.ended_after(&id, EventEnd::Succeeded(result), runtime)
             }
             TaskNews::Failed(exception) => {
                 failed = true;
                 deaths.ended(&id);
-                ledger.ended(&id, EventEnd::Failed(text(exception)))
+                ledger.ended(&id, EventEnd::Failed(exception))
             }
-            TaskNews::Rejected => ledger.ended(&id, EventEnd::Failed("rejected".to_owned())),
+            TaskNews::Rejected => ledger.ended(&id, EventEnd::Failed("rejected")),
             TaskNews::Revoked { expired } => {
                 deaths.ended(&id);
                 let message = if expired { "expired" } else { "revoked" };
-                ledger.ended(&id, EventEnd::Revoked(message.to_owned()))
+                ledger.ended(&id, EventEnd::Revoked(message))
             }
         };
         drop((deaths, ledger));
-        let Some(root) = touched else { return };
-        if failed {
+        if failed && touched.is_some() {
             self.context.task_failed();
         }
-        if let Some(changed) = self.pages().get(&root) {
-            changed.notify_one();
-        }
+        touched
     }
 
     /// Finds out why workers put tasks back, and revokes what kills its pool processes again and again.

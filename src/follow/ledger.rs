@@ -11,6 +11,7 @@ use foldhash::{HashMap, HashSet};
 use super::facts::Tally;
 use super::vitals::ChunkEnd;
 use crate::celery::TaskId;
+use crate::printable::shortened;
 
 /// So many of a job's last ends are remembered: a task may end before anyone knows that its end matters.
 const RECENT: usize = 64;
@@ -35,12 +36,41 @@ pub enum Owner {
 
 /// How a task's event says it ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EventEnd {
+pub enum EventEnd<Text = String> {
     /// With this result, as Python prints it, maybe shortened.
-    Succeeded(String),
+    Succeeded(Text),
     /// With this exception, as Python prints it.
-    Failed(String),
-    Revoked(String),
+    Failed(Text),
+    Revoked(Text),
+}
+
+impl EventEnd<&str> {
+    /// To be kept in `space`, shortened where it is too long for that.
+    fn kept_in(self, mut space: String) -> EventEnd {
+        let mut keep = |text: &str| {
+            space.clear();
+            // No text has more characters than bytes.
+            if text.len() <= LONGEST_END {
+                space.push_str(text);
+            } else {
+                space = shortened(text, LONGEST_END);
+            }
+            std::mem::take(&mut space)
+        };
+        match self {
+            EventEnd::Succeeded(text) => EventEnd::Succeeded(keep(text)),
+            EventEnd::Failed(text) => EventEnd::Failed(keep(text)),
+            EventEnd::Revoked(text) => EventEnd::Revoked(keep(text)),
+        }
+    }
+}
+
+impl EventEnd {
+    fn into_text(self) -> String {
+        match self {
+            EventEnd::Succeeded(text) | EventEnd::Failed(text) | EventEnd::Revoked(text) => text,
+        }
+    }
 }
 
 /// The memory of task events.
@@ -159,12 +189,12 @@ impl Ledger {
     }
 
     /// `task` has ended. Returns the job that it touches.
-    pub fn ended(&mut self, task: &TaskId, end: EventEnd) -> Option<TaskId> {
+    pub fn ended(&mut self, task: &TaskId, end: EventEnd<&str>) -> Option<TaskId> {
         self.ended_after(task, end, None)
     }
 
     /// As above, having run for this long.
-    pub fn ended_after(&mut self, task: &TaskId, end: EventEnd, runtime: Option<Duration>) -> Option<TaskId> {
+    pub fn ended_after(&mut self, task: &TaskId, end: EventEnd<&str>, runtime: Option<Duration>) -> Option<TaskId> {
         let root = self.unfinished.remove(task)?;
         self.count_out(task, &root);
         let page = self.jobs.get_mut(&root)?;
@@ -176,11 +206,9 @@ impl Ledger {
                 EventEnd::Failed(_) | EventEnd::Revoked(_) => page.failed += 1,
             }
         }
-        if let Some((open, _)) = &mut page.header {
-            open.remove(task);
-        }
+        let is_chunk = page.header.as_mut().is_some_and(|(open, _)| open.remove(task));
         if let Some(watched) = page.watched.get_mut(task) {
-            *watched = Some(end.clone());
+            *watched = Some(end.clone().kept_in(String::new()));
         } else if *task != root {
             if page.ends.len() == RECENT {
                 page.ends.pop_front();
@@ -188,10 +216,18 @@ impl Ledger {
             let succeeded = matches!(end, EventEnd::Succeeded(_));
             page.ends.push_back(ChunkEnd { succeeded, runtime });
         }
-        if page.recent.len() == RECENT {
-            page.recent.pop_front();
+        if is_chunk {
+            // Nobody will want to know by its id.
+            return Some(root);
         }
-        page.recent.push_back((task.clone(), end));
+        // The memory of the oldest one's text is the newest one's: one of these comes with each chunk.
+        let oldest = if page.recent.len() == RECENT {
+            page.recent.pop_front()
+        } else {
+            None
+        };
+        let space = oldest.map(|(_, end)| end.into_text()).unwrap_or_default();
+        page.recent.push_back((task.clone(), end.kept_in(space)));
         Some(root)
     }
 
@@ -269,12 +305,9 @@ mod tests {
         assert_eq!(ledger.received(id("x"), id("stranger")), None);
         assert_eq!(ledger.moved(&id("a")), Some(id("root")));
         assert_eq!(ledger.moved(&id("x")), None);
+        assert_eq!(ledger.ended(&id("root"), EventEnd::Succeeded("None")), Some(id("root")));
         assert_eq!(
-            ledger.ended(&id("root"), EventEnd::Succeeded("None".into())),
-            Some(id("root"))
-        );
-        assert_eq!(
-            ledger.ended(&id("a"), EventEnd::Failed("ValueError()".into())),
+            ledger.ended(&id("a"), EventEnd::Failed("ValueError()")),
             Some(id("root"))
         );
         assert_eq!(
@@ -317,12 +350,12 @@ mod tests {
         ledger.received(id("a"), id("root"));
         ledger.received(id("a"), id("root"));
         assert_eq!(in_hand(&ledger), 2, "delivered again it is one task");
-        ledger.ended(&id("root"), EventEnd::Succeeded("None".into()));
-        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
-        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
+        ledger.ended(&id("root"), EventEnd::Succeeded("None"));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1"));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1"));
         assert_eq!(in_hand(&ledger), 1);
         ledger.forget_unfinished();
-        ledger.ended(&id("before"), EventEnd::Succeeded("1".into()));
+        ledger.ended(&id("before"), EventEnd::Succeeded("1"));
         assert_eq!(in_hand(&ledger), 0);
     }
 
@@ -345,10 +378,10 @@ mod tests {
     fn an_end_is_counted_once_and_only_after_its_task_was_received() {
         let mut ledger = Ledger::default();
         ledger.open(&id("root"));
-        assert_eq!(ledger.ended(&id("a"), EventEnd::Succeeded("1".into())), None);
+        assert_eq!(ledger.ended(&id("a"), EventEnd::Succeeded("1")), None);
         ledger.received(id("a"), id("root"));
-        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
-        ledger.ended(&id("a"), EventEnd::Succeeded("1".into()));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1"));
+        ledger.ended(&id("a"), EventEnd::Succeeded("1"));
         assert_eq!(
             ledger.tally(&id("root")),
             Tally {
@@ -361,7 +394,7 @@ mod tests {
         ledger.received(id("b"), id("root"));
         ledger.know_header(&id("root"), &[id("a"), id("b"), id("c")]);
         assert_eq!(ledger.tally(&id("root")).header, Some((1, 3)), "one ended before");
-        ledger.ended(&id("b"), EventEnd::Failed("no".into()));
+        ledger.ended(&id("b"), EventEnd::Failed("no"));
         assert_eq!(ledger.tally(&id("root")).header, Some((2, 3)));
         ledger.close(&id("root"));
         assert_eq!(ledger.tally(&id("root")), Tally::default());
@@ -377,11 +410,11 @@ mod tests {
             ledger.ended_after(&id(task), end, seconds.map(Duration::from_secs));
         };
         // Neither the dispatch task nor the callback is a chunk.
-        end("root", EventEnd::Succeeded("None".into()), Some(1));
-        end("callback", EventEnd::Succeeded("None".into()), Some(1));
-        end("a", EventEnd::Succeeded("1".into()), Some(2));
-        end("b", EventEnd::Failed("no".into()), None);
-        end("c", EventEnd::Revoked("expired".into()), None);
+        end("root", EventEnd::Succeeded("None"), Some(1));
+        end("callback", EventEnd::Succeeded("None"), Some(1));
+        end("a", EventEnd::Succeeded("1"), Some(2));
+        end("b", EventEnd::Failed("no"), None);
+        end("c", EventEnd::Revoked("expired"), None);
         let ends = ledger.take_ends(&id("root"));
         let told: Vec<_> = ends.iter().map(|end| (end.succeeded, end.runtime)).collect();
         let two = Some(Duration::from_secs(2));
@@ -390,11 +423,7 @@ mod tests {
         for number in 0..1000 {
             let task = TaskId::from(format!("flood-{number}"));
             ledger.received(task.clone(), id("root"));
-            ledger.ended_after(
-                &task,
-                EventEnd::Succeeded("1".into()),
-                Some(Duration::from_secs(number)),
-            );
+            ledger.ended_after(&task, EventEnd::Succeeded("1"), Some(Duration::from_secs(number)));
         }
         let ends = ledger.take_ends(&id("root"));
         assert_eq!(ends.len(), RECENT);
