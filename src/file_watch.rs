@@ -31,6 +31,16 @@ impl FileWatch {
     /// # Errors
     /// The directory does not exist or cannot be watched (limits of the user). Needs a tokio runtime.
     pub fn new(path: &Path) -> io::Result<Self> {
+        Self::begin(path, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_ATTRIB)
+    }
+
+    /// The same for a file that is not kept open by who writes it: in a directory where others write all the time, those
+    /// wake nobody.
+    pub fn of_closed_file(path: &Path) -> io::Result<Self> {
+        Self::begin(path, AddWatchFlags::empty())
+    }
+
+    fn begin(path: &Path, further: AddWatchFlags) -> io::Result<Self> {
         let name = path
             .file_name()
             .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "a path without a file name"))?
@@ -40,12 +50,8 @@ impl FileWatch {
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
-        let changes = AddWatchFlags::IN_CREATE
-            | AddWatchFlags::IN_MODIFY
-            | AddWatchFlags::IN_MOVED_TO
-            | AddWatchFlags::IN_ATTRIB
-            | AddWatchFlags::IN_CLOSE_WRITE;
-        inotify.add_watch(directory, changes)?;
+        let changes = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE;
+        inotify.add_watch(directory, changes | further)?;
         #[expect(
             deprecated,
             reason = "the successor is `unsafe` for types that lie about their descriptor; nix's owns it"

@@ -59,7 +59,8 @@ pub fn ask(file: &Path, site: &SiteName, by: Asker) -> io::Result<()> {
 
 /// Hears requests for as long as it is polled; those that are there already first.
 pub async fn hear(file: &Path, stops: &Stops) -> Infallible {
-    let mut watch = FileWatch::new(file)
+    // The run's journal is written beside it.
+    let mut watch = FileWatch::of_closed_file(file)
         .inspect_err(|error| tracing::debug!(%error, "requests to stop a site are polled for"))
         .ok();
     loop {

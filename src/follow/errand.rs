@@ -13,16 +13,16 @@ use crate::celery::TaskId;
 use crate::run::{JobId, ProgressSource, SiteCounts};
 
 /// The prefix of the app's progress keys for a job id; `None` when it cannot be told.
-pub type KeysPrefix = Box<dyn Fn(&JobId) -> Option<String> + Send>;
+pub type KeysPrefix<'a> = Box<dyn Fn(&JobId) -> Option<String> + Send + 'a>;
 
 /// What is to be followed.
-pub struct Errand {
+pub struct Errand<'a> {
     /// The first task of the job: itself, or the first link of the chain.
     pub root: TaskId,
     /// The task whose result tells the job.
     pub dispatch: TaskId,
     pub rules: Rules,
-    pub keys_prefix: KeysPrefix,
+    pub keys_prefix: KeysPrefix<'a>,
     /// The pool file, and what it was before the job was published.
     pub pool_file: Option<(PathBuf, Option<FileStamp>)>,
     /// So long nothing is heard of the job: workers are asked whether they are at it. `None`: nobody wants to know.
@@ -50,6 +50,6 @@ pub struct Ending {
     pub failure: Option<Failure>,
     pub job: Job,
     pub counts: SiteCounts,
-    /// Tasks of the job that may still be queued or running, as far as their ids are known.
+    /// Tasks of a job that has failed which may still be queued or running, as far as their ids are known.
     pub unfinished: Vec<TaskId>,
 }

@@ -48,7 +48,7 @@ pub struct Follower<'a> {
     context: &'a Context,
     page: Arc<Page<'a>>,
     desk: &'a Desk,
-    errand: Errand,
+    errand: Errand<'a>,
     following: Following,
     dispatch: Option<ResultWatch>,
     callback: Option<ResultWatch>,
@@ -84,7 +84,7 @@ struct LastLook {
 
 impl<'a> Follower<'a> {
     /// Subscribes to everything; publish after this.
-    pub fn new(context: &'a Context, desk: &'a Desk, errand: Errand) -> Self {
+    pub fn new(context: &'a Context, desk: &'a Desk, errand: Errand<'a>) -> Self {
         let page = Arc::new(desk.page(&errand.root));
         page.watch(&errand.dispatch);
         let following = Following::begin(errand.rules.clone(), slots(&errand, desk));
@@ -218,8 +218,11 @@ impl<'a> Follower<'a> {
         if matches!(failure, Some(Failure::Told(_))) {
             self.context.task_failed();
         }
-        let mut unfinished = self.known_tasks();
-        unfinished.extend(self.page.unfinished());
+        // Of a job that has succeeded nothing is to be ended.
+        let unfinished = match &failure {
+            Some(_) => self.known_tasks().into_iter().chain(self.page.unfinished()).collect(),
+            None => HashSet::new(),
+        };
         let (counts, _) = self.counts();
         Ending {
             failure,
@@ -257,6 +260,10 @@ impl<'a> Follower<'a> {
                 self.page.watch(&callback);
                 self.callback = Some(self.context.celery.results().watch(&callback));
                 self.search_at = if self.errand.rules.picked_up { now } else { now + QUIET };
+                if !self.errand.rules.picked_up {
+                    // Nothing of it is done yet; and many a job is over when the first look would be due.
+                    self.progress_read_at = Some(now);
+                }
             }
             // Nothing will announce the end: it may have come already.
             Stage::ProgressKeys { .. } | Stage::TaskEvents => self.search_at = now,
@@ -559,7 +566,7 @@ impl<'a> Follower<'a> {
 }
 
 /// Pool slots that do the job's tasks, as far as is known.
-fn slots(errand: &Errand, desk: &Desk) -> u64 {
+fn slots(errand: &Errand<'_>, desk: &Desk) -> u64 {
     errand.slots.unwrap_or_else(|| desk.slots())
 }
 

@@ -15,7 +15,7 @@ use super::health::{Change, Health, Limits};
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
 use super::sanity::Yield;
 use super::standing::Standing;
-use super::values::{app_prefix, argument_values};
+use super::values::{AppPrefix, argument_values};
 use crate::celery::{Link, Task, TaskId};
 use crate::config::{Pace, SiteConfig, SiteTimeout};
 use crate::follow::{
@@ -45,6 +45,7 @@ pub(super) struct Attempt<'a> {
     is_published: bool,
     /// Random, or the earlier run's; the job's own as long as nothing else names one.
     job_id: JobId,
+    app_prefix: Arc<AppPrefix<'a>>,
     /// What the registry should say.
     entry: watch::Sender<Entry>,
     /// Values that orch wrote under the app's names.
@@ -88,6 +89,7 @@ impl<'a> Attempt<'a> {
             task: TaskId::random(),
             is_published: false,
             job_id: JobId::new(Uuid::new_v4().to_string()),
+            app_prefix: Arc::new(AppPrefix::new(site)),
             entry: watch::Sender::new(entry),
             ours: Arc::default(),
             health: Mutex::new(Health::new(limits(context, site), Instant::now())),
@@ -165,8 +167,7 @@ impl<'a> Attempt<'a> {
         }
         self.entry.send_modify(|entry| entry.job_id.clone_from(&own_job_id));
 
-        let site = self.site.clone();
-        let site_health = site.health;
+        let app_prefix = Arc::clone(&self.app_prefix);
         let errand = Errand {
             root: self.task.clone(),
             dispatch: self.task.clone(),
@@ -176,11 +177,11 @@ impl<'a> Attempt<'a> {
                 own_job_id: own_job_id.clone(),
                 pace: self.pace(),
                 deadline: self.deadline,
-                allowance: allowance(self.context, &site),
+                allowance: allowance(self.context, self.site),
             },
-            keys_prefix: Box::new(move |job_id| app_prefix(&site, job_id)),
+            keys_prefix: Box::new(move |job_id| app_prefix.of(job_id)),
             pool_file: None,
-            look_after: site_health.stall_after,
+            look_after: self.site.health.stall_after,
             slots: self.site.worker.as_ref().map(|worker| worker.concurrency as u64),
             ours: Arc::clone(&self.ours),
         };
@@ -353,14 +354,14 @@ impl<'a> Attempt<'a> {
     /// What a stop must know of this attempt.
     fn note_in_flight(&self, job: &Job) {
         let job_id = job.job_id.clone().unwrap_or_else(|| self.job_id.clone());
-        let prefix = app_prefix(self.site, &job_id).unwrap_or_default();
+        let prefix = self.app_prefix.of(&job_id).unwrap_or_default();
         self.context
             .in_flight
             .site_attempted(&self.site.name, &self.task, job_id, prefix);
     }
 
     fn registry(&self, job_id: &JobId) -> Registry {
-        let app_prefix = app_prefix(self.site, job_id).unwrap_or_default();
+        let app_prefix = self.app_prefix.of(job_id).unwrap_or_default();
         Registry::new(&self.site.name, job_id, &app_prefix)
     }
 

@@ -1,6 +1,8 @@
 //! What a site's templates may name: `{site}`, `{start_urls}`, `{job_id}`, in arguments `{fencing_token}`, and every value
 //! of the site.
 
+use std::sync::{Mutex, PoisonError};
+
 use serde_json::{Map, Value};
 
 use super::registry::Registry;
@@ -19,8 +21,35 @@ pub fn values(site: &SiteConfig, job_id: &JobId) -> Map<String, Value> {
 
 /// The begin of the app's own keys for a job; `None` when the template cannot be filled, which a checked configuration
 /// rules out.
-pub(super) fn app_prefix(site: &SiteConfig, job_id: &JobId) -> Option<String> {
+fn app_prefix(site: &SiteConfig, job_id: &JobId) -> Option<String> {
     fill_text(&site.keys, &values(site, job_id)).ok()
+}
+
+/// The same, worked out once for each job id.
+pub(super) struct AppPrefix<'s> {
+    site: &'s SiteConfig,
+    last: Mutex<Option<(JobId, Option<String>)>>,
+}
+
+impl<'s> AppPrefix<'s> {
+    pub fn new(site: &'s SiteConfig) -> Self {
+        Self {
+            site,
+            last: Mutex::default(),
+        }
+    }
+
+    pub fn of(&self, job_id: &JobId) -> Option<String> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((known, prefix)) if known == job_id => prefix.clone(),
+            _ => {
+                let prefix = app_prefix(self.site, job_id);
+                *last = Some((job_id.clone(), prefix.clone()));
+                prefix
+            }
+        }
+    }
 }
 
 /// The begins of all keys of a job: the app's and the registry's.
@@ -81,5 +110,17 @@ mod tests {
         let own = site(json!({"fencing_token": "mine"}));
         assert_eq!(argument_values(&own, &job, 7)["fencing_token"], "mine");
         assert!(!values(&site(json!({})), &job).contains_key("fencing_token"));
+    }
+
+    #[test]
+    fn a_prefix_is_that_of_the_job_that_is_asked_for() {
+        let mut site = site(json!({"shelf": 3}));
+        site.keys = "{site}:{shelf}:{job_id}:".to_owned();
+        let prefix = AppPrefix::new(&site);
+        for job in ["a", "a", "b", "a"] {
+            assert_eq!(prefix.of(&JobId::new(job)), Some(format!("books:3:{job}:")));
+        }
+        site.keys = "{nobody}".to_owned();
+        assert_eq!(AppPrefix::new(&site).of(&JobId::new("a")), None);
     }
 }

@@ -92,7 +92,7 @@ impl Leases {
     fn hold(&self, site: &SiteName, mine: Mine, asked: Moment) -> Lease<'_> {
         let (lost, told) = watch::channel(None);
         let token = mine.token;
-        tracing::info!(%site, token, "lease taken");
+        tracing::debug!(%site, token, "lease taken");
         let held = Held {
             mine,
             validity: Validity::begin(self.store.terms(), asked),
