@@ -1,7 +1,8 @@
 //! A stand-in for Celery's worker that does nothing but what can be seen on the wire, and that as fast as it can.
 //!
-//! A site's dispatch task starts a chord of chunks, each of which has its message, its events and its result; the last
-//! one publishes the callback. Not here: prefetching, acknowledgement, a pool.
+//! A site's dispatch task starts a chord of chunks, each of which has its message, its acknowledgement, its events, its
+//! result and its part in the chord's books; the last one publishes the callback. The commands are those of Celery 5.4.
+//! Not here: a pool; and where Celery waits for each answer, this sends on.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -65,6 +66,12 @@ pub fn work(port: u16, chunks: usize) {
 #[derive(Deserialize)]
 struct Message {
     headers: Headers,
+    properties: Properties,
+}
+
+#[derive(Deserialize)]
+struct Properties {
+    delivery_tag: String,
 }
 
 #[derive(Deserialize)]
@@ -106,13 +113,34 @@ impl Worker {
         }
         for message in taken {
             let message = message.into_text();
-            let Message { headers } = serde_json::from_slice(&message).unwrap();
+            let Message { headers, properties } = serde_json::from_slice(&message).unwrap();
+            self.take(&message, &properties.delivery_tag);
+            self.acknowledge(&properties.delivery_tag);
             self.run(&headers);
         }
         self.send_events();
         // A result stands before the event that tells of it, and a chord's size before its first chunk.
         self.backend.flush();
         self.broker.flush();
+    }
+
+    /// Notes a message that has been taken from its queue.
+    fn take(&mut self, message: &[u8], tag: &str) {
+        let tag = tag.as_bytes();
+        let since = now().to_string();
+        let noted = [b"[", message, b", \"\", \"celery\"]"].concat();
+        self.broker.add(&[b"MULTI"]);
+        self.broker.add(&[b"ZADD", b"unacked_index", since.as_bytes(), tag]);
+        self.broker.add(&[b"HSET", b"unacked", tag, &noted]);
+        self.broker.add(&[b"EXEC"]);
+    }
+
+    fn acknowledge(&mut self, tag: &str) {
+        let tag = tag.as_bytes();
+        self.broker.add(&[b"MULTI"]);
+        self.broker.add(&[b"ZREM", b"unacked_index", tag]);
+        self.broker.add(&[b"HDEL", b"unacked", tag]);
+        self.broker.add(&[b"EXEC"]);
     }
 
     fn run(&mut self, task: &Headers) {
@@ -141,8 +169,12 @@ impl Worker {
             "date_done": "2026-11-23T12:36:58.785260+00:00", "task_id": id,
         });
         let (key, meta) = (format!("celery-task-meta-{id}"), meta.to_string());
+        // Whether it has ended already.
+        self.backend.add(&[b"GET", key.as_bytes()]);
+        self.backend.add(&[b"MULTI"]);
         self.backend.add(&[b"SETEX", key.as_bytes(), EXPIRES, meta.as_bytes()]);
         self.backend.add(&[b"PUBLISH", key.as_bytes(), meta.as_bytes()]);
+        self.backend.add(&[b"EXEC"]);
         self.event(
             "task-succeeded",
             id,
@@ -183,20 +215,32 @@ impl Worker {
     }
 
     fn chunk(&mut self, group: &str, id: &str) -> (Value, Value) {
-        let joined = format!("celery-taskset-meta-{group}.j");
+        let group_key = format!("celery-taskset-meta-{group}");
+        let [joined, extra, size] = ["j", "t", "s"].map(|suffix| format!("{group_key}.{suffix}"));
+        let [joined, extra, size] = [joined.as_bytes(), extra.as_bytes(), size.as_bytes()];
         let chord = self.chords.get_mut(group).unwrap();
         chord.left -= 1;
-        if chord.left > 0 {
-            let index = chord.left.to_string();
-            let member = format!(r#"[1, "{id}", "SUCCESS", {{"saved": 10}}]"#);
-            self.backend
-                .add(&[b"ZADD", joined.as_bytes(), index.as_bytes(), member.as_bytes()]);
-        } else {
+        let index = chord.left.to_string();
+        let member = format!(r#"[1, "{id}", "SUCCESS", {{"saved": 10}}]"#);
+        self.backend.add(&[b"MULTI"]);
+        self.backend
+            .add(&[b"ZADD", joined, index.as_bytes(), member.as_bytes()]);
+        self.backend.add(&[b"ZCOUNT", joined, b"-inf", b"+inf"]);
+        self.backend.add(&[b"GET", extra]);
+        self.backend.add(&[b"GET", size]);
+        for key in [joined, extra, size] {
+            self.backend.add(&[b"EXPIRE", key, EXPIRES]);
+        }
+        self.backend.add(&[b"EXEC"]);
+        if chord.left == 0 {
             let chord = self.chords.remove(group).unwrap();
-            let size = format!("celery-taskset-meta-{group}.s");
-            self.backend.add(&[b"DEL", joined.as_bytes(), size.as_bytes()]);
+            self.backend.add(&[b"GET", group_key.as_bytes()]);
+            self.backend.add(&[b"ZRANGE", joined, b"0", b"-1"]);
             let callback = message(CALLBACK, &chord.callback, &chord.root, None);
             self.broker.add(&[b"LPUSH", QUEUE, callback.as_bytes()]);
+            for key in [joined, extra, size] {
+                self.backend.add(&[b"DEL", key]);
+            }
         }
         (json!({"saved": 10}), Value::Array(Vec::new()))
     }
@@ -207,7 +251,7 @@ impl Worker {
         }
         self.clock += 1;
         let (clock, pid) = (self.clock, std::process::id());
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+        let now = now();
         self.events.push(format!(
             r#"{{"hostname": "{NODE}", "utcoffset": 0, "pid": {pid}, "clock": {clock}, "uuid": "{id}", {fields}"timestamp": {now}, "type": "{kind}"}}"#
         ));
@@ -233,6 +277,11 @@ impl Worker {
         self.broker
             .add(&[b"PUBLISH", b"/0.celeryev/task.multi", message.as_bytes()]);
     }
+}
+
+/// Unix seconds.
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
 /// As a task's publisher writes it.
