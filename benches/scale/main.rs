@@ -29,6 +29,8 @@ use support::redis::RedisServer;
 
 /// Set for this program's second role: port of Redis, chunks of a site.
 const WORKER: &str = "ORCH_BENCH_WORKER";
+/// The one thing that orch is to log.
+const ROUND_TRIPS_LOG: &str = "orch::celery::connection=debug";
 /// For one run.
 const LIMIT: Duration = Duration::from_secs(120);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
@@ -66,6 +68,7 @@ fn main() {
         };
         growth("orch's CPU", |run| run.cpu / run.sites as f64);
         growth("orch's commands", |run| run.commands() as f64 / run.sites as f64);
+        growth("orch's round trips", |run| run.round_trips as f64 / run.sites as f64);
     }
 }
 
@@ -91,6 +94,8 @@ struct Measured {
     /// Chunks that the sites' ends tell.
     chunks: u64,
     by_command: BTreeMap<String, u64>,
+    /// Waits of orch for an answer of Redis, subscriptions aside.
+    round_trips: u64,
 }
 
 impl Measured {
@@ -130,7 +135,9 @@ impl Measured {
             text
         });
         println!(
-            "  its commands to Redis: {:.0}/s, {:.1} a site ({})",
+            "  its round trips to Redis: {:.0}/s, {:.1} a site; commands: {:.0}/s, {:.1} a site ({})",
+            self.round_trips as f64 / self.wall,
+            self.round_trips as f64 / sites,
             commands as f64 / self.wall,
             commands as f64 / sites,
             most.trim_start()
@@ -183,6 +190,7 @@ fn measure(sites: usize, chunks: usize) -> Measured {
         }
     }
     let (complete, chunks) = ends(project.path());
+    let round_trips = round_trips(project.path());
     Measured {
         sites,
         wall,
@@ -193,6 +201,7 @@ fn measure(sites: usize, chunks: usize) -> Measured {
         complete,
         chunks,
         by_command,
+        round_trips,
     }
 }
 
@@ -229,11 +238,26 @@ fn orch(directory: &Path) -> Child {
     let mut command = Command::new(given.as_deref().unwrap_or(env!("CARGO_BIN_EXE_orch")));
     command
         .arg("run")
+        .env("ORCH_LOG", ROUND_TRIPS_LOG)
         .current_dir(directory)
         .stdin(Stdio::null())
         .stdout(output.try_clone().unwrap())
         .stderr(output);
     command.spawn().unwrap()
+}
+
+/// What orch has logged of its connections at their end.
+fn round_trips(directory: &Path) -> u64 {
+    let output = fs::read_to_string(directory.join("output")).unwrap();
+    let counts = output.lines().filter_map(|line| {
+        line.split_once("round_trips=")?
+            .1
+            .split(' ')
+            .next()?
+            .parse::<u64>()
+            .ok()
+    });
+    counts.sum()
 }
 
 /// Waits for its end; gives the peak of its resident memory in MiB.

@@ -4,6 +4,7 @@
 //! than I/O (such as `LOADING`) for ever, and repeats nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
@@ -123,6 +124,15 @@ impl Connector {
 pub(super) struct Commands {
     connector: Connector,
     current: Mutex<Option<MultiplexedConnection>>,
+    /// Waits for an answer so far, for whoever wonders what a run asks of Redis.
+    round_trips: AtomicU64,
+}
+
+impl Drop for Commands {
+    fn drop(&mut self) {
+        let round_trips = self.round_trips.load(Ordering::Relaxed);
+        tracing::debug!(redis = %self.connector.endpoint(), round_trips, "connection for commands ends");
+    }
 }
 
 impl Commands {
@@ -130,6 +140,7 @@ impl Commands {
         Self {
             connector,
             current: Mutex::new(None),
+            round_trips: AtomicU64::new(0),
         }
     }
 
@@ -209,6 +220,7 @@ impl Commands {
 
     async fn attempt<T: FromRedisValue>(&self, action: &str, commands: &Pipeline) -> Result<T> {
         let (mut connection, is_new) = self.connection(action).await?;
+        self.round_trips.fetch_add(1, Ordering::Relaxed);
         let error = match commands.query_async(&mut connection).await {
             Ok(answer) => return Ok(answer),
             Err(error) => error,

@@ -31,7 +31,7 @@ const SILENCE: Duration = Duration::from_secs(10);
 const BUFFER: usize = 256 * 1024;
 /// Between two reads while events come one after the other: a storm of them must not wake two threads with each message.
 /// What comes meanwhile waits in the socket, and Redis allows for megabytes.
-const GATHERING: Duration = Duration::from_millis(2);
+const GATHERING: Duration = Duration::from_millis(8);
 
 /// A subscription whose messages go into an inbox. Dropping it ends the thread and the connection.
 pub(super) struct Drain {

@@ -111,28 +111,24 @@ impl Telling<'_> {
 fn as_kombu_lists_them(text: &str, tell: &mut dyn FnMut(News<'_>)) -> Option<u64> {
     let mut flat = Flat::new(text);
     let mut malformed = 0;
-    flat.expect(b'[')?;
+    flat.expect("[")?;
     loop {
         let mut fields = Fields::default();
-        flat.expect(b'{')?;
+        flat.expect("{")?;
         loop {
-            let name = flat.text()?;
-            flat.expect(b':')?;
-            match fields.named(name) {
+            match fields.named(flat.name()?) {
                 Some(field) => *field = Field::from(flat.scalar()?),
                 None => flat.pass_over()?,
             }
-            match flat.sign()? {
-                b',' => {}
-                b'}' => break,
-                _ => return None,
+            if !flat.takes(", ") {
+                flat.expect("}")?;
+                break;
             }
         }
         malformed += u64::from(!fields.tell(tell));
-        match flat.sign()? {
-            b',' => {}
-            b']' => return flat.is_over().then_some(malformed),
-            _ => return None,
+        if !flat.takes(", ") {
+            flat.expect("]")?;
+            return flat.is_over().then_some(malformed);
         }
     }
 }

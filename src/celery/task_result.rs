@@ -1,6 +1,7 @@
 //! A task's stored result: state, value or failure, and what the task started (Celery wire, observed on 5.2 to 5.7).
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -15,7 +16,7 @@ pub struct TaskResult {
     pub id: TaskId,
     pub state: TaskState,
     /// What the task started. Of a chord: the header's group, not the callback, whose id only the task itself knows.
-    pub children: Children,
+    pub children: Arc<Children>,
     pub parent_id: Option<TaskId>,
     /// The group or chord header that the task belongs to.
     pub group_id: Option<GroupId>,
@@ -118,7 +119,7 @@ impl TaskResult {
         Ok(Self {
             id: id.clone(),
             state,
-            children: meta.children.0,
+            children: Arc::new(meta.children.0),
             parent_id: meta.parent_id.map(TaskId::from),
             group_id: meta.group_id.map(GroupId::from),
             received_at,

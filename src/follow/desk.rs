@@ -53,10 +53,17 @@ pub enum Left {
 /// Who waits for news of each job. Looked up with each event.
 type Pages = foldhash::HashMap<TaskId, Arc<Notify>>;
 
+/// What events have told; both are asked with each of them.
+#[derive(Default)]
+struct Books {
+    ledger: Ledger,
+    deaths: Deaths,
+}
+
 /// See the module.
 pub struct Desk {
     context: Context,
-    ledger: Mutex<Ledger>,
+    books: Mutex<Books>,
     pages: Mutex<Pages>,
     /// Where tasks may wait: those that are configured, published to, or consumed by any worker.
     queues: Mutex<BTreeSet<String>>,
@@ -64,7 +71,6 @@ pub struct Desk {
     workers_changed: Notify,
     /// Connections broke, or a worker died.
     disrupted: Notify,
-    deaths: Mutex<Deaths>,
     /// A worker has put a task back.
     put_back: Notify,
     /// Must not run, whichever worker comes to have them: workers forget what was revoked, or were not there to hear it.
@@ -119,13 +125,15 @@ impl Desk {
         }
         let desk = Self {
             context: context.clone(),
-            ledger: Mutex::new(ledger),
+            books: Mutex::new(Books {
+                ledger,
+                deaths: Deaths::default(),
+            }),
             pages: Mutex::default(),
             queues: Mutex::new(context.queues.iter().cloned().collect()),
             slots: AtomicU64::new(0),
             workers_changed: Notify::new(),
             disrupted: Notify::new(),
-            deaths: Mutex::default(),
             put_back: Notify::new(),
             banned: Mutex::default(),
             bans_due: Notify::new(),
@@ -150,7 +158,7 @@ impl Desk {
 
     /// Begins a job's page; do so before its first task is published.
     pub fn page(&self, root: &TaskId) -> Page<'_> {
-        self.ledger().open(root);
+        self.books().ledger.open(root);
         let changed = Arc::new(Notify::new());
         self.pages().insert(root.clone(), Arc::clone(&changed));
         Page {
@@ -173,7 +181,7 @@ impl Desk {
     }
 
     pub(super) fn owner(&self, task: &TaskId) -> Owner {
-        self.ledger().owner(task)
+        self.books().ledger.owner(task)
     }
 
     /// Pool slots of all workers that answered last, but for those that do one site's tasks only; 0 when none ever did.
@@ -183,7 +191,7 @@ impl Desk {
 
     /// Tasks of a job that a worker has taken and that have not ended, also after its page is closed.
     pub fn unfinished(&self, root: &TaskId) -> Vec<TaskId> {
-        self.ledger().unfinished(root)
+        self.books().ledger.unfinished(root)
     }
 
     /// Has these tasks revoked for a while from now, and whenever a worker comes or goes, running ones with SIGTERM, for as
@@ -211,16 +219,12 @@ impl Desk {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
-        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pools(&self) -> MutexGuard<'_, HashMap<NodeName, HashSet<u32>>> {
         self.pools.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn deaths(&self) -> MutexGuard<'_, Deaths> {
-        self.deaths.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
@@ -259,7 +263,7 @@ impl Desk {
     }
 
     fn missed_events(&self) {
-        self.ledger().forget_unfinished();
+        self.books().ledger.forget_unfinished();
         self.workers_changed.notify_one();
         self.disrupted.notify_one();
         for changed in self.pages().values() {
@@ -284,8 +288,8 @@ impl Desk {
                 return None;
             }
         };
-        let mut ledger = self.ledger();
-        let mut deaths = self.deaths();
+        let mut books = self.books();
+        let Books { ledger, deaths } = &mut *books;
         let mut failed = false;
         let touched = match event {
             TaskNews::Received { name, root_id } => {
@@ -323,7 +327,7 @@ impl Desk {
                 ledger.ended(&id, EventEnd::Revoked(message))
             }
         };
-        drop((deaths, ledger));
+        drop(books);
         if failed && touched.is_some() {
             self.context.task_failed();
         }
@@ -339,7 +343,7 @@ impl Desk {
             for (node, stats) in stats.good() {
                 let now: HashSet<u32> = stats.pool_processes.iter().copied().collect();
                 let before = self.pools().insert(node.clone(), now.clone()).unwrap_or_default();
-                let deadly = self.deaths().judge(node, &before, &now);
+                let deadly = self.books().deaths.judge(node, &before, &now);
                 if !deadly.is_empty() {
                     self.revoke(&deadly).await;
                 }
@@ -430,7 +434,7 @@ impl Desk {
                 let processes = |stats: &Stats| stats.pool_processes.iter().copied().collect();
                 let pools = replies.good().map(|(node, stats)| (node.clone(), processes(stats)));
                 // Before a suspect is judged the processes must stay those that were there when it ran.
-                if !self.deaths().is_suspicious() {
+                if !self.books().deaths.is_suspicious() {
                     self.pools().extend(pools);
                 }
                 let own = |node: &NodeName| {
@@ -523,22 +527,22 @@ impl Page<'_> {
 
     /// Remembers the end of `task` from now on.
     pub fn watch(&self, task: &TaskId) {
-        self.desk.ledger().watch(&self.root, task);
+        self.desk.books().ledger.watch(&self.root, task);
     }
 
     /// How a watched task ended by its event.
     pub fn end_of(&self, task: &TaskId) -> Option<EventEnd> {
-        self.desk.ledger().end_of(&self.root, task)
+        self.desk.books().ledger.end_of(&self.root, task)
     }
 
     /// The tasks of the job's chord.
     pub fn know_header(&self, tasks: &[TaskId]) {
-        self.desk.ledger().know_header(&self.root, tasks);
+        self.desk.books().ledger.know_header(&self.root, tasks);
     }
 
     /// The ends of the job's chunks since this was asked last.
     pub fn take_ends(&self) -> impl Iterator<Item = ChunkEnd> + use<> {
-        self.desk.ledger().take_ends(&self.root).into_iter()
+        self.desk.books().ledger.take_ends(&self.root).into_iter()
     }
 
     /// What workers are at of the job; `known` are tasks that are known to be its own.
@@ -547,18 +551,18 @@ impl Page<'_> {
     }
 
     pub fn tally(&self) -> Tally {
-        self.desk.ledger().tally(&self.root)
+        self.desk.books().ledger.tally(&self.root)
     }
 
     /// Tasks of the job that a worker has taken and that have not ended.
     pub fn unfinished(&self) -> Vec<TaskId> {
-        self.desk.ledger().unfinished(&self.root)
+        self.desk.books().ledger.unfinished(&self.root)
     }
 
     /// Whether anything of the job is queued, unacknowledged or in a worker; `known` are tasks that are known to be its
     /// own. Takes more than a second when nothing is.
     pub async fn left(&self, known: &HashSet<TaskId>) -> Left {
-        let changes = || self.desk.ledger().changes(&self.root);
+        let changes = || self.desk.books().ledger.changes(&self.root);
         let before = changes();
         let first = self.look(known).await;
         if first != Left::Nothing {
@@ -585,9 +589,9 @@ impl Page<'_> {
             return Left::Something;
         }
         let mut unknown = None;
-        let ledger = self.desk.ledger();
+        let books = self.desk.books();
         for task in &census.held {
-            match ledger.owner(task) {
+            match books.ledger.owner(task) {
                 Owner::Job(root) if root == self.root => return Left::Something,
                 _ if known.contains(task) => return Left::Something,
                 Owner::Job(_) | Owner::Foreign => {}
@@ -603,7 +607,7 @@ impl Page<'_> {
 
 impl Drop for Page<'_> {
     fn drop(&mut self) {
-        self.desk.ledger().close(&self.root);
+        self.desk.books().ledger.close(&self.root);
         self.desk.pages().remove(&self.root);
     }
 }

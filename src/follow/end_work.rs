@@ -225,8 +225,8 @@ impl End<'_> {
                     if result.state.is_final() {
                         self.open.remove(task);
                     }
-                    let groups = result.children.groups.into_iter().flat_map(|group| group.tasks);
-                    let children: Vec<TaskId> = groups.chain(result.children.tasks).collect();
+                    let groups = result.children.groups.iter().flat_map(|group| &group.tasks);
+                    let children: Vec<TaskId> = groups.chain(&result.children.tasks).cloned().collect();
                     self.know(children);
                 }
                 Ok(None) => {}

@@ -287,18 +287,14 @@ impl<'a> Follower<'a> {
                 if dispatch {
                     let group = result.children.groups.first();
                     self.group = group.map(|group| group.id.clone());
-                    self.header = result
-                        .children
-                        .groups
-                        .iter()
-                        .flat_map(|group| group.tasks.clone())
-                        .collect();
+                    let groups = result.children.groups.iter();
+                    self.header = groups.flat_map(|group| group.tasks.iter().cloned()).collect();
                     if let [group] = result.children.groups.as_slice() {
                         self.page.know_header(&group.tasks);
                         self.chunks = group.tasks.len();
                     }
                     let spawned = result.children.tasks.len() + result.children.groups.len().max(self.header.len());
-                    self.header.extend(result.children.tasks);
+                    self.header.extend(result.children.tasks.iter().cloned());
                     let groups = result
                         .children
                         .groups

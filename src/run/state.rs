@@ -1,7 +1,6 @@
 //! The snapshot of a run: what all events so far add up to, as [`RunState::apply`] folds them. Views draw this and
 //! nothing else; `summary.json` is the last one.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 
 use serde::Serialize;
@@ -31,7 +30,7 @@ pub struct RunState {
     pub sites: Vec<SiteView>,
     /// Where each stands among them: an event looks for one of thousands.
     #[serde(skip)]
-    pub(super) site_places: HashMap<SiteName, usize>,
+    pub(super) site_places: foldhash::HashMap<SiteName, usize>,
     /// What they add up to.
     pub totals: Totals,
     /// When the last site should have ended, in seconds of run time; `None`: nothing tells it.

@@ -22,7 +22,7 @@ use crate::follow::{
     Allowance, Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told,
     end_work, fill, placeholders, publish,
 };
-use crate::run::{EventKind, HealthAction, JobId, JobSoFar, SiteCounts, SiteHealth};
+use crate::run::{EventKind, HealthAction, JobId, JobSoFar, ProgressSource, SiteCounts, SiteHealth};
 
 /// For each thing that is tidied up after the end.
 const TIDYING: Duration = Duration::from_secs(2);
@@ -259,14 +259,20 @@ impl<'a> Attempt<'a> {
     }
 
     fn tell(&self, told: Told) {
+        match told {
+            Told::Vital(vital) => self.judge(|health, now| health.see(vital, now)),
+            Told::Progressed { counts, source } => self.progressed(counts, source),
+            Told::Fact(fact) => self.learn(fact),
+        }
+    }
+
+    fn learn(&self, fact: Fact) {
         let site = self.site.name.clone();
         let emit = |kind| self.context.recorder.emit(kind);
-        match told {
-            Told::Fact(Fact::ChordCompleted { chord_id }) => emit(EventKind::SiteChordCompleted { site, chord_id }),
-            Told::Fact(Fact::StageEntered { stage, reason }) => {
-                emit(EventKind::SiteStageEntered { site, stage, reason })
-            }
-            Told::Fact(Fact::JobStarted { job, timeout }) => {
+        match fact {
+            Fact::ChordCompleted { chord_id } => emit(EventKind::SiteChordCompleted { site, chord_id }),
+            Fact::StageEntered { stage, reason } => emit(EventKind::SiteStageEntered { site, stage, reason }),
+            Fact::JobStarted { job, timeout } => {
                 self.note_in_flight(&job);
                 let Job {
                     job_id,
@@ -289,19 +295,21 @@ impl<'a> Attempt<'a> {
                     timeout_ms,
                 });
             }
-            Told::Progressed { counts, source } => {
-                self.entry.send_modify(|entry| {
-                    entry.counts = counts;
-                    if counts.completed_chunks.is_some_and(|completed| completed > 0) {
-                        entry.status = RegistryStatus::Processing;
-                    }
-                });
-                self.context.in_flight.site_progressed(&site, counts);
-                emit(EventKind::SiteProgressed { site, counts, source });
-                self.judge(|health, now| health.progressed(counts, now));
-            }
-            Told::Vital(vital) => self.judge(|health, now| health.see(vital, now)),
         }
+    }
+
+    fn progressed(&self, counts: SiteCounts, source: ProgressSource) {
+        self.entry.send_modify(|entry| {
+            entry.counts = counts;
+            if counts.completed_chunks.is_some_and(|completed| completed > 0) {
+                entry.status = RegistryStatus::Processing;
+            }
+        });
+        let site = self.site.name.clone();
+        self.context.in_flight.site_progressed(&site, counts);
+        let recorder = &self.context.recorder;
+        recorder.emit(EventKind::SiteProgressed { site, counts, source });
+        self.judge(|health, now| health.progressed(counts, now));
     }
 
     /// Tells the verdict where it has changed, and does what the configuration says about it.
