@@ -100,6 +100,10 @@ struct JobPage {
 }
 
 impl JobPage {
+    fn count_out(&mut self) {
+        self.unfinished = self.unfinished.saturating_sub(1);
+    }
+
     /// Ends seen of the header's tasks, and how many it has.
     fn header(&self) -> Option<(u64, u64)> {
         let (open, size) = self.header.as_ref()?;
@@ -159,17 +163,20 @@ impl Ledger {
 
     /// A worker has taken `task`. Returns the job that it touches.
     pub fn received(&mut self, task: TaskId, root: TaskId) -> Option<TaskId> {
-        if let Some(before) = self.unfinished.remove(&task) {
-            self.count_out(&task, &before);
-        }
         let is_kept = self.unfinished.len() < UNFINISHED;
         let touched = self.jobs.get_mut(&root).map(|page| {
             page.changes += 1;
             page.unfinished += u64::from(is_kept && task != root);
             root.clone()
         });
-        if is_kept {
-            self.unfinished.insert(task, root);
+        let before = if is_kept {
+            self.unfinished.insert(task.clone(), root)
+        } else {
+            self.unfinished.remove(&task)
+        };
+        // Delivered again it is in one hand.
+        if let Some(before) = before {
+            self.count_out(&task, &before);
         }
         touched
     }
@@ -177,7 +184,7 @@ impl Ledger {
     /// `task` of the job is in no worker's hand any more.
     fn count_out(&mut self, task: &TaskId, root: &TaskId) {
         if let Some(page) = self.jobs.get_mut(root).filter(|_| task != root) {
-            page.unfinished = page.unfinished.saturating_sub(1);
+            page.count_out();
         }
     }
 
@@ -196,11 +203,11 @@ impl Ledger {
     /// As above, having run for this long.
     pub fn ended_after(&mut self, task: &TaskId, end: EventEnd<&str>, runtime: Option<Duration>) -> Option<TaskId> {
         let root = self.unfinished.remove(task)?;
-        self.count_out(task, &root);
         let page = self.jobs.get_mut(&root)?;
         page.changes += 1;
         // The dispatch task itself is no part of the tally: it is judged by its own end.
         if *task != root {
+            page.count_out();
             match &end {
                 EventEnd::Succeeded(_) => page.succeeded += 1,
                 EventEnd::Failed(_) | EventEnd::Revoked(_) => page.failed += 1,
