@@ -23,8 +23,16 @@ fn is_unsafe(character: char) -> bool {
     }
 }
 
+/// Whether there is nothing but ASCII that is shown, and line breaks: nearly always, and seen at once.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| byte == b'\n' || matches!(byte, b' '..=b'~'))
+}
+
 /// The text with nothing in it that a terminal obeys but line breaks; a tab is a space.
 pub fn text(text: &str) -> String {
+    if is_plain(text) {
+        return text.to_owned();
+    }
     let safe = |character| match character {
         '\n' => '\n',
         '\t' => ' ',
@@ -85,7 +93,7 @@ pub fn json(value: &impl Serialize) -> String {
 pub fn escaped(json: String) -> String {
     // Only strings have any: the rest of JSON is ASCII that is shown, and its line breaks.
     let must_be_escaped = |character: char| character != '\n' && is_unsafe(character);
-    if !json.contains(must_be_escaped) {
+    if is_plain(&json) || !json.contains(must_be_escaped) {
         return json;
     }
     let mut escaped = String::with_capacity(json.len() + 16);

@@ -380,6 +380,8 @@ impl<'a> Attempt<'a> {
         let mut written: Option<JobId> = None;
         loop {
             let changed = timeout(RENEW_EVERY, entries.changed()).await.is_ok();
+            // What follows at once is told with it; and a job that is over by then by its end alone.
+            sleep(REGISTRY_PAUSE).await;
             let entry = entries.borrow_and_update().clone();
             let Some(job_id) = &entry.job_id else { continue };
             let registry = self.registry(job_id);
@@ -398,7 +400,6 @@ impl<'a> Attempt<'a> {
             if let Err(error) = outcome {
                 tracing::warn!(site = %self.site.name, %error, "the registry cannot be written");
             }
-            sleep(REGISTRY_PAUSE).await;
         }
     }
 
