@@ -74,7 +74,7 @@ struct Guard {
     sweep_at: Option<Instant>,
     /// There may be more to reap: the next turn is now.
     unreaped: bool,
-    /// When nothing further is expected to happen for a while.
+    /// When no further start is expected.
     settled_at: Option<Instant>,
     /// What was logged last about a stop that does not get on.
     complaint: Option<String>,
@@ -170,7 +170,7 @@ fn set_up(socket: &UnixStream, hello: &Hello) -> io::Result<(SignalFd, Records)>
 }
 
 impl Guard {
-    /// Some time after the last start it is over what only a start needs.
+    /// Gives back what only a start needs, some time after the last one.
     fn settle(&mut self) {
         if self.settled_at.is_some_and(|at| Instant::now() >= at) {
             self.settled_at = None;

@@ -53,7 +53,7 @@ pub struct Supervisor {
     task_holder_deaths: watch::Sender<u64>,
     restarts: u64,
     /// When to look next what services hold of memory.
-    measure_at: Instant,
+    measure_at: Option<Instant>,
 }
 
 impl Supervisor {
@@ -65,7 +65,12 @@ impl Supervisor {
         recorder: Recorder,
         inbox: Inbox,
     ) -> Self {
-        let entries = programs.into_iter().map(Entry::new).collect();
+        let entries: Vec<Entry> = programs.into_iter().map(Entry::new).collect();
+        // Where nobody's memory is of interest nothing wakes an idle instance.
+        let measure_at = entries
+            .iter()
+            .any(has_memory_of_interest)
+            .then(|| Instant::now() + MEASURE_EVERY);
         Self {
             entries,
             order,
@@ -75,7 +80,7 @@ impl Supervisor {
             usable: watch::Sender::new(Usable::default()),
             task_holder_deaths: watch::Sender::new(0),
             restarts: 0,
-            measure_at: Instant::now() + MEASURE_EVERY,
+            measure_at,
         }
     }
 
@@ -106,7 +111,7 @@ impl Supervisor {
             let message = tokio::select! {
                 biased;
                 message = self.inbox.receiver.recv() => message,
-                () = tokio::time::sleep_until(self.measure_at.into()) => {
+                () = until(self.measure_at) => {
                     self.measure();
                     None
                 }
@@ -137,9 +142,8 @@ impl Supervisor {
 
     /// Has it looked what those hold that are not to hold too much, or that come and go; the answer is a message.
     fn measure(&mut self) {
-        self.measure_at = Instant::now() + MEASURE_EVERY;
-        let is_of_interest = |entry: &&Entry| entry.program.max_memory().is_some() || entry.program.is_on_demand();
-        let limited = self.entries.iter().filter(is_of_interest);
+        self.measure_at = Some(Instant::now() + MEASURE_EVERY);
+        let limited = self.entries.iter().filter(|entry| has_memory_of_interest(entry));
         let running = |entry: &Entry| match entry.service.state {
             ServiceState::Ready { pid, .. } => Some((entry.service.name.clone(), pid)),
             _ => None,
@@ -516,4 +520,17 @@ fn random() -> f64 {
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.subsec_nanos());
     f64::from(nanos % 1_000_000) / 1_000_000.0
+}
+
+/// Whether a service is not to hold too much, or comes and goes.
+fn has_memory_of_interest(entry: &Entry) -> bool {
+    entry.program.max_memory().is_some() || entry.program.is_on_demand()
+}
+
+/// Waits until then; for ever where there is no such moment.
+async fn until(moment: Option<Instant>) {
+    match moment {
+        Some(moment) => tokio::time::sleep_until(moment.into()).await,
+        None => std::future::pending().await,
+    }
 }
