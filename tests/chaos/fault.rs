@@ -68,6 +68,14 @@ impl Fault {
     pub fn ends_the_run(self) -> bool {
         matches!(self, Self::OrchKilled | Self::GuardKilled | Self::BothKilled)
     }
+
+    /// Whether it is one of the proxy's.
+    pub fn breaks_connections(self) -> bool {
+        matches!(
+            self,
+            Self::ConnectionsCut | Self::ConnectionsHeld | Self::ConnectionTruncated
+        )
+    }
 }
 
 impl fmt::Display for Fault {
