@@ -7,7 +7,7 @@ use std::future::pending;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -32,9 +32,6 @@ use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
-
-/// After an instance is up, before memory is given back that only its start has needed.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// Owner of one run: of its guard, and through it of every process.
 ///
@@ -420,7 +417,7 @@ impl Orchestrator {
             return Ending::failed(failure);
         }
         let mut settled = pin!(async {
-            sleep(SETTLED).await;
+            sleep(program_pages::SETTLED_AFTER).await;
             // Another program may unmap what it has loaded: its pages are its own matter.
             if self.options.sole_spawner {
                 program_pages::give_back();

@@ -4,20 +4,15 @@
 //! Whatever is unlike that is `None`, and the caller reads all of it with `serde_json`. What is passed over is not
 //! checked further than its end is found.
 
+use std::borrow::Cow;
+
 use memchr::{memchr, memchr2};
+
+use super::field::Field;
 
 /// A place in a text.
 pub(super) struct Flat<'a> {
     rest: &'a str,
-}
-
-/// A value that is no list and no object.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Scalar<'a> {
-    Text(&'a str),
-    Flag(bool),
-    Number(f64),
-    Null,
 }
 
 impl<'a> Flat<'a> {
@@ -57,31 +52,29 @@ impl<'a> Flat<'a> {
         Some(name)
     }
 
-    pub(super) fn scalar(&mut self) -> Option<Scalar<'a>> {
+    /// A value that is no list and no object.
+    pub(super) fn field(&mut self) -> Option<Field<'a>> {
         match self.rest.as_bytes().first()? {
             b'"' => {
                 self.expect("\"")?;
                 let text = self.split_off(memchr2(b'"', b'\\', self.rest.as_bytes())?)?;
                 self.expect("\"")?;
-                Some(Scalar::Text(text))
+                Some(Field::Text(Cow::Borrowed(text)))
             }
-            b'-' | b'0'..=b'9' => self.number()?.parse().ok().map(Scalar::Number),
-            b't' => self.expect("true").map(|()| Scalar::Flag(true)),
-            b'f' => self.expect("false").map(|()| Scalar::Flag(false)),
-            b'n' => self.expect("null").map(|()| Scalar::Null),
+            b'-' | b'0'..=b'9' => self.number()?.parse().ok().map(Field::Number),
+            b't' => self.expect("true").map(|()| Field::Flag(true)),
+            b'f' => self.expect("false").map(|()| Field::Flag(false)),
+            b'n' => self.expect("null").map(|()| Field::Other),
             _ => None,
         }
     }
 
-    /// A value that is not wanted.
+    /// One that is not wanted.
     pub(super) fn pass_over(&mut self) -> Option<()> {
         match self.rest.as_bytes().first()? {
             b'"' => self.pass_text(),
             b'-' | b'0'..=b'9' => self.number().map(|_| ()),
-            b't' => self.expect("true"),
-            b'f' => self.expect("false"),
-            b'n' => self.expect("null"),
-            _ => None,
+            _ => self.field().map(|_| ()),
         }
     }
 
@@ -112,21 +105,21 @@ mod tests {
         let mut flat = Flat::new(r#"{"a": "x é", "b": -1.5e3, "c": true, "d": null, "e": "\"\\", "f": "\u00e9"}"#);
         assert!(flat.takes("{") && !flat.takes("{"));
         for (name, value) in [
-            ("a", Scalar::Text("x é")),
-            ("b", Scalar::Number(-1500.0)),
-            ("c", Scalar::Flag(true)),
-            ("d", Scalar::Null),
+            ("a", Field::Text("x é".into())),
+            ("b", Field::Number(-1500.0)),
+            ("c", Field::Flag(true)),
+            ("d", Field::Other),
         ] {
-            assert_eq!((flat.name(), flat.scalar()), (Some(name), Some(value)));
+            assert_eq!((flat.name(), flat.field()), (Some(name), Some(value)));
             assert!(flat.takes(", "));
         }
         assert_eq!((flat.name(), flat.pass_over()), (Some("e"), Some(())));
         assert_eq!(
-            (flat.expect(", "), flat.name(), flat.scalar()),
+            (flat.expect(", "), flat.name(), flat.field()),
             (Some(()), Some("f"), None)
         );
         for unlike in ["[1]", "{}", "NaN", " 1,", "\"open", "\"open\\", "nul", "-}", "-", ""] {
-            assert_eq!(Flat::new(unlike).scalar(), None, "{unlike}");
+            assert_eq!(Flat::new(unlike).field(), None, "{unlike}");
         }
         for unlike in ["[1]", "{}", "NaN", " 1,", "\"open", "\"open\\", "tru", "1", ""] {
             assert_eq!(Flat::new(unlike).pass_over(), None, "{unlike}");

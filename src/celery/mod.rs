@@ -16,6 +16,7 @@ mod event_decode;
 mod event_drain;
 mod event_inbox;
 mod event_stream;
+mod field;
 mod flat_json;
 #[cfg(test)]
 mod frames;

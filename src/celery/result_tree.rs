@@ -9,6 +9,8 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::event_decode::visit_scalars;
+use super::field::Field;
 use super::{GroupId, TaskId};
 
 /// What a task started.
@@ -70,21 +72,7 @@ macro_rules! visit_all_but_lists {
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
             formatter.write_str("a part of a result tree")
         }
-        fn visit_bool<E>(self, _: bool) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_i64<E>(self, _: i64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_u64<E>(self, _: u64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_f64<E>(self, _: f64) -> Result<Self::Value, E> {
-            Ok($other)
-        }
-        fn visit_unit<E>(self) -> Result<Self::Value, E> {
-            Ok($other)
-        }
+        visit_scalars!($other);
         fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
             while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
             Ok($other)
@@ -106,10 +94,6 @@ impl<'de> Deserialize<'de> for Node<'de> {
             type Value = Node<'de>;
 
             visit_all_but_lists!(Node::Other);
-
-            fn visit_str<E>(self, _: &str) -> Result<Node<'de>, E> {
-                Ok(Node::Other)
-            }
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Node<'de>, A::Error> {
                 let head: Option<Head<'de>> = items.next_element()?;
@@ -142,10 +126,6 @@ impl<'de> Deserialize<'de> for List {
 
             visit_all_but_lists!(List(None));
 
-            fn visit_str<E>(self, _: &str) -> Result<List, E> {
-                Ok(List(None))
-            }
-
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<List, A::Error> {
                 let mut found = Children::default();
                 while let Some(node) = items.next_element()? {
@@ -171,44 +151,13 @@ impl<'de> Deserialize<'de> for Head<'de> {
 
             visit_all_but_lists!(Head(None));
 
-            fn visit_str<E>(self, _: &str) -> Result<Head<'de>, E> {
-                Ok(Head(None))
-            }
-
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Head<'de>, A::Error> {
-                let id: Option<Id<'de>> = items.next_element()?;
+                let id: Option<Field<'de>> = items.next_element()?;
                 while items.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Head(id.and_then(|id| id.0)))
-            }
-        }
-
-        deserializer.deserialize_any(Any)
-    }
-}
-
-/// `None` for whatever is no text.
-struct Id<'de>(Option<Cow<'de, str>>);
-
-impl<'de> Deserialize<'de> for Id<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        impl<'de> Visitor<'de> for Any {
-            type Value = Id<'de>;
-
-            visit_all_but_lists!(Id(None));
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Id<'de>, E> {
-                Ok(Id(Some(Cow::Borrowed(text))))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Id<'de>, E> {
-                Ok(Id(Some(Cow::Owned(text.to_owned()))))
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Id<'de>, A::Error> {
-                while items.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Id(None))
+                Ok(Head(match id {
+                    Some(Field::Text(id)) => Some(id),
+                    _ => None,
+                }))
             }
         }
 

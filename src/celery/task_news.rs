@@ -5,13 +5,13 @@
 //!
 //! [`Event::decode`]: super::Event
 
-use std::borrow::Cow;
 use std::fmt;
 
-use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
-use super::event_decode::{LONGEST_NAME, WHAT, visit_scalars};
-use super::flat_json::{Flat, Scalar};
+use super::event_decode::{WHAT, visit_scalars};
+use super::field::Field;
+use super::flat_json::Flat;
 use super::{Error, Result, TaskId, envelope, json};
 
 /// What an event says to who follows jobs; those that say nothing to them are left out.
@@ -117,7 +117,7 @@ fn as_kombu_lists_them(text: &str, tell: &mut dyn FnMut(News<'_>)) -> Option<u64
         flat.expect("{")?;
         loop {
             match fields.named(flat.name()?) {
-                Some(field) => *field = Field::from(flat.scalar()?),
+                Some(field) => *field = flat.field()?,
                 None => flat.pass_over()?,
             }
             if !flat.takes(", ") {
@@ -280,107 +280,6 @@ impl<'de> Fields<'de> {
             tell(News::Task { id, node, event });
         }
         true
-    }
-}
-
-/// What a field holds, as far as it matters. Not that of whole events: there lists and objects are built, which a message
-/// from outside could make large; here they are passed over.
-#[derive(Default)]
-enum Field<'de> {
-    Text(Cow<'de, str>),
-    Flag(bool),
-    Number(f64),
-    #[default]
-    Other,
-}
-
-impl<'de> From<Scalar<'de>> for Field<'de> {
-    fn from(scalar: Scalar<'de>) -> Self {
-        match scalar {
-            Scalar::Text(text) => Self::Text(Cow::Borrowed(text)),
-            Scalar::Flag(flag) => Self::Flag(flag),
-            Scalar::Number(number) => Self::Number(number),
-            Scalar::Null => Self::Other,
-        }
-    }
-}
-
-impl Field<'_> {
-    fn text(&self) -> Option<&str> {
-        match self {
-            Self::Text(text) => Some(text),
-            Self::Flag(_) | Self::Number(_) | Self::Other => None,
-        }
-    }
-
-    /// What is remembered: nothing that is too long for it.
-    fn name(&self) -> Option<&str> {
-        self.text().filter(|text| text.len() <= LONGEST_NAME)
-    }
-
-    fn number(&self) -> Option<f64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            Self::Text(_) | Self::Flag(_) | Self::Other => None,
-        }
-    }
-
-    fn is_set(&self) -> bool {
-        matches!(self, Self::Flag(true))
-    }
-}
-
-impl<'de> Deserialize<'de> for Field<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Any;
-
-        impl<'de> Visitor<'de> for Any {
-            type Value = Field<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a value")
-            }
-
-            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Field<'de>, E> {
-                Ok(Field::Text(Cow::Borrowed(text)))
-            }
-
-            fn visit_str<E>(self, text: &str) -> Result<Field<'de>, E> {
-                Ok(Field::Text(Cow::Owned(text.to_owned())))
-            }
-
-            fn visit_bool<E>(self, value: bool) -> Result<Field<'de>, E> {
-                Ok(Field::Flag(value))
-            }
-
-            fn visit_i64<E>(self, number: i64) -> Result<Field<'de>, E> {
-                Ok(Field::Number(number as f64))
-            }
-
-            fn visit_u64<E>(self, number: u64) -> Result<Field<'de>, E> {
-                Ok(Field::Number(number as f64))
-            }
-
-            fn visit_f64<E>(self, number: f64) -> Result<Field<'de>, E> {
-                Ok(Field::Number(number))
-            }
-
-            fn visit_unit<E>(self) -> Result<Field<'de>, E> {
-                Ok(Field::Other)
-            }
-
-            fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Field<'de>, A::Error> {
-                while items.next_element::<IgnoredAny>()?.is_some() {}
-                Ok(Field::Other)
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Field<'de>, A::Error> {
-                while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-                Ok(Field::Other)
-            }
-        }
-
-        deserializer.deserialize_any(Any)
     }
 }
 

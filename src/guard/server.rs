@@ -30,8 +30,6 @@ use crate::printable::one_line;
 const REARM: Duration = Duration::from_millis(100);
 /// How long the ended are reaped before it is the rest's turn: what forks without end leaves more than there is time for.
 const REAPING: Duration = Duration::from_millis(50);
-/// After the last start, before memory is given back.
-const SETTLED: Duration = Duration::from_secs(1);
 /// A longer line from orch is a broken one.
 const LONGEST_ORDER: usize = 8 << 20;
 
@@ -324,7 +322,7 @@ impl Guard {
                     stop: None,
                 };
                 self.services.insert(service.clone(), running);
-                self.settled_at = Some(Instant::now() + SETTLED);
+                self.settled_at = Some(Instant::now() + program_pages::SETTLED_AFTER);
                 self.report(&Report::Spawned { service, pid });
             }
             Err(error) => self.report(&Report::SpawnFailed { service, error }),

@@ -9,8 +9,12 @@
 use std::ffi::c_void;
 use std::fs;
 use std::ops::Range;
+use std::time::Duration;
 
 use rustix::mm::{Advice, madvise};
+
+/// So long after the last start it is done with what a start needs.
+pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
 
 /// For whom nothing happens any more for a while: what the next event needs comes back with it.
 pub fn give_back() {
