@@ -18,6 +18,10 @@ use super::{GroupId, TaskId};
 pub struct Children {
     pub tasks: Vec<TaskId>,
     pub groups: Vec<ChildGroup>,
+    /// Tasks and groups that run before one of these: Celery names the last link of a chain, and the callback of a chord
+    /// within a chord, with what comes before it as its parent.
+    pub upstream_tasks: Vec<TaskId>,
+    pub upstream_groups: Vec<ChildGroup>,
 }
 
 /// A group or a chord's header.
@@ -32,15 +36,28 @@ impl Children {
     fn add(&mut self, node: Node<'_>) {
         match node {
             Node::Other => {}
-            Node::Task(id) => self.tasks.push(TaskId::from(&*id)),
-            Node::Group(id, mut members) => {
+            Node::Task(id, parents) => {
+                self.tasks.push(TaskId::from(&*id));
+                self.add_upstream(parents);
+            }
+            Node::Group(id, mut members, parents) => {
                 self.groups.push(ChildGroup {
                     id: GroupId::from(&*id),
                     tasks: members.tasks,
                 });
                 self.groups.append(&mut members.groups);
+                self.upstream_tasks.append(&mut members.upstream_tasks);
+                self.upstream_groups.append(&mut members.upstream_groups);
+                self.add_upstream(parents);
             }
         }
+    }
+
+    fn add_upstream(&mut self, parents: Children) {
+        self.upstream_tasks.extend(parents.tasks);
+        self.upstream_tasks.extend(parents.upstream_tasks);
+        self.upstream_groups.extend(parents.groups);
+        self.upstream_groups.extend(parents.upstream_groups);
     }
 }
 
@@ -81,8 +98,8 @@ macro_rules! visit_all_but_lists {
 }
 
 enum Node<'de> {
-    Task(Cow<'de, str>),
-    Group(Cow<'de, str>, Children),
+    Task(Cow<'de, str>, Children),
+    Group(Cow<'de, str>, Children, Children),
     Other,
 }
 
@@ -103,8 +120,10 @@ impl<'de> Deserialize<'de> for Node<'de> {
                     is_pair = false;
                 }
                 Ok(match (head, members) {
-                    (Some(Head(Some(id))), Some(List(Some(members)))) if is_pair => Node::Group(id, members),
-                    (Some(Head(Some(id))), Some(List(None))) if is_pair => Node::Task(id),
+                    (Some(Head(Some((id, parents)))), Some(List(Some(members)))) if is_pair => {
+                        Node::Group(id, members, parents)
+                    }
+                    (Some(Head(Some((id, parents)))), Some(List(None))) if is_pair => Node::Task(id, parents),
                     _ => Node::Other,
                 })
             }
@@ -139,8 +158,8 @@ impl<'de> Deserialize<'de> for List {
     }
 }
 
-/// The id at the begin of `[id, parent]`.
-struct Head<'de>(Option<Cow<'de, str>>);
+/// `[id, parent]`, with all that comes before the parent; a parent is a node or only an id.
+struct Head<'de>(Option<(Cow<'de, str>, Children)>);
 
 impl<'de> Deserialize<'de> for Head<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -153,9 +172,12 @@ impl<'de> Deserialize<'de> for Head<'de> {
 
             fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Head<'de>, A::Error> {
                 let id: Option<Field<'de>> = items.next_element()?;
-                while items.next_element::<IgnoredAny>()?.is_some() {}
+                let mut parents = Children::default();
+                while let Some(parent) = items.next_element()? {
+                    parents.add(parent);
+                }
                 Ok(Head(match id {
-                    Some(Field::Text(id)) => Some(id),
+                    Some(Field::Text(id)) => Some((id, parents)),
                     _ => None,
                 }))
             }
@@ -168,6 +190,30 @@ impl<'de> Deserialize<'de> for Head<'de> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_runs_before_a_member_of_a_header_is_upstream() {
+        // A chord within a chord's header, and a chain within it, as Celery 5.4 writes them.
+        let text = r#"[[["outer", null], [
+            [["inner callback", [["inner", null], [[["one", null], null], [["two", null], null]]]], null],
+            [["last", [["middle", [["first", null], null]], null]], null], [["plain", "parent"], null]
+        ]]]"#;
+        let Nodes(found) = serde_json::from_str(text).unwrap();
+        let ids = |ids: &[&str]| ids.iter().map(|id| TaskId::from(*id)).collect::<Vec<_>>();
+        assert_eq!(found.tasks, ids(&[]));
+        let [outer] = found.groups.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert_eq!(outer.tasks, ids(&["inner callback", "last", "plain"]));
+        assert_eq!(found.upstream_tasks, ids(&["middle", "first"]));
+        let [inner] = found.upstream_groups.as_slice() else {
+            panic!("{found:?}")
+        };
+        assert_eq!(
+            (inner.id.as_str(), inner.tasks.clone()),
+            ("inner", ids(&["one", "two"]))
+        );
+    }
 
     #[test]
     fn groups_are_told_from_tasks_and_nonsense_is_passed_over() {

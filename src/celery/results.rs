@@ -76,7 +76,7 @@ impl Standing {
 }
 
 /// The status at the head of a value as Celery writes it; `None` where it is not there.
-fn status_of(head: &[u8]) -> Option<&[u8]> {
+pub(super) fn status_of(head: &[u8]) -> Option<&[u8]> {
     let rest = head.strip_prefix(br#"{"status": ""#)?;
     let end = rest.iter().position(|byte| matches!(byte, b'"' | b'\\'))?;
     (rest[end] == b'"').then(|| &rest[..end])
@@ -242,6 +242,28 @@ impl Results {
             }
         }
         Ok(standings)
+    }
+
+    /// The first bytes of these tasks' results, empty where there is none; `Err` where one cannot be read.
+    pub(super) async fn beginnings(&self, ids: &[TaskId], bytes: usize) -> Result<Vec<Result<Vec<u8>, String>>> {
+        let keys: Vec<String> = ids.iter().map(|id| self.shared.keys.result(id)).collect();
+        read(&self.shared.backend, &keys, bytes, self.shared.within).await
+    }
+
+    /// The last bytes of these tasks' results; empty where there is none.
+    pub(super) async fn endings(&self, ids: &[TaskId], bytes: isize) -> Result<Vec<Vec<u8>>> {
+        let mut reads = redis::pipe();
+        for id in ids {
+            reads
+                .cmd("GETRANGE")
+                .arg(self.shared.keys.result(id))
+                .arg(-bytes)
+                .arg(-1);
+        }
+        self.shared
+            .backend
+            .query("read the ends of task results", &reads, self.shared.within)
+            .await
     }
 
     /// Deletes what is stored about a task; whether there was anything. Who watches it is not told.

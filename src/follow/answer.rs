@@ -38,15 +38,24 @@ pub enum DispatchAnswer {
     Failed { job: Job, error: String },
     /// The task says that all is done: `{status: "COMPLETE"}` without a chord.
     Complete(Job),
+    /// The id of a task or of a group, as Celery's own results give it, with what else was understood.
+    Id { id: String, counts: SiteCounts },
     /// Nothing that orch knows; the counts are those that it could make out.
     Unknown(SiteCounts),
 }
+
+/// Under which an app may hand on the id of what it has started.
+const ID_KEYS: [&str; 3] = ["task_id", "group_id", "result_id"];
 
 impl DispatchAnswer {
     /// Reads a result; every value has a meaning.
     pub fn read(result: &Value) -> Self {
         let Some(answer) = dict(result) else {
-            return Self::Unknown(SiteCounts::default());
+            let counts = SiteCounts::default();
+            return match celery_id(result) {
+                Some(id) => Self::Id { id, counts },
+                None => Self::Unknown(counts),
+            };
         };
         let job = Job {
             job_id: answer.get("job_id").and_then(id).map(JobId::new),
@@ -76,7 +85,13 @@ impl DispatchAnswer {
             (None, _) if status == "NO_URLS" || empty => Self::Nothing(job),
             (None, _) if status == "COMPLETE" => Self::Complete(job),
             (None, Some(_)) => Self::Job(job),
-            (None, None) => Self::Unknown(job.counts),
+            (None, None) => {
+                let named = ID_KEYS.iter().find_map(|key| answer.get(*key).and_then(uuid));
+                match named {
+                    Some(id) => Self::Id { id, counts: job.counts },
+                    None => Self::Unknown(job.counts),
+                }
+            }
         }
     }
 }
@@ -84,6 +99,25 @@ impl DispatchAnswer {
 /// Counts in the result of a callback: `{saved, errors, total_processed, ...}`.
 pub fn callback_counts(result: &Value) -> SiteCounts {
     dict(result).map(|result| outcome_counts(&result)).unwrap_or_default()
+}
+
+/// The id in `result.id` or in `result.as_tuple()`, which is `[[id, parent], members]`.
+fn celery_id(result: &Value) -> Option<String> {
+    let id = match result {
+        Value::Array(parts) => match parts.as_slice() {
+            [Value::Array(head), Value::Null | Value::Array(_)] if head.len() == 2 => head.first()?,
+            _ => return None,
+        },
+        other => other,
+    };
+    uuid(id)
+}
+
+/// A text that is a UUID as Celery writes one.
+fn uuid(value: &Value) -> Option<String> {
+    let text = value.as_str()?;
+    let is_uuid = text.len() == 36 && uuid::Uuid::try_parse(text).is_ok();
+    is_uuid.then(|| text.to_owned())
 }
 
 fn outcome_counts(result: &Map<String, Value>) -> SiteCounts {
@@ -166,6 +200,8 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    const BODY: &str = "0f2d1a34-7a43-4b1c-9d0e-6f5a4b3c2d1e";
 
     fn job(job_id: Option<&str>, chord_id: Option<&str>, total_urls: Option<u64>, total_chunks: Option<u64>) -> Job {
         Job {
@@ -269,6 +305,33 @@ mod tests {
                     ..SiteCounts::default()
                 }),
             ),
+            (
+                json!(BODY),
+                Id {
+                    id: BODY.to_owned(),
+                    counts: SiteCounts::default(),
+                },
+            ),
+            (
+                json!([[BODY, [["5c4b6d57-3f5e-4c3d-8a0f-2a1d0d7f2b11", null], []]], null]),
+                Id {
+                    id: BODY.to_owned(),
+                    counts: SiteCounts::default(),
+                },
+            ),
+            (
+                json!({"task_id": BODY, "total_urls": 5}),
+                Id {
+                    id: BODY.to_owned(),
+                    counts: SiteCounts {
+                        total_urls: Some(5),
+                        ..SiteCounts::default()
+                    },
+                },
+            ),
+            (json!([BODY, BODY]), Unknown(SiteCounts::default())),
+            (json!([[BODY], null]), Unknown(SiteCounts::default())),
+            (json!({"task_id": "mine"}), Unknown(SiteCounts::default())),
             (json!(null), Unknown(SiteCounts::default())),
             (json!(5), Unknown(SiteCounts::default())),
             (json!("done"), Unknown(SiteCounts::default())),

@@ -16,6 +16,7 @@ use super::context::Context;
 use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
 use super::in_flight::InFlight;
+use super::inventory::EventTasks;
 use super::ledger::{EventEnd, Ledger, Owner};
 use super::vitals::{AtWork, ChunkEnd};
 use crate::celery::{
@@ -320,7 +321,7 @@ impl Desk {
                 deaths.ended(&id);
                 ledger.ended(&id, EventEnd::Failed(exception))
             }
-            TaskNews::Rejected => ledger.ended(&id, EventEnd::Failed("rejected")),
+            TaskNews::Rejected => ledger.ended(&id, EventEnd::Rejected),
             TaskNews::Revoked { expired } => {
                 deaths.ended(&id);
                 let message = if expired { "expired" } else { "revoked" };
@@ -557,6 +558,26 @@ impl Page<'_> {
     /// Tasks of the job that a worker has taken and that have not ended.
     pub fn unfinished(&self) -> Vec<TaskId> {
         self.desk.books().ledger.unfinished(&self.root)
+    }
+
+    /// Events of the job may have been missed: an earlier run has published it.
+    pub fn mark_broken(&self) {
+        self.desk.books().ledger.mark_broken(&self.root);
+    }
+
+    /// Whether a worker has taken `task` and it has not ended.
+    pub fn is_unfinished(&self, task: &TaskId) -> bool {
+        self.desk.books().ledger.is_unfinished(task)
+    }
+
+    /// Tasks of the chord's header whose end was not seen; `None` where the header is not known.
+    pub fn open_header(&self) -> Option<Vec<TaskId>> {
+        self.desk.books().ledger.open_header(&self.root)
+    }
+
+    /// The job's tasks besides its dispatch task, by their events.
+    pub fn tasks(&self) -> EventTasks {
+        self.desk.books().ledger.tasks(&self.root)
     }
 
     /// Whether anything of the job is queued, unacknowledged or in a worker; `known` are tasks that are known to be its

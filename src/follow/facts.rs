@@ -7,6 +7,8 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::answer::Job;
+use super::inventory::Inventory;
+use super::outcome::HeaderCheck;
 use crate::celery::TaskId;
 use crate::run::{FollowStage, SiteCounts};
 
@@ -49,21 +51,51 @@ pub struct Tally {
     pub header: Option<(u64, u64)>,
 }
 
+/// The tasks that a task's stored result lists as started by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Listed {
+    /// Groups and headers of chords.
+    pub groups: Vec<String>,
+    /// Members of those groups.
+    pub members: Vec<TaskId>,
+    /// Tasks of no group.
+    pub tasks: Vec<TaskId>,
+}
+
+impl Listed {
+    pub fn count(&self) -> u64 {
+        let count = self.tasks.len() + self.members.len().max(self.groups.len());
+        u64::try_from(count).unwrap_or(u64::MAX)
+    }
+
+    fn is_listed(&self, id: &str) -> bool {
+        let is_it = |task: &TaskId| task.as_str() == id;
+        self.tasks.iter().any(is_it) || self.members.iter().any(is_it)
+    }
+
+    pub fn names_group(&self, id: &str) -> bool {
+        self.groups.iter().any(|group| group == id)
+    }
+
+    /// Whether `id` can be that of a callback: those are not listed, only what they wait for.
+    pub fn may_be_callback(&self, id: &str) -> bool {
+        !self.names_group(id) && !self.is_listed(id)
+    }
+}
+
 /// What was seen.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
-    /// The dispatch task's result; `spawned` tasks were started by it, in these groups if in any.
-    DispatchEnded {
-        end: TaskEnd,
-        spawned: u64,
-        groups: Vec<String>,
-    },
+    /// The dispatch task's result, and what it lists as started.
+    DispatchEnded { end: TaskEnd, listed: Listed },
     /// An event tells the dispatch task's end, and no result is stored: it is ignored.
     DispatchEndedUnrecorded(TaskEnd),
     /// The result of the chord's callback.
     CallbackEnded(TaskEnd),
-    /// As above, for the callback.
+    /// The callback's event names its end, and no result is stored: it is ignored.
     CallbackEndedUnrecorded(TaskEnd),
+    /// What the header's tasks had come to when the callback began.
+    HeaderChecked(HeaderCheck),
     /// Results cannot be read at all, for this reason.
     ResultsUnreadable(String),
     /// The progress keys; none of them exists.
@@ -74,12 +106,7 @@ pub enum Input {
     SlotsCounted(u64),
     /// No task of the job is queued, reserved, active, scheduled or unacknowledged; looked twice, everything else that
     /// could be read was read before.
-    Gone {
-        worker_died: bool,
-        tally: Tally,
-        /// Tasks of the chord's header that have left no result; empty where the header is not known.
-        lost: Vec<TaskId>,
-    },
+    Gone(Inventory),
     /// A deadline may have passed.
     Tick,
 }
@@ -108,6 +135,8 @@ pub enum Failure {
     Told(String),
     /// Nothing of it is left that could ever end.
     Lost(String),
+    /// Whether it ended well cannot be known.
+    Unknown(String),
     /// Its health was so bad that it was ended.
     Unhealthy { reason: String, may_retry: bool },
     /// The upper bound passed.
@@ -120,6 +149,7 @@ impl Failure {
         match self {
             Self::Told(reason)
             | Self::Lost(reason)
+            | Self::Unknown(reason)
             | Self::Unhealthy { reason, may_retry: _ }
             | Self::TimedOut(reason) => reason,
         }
@@ -130,6 +160,14 @@ impl Keys {
     /// The app says that it is over.
     pub fn ended(&self) -> bool {
         matches!(self.status, Some(KeysStatus::Complete | KeysStatus::Failed(_)))
+    }
+
+    /// Fewer chunks are counted than there are.
+    pub fn is_behind(&self) -> bool {
+        match (self.counts.completed_chunks, self.counts.total_chunks) {
+            (Some(done), Some(total)) => done < total,
+            _ => false,
+        }
     }
 
     /// There is no status, but every chunk has been counted.

@@ -12,15 +12,18 @@ use tokio::time::{sleep_until, timeout};
 use super::context::Context;
 use super::desk::{Desk, Left, Page};
 use super::errand::{Ending, Errand, Told};
-use super::facts::{Fact, Failure, Input, Keys, TaskEnd};
+use super::facts::{Fact, Failure, Input, Keys, Listed, TaskEnd};
+use super::inventory::{Inventory, Remains};
 use super::ledger::{EventEnd, LONGEST_END};
 use super::machine::{Following, Stage};
+use super::outcome::HeaderCheck;
 use super::pending::{UnderWay, done, file_changed, finished};
 use super::pool_stamp::FileStamp;
 use super::progress::{self, Reading};
 use super::progress_keys;
+use super::remains;
 use super::vitals::{AtWork, Vital};
-use crate::celery::{self, ChordProgress, GroupId, ResultWatch, Results, TaskId, TaskResult, TaskState};
+use crate::celery::{self, Children, ChordProgress, GroupId, ResultWatch, Results, TaskId, TaskResult, TaskState};
 use crate::file_watch::FileWatch;
 use crate::printable::shortened;
 use crate::run::{ProgressSource, SiteCounts};
@@ -37,6 +40,8 @@ const UNSURE_PAUSE: Duration = Duration::from_secs(2);
 const RESULT_GRACE: Duration = Duration::from_secs(1);
 /// Where no watch on the pool file could be had.
 const FILE_POLL: Duration = Duration::from_millis(500);
+/// A chord whose header has ended and whose callback no worker has taken is searched for after this.
+const CALLBACK_GRACE: Duration = Duration::from_secs(2);
 /// For the last look at the counts.
 const LAST_READING: Duration = Duration::from_secs(2);
 
@@ -57,6 +62,10 @@ pub struct Follower<'a> {
     header: Vec<TaskId>,
     /// So many at the header's begin are the chord's; what follows the dispatch task has started besides.
     chunks: usize,
+    /// What the dispatch task's result lists as started.
+    listed: Option<Listed>,
+    /// What the header's tasks had come to when the callback was first seen.
+    header_check: Option<HeaderCheck>,
     chord: Option<ChordProgress>,
     keys: Option<Keys>,
     told: Option<(SiteCounts, ProgressSource)>,
@@ -71,6 +80,7 @@ pub struct Follower<'a> {
     /// When a task whose event told its end is taken to have no result.
     settle_at: Option<Instant>,
     file_watch: Option<FileWatch>,
+    are_results_unreadable: bool,
 }
 
 /// What was read last of a job of which nothing is left.
@@ -78,8 +88,7 @@ struct LastLook {
     dispatch: Option<TaskResult>,
     callback: Option<TaskResult>,
     reading: Reading,
-    /// Tasks of the chord's header without a result.
-    lost: Vec<TaskId>,
+    remains: Remains,
 }
 
 impl<'a> Follower<'a> {
@@ -87,6 +96,9 @@ impl<'a> Follower<'a> {
     pub fn new(context: &'a Context, desk: &'a Desk, errand: Errand<'a>) -> Self {
         let page = Arc::new(desk.page(&errand.root));
         page.watch(&errand.dispatch);
+        if errand.rules.picked_up {
+            page.mark_broken();
+        }
         let following = Following::begin(errand.rules.clone(), slots(&errand, desk));
         context
             .in_flight
@@ -104,6 +116,8 @@ impl<'a> Follower<'a> {
             group: None,
             header: Vec::new(),
             chunks: 0,
+            listed: None,
+            header_check: None,
             chord: None,
             keys: None,
             told: None,
@@ -115,6 +129,7 @@ impl<'a> Follower<'a> {
             look_at: errand.look_after.map(|after| now + after),
             settle_at: None,
             file_watch: None,
+            are_results_unreadable: false,
             errand,
         }
     }
@@ -126,6 +141,7 @@ impl<'a> Follower<'a> {
         let mut search: Option<UnderWay<'a, Result<Option<LastLook>, String>>> = None;
         let mut settling: Option<UnderWay<'a, celery::Result<LastLook>>> = None;
         let mut look: Option<UnderWay<'a, AtWork>> = None;
+        let mut check: Option<UnderWay<'a, HeaderCheck>> = None;
         let mut awake_by = Instant::now();
         while !matches!(self.following.stage(), Stage::Ended(_)) {
             let now = Instant::now();
@@ -147,7 +163,10 @@ impl<'a> Follower<'a> {
             }
             if settling.is_none() && self.settle_at.is_some_and(|due| now >= due) {
                 self.settle_at = None;
-                settling = Some(self.last_look());
+                settling = Some(self.last_look(false));
+            }
+            if check.is_none() && self.header_check.is_none() && self.is_callback_seen() {
+                check = Some(self.check_header());
             }
             let page = Arc::clone(&self.page);
             let wake_at = self.wake_at(reading.is_none(), search.is_none(), settling.is_none());
@@ -176,6 +195,10 @@ impl<'a> Follower<'a> {
                     Err(error) => tracing::debug!(%error, root = %self.errand.root, "progress cannot be read"),
                 },
                 found = done(&mut search) => self.take_search(found, tell),
+                checked = done(&mut check) => {
+                    self.header_check = Some(checked);
+                    self.tell_header_check(tell);
+                }
                 found = done(&mut look) => {
                     self.look_later();
                     tell(Told::Vital(Vital::Looked(found)));
@@ -245,6 +268,7 @@ impl<'a> Follower<'a> {
                 self.stage_entered(now);
             }
         }
+        self.tell_header_check(tell);
         self.look_at_file(tell);
     }
 
@@ -281,37 +305,54 @@ impl<'a> Follower<'a> {
 
     fn take_result(&mut self, result: celery::Result<TaskResult>, dispatch: bool, tell: &mut (dyn FnMut(Told) + Send)) {
         let input = match result {
-            Err(error) => Input::ResultsUnreadable(error.to_string()),
+            Err(error) => {
+                self.are_results_unreadable = true;
+                self.see(Input::ResultsUnreadable(error.to_string()), tell);
+                return self.hear_end_without_result(tell);
+            }
             Ok(result) => {
                 let Some(end) = end_of(result.state) else { return };
                 if dispatch {
                     let group = result.children.groups.first();
                     self.group = group.map(|group| group.id.clone());
-                    let groups = result.children.groups.iter();
-                    self.header = groups.flat_map(|group| group.tasks.iter().cloned()).collect();
                     if let [group] = result.children.groups.as_slice() {
                         self.page.know_header(&group.tasks);
                         self.chunks = group.tasks.len();
                     }
-                    let spawned = result.children.tasks.len() + result.children.groups.len().max(self.header.len());
-                    self.header.extend(result.children.tasks.iter().cloned());
-                    let groups = result
-                        .children
-                        .groups
-                        .iter()
-                        .map(|group| group.id.as_str().to_owned())
-                        .collect();
-                    Input::DispatchEnded {
-                        end,
-                        spawned: u64::try_from(spawned).unwrap_or(u64::MAX),
-                        groups,
-                    }
+                    let listed = listed(&result.children);
+                    self.header = listed.members.iter().chain(&listed.tasks).cloned().collect();
+                    self.listed = Some(listed.clone());
+                    Input::DispatchEnded { end, listed }
                 } else {
                     Input::CallbackEnded(end)
                 }
             }
         };
         self.see(input, tell);
+    }
+
+    /// Whether the callback runs or has run.
+    fn is_callback_seen(&self) -> bool {
+        let callback = self.following.job().callback();
+        self.following.wants_header_check()
+            || (self.chunks > 0 && callback.is_some_and(|callback| self.page.is_unfinished(&callback)))
+    }
+
+    fn check_header(&self) -> UnderWay<'a, HeaderCheck> {
+        let header = self.header.iter().take(self.chunks).cloned().collect();
+        Box::pin(remains::check_header(
+            self.context.celery.results(),
+            Arc::clone(&self.page),
+            header,
+        ))
+    }
+
+    fn tell_header_check(&mut self, tell: &mut (dyn FnMut(Told) + Send)) {
+        if self.following.wants_header_check()
+            && let Some(check) = self.header_check.clone()
+        {
+            self.see(Input::HeaderChecked(check), tell);
+        }
     }
 
     /// An event of the job came in.
@@ -338,8 +379,30 @@ impl<'a> Follower<'a> {
             self.following.stage(),
             Stage::ProgressKeys { .. } | Stage::TaskEvents | Stage::FileTime
         );
-        if unannounced && self.page.tally().unfinished == 0 {
+        let tally = self.page.tally();
+        let is_over = |(ended, size): (u64, u64)| ended == size;
+        if unannounced && tally.unfinished == 0 {
             self.search_at = now;
+        } else if tally.unfinished == 0 && tally.header.is_some_and(is_over) {
+            // Its callback comes now, or its id is none that a result is stored under.
+            self.search_at = now + CALLBACK_GRACE;
+        }
+        self.hear_end_without_result(tell);
+    }
+
+    /// Results that cannot be read, and ends that events have brought.
+    fn hear_end_without_result(&mut self, tell: &mut (dyn FnMut(Told) + Send)) {
+        if !self.are_results_unreadable {
+            return;
+        }
+        if let Some(end) = self.page.end_of(&self.errand.dispatch) {
+            self.see(Input::DispatchEndedUnrecorded(told_by_event(end)), tell);
+        }
+        if let Some(callback) = self.following.job().callback() {
+            self.page.watch(&callback);
+            if let Some(end) = self.page.end_of(&callback) {
+                self.see(Input::CallbackEndedUnrecorded(told_by_event(end)), tell);
+            }
         }
     }
 
@@ -434,21 +497,20 @@ impl<'a> Follower<'a> {
             Ok(Some(mut last)) => {
                 let before = self.following.stage().clone();
                 let reading = std::mem::take(&mut last.reading);
-                let lost = std::mem::take(&mut last.lost);
+                let remains = std::mem::take(&mut last.remains);
                 self.settle(last, tell);
                 self.take_reading(reading, tell);
                 self.look_at_file(tell);
                 // Whatever was learnt just now comes first.
                 if *self.following.stage() == before {
                     let worker_died = *self.context.worker_deaths.borrow() != self.deaths;
-                    self.see(
-                        Input::Gone {
-                            worker_died,
-                            tally: self.page.tally(),
-                            lost,
-                        },
-                        tell,
-                    );
+                    let found = Inventory::of(Remains {
+                        dispatch: vec![self.errand.root.clone(), self.errand.dispatch.clone()],
+                        callback: self.following.named_callback(),
+                        worker_died,
+                        ..remains
+                    });
+                    self.see(Input::Gone(found), tell);
                 }
             }
         }
@@ -472,27 +534,27 @@ impl<'a> Follower<'a> {
         Box::pin(async move { progress::read(client, group.as_ref(), prefix.as_deref()).await })
     }
 
-    /// Reads everything that could tell the end, past all subscriptions.
-    fn last_look(&self) -> UnderWay<'a, celery::Result<LastLook>> {
+    /// Reads everything that could name the end, past all subscriptions; also all of the job's tasks, where it is over.
+    fn last_look(&self, with_remains: bool) -> UnderWay<'a, celery::Result<LastLook>> {
         let reading = self.read_progress();
-        let results = self.context.celery.results();
+        let client = &self.context.celery;
+        let results = client.results();
         let dispatch = self.dispatch.is_some().then(|| self.errand.dispatch.clone());
         let callback = self.callback.as_ref().map(|watch| watch.id().clone());
-        let chunks: Vec<TaskId> = self.header.iter().take(self.chunks).cloned().collect();
+        let (page, listed) = (Arc::clone(&self.page), self.listed.clone());
         Box::pin(async move {
             let dispatch = final_result(&results, dispatch).await?;
             let callback = final_result(&results, callback).await?;
-            // Names are a help: that they cannot be had must not hide that the job is lost.
-            let outcomes = results.outcomes(&chunks).await.unwrap_or_default();
-            let lost = chunks
-                .into_iter()
-                .zip(outcomes)
-                .filter(|(_, outcome)| outcome.is_none());
+            let remains = if with_remains {
+                remains::read(client, &page, listed.as_ref()).await?
+            } else {
+                Remains::default()
+            };
             Ok(LastLook {
                 dispatch,
                 callback,
                 reading: reading.await?,
-                lost: lost.map(|(task, _)| task).collect(),
+                remains,
             })
         })
     }
@@ -501,7 +563,7 @@ impl<'a> Follower<'a> {
     fn search(&self) -> UnderWay<'a, Result<Option<LastLook>, String>> {
         let page = Arc::clone(&self.page);
         let known = self.known_tasks();
-        let last_look = self.last_look();
+        let last_look = self.last_look(true);
         Box::pin(async move {
             match page.left(&known).await {
                 Left::Something => Ok(None),
@@ -575,11 +637,21 @@ fn end_of(state: TaskState) -> Option<TaskEnd> {
     }
 }
 
+fn listed(children: &Children) -> Listed {
+    let groups = children.groups.iter();
+    Listed {
+        groups: groups.clone().map(|group| group.id.as_str().to_owned()).collect(),
+        members: groups.flat_map(|group| group.tasks.iter().cloned()).collect(),
+        tasks: children.tasks.iter().chain(&children.upstream_tasks).cloned().collect(),
+    }
+}
+
 fn told_by_event(end: EventEnd) -> TaskEnd {
     match end {
         EventEnd::Succeeded(printed) => TaskEnd::Succeeded(Value::String(printed)),
         EventEnd::Failed(exception) => TaskEnd::Failed(exception),
         EventEnd::Revoked(message) => TaskEnd::Revoked(message),
+        EventEnd::Rejected => TaskEnd::Failed("rejected".to_owned()),
     }
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashSet};
 
 use super::facts::Tally;
+use super::inventory::{EventOutcome, EventTasks};
 use super::vitals::ChunkEnd;
 use crate::celery::TaskId;
 use crate::printable::shortened;
@@ -19,6 +20,12 @@ const RECENT: usize = 64;
 /// Unfinished tasks that are remembered: workers hold so many when each of a hundred has prefetched two thousand. What is
 /// received beyond them is of unknown owner until it ends, and is looked up where it matters.
 const UNFINISHED: usize = 200_000;
+
+/// Tasks of one job whose ends are remembered one by one: what stores no result is known by its event alone.
+const ENDED: usize = 100_000;
+
+/// Characters of an exception in the reason for a job's end.
+const LONGEST_FAILURE: usize = 300;
 
 /// Characters of how a task ended that are kept: Celery itself shortens what it prints to a sixtieth of it.
 pub const LONGEST_END: usize = 64 << 10;
@@ -42,6 +49,18 @@ pub enum EventEnd<Text = String> {
     /// With this exception, as Python prints it.
     Failed(Text),
     Revoked(Text),
+    /// A worker threw it away.
+    Rejected,
+}
+
+impl<Text> EventEnd<Text> {
+    fn outcome(&self) -> EventOutcome {
+        match self {
+            EventEnd::Succeeded(_) => EventOutcome::Succeeded,
+            EventEnd::Failed(_) | EventEnd::Revoked(_) => EventOutcome::Failed,
+            EventEnd::Rejected => EventOutcome::Rejected,
+        }
+    }
 }
 
 impl EventEnd<&str> {
@@ -61,6 +80,7 @@ impl EventEnd<&str> {
             EventEnd::Succeeded(text) => EventEnd::Succeeded(keep(text)),
             EventEnd::Failed(text) => EventEnd::Failed(keep(text)),
             EventEnd::Revoked(text) => EventEnd::Revoked(keep(text)),
+            EventEnd::Rejected => EventEnd::Rejected,
         }
     }
 }
@@ -69,6 +89,7 @@ impl EventEnd {
     fn into_text(self) -> String {
         match self {
             EventEnd::Succeeded(text) | EventEnd::Failed(text) | EventEnd::Revoked(text) => text,
+            EventEnd::Rejected => String::new(),
         }
     }
 }
@@ -97,11 +118,31 @@ struct JobPage {
     ends: VecDeque<ChunkEnd>,
     /// Of the chord's header: tasks whose end was not seen, and how many it has.
     header: Option<(HashSet<TaskId>, usize)>,
+    /// Every end that was seen but the dispatch task's.
+    ended: HashMap<TaskId, EventOutcome>,
+    first_failure: Option<String>,
+    /// Events were missed, or more tasks ended than are remembered.
+    is_broken: bool,
 }
 
 impl JobPage {
     fn count_out(&mut self) {
         self.unfinished = self.unfinished.saturating_sub(1);
+    }
+
+    fn remember(&mut self, task: &TaskId, outcome: EventOutcome, end: &EventEnd<&str>) {
+        if self.ended.len() < ENDED {
+            self.ended.insert(task.clone(), outcome);
+        } else {
+            self.is_broken = true;
+        }
+        if outcome != EventOutcome::Succeeded && self.first_failure.is_none() {
+            let text = match end {
+                EventEnd::Succeeded(text) | EventEnd::Failed(text) | EventEnd::Revoked(text) => *text,
+                EventEnd::Rejected => "rejected",
+            };
+            self.first_failure = Some(format!("task {task}: {}", shortened(text, LONGEST_FAILURE)));
+        }
     }
 
     /// Ends seen of the header's tasks, and how many it has.
@@ -150,8 +191,8 @@ impl Ledger {
         if let Some(page) = self.jobs.get_mut(root)
             && page.header.is_none()
         {
-            let ended: HashSet<&TaskId> = page.recent.iter().map(|(task, _)| task).collect();
-            let open = tasks.iter().filter(|task| !ended.contains(task)).cloned().collect();
+            let is_counted = |task: &&TaskId| page.ended.get(task).is_some_and(|end| *end != EventOutcome::Rejected);
+            let open = tasks.iter().filter(|task| !is_counted(task)).cloned().collect();
             page.header = Some((open, tasks.len()));
         }
     }
@@ -167,6 +208,7 @@ impl Ledger {
         let touched = self.jobs.get_mut(&root).map(|page| {
             page.changes += 1;
             page.unfinished += u64::from(is_kept && task != root);
+            page.is_broken |= !is_kept;
             root.clone()
         });
         let before = if is_kept {
@@ -206,14 +248,18 @@ impl Ledger {
         let page = self.jobs.get_mut(&root)?;
         page.changes += 1;
         // The dispatch task itself is no part of the tally: it is judged by its own end.
+        let outcome = end.outcome();
         if *task != root {
             page.count_out();
-            match &end {
-                EventEnd::Succeeded(_) => page.succeeded += 1,
-                EventEnd::Failed(_) | EventEnd::Revoked(_) => page.failed += 1,
+            match outcome {
+                EventOutcome::Succeeded => page.succeeded += 1,
+                EventOutcome::Failed | EventOutcome::Rejected => page.failed += 1,
             }
+            page.remember(task, outcome, &end);
         }
-        let is_chunk = page.header.as_mut().is_some_and(|(open, _)| open.remove(task));
+        // A rejected task is never counted in its chord.
+        let is_counted = outcome != EventOutcome::Rejected;
+        let is_chunk = is_counted && page.header.as_mut().is_some_and(|(open, _)| open.remove(task));
         if let Some(watched) = page.watched.get_mut(task) {
             *watched = Some(end.clone().kept_in(String::new()));
         } else if *task != root {
@@ -241,7 +287,48 @@ impl Ledger {
     /// Events were missed: which tasks are unfinished is not known any more.
     pub fn forget_unfinished(&mut self) {
         self.unfinished.clear();
-        self.jobs.values_mut().for_each(|page| page.unfinished = 0);
+        for page in self.jobs.values_mut() {
+            page.unfinished = 0;
+            page.is_broken = true;
+        }
+    }
+
+    /// Events of the job may have been missed: an earlier run has published it.
+    pub fn mark_broken(&mut self, root: &TaskId) {
+        if let Some(page) = self.jobs.get_mut(root) {
+            page.is_broken = true;
+        }
+    }
+
+    /// Whether a worker has taken `task` and it has not ended.
+    pub fn is_unfinished(&self, task: &TaskId) -> bool {
+        self.unfinished.contains_key(task)
+    }
+
+    /// Tasks of the job's header whose end was not seen; `None` where the header is not known.
+    pub fn open_header(&self, root: &TaskId) -> Option<Vec<TaskId>> {
+        let (open, _) = self.jobs.get(root)?.header.as_ref()?;
+        Some(open.iter().cloned().collect())
+    }
+
+    /// The job's tasks besides its dispatch task.
+    pub fn tasks(&self, root: &TaskId) -> EventTasks {
+        let unfinished = self.unfinished(root).into_iter().filter(|task| task != root).collect();
+        match self.jobs.get(root) {
+            Some(page) => EventTasks {
+                ended: page.ended.iter().map(|(task, end)| (task.clone(), *end)).collect(),
+                unfinished,
+                first_failure: page.first_failure.clone(),
+                is_broken: page.is_broken,
+                is_silent: page.changes == 0,
+            },
+            None => EventTasks {
+                unfinished,
+                is_broken: true,
+                is_silent: true,
+                ..EventTasks::default()
+            },
+        }
     }
 
     pub fn owner(&self, task: &TaskId) -> Owner {

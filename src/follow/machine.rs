@@ -1,8 +1,9 @@
 //! The stages of following a dispatched job, as a pure function of what was seen.
 //!
 //! A fall-back stage is for not knowing how a job ended, never for not liking the answer: a known failure ends the
-//! following at once, and what becomes known late still counts. Not here: how anything is seen (`driver`) and what is
-//! done about an end (the proxies' and the sites' parts: retries, counts, exit codes).
+//! following at once, and what becomes known late still counts. The machine keeps the evidence and the stage of waiting;
+//! the end is decided by [`outcome::judge`]. Not here: how evidence is collected (`follower`) and what is done about an end
+//! (the proxies' and the sites' parts: retries, counts, exit codes).
 //!
 //! ```text
 //! Dispatch -> Chord -> ProgressKeys -> FileTime (with a pool file)
@@ -15,7 +16,9 @@ use std::time::{Duration, Instant};
 use super::allowance::Allowance;
 use super::answer::{DispatchAnswer, Job, callback_counts};
 use super::counts::merged;
-use super::facts::{Fact, Failure, Input, Keys, KeysStatus, Tally, TaskEnd};
+use super::facts::{Fact, Failure, Input, Keys, KeysStatus, Listed, TaskEnd};
+use super::inventory::Inventory;
+use super::outcome::{self, Answer, Callback, DispatchEnd, Evidence, HeaderCheck, PoolFile, Verdict};
 use super::pace::dynamic_timeout;
 use crate::celery::TaskId;
 use crate::config::Pace;
@@ -24,15 +27,12 @@ use crate::run::{FollowStage, JobId, SiteCounts};
 /// With a pool file to watch, progress keys that have not appeared after this long are given up.
 const KEYS_GRACE: Duration = Duration::from_secs(30);
 
-/// So many lost chunks are named; the rest is counted.
-const NAMED: usize = 5;
-
 /// What does not change while one job is followed.
 #[derive(Clone, Debug)]
 pub struct Rules {
     /// There is a pool file whose modification time tells the end when nothing else does.
     pub pool_file: bool,
-    /// An earlier run has published it: that nothing was seen of it does not mean that it went well.
+    /// An earlier run has published it.
     pub picked_up: bool,
     /// The job id that orch chose and the task was given; the task may name another.
     pub own_job_id: Option<JobId>,
@@ -59,10 +59,13 @@ pub enum Stage {
 pub struct Following {
     rules: Rules,
     stage: Stage,
-    answered: bool,
+    dispatch: DispatchEnd,
+    /// What the dispatch task's result lists as started; `None` where it was not stored or read.
+    listed: Option<Listed>,
+    callback: Callback,
+    /// The pool file was written since the job was published.
+    file_changed: bool,
     job: Job,
-    /// Tasks that the dispatch task's result lists as its children.
-    spawned: u64,
     slots: u64,
     slots_at_begin: u64,
     /// Since when the job is known.
@@ -70,9 +73,8 @@ pub struct Following {
     keys: Option<Keys>,
     /// From the callback's result, or from events.
     outcome: SiteCounts,
-    /// How many chunks are lost, and which, for people.
+    /// Chunks that nobody will do any more in this attempt.
     lost_chunks: u64,
-    lost: Option<String>,
 }
 
 impl Following {
@@ -86,16 +88,17 @@ impl Following {
         Self {
             rules,
             stage,
-            answered: false,
+            dispatch: DispatchEnd::Open,
+            listed: None,
+            callback: Callback::Unnamed,
+            file_changed: false,
             job,
-            spawned: 0,
             slots,
             slots_at_begin: slots,
             known_since: None,
             keys: None,
             outcome,
             lost_chunks: 0,
-            lost: None,
         }
     }
 
@@ -105,6 +108,11 @@ impl Following {
 
     pub fn job(&self) -> &Job {
         &self.job
+    }
+
+    /// The callback that the app names, while its end is not known.
+    pub fn named_callback(&self) -> Option<TaskId> {
+        self.job.callback().filter(|_| self.callback == Callback::Named)
     }
 
     pub fn deadline(&self) -> Instant {
@@ -138,128 +146,234 @@ impl Following {
         Some(own.map_or(deadline, |own| own.min(deadline)))
     }
 
-    /// Takes one input into account. Every input is handled in every stage; an ended following stays as it is.
+    /// Applies one input. Every input is handled in every stage; an ended following stays as it is.
     pub fn step(mut self, input: Input, now: Instant) -> (Self, Vec<Fact>) {
         let mut facts = Vec::new();
         if matches!(self.stage, Stage::Ended(_)) {
             return (self, facts);
         }
+        let mut inventory = None;
         match input {
-            Input::DispatchEnded { end, spawned, groups } => {
-                self.spawned = spawned;
-                self.dispatch_ended(end, Some(&groups), now, &mut facts);
+            Input::DispatchEnded { end, listed } => {
+                if self.dispatch == DispatchEnd::Open {
+                    self.listed = Some(listed);
+                    self.dispatch_ended(end, now, &mut facts);
+                }
             }
-            Input::DispatchEndedUnrecorded(end) => self.dispatch_ended(end, None, now, &mut facts),
-            Input::CallbackEnded(end) => self.callback_ended(end, true, &mut facts),
-            Input::CallbackEndedUnrecorded(end) => self.callback_ended(end, false, &mut facts),
+            Input::DispatchEndedUnrecorded(end) => {
+                if self.dispatch == DispatchEnd::Open {
+                    self.dispatch_ended(end, now, &mut facts);
+                }
+            }
+            Input::CallbackEnded(end) => self.callback_ended(end, true, now, &mut facts),
+            Input::CallbackEndedUnrecorded(end) => self.callback_ended(end, false, now, &mut facts),
+            Input::HeaderChecked(check) => self.header_checked(check),
             Input::ResultsUnreadable(reason) => self.results_unreadable(&reason, now, &mut facts),
-            Input::KeysRead(keys) => {
-                self.keys = keys;
-                if matches!(self.stage, Stage::ProgressKeys { .. }) {
-                    self.judge_keys();
-                }
-            }
-            Input::FileChanged => {
-                if self.stage == Stage::FileTime {
-                    self.end(Ok(()));
-                }
-            }
+            Input::KeysRead(keys) => self.keys = keys,
+            Input::FileChanged => self.file_changed |= self.stage == Stage::FileTime,
             Input::SlotsCounted(slots) => self.slots = slots,
-            Input::Gone {
-                worker_died,
-                tally,
-                lost,
-            } => {
-                self.name_lost(&lost);
-                self.gone(worker_died, tally, now, &mut facts);
-            }
+            Input::Gone(found) => inventory = Some(found),
             Input::Tick => self.tick(now, &mut facts),
         }
+        if let Some(found) = &inventory
+            && self.waits_for_file(found)
+        {
+            let reason = format!("the refresh has left no end, and its tasks are {}", nowhere(found));
+            enter(&mut facts, FollowStage::FileTime, reason);
+            self.stage = Stage::FileTime;
+            return (self, facts);
+        }
+        self.judge(inventory.as_ref());
         (self, facts)
     }
 
-    /// `groups` is `None` when the result was not recorded.
-    fn dispatch_ended(&mut self, end: TaskEnd, groups: Option<&[String]>, now: Instant, facts: &mut Vec<Fact>) {
-        if self.answered {
+    /// Decides whether the job has ended, by what is known now.
+    fn judge(&mut self, inventory: Option<&Inventory>) {
+        if matches!(self.stage, Stage::Ended(_)) {
             return;
         }
-        self.answered = true;
+        let how_far = self.how_far();
+        let evidence = Evidence {
+            dispatch: self.dispatch.clone(),
+            children: self.listed.as_ref().map(Listed::count),
+            callback: self.callback.clone(),
+            picked_up: self.rules.picked_up,
+            keys: self.keys.as_ref(),
+            keys_decide: matches!(self.stage, Stage::ProgressKeys { .. }),
+            pool_file: match (&self.stage, self.file_changed) {
+                (_, true) => PoolFile::Changed,
+                (Stage::FileTime, false) => PoolFile::Unchanged,
+                _ if self.rules.pool_file => PoolFile::NotAsked,
+                _ => PoolFile::None,
+            },
+            inventory,
+            nowhere: inventory.map_or("", nowhere),
+            how_far: &how_far,
+            chunks: self.job.counts.total_chunks,
+        };
+        let outcome::Judgement { verdict, rule } = outcome::judge(&evidence);
+        if verdict != Verdict::Open {
+            tracing::debug!(?rule, ?verdict, job_id = ?self.job.job_id, "the job has ended");
+        }
+        if let Some(inventory) = inventory {
+            self.count_remains(inventory, &verdict);
+        }
+        match verdict {
+            Verdict::Open => {}
+            Verdict::Complete => self.end(Ok(())),
+            Verdict::Failed(reason) => self.end(Err(Failure::Told(reason))),
+            Verdict::Lost(reason) => self.end(Err(Failure::Lost(reason))),
+            Verdict::Unknown(reason) => self.end(Err(Failure::Unknown(reason))),
+        }
+    }
+
+    /// Figures that agree with the verdict.
+    fn count_remains(&mut self, inventory: &Inventory, verdict: &Verdict) {
+        match verdict {
+            Verdict::Complete if self.callback == Callback::Unnamed && inventory.known() > 0 => {
+                self.outcome.errors = self.outcome.errors.or(Some(inventory.failed));
+            }
+            Verdict::Failed(_) => self.outcome.errors = self.outcome.errors.or(Some(inventory.failed)),
+            Verdict::Lost(_) if self.job.counts.total_chunks.is_some() => {
+                self.lost_chunks = u64::try_from(inventory.unended.len()).unwrap_or(u64::MAX);
+            }
+            _ => {}
+        }
+    }
+
+    /// A refresh whose tasks are all over is judged by the pool file, once it is known that the file says no more.
+    fn waits_for_file(&self, found: &Inventory) -> bool {
+        let is_undecided = match &self.dispatch {
+            DispatchEnd::Open => !found.worker_died,
+            DispatchEnd::Succeeded(_) => self.callback != Callback::Named && self.keys.is_none(),
+            DispatchEnd::Failed(_) | DispatchEnd::Revoked(_) => false,
+        };
+        self.rules.pool_file && is_undecided && self.stage != Stage::FileTime
+    }
+
+    fn dispatch_ended(&mut self, end: TaskEnd, now: Instant, facts: &mut Vec<Fact>) {
         let result = match end {
             TaskEnd::Succeeded(result) => result,
-            TaskEnd::Failed(exception) => return self.told(format!("the dispatch task failed: {exception}")),
-            TaskEnd::Revoked(message) => return self.told(format!("the dispatch task was revoked: {message}")),
+            TaskEnd::Failed(exception) => {
+                self.dispatch = DispatchEnd::Failed(exception);
+                return;
+            }
+            TaskEnd::Revoked(message) => {
+                self.dispatch = DispatchEnd::Revoked(message);
+                return;
+            }
         };
+        self.dispatch = DispatchEnd::Succeeded(Answer::Other);
+        let started = self.listed.as_ref().map_or(0, Listed::count);
         match DispatchAnswer::read(&result) {
+            DispatchAnswer::Failed { job, error } => {
+                self.learn(job);
+                self.dispatch = DispatchEnd::Succeeded(Answer::Error(error));
+            }
+            DispatchAnswer::Nothing(job) => {
+                self.learn(job);
+                self.job_started(now, facts);
+                self.done_by_answer(now, facts);
+            }
+            DispatchAnswer::Complete(job) => {
+                self.learn(job);
+                self.done_by_answer(now, facts);
+            }
             DispatchAnswer::Job(mut job) => {
                 // An app may take the header's id for the chord's; that one never has a result.
-                let of_header =
-                    groups.is_some_and(|groups| groups.iter().any(|group| job.chord_id.as_ref() == Some(group)));
+                let of_header = job.chord_id.as_ref().is_some_and(|id| self.names_group(id));
                 if of_header {
                     job.chord_id = None;
                 }
                 self.learn(job);
                 self.job_started(now, facts);
                 match self.job.chord_id.clone() {
-                    Some(chord_id) => {
-                        let chunks = self
-                            .job
-                            .counts
-                            .total_chunks
-                            .map(|chunks| format!(" of {chunks} chunks"));
-                        let reason = format!("the job's chord{} runs", chunks.unwrap_or_default());
-                        enter(facts, FollowStage::Chord, reason);
-                        self.stage = Stage::Chord { chord_id, since: now };
-                    }
+                    Some(chord_id) => self.wait_for_callback(chord_id, Callback::Named, now, facts),
                     None if of_header => {
-                        self.fall_back(
-                            "the dispatch result names the chord's header, not its callback",
-                            now,
-                            facts,
-                        );
+                        let reason = "the dispatch result names the chord's header, not its callback";
+                        self.fall_back(reason, now, facts);
                     }
                     None => self.fall_back("the dispatch result names no chord", now, facts),
                 }
             }
-            DispatchAnswer::Nothing(job) => {
-                self.learn(job);
-                self.job_started(now, facts);
-                self.end(Ok(()));
-            }
-            DispatchAnswer::Complete(job) => {
-                self.learn(job);
-                self.end(Ok(()));
-            }
-            DispatchAnswer::Failed { job, error } => {
-                self.learn(job);
-                self.told(format!("the dispatch task answered with an error: {error}"));
+            DispatchAnswer::Id { id, counts } => {
+                self.job.counts = merged(counts, self.job.counts);
+                let may_be_callback = self.listed.as_ref().is_some_and(|listed| listed.may_be_callback(&id));
+                let is_ours = self.rules.own_job_id.as_ref().is_some_and(|own| own.as_str() == id);
+                if may_be_callback && !is_ours && started > 0 {
+                    self.job.chord_id = Some(id.clone());
+                    self.job_started(now, facts);
+                    self.wait_for_callback(id, Callback::Guessed, now, facts);
+                } else {
+                    self.unnamed(started, now, facts);
+                }
             }
             DispatchAnswer::Unknown(counts) => {
                 self.job.counts = merged(counts, self.job.counts);
-                if groups.is_none() {
-                    self.fall_back("the dispatch task's result is ignored", now, facts);
-                } else if self.rules.pool_file {
-                    self.fall_back("the refresh's result names no job", now, facts);
-                } else if self.spawned > 0 {
-                    let tasks = if self.spawned == 1 { "task" } else { "tasks" };
-                    let reason = format!(
-                        "the dispatch result names no job, but it started {} {tasks}",
-                        self.spawned
-                    );
-                    self.fall_back(&reason, now, facts);
-                } else {
-                    // The task itself was the whole job.
-                    self.end(Ok(()));
-                }
+                self.unnamed(started, now, facts);
             }
         }
     }
 
-    fn callback_ended(&mut self, end: TaskEnd, recorded: bool, facts: &mut Vec<Fact>) {
+    fn names_group(&self, id: &str) -> bool {
+        self.listed.as_ref().is_some_and(|listed| listed.names_group(id))
+    }
+
+    fn wait_for_callback(&mut self, chord_id: String, callback: Callback, now: Instant, facts: &mut Vec<Fact>) {
+        let chunks = self.job.counts.total_chunks;
+        let chunks = chunks.map(|chunks| format!(" of {chunks} chunks"));
+        let reason = format!("the job's chord{} runs", chunks.unwrap_or_default());
+        enter(facts, FollowStage::Chord, reason);
+        self.callback = callback;
+        self.stage = Stage::Chord { chord_id, since: now };
+    }
+
+    /// The dispatch task says that all is done; what it started may say something else.
+    fn done_by_answer(&mut self, now: Instant, facts: &mut Vec<Fact>) {
+        self.dispatch = DispatchEnd::Succeeded(Answer::Done);
+        match self.listed.as_ref().map(Listed::count) {
+            Some(0) => {}
+            Some(_) => self.fall_back(
+                "the dispatch task says that all is done, and it started tasks",
+                now,
+                facts,
+            ),
+            None => self.fall_back(
+                "the dispatch task says that all is done; what it started is not known",
+                now,
+                facts,
+            ),
+        }
+    }
+
+    /// The dispatch task's result names neither a job nor a callback.
+    fn unnamed(&mut self, started: u64, now: Instant, facts: &mut Vec<Fact>) {
+        if self.listed.is_none() {
+            self.fall_back("the dispatch task's result is ignored", now, facts);
+        } else if self.rules.pool_file {
+            self.fall_back("the refresh's result names no job", now, facts);
+        } else if started > 0 {
+            let tasks = if started == 1 { "task" } else { "tasks" };
+            let reason = format!("the dispatch result names no job, but it started {started} {tasks}");
+            self.fall_back(&reason, now, facts);
+        }
+    }
+
+    fn callback_ended(&mut self, end: TaskEnd, recorded: bool, now: Instant, facts: &mut Vec<Fact>) {
         let Some(chord_id) = self.job.chord_id.clone() else {
             return;
         };
         match end {
             TaskEnd::Succeeded(result) => {
+                let is_only = self
+                    .listed
+                    .as_ref()
+                    .is_none_or(|listed| listed.groups.len() == 1 && listed.tasks.is_empty());
+                self.outcome = merged(callback_counts(&result), self.outcome);
+                if self.callback == Callback::Guessed && !is_only {
+                    self.callback = Callback::Unnamed;
+                    return self.fall_back("the task that the dispatch result names has succeeded", now, facts);
+                }
                 facts.push(Fact::ChordCompleted { chord_id });
                 if !recorded {
                     enter(
@@ -267,15 +381,36 @@ impl Following {
                         FollowStage::TaskEvents,
                         "the callback's result is ignored; its event tells its end",
                     );
+                    self.stage = Stage::TaskEvents;
                 }
-                self.outcome = merged(callback_counts(&result), self.outcome);
+                let is_known = self.listed.as_ref().is_some_and(|listed| !listed.members.is_empty());
+                self.callback = Callback::Succeeded(HeaderCheck::Pending);
+                if !is_known {
+                    self.header_checked(HeaderCheck::Passed);
+                }
+            }
+            TaskEnd::Failed(exception) => self.callback = Callback::Failed(exception),
+            TaskEnd::Revoked(message) => self.callback = Callback::Revoked(message),
+        }
+    }
+
+    /// Whether [`Input::HeaderChecked`] is waited for.
+    pub fn wants_header_check(&self) -> bool {
+        self.callback == Callback::Succeeded(HeaderCheck::Pending)
+    }
+
+    fn header_checked(&mut self, check: HeaderCheck) {
+        if !self.wants_header_check() {
+            return;
+        }
+        match &check {
+            HeaderCheck::Missing(tasks) => self.lost_chunks = u64::try_from(tasks.len()).unwrap_or(u64::MAX),
+            HeaderCheck::Passed | HeaderCheck::Pending => {
                 // All header tasks have ended, or the callback would not have run.
                 self.outcome.completed_chunks = self.outcome.completed_chunks.or(self.job.counts.total_chunks);
-                self.end(Ok(()));
             }
-            TaskEnd::Failed(exception) => self.told(format!("the chord failed: {exception}")),
-            TaskEnd::Revoked(message) => self.told(format!("the chord's callback was revoked: {message}")),
         }
+        self.callback = Callback::Succeeded(check);
     }
 
     fn results_unreadable(&mut self, reason: &str, now: Instant, facts: &mut Vec<Fact>) {
@@ -287,124 +422,9 @@ impl Following {
         }
     }
 
-    fn judge_keys(&mut self) {
-        match self.keys.as_ref().and_then(|keys| keys.status.clone()) {
-            Some(KeysStatus::Complete) => self.end(Ok(())),
-            Some(KeysStatus::Failed(status)) => self.told(format!("the job's status key says {status}")),
-            Some(KeysStatus::Running(_)) | None => {}
-        }
-    }
-
     /// Chunks that nobody will do any more in this attempt: errors that neither the app nor Celery has counted.
     pub fn lost_chunks(&self) -> u64 {
         self.lost_chunks
-    }
-
-    fn name_lost(&mut self, lost: &[TaskId]) {
-        let Some(size) = self.job.counts.total_chunks else {
-            return;
-        };
-        // A later look finds the same ones.
-        if lost.is_empty() || self.lost.is_some() {
-            return;
-        }
-        let count = u64::try_from(lost.len()).unwrap_or(u64::MAX);
-        self.lost_chunks = count;
-        let named: Vec<&str> = lost.iter().take(NAMED).map(TaskId::as_str).collect();
-        let more = match lost.len().saturating_sub(NAMED) {
-            0 => String::new(),
-            more => format!(" and {more} more"),
-        };
-        self.lost = Some(format!(
-            "{count} of its {size} chunks are lost: {}{more}",
-            named.join(", ")
-        ));
-    }
-
-    fn gone(&mut self, worker_died: bool, tally: Tally, now: Instant, facts: &mut Vec<Fact>) {
-        let nowhere = if worker_died {
-            "not queued, reserved or active, and its worker died"
-        } else {
-            "not queued, reserved or active"
-        };
-        match self.stage.clone() {
-            Stage::Dispatch if worker_died => self.lost(format!("the dispatch task is lost: {nowhere}")),
-            Stage::Dispatch if self.rules.pool_file || self.job.job_id.is_some() => {
-                self.fall_back(
-                    &format!("the dispatch task has left no result and is {nowhere}"),
-                    now,
-                    facts,
-                );
-            }
-            Stage::Dispatch => self.lost(format!("the dispatch task has left no result and is {nowhere}")),
-            Stage::Chord { .. } if self.keys.as_ref().is_some_and(Keys::ended) => {
-                self.fall_back(&format!("the callback has left no result and is {nowhere}"), now, facts);
-            }
-            Stage::Chord { .. } => {
-                let reason = match &self.lost {
-                    Some(lost) => format!("the chord can never finish, {lost}; they are {nowhere}"),
-                    None => format!("the chord can never finish: its tasks are {nowhere}{}", self.how_far()),
-                };
-                self.lost(reason);
-            }
-            Stage::ProgressKeys { .. } => self.gone_by_keys(tally, nowhere, facts),
-            Stage::FileTime => {
-                self.lost(format!(
-                    "the refresh has left the pool file unchanged, and its tasks are {nowhere}"
-                ));
-            }
-            Stage::TaskEvents => self.judge_tally(tally, nowhere),
-            Stage::Ended(_) => {}
-        }
-    }
-
-    /// Nothing of the job is left, and its keys name no end.
-    fn gone_by_keys(&mut self, tally: Tally, nowhere: &str, facts: &mut Vec<Fact>) {
-        match &self.keys {
-            None if self.rules.pool_file => {
-                enter(
-                    facts,
-                    FollowStage::FileTime,
-                    format!("there are no progress keys, and the tasks are {nowhere}"),
-                );
-                self.stage = Stage::FileTime;
-            }
-            None if self.job.chord_id.is_some() => {
-                self.lost(format!(
-                    "the callback has left no result and no progress keys, and is {nowhere}"
-                ));
-            }
-            None => self.judge_tally(tally, nowhere),
-            Some(keys) if keys.all_chunks_done() && self.job.chord_id.is_none() => self.end(Ok(())),
-            Some(_) => self.lost(format!(
-                "the job can never finish: its tasks are {nowhere}{}",
-                self.how_far()
-            )),
-        }
-    }
-
-    /// Nothing of the job is left, and its events are all there is to judge by.
-    fn judge_tally(&mut self, tally: Tally, nowhere: &str) {
-        let Tally {
-            succeeded,
-            failed,
-            unfinished,
-            header: _,
-        } = tally;
-        if self.rules.picked_up && succeeded + failed + unfinished == 0 {
-            self.lost(format!(
-                "nothing is left of the earlier run's job: its tasks are {nowhere}"
-            ));
-        } else if unfinished > 0 {
-            self.lost(format!("{unfinished} of the job's tasks never ended and are {nowhere}"));
-        } else if failed > 0 && succeeded == 0 {
-            self.told(format!("all {failed} of the job's tasks failed"));
-        } else {
-            if succeeded + failed > 0 {
-                self.outcome.errors = self.outcome.errors.or(Some(failed));
-            }
-            self.end(Ok(()));
-        }
     }
 
     fn tick(&mut self, now: Instant, facts: &mut Vec<Fact>) {
@@ -453,9 +473,6 @@ impl Following {
         };
         enter(facts, name, reason);
         self.stage = stage;
-        if name == FollowStage::ProgressKeys {
-            self.judge_keys();
-        }
     }
 
     fn learn(&mut self, job: Job) {
@@ -505,16 +522,17 @@ impl Following {
         text
     }
 
-    fn told(&mut self, reason: String) {
-        self.end(Err(Failure::Told(reason)));
-    }
-
-    fn lost(&mut self, reason: String) {
-        self.end(Err(Failure::Lost(reason)));
-    }
-
     fn end(&mut self, verdict: Result<(), Failure>) {
         self.stage = Stage::Ended(verdict);
+    }
+}
+
+/// Where nothing of the job was found, as a reason has it.
+fn nowhere(inventory: &Inventory) -> &'static str {
+    if inventory.worker_died {
+        "not queued, reserved or active, and its worker died"
+    } else {
+        "not queued, reserved or active"
     }
 }
 

@@ -6,7 +6,9 @@ use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::facts::*;
+use super::inventory::{Inventory, OpenChord};
 use super::machine::*;
+use super::outcome::HeaderCheck;
 use crate::celery::TaskId;
 use crate::config::Pace;
 use crate::run::{FollowStage, JobId, SiteCounts};
@@ -77,6 +79,7 @@ impl Case {
             Stage::Ended(Ok(())) => Complete,
             Stage::Ended(Err(Failure::Told(_))) => Told,
             Stage::Ended(Err(Failure::Lost(_))) => Lost,
+            Stage::Ended(Err(Failure::Unknown(_))) => Unknown,
             Stage::Ended(Err(Failure::TimedOut(_))) => TimedOut,
             Stage::Ended(Err(Failure::Unhealthy { .. })) => unreachable!("health is judged elsewhere"),
         }
@@ -104,16 +107,34 @@ enum FollowStageOrEnd {
     Complete,
     Told,
     Lost,
+    Unknown,
     TimedOut,
 }
 use FollowStageOrEnd::*;
 
-fn answered(result: Value, spawned: u64) -> Input {
+/// A dispatch task's result which lists a header of so many tasks.
+fn answered(result: Value, started: u64) -> Input {
     Input::DispatchEnded {
         end: TaskEnd::Succeeded(result),
-        spawned,
-        groups: vec!["header".to_owned()],
+        listed: header_of(started),
     }
+}
+
+fn header_of(started: u64) -> Listed {
+    if started == 0 {
+        return Listed::default();
+    }
+    Listed {
+        groups: vec!["header".to_owned()],
+        members: chunks(started),
+        tasks: vec![],
+    }
+}
+
+fn chunks(count: u64) -> Vec<TaskId> {
+    (0..count)
+        .map(|number| TaskId::from(format!("chunk-{number}")))
+        .collect()
 }
 
 fn chord_answer() -> Input {
@@ -123,25 +144,27 @@ fn chord_answer() -> Input {
     )
 }
 
+/// No task of the job is known but its dispatch task, whose events were seen.
 fn gone(worker_died: bool) -> Input {
-    Input::Gone {
-        worker_died,
-        tally: Tally::default(),
-        lost: Vec::new(),
+    Input::Gone(Inventory { worker_died, ..known() })
+}
+
+/// An inventory that misses nothing.
+fn known() -> Inventory {
+    Inventory {
+        sees_callbacks: true,
+        no_end_is_proof: true,
+        ..Inventory::default()
     }
 }
 
-fn tallied(succeeded: u64, failed: u64, unfinished: u64) -> Input {
-    Input::Gone {
-        worker_died: false,
-        tally: Tally {
-            succeeded,
-            failed,
-            unfinished,
-            header: None,
-        },
-        lost: Vec::new(),
-    }
+fn tallied(succeeded: u64, failed: u64, unended: u64) -> Input {
+    Input::Gone(Inventory {
+        succeeded,
+        failed,
+        unended: chunks(unended),
+        ..known()
+    })
 }
 
 fn keys(status: &str, completed: Option<u64>) -> Input {
@@ -173,8 +196,7 @@ fn what_the_dispatch_task_answers_decides_the_way() {
     let no_chord = || answered(json!({"job_id": "j", "total_urls": 9}), 0);
     let raised = |end| Input::DispatchEnded {
         end,
-        spawned: 0,
-        groups: vec![],
+        listed: Listed::default(),
     };
     let header = || answered(json!({"job_id": "j", "chord_id": "header", "total_chunks": 4}), 4);
     for (kind, input, stage) in [
@@ -212,10 +234,15 @@ fn what_the_dispatch_task_answers_decides_the_way() {
         (Site, gone(true), Lost),
         (Site, gone(false), Lost),
         (SiteWithOwnJobId, gone(true), Lost),
-        (SiteWithOwnJobId, gone(false), At(ProgressKeys)),
+        (SiteWithOwnJobId, gone(false), Lost),
         (Proxies, gone(true), Lost),
         (Proxies, gone(false), At(FileTime)),
         (Site, Input::FileChanged, At(Dispatch)),
+        (Site, answered(json!(BODY), 3), At(Chord)),
+        (Site, answered(json!([[BODY, null], null]), 3), At(Chord)),
+        (Site, answered(json!(BODY), 0), Complete),
+        (Site, answered(json!({"status": "COMPLETE"}), 3), At(TaskEvents)),
+        (Site, answered(json!({"total_urls": 0}), 3), At(TaskEvents)),
         (Site, Input::CallbackEnded(failed("x")), At(Dispatch)),
         (Site, keys("COMPLETE", None), At(Dispatch)),
         (Site, Input::Tick, At(Dispatch)),
@@ -224,6 +251,8 @@ fn what_the_dispatch_task_answers_decides_the_way() {
         assert_eq!(case.stage(), stage, "{input:?}: {}", case.reason());
     }
 }
+
+const BODY: &str = "0f2d1a34-7a43-4b1c-9d0e-6f5a4b3c2d1e";
 
 #[test]
 fn a_chord_ends_by_what_is_known_of_it() {
@@ -249,12 +278,14 @@ fn a_chord_ends_by_what_is_known_of_it() {
     ] {
         for kind in [Kind::Site, Kind::Proxies] {
             let case = Case::new(kind).see(chord_answer()).see(input.clone());
+            let case = case.see(Input::HeaderChecked(HeaderCheck::Passed));
             assert_eq!(case.stage(), stage, "{input:?}: {}", case.reason());
         }
     }
     let case = Case::new(Kind::Site)
         .see(chord_answer())
-        .see(Input::CallbackEnded(TaskEnd::Succeeded(result)));
+        .see(Input::CallbackEnded(TaskEnd::Succeeded(result)))
+        .see(Input::HeaderChecked(HeaderCheck::Passed));
     let counts = SiteCounts {
         total_urls: Some(40),
         total_chunks: Some(10),
@@ -273,23 +304,23 @@ fn a_chord_ends_by_what_is_known_of_it() {
 
 #[test]
 fn lost_chunks_are_named_and_counted_once() {
-    let lost = |count: usize| Input::Gone {
-        worker_died: true,
-        tally: Tally::default(),
-        lost: (0..count)
-            .map(|number| TaskId::from(format!("chunk-{number}")))
-            .collect(),
+    let lost = |count: u64| {
+        Input::Gone(Inventory {
+            worker_died: true,
+            unended: chunks(count),
+            ..known()
+        })
     };
     let case = Case::new(Kind::Site).see(chord_answer()).see(lost(7));
     assert_eq!(case.stage(), Lost);
-    let reason = "7 of its 10 chunks are lost: chunk-0, chunk-1, chunk-2, chunk-3, chunk-4 and 2 more";
+    let reason = "7 of its 10 chunks are lost: chunk-0, chunk-1, chunk-2, chunk-3, chunk-4 and 2 more;";
     assert!(case.reason().contains(reason), "{}", case.reason());
     assert_eq!(case.following.lost_chunks(), 7);
     let case = case.see(lost(7));
     assert_eq!(case.following.lost_chunks(), 7);
     let one = Case::new(Kind::Site).see(chord_answer()).see(lost(1));
     assert!(
-        one.reason().contains("1 of its 10 chunks are lost: chunk-0;"),
+        one.reason().contains("1 of its 10 chunks is lost: chunk-0;"),
         "{}",
         one.reason()
     );
@@ -327,7 +358,8 @@ fn the_dynamic_timeout_of_a_chord_leads_to_the_keys_and_a_late_result_still_coun
     assert_eq!(case.following.next_tick(), Some(case.begun + OVERALL));
     let case = case
         .see(keys("PROCESSING", Some(9)))
-        .see(Input::CallbackEnded(TaskEnd::Succeeded(json!(null))));
+        .see(Input::CallbackEnded(TaskEnd::Succeeded(json!(null))))
+        .see(Input::HeaderChecked(HeaderCheck::Passed));
     assert_eq!(case.stage(), Complete);
 
     // Slots are live: with one of them left, 10 rounds of 90 s.
@@ -360,11 +392,16 @@ fn progress_keys_end_by_status_or_when_nothing_is_left() {
         (Kind::Site, keys("FAILED", None), Input::Tick, Told),
         (Kind::Site, keys("PROCESSING", Some(3)), Input::Tick, At(ProgressKeys)),
         (Kind::Site, keys("PROCESSING", Some(3)), gone(false), Lost),
-        (Kind::Site, keys("PROCESSING", Some(10)), gone(false), Lost),
+        (Kind::Site, keys("PROCESSING", Some(10)), gone(false), Unknown),
         (Kind::Site, keys("", Some(10)), gone(false), Complete),
         (Kind::Site, keys("", Some(9)), gone(false), Lost),
         (Kind::Site, Input::KeysRead(None), gone(false), Complete),
-        (Kind::Site, Input::KeysRead(None), tallied(3, 1, 0), Complete),
+        (Kind::Site, Input::KeysRead(None), tallied(3, 0, 0), Complete),
+        (Kind::Site, Input::KeysRead(None), tallied(3, 1, 0), Told),
+        (Kind::Site, keys("COMPLETE", Some(3)), tallied(3, 1, 0), Complete),
+        (Kind::Site, keys("PROCESSING", Some(10)), tallied(3, 0, 0), Complete),
+        (Kind::Site, keys("PROCESSING", Some(9)), tallied(3, 0, 0), Unknown),
+        (Kind::Site, keys("", Some(10)), tallied(3, 1, 0), Told),
         (Kind::Site, Input::KeysRead(None), tallied(0, 2, 0), Told),
         (Kind::Site, Input::KeysRead(None), tallied(5, 0, 1), Lost),
         (Kind::Proxies, Input::KeysRead(None), gone(false), At(FileTime)),
@@ -402,8 +439,8 @@ fn task_events_are_judged_once_nothing_is_left() {
     for (tally, stage, errors) in [
         (tallied(0, 0, 0), Complete, None),
         (tallied(3, 0, 0), Complete, Some(0)),
-        (tallied(3, 2, 0), Complete, Some(2)),
-        (tallied(0, 2, 0), Told, None),
+        (tallied(3, 2, 0), Told, Some(2)),
+        (tallied(0, 2, 0), Told, Some(2)),
         (tallied(3, 0, 1), Lost, None),
     ] {
         let case = Case::new(Kind::Site).see(answered(json!(null), 3)).see(tally.clone());
@@ -420,8 +457,7 @@ fn a_late_dispatch_result_is_better_than_a_fall_back() {
     assert_eq!(case.stages_entered(), [FollowStage::FileTime, FollowStage::Chord]);
     let case = Case::new(Kind::Proxies).see(gone(false)).see(Input::DispatchEnded {
         end: failed("x"),
-        spawned: 0,
-        groups: vec![],
+        listed: Listed::default(),
     });
     assert_eq!(case.stage(), Told);
 }
@@ -442,12 +478,43 @@ fn any_end() -> impl Strategy<Value = TaskEnd> {
     ]
 }
 
+fn any_inventory() -> impl Strategy<Value = Inventory> {
+    let chord = OpenChord {
+        group: "header".into(),
+        size: 3,
+        counted: 2,
+    };
+    let chords = prop_oneof![3 => Just(vec![]), 1 => Just(vec![chord])];
+    let unlisted = prop_oneof![3 => Just(None), 1 => Just(Some("events were missed".to_owned()))];
+    let flags = (any::<bool>(), any::<bool>(), any::<bool>(), any::<bool>());
+    (0u64..2, 0u64..2, 0u64..2, chords, unlisted, flags).prop_map(
+        |(
+            succeeded,
+            failed,
+            unended,
+            open_chords,
+            unlisted,
+            (worker_died, sees_callbacks, no_end_is_proof, awaited_is_group),
+        )| Inventory {
+            succeeded,
+            failed,
+            first_failure: (failed > 0).then(|| "task a: ValueError".to_owned()),
+            unended: chunks(unended),
+            open_chords,
+            awaited_is_group,
+            unlisted,
+            sees_callbacks,
+            no_end_is_proof,
+            worker_died,
+        },
+    )
+}
+
 fn any_input() -> impl Strategy<Value = Input> {
     prop_oneof![
-        (any_end(), 0u64..3).prop_map(|(end, spawned)| Input::DispatchEnded {
+        (any_end(), 0u64..3).prop_map(|(end, started)| Input::DispatchEnded {
             end,
-            spawned,
-            groups: vec![]
+            listed: header_of(started),
         }),
         any_end().prop_map(Input::DispatchEndedUnrecorded),
         any_end().prop_map(Input::CallbackEnded),
@@ -461,18 +528,13 @@ fn any_input() -> impl Strategy<Value = Input> {
             .prop_map(|(status, completed)| keys(status, completed)),
         Just(Input::FileChanged),
         (0u64..20).prop_map(Input::SlotsCounted),
-        (any::<bool>(), 0u64..2, 0u64..2, 0u64..2).prop_map(|(worker_died, succeeded, failed, unfinished)| {
-            Input::Gone {
-                worker_died,
-                tally: Tally {
-                    succeeded,
-                    failed,
-                    unfinished,
-                    header: None,
-                },
-                lost: vec!["a".into(); usize::try_from(unfinished).unwrap_or(0)],
-            }
-        }),
+        any_inventory().prop_map(Input::Gone),
+        prop_oneof![
+            Just(HeaderCheck::Passed),
+            Just(HeaderCheck::Pending),
+            (1u64..3).prop_map(|count| HeaderCheck::Missing(chunks(count)))
+        ]
+        .prop_map(Input::HeaderChecked),
         Just(Input::Tick),
     ]
 }
@@ -521,20 +583,22 @@ proptest! {
     }
 }
 
-/// A job of this run that nobody heard of may be an app's way to work; one of an earlier run is gone.
 #[test]
-fn an_earlier_runs_job_of_which_nothing_is_seen_is_lost() {
+fn a_job_whose_dispatch_task_never_ended_is_lost_unless_the_app_says_otherwise() {
     for (kind, inputs, end) in [
-        (Kind::SiteWithOwnJobId, vec![gone(false), gone(false)], Complete),
-        (Kind::PickedUp, vec![gone(false), gone(false)], Lost),
-        (Kind::PickedUp, vec![gone(false), keys("COMPLETE", Some(10))], Complete),
-        (Kind::PickedUp, vec![gone(false), tallied(3, 0, 0)], Complete),
+        // Its dispatch task may have published a part of its tasks and died: that they succeeded says nothing.
+        (Kind::SiteWithOwnJobId, vec![tallied(3, 0, 0)], Lost),
+        (Kind::PickedUp, vec![gone(false)], Lost),
+        (Kind::PickedUp, vec![tallied(3, 0, 0)], Lost),
+        (Kind::PickedUp, vec![keys("COMPLETE", Some(10)), gone(false)], Complete),
+        (Kind::PickedUp, vec![keys("", Some(10)), gone(false)], Lost),
         (Kind::PickedUp, vec![chord_answer(), gone(false)], Lost),
         (
             Kind::PickedUp,
             vec![
                 chord_answer(),
                 Input::CallbackEnded(TaskEnd::Succeeded(json!({"saved": 7}))),
+                Input::HeaderChecked(HeaderCheck::Passed),
             ],
             Complete,
         ),
@@ -542,5 +606,70 @@ fn an_earlier_runs_job_of_which_nothing_is_seen_is_lost() {
         let shown = format!("{kind:?} {inputs:?}");
         let case = inputs.into_iter().fold(Case::new(kind), Case::see);
         assert_eq!(case.stage(), end, "{shown}: {}", case.reason());
+    }
+}
+
+#[test]
+fn a_callback_that_ran_without_a_part_of_its_header_is_no_success() {
+    let check = |check| {
+        Case::new(Kind::Site)
+            .see(chord_answer())
+            .see(Input::CallbackEnded(TaskEnd::Succeeded(json!({"saved": 38}))))
+            .see(Input::HeaderChecked(check))
+    };
+    assert_eq!(check(HeaderCheck::Passed).stage(), Complete);
+    assert_eq!(check(HeaderCheck::Pending).stage(), At(FollowStage::Chord));
+    let case = check(HeaderCheck::Missing(chunks(2)));
+    assert_eq!(case.stage(), Lost);
+    assert_eq!(
+        case.reason(),
+        "the chord's callback ran without 2 of its tasks, so others were counted twice: chunk-0, chunk-1"
+    );
+    assert_eq!(case.following.lost_chunks(), 2);
+    let unknown = Case::new(Kind::Site)
+        .see(answered(json!({"job_id": "j", "chord_id": "c"}), 0))
+        .see(Input::CallbackEnded(TaskEnd::Succeeded(json!(null))));
+    assert_eq!(unknown.stage(), Complete, "there is no header to check");
+}
+
+#[test]
+fn an_id_without_a_name_is_a_callback_only_where_all_else_fits() {
+    let succeeded = || Input::CallbackEnded(TaskEnd::Succeeded(json!({"saved": 3})));
+    let passed = || Input::HeaderChecked(HeaderCheck::Passed);
+    let guessed = || Case::new(Kind::Site).see(answered(json!(BODY), 3));
+    assert_eq!(guessed().see(succeeded()).see(passed()).stage(), Complete);
+    assert_eq!(guessed().see(Input::CallbackEnded(failed("ChordError"))).stage(), Told);
+    // It is nobody's: the tasks decide.
+    assert_eq!(guessed().see(tallied(3, 0, 0)).stage(), Complete);
+    assert_eq!(guessed().see(tallied(2, 1, 0)).stage(), Told);
+    assert_eq!(guessed().see(tallied(2, 0, 1)).stage(), Lost);
+    // Beside other tasks its success is not the end.
+    let listed = Listed {
+        tasks: chunks(2),
+        ..Listed::default()
+    };
+    let several = Case::new(Kind::Site)
+        .see(Input::DispatchEnded {
+            end: TaskEnd::Succeeded(json!(BODY)),
+            listed,
+        })
+        .see(succeeded());
+    assert_eq!(several.stage(), At(FollowStage::TaskEvents));
+    assert_eq!(several.see(tallied(2, 1, 0)).stage(), Told);
+    // One of the tasks that were started, or the header's id, is no callback.
+    for id in [
+        "5c4b6d57-3f5e-4c3d-8a0f-2a1d0d7f2b11",
+        "7c4b6d57-3f5e-4c3d-8a0f-2a1d0d7f2b11",
+    ] {
+        let listed = Listed {
+            groups: vec!["7c4b6d57-3f5e-4c3d-8a0f-2a1d0d7f2b11".to_owned()],
+            members: vec!["5c4b6d57-3f5e-4c3d-8a0f-2a1d0d7f2b11".into()],
+            tasks: vec![],
+        };
+        let case = Case::new(Kind::Site).see(Input::DispatchEnded {
+            end: TaskEnd::Succeeded(json!(id)),
+            listed,
+        });
+        assert_eq!(case.stage(), At(FollowStage::TaskEvents));
     }
 }

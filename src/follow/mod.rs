@@ -15,10 +15,18 @@ mod facts;
 mod follower;
 mod ghosts;
 mod in_flight;
+mod inventory;
 mod ledger;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
+mod outcome;
+#[cfg(test)]
+mod outcome_model;
+#[cfg(test)]
+mod outcome_table;
+#[cfg(test)]
+mod outcome_tests;
 mod pace;
 mod pending;
 mod pool_stamp;
@@ -27,6 +35,7 @@ pub mod progress_keys;
 mod publish;
 pub(crate) mod python_literal;
 mod refresh_asks;
+mod remains;
 mod stops;
 mod template;
 mod vitals;

@@ -17,7 +17,7 @@ pub fn pause_before_retry(
 ) -> Option<Duration> {
     match failure {
         Failure::TimedOut(_) | Failure::Unhealthy { may_retry: false, .. } => return None,
-        Failure::Told(_) | Failure::Lost(_) | Failure::Unhealthy { may_retry: true, .. } => {}
+        Failure::Told(_) | Failure::Lost(_) | Failure::Unknown(_) | Failure::Unhealthy { may_retry: true, .. } => {}
     }
     if attempt > retries {
         return None;
