@@ -3,9 +3,11 @@
 //! Knows nothing of the rest of orch and could be a crate of its own. JSON serialisation only. Protocol facts are
 //! from the wire, observed on Celery 5.2 to 5.7.
 
+mod broker_queues;
 mod chord;
 mod client;
 mod connection;
+mod consumers;
 mod consuming;
 mod control;
 mod descendants;
@@ -52,8 +54,10 @@ mod task;
 mod task_news;
 mod task_result;
 
+pub use broker_queues::{BrokerQueues, Waiting};
 pub use chord::ChordProgress;
 pub use client::Client;
+pub use consumers::{Consumed, Consumers};
 pub use consuming::{Consumption, ConsumptionWatch, Observation, Verdict, WorkerView, judge};
 pub use control::Control;
 pub use descendants::{Descendants, StoredTask};

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use orch::celery::{Kept, Leftovers, Task, TaskId, Whereabouts};
+use orch::celery::{Client, Kept, Leftovers, Task, TaskId, Whereabouts};
 use serde_json::json;
 
 use crate::scene::{Scene, node, run, until_started};
@@ -331,5 +331,132 @@ fn a_sweep_removes_the_messages_of_the_given_jobs_and_no_other() {
         assert_eq!(left.len(), expected.len() + 1, "what is no message stays");
         let again = client.sweep(&roots, &["other", "celery"]).await.expect("Redis is up");
         assert_eq!((again.removed, again.taken.len()), (0, 1));
+    });
+}
+
+#[test]
+fn all_queues_of_a_broker_are_found_and_nothing_that_is_none() {
+    let scene = Scene::without_worker();
+    // Everything is in one database, as it is where an app has one URL.
+    let mut endpoints = scene.client.endpoints().clone();
+    endpoints.backend = endpoints.broker.clone();
+    endpoints.broker.key_prefix = "shop:".to_owned();
+    let prefixed = Client::connect(endpoints).expect("no certificates are read");
+    run(async {
+        let client = &scene.client;
+        let connection = &mut scene.redis.connection(0);
+        let found = async |client: &Client| client.broker_queues().await.expect("Redis is up");
+        assert_eq!(found(client).await.messages, BTreeMap::new());
+
+        let root = TaskId::random();
+        let waiting = |queue: &str, priority: u8| Task {
+            root_id: Some(root.clone()),
+            priority,
+            ..sleeper(1).queue(queue)
+        };
+        for (queue, priority) in [("slow", 0), ("slow", 4), ("slow", 9), ("later", 6)] {
+            client.publish(&waiting(queue, priority)).await.expect("Redis is up");
+        }
+        client.publish(&sleeper(1).queue("slow")).await.expect("Redis is up");
+        prefixed.publish(&waiting("theirs", 3)).await.expect("Redis is up");
+        // From Python, with its bindings; this one waits for its time, where no worker holds it.
+        scene.python("wire_app.add.apply_async((1, 2), queue='from python', countdown=600)");
+        let push = |list: &str, items: &[&str]| {
+            redis::cmd("RPUSH")
+                .arg(list)
+                .arg(items)
+                .exec(&mut scene.redis.connection(0))
+                .expect("Redis is up");
+        };
+        // Lists that are none.
+        push("urls", &["http://a/", "http://b/", "http://c/"]);
+        push("documents", &[r#"{"headers": {}}"#, r#"{"id": "t1"}"#, "[1, 2]"]);
+        push("celery-taskset-meta-7f.j", &[r#"[1, "7f", "SUCCESS", {"saved": 2}]"#]);
+        push(
+            "0ab9.reply.celery.pidbox",
+            &[r#"{"properties": {"correlation_id": "7f"}}"#],
+        );
+        push("orch:quarantine:celery", &[r#"{"headers": {"id": "7f"}}"#]);
+        // Poison at one end hides no queue.
+        push("later\u{6}\u{16}6", &["poison", "poison", "poison"]);
+        redis::cmd("SADD")
+            .arg("_kombu.binding.idle")
+            .arg("idle\u{6}\u{16}\u{6}\u{16}idle")
+            .exec(connection)
+            .expect("Redis is up");
+        // Keys of results, for the pages of the search.
+        for page in 0..20 {
+            let mut keys = redis::pipe();
+            for number in 0..1000 {
+                keys.cmd("SET")
+                    .arg(format!("celery-task-meta-{page}-{number}"))
+                    .arg("{}")
+                    .ignore();
+            }
+            keys.exec(connection).expect("Redis is up");
+        }
+
+        let begun = std::time::Instant::now();
+        let queues = found(client).await;
+        assert!(
+            begun.elapsed() < std::time::Duration::from_secs(2),
+            "{:?}",
+            begun.elapsed()
+        );
+        assert_eq!(queues.unseen, None);
+        let counts = |pairs: &[(&str, u64)]| {
+            pairs
+                .iter()
+                .map(|(queue, count)| ((*queue).to_owned(), *count))
+                .collect()
+        };
+        let expected: BTreeMap<String, u64> = counts(&[
+            ("slow", 4),
+            ("later", 4),
+            ("from python", 1),
+            ("idle", 0),
+            // To who does not know of the prefix it is a queue of that name.
+            ("shop:theirs", 1),
+        ]);
+        let mut without_pidbox = queues.messages;
+        without_pidbox.remove("celery");
+        assert_eq!(without_pidbox, expected);
+        assert_eq!(found(&prefixed).await.messages, counts(&[("theirs", 1)]));
+
+        let roots = HashSet::from([root.clone(), TaskId::random()]);
+        let waiting = client
+            .waiting_in(&roots, &["slow", "later", "idle", "from python"])
+            .await;
+        let waiting = waiting.expect("Redis is up");
+        let of = |queue: &str| waiting.by_queue.get(queue).map(|counts| counts[&root]);
+        assert_eq!(
+            ["slow", "later", "idle", "from python"].map(of),
+            [Some(3), Some(1), None, None]
+        );
+    });
+}
+
+#[test]
+fn more_lists_than_can_be_looked_at_are_said_to_be_unseen() {
+    let scene = Scene::without_worker();
+    run(async {
+        let connection = &mut scene.redis.connection(0);
+        for page in 0..6 {
+            let mut lists = redis::pipe();
+            for number in 0..1000 {
+                lists
+                    .cmd("RPUSH")
+                    .arg(format!("urls-{page}-{number}"))
+                    .arg("http://a/")
+                    .ignore();
+            }
+            lists.exec(connection).expect("Redis is up");
+        }
+        let queues = scene.client.broker_queues().await.expect("Redis is up");
+        assert!(queues.messages.is_empty(), "{queues:?}");
+        assert_eq!(
+            queues.unseen.as_deref(),
+            Some("the broker's database holds more than 5000 lists")
+        );
     });
 }
