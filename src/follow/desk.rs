@@ -49,6 +49,8 @@ pub enum Left {
     Nothing,
     /// Something could not be looked at.
     Unsure(String),
+    /// All that is left waits in queues that no worker consumes, and no worker has come to consume them; says which.
+    Unconsumed(String),
 }
 
 /// Who waits for news of each job. Looked up with each event.

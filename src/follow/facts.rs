@@ -107,6 +107,8 @@ pub enum Input {
     /// No task of the job is queued, reserved, active, scheduled or unacknowledged; looked twice, everything else that
     /// could be read was read before.
     Gone(Inventory),
+    /// All that is left of the job waits in queues that no worker consumes; says which.
+    Unconsumed(String),
     /// A deadline may have passed.
     Tick,
 }

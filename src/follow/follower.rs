@@ -138,7 +138,7 @@ impl<'a> Follower<'a> {
     pub async fn follow(mut self, tell: &mut (dyn FnMut(Told) + Send)) -> Ending {
         let mut deaths = self.context.worker_deaths.clone();
         let mut reading: Option<UnderWay<'a, celery::Result<Reading>>> = None;
-        let mut search: Option<UnderWay<'a, Result<Option<LastLook>, String>>> = None;
+        let mut search: Option<UnderWay<'a, Result<Option<LastLook>, Left>>> = None;
         let mut settling: Option<UnderWay<'a, celery::Result<LastLook>>> = None;
         let mut look: Option<UnderWay<'a, AtWork>> = None;
         let mut check: Option<UnderWay<'a, HeaderCheck>> = None;
@@ -486,11 +486,12 @@ impl<'a> Follower<'a> {
         }
     }
 
-    fn take_search(&mut self, found: Result<Option<LastLook>, String>, tell: &mut (dyn FnMut(Told) + Send)) {
+    fn take_search(&mut self, found: Result<Option<LastLook>, Left>, tell: &mut (dyn FnMut(Told) + Send)) {
         self.search_at = Instant::now() + QUIET;
         match found {
-            Err(reason) => {
-                tracing::debug!(reason, root = %self.errand.root, "cannot tell whether anything of the job is left");
+            Err(Left::Unconsumed(reason)) => self.see(Input::Unconsumed(reason), tell),
+            Err(left) => {
+                tracing::debug!(?left, root = %self.errand.root, "cannot tell whether anything of the job is left");
                 self.search_at = Instant::now() + UNSURE_PAUSE;
             }
             Ok(None) => {}
@@ -560,15 +561,18 @@ impl<'a> Follower<'a> {
     }
 
     /// `Some` when nothing of the job is left, with what was read after that was found.
-    fn search(&self) -> UnderWay<'a, Result<Option<LastLook>, String>> {
+    fn search(&self) -> UnderWay<'a, Result<Option<LastLook>, Left>> {
         let page = Arc::clone(&self.page);
         let known = self.known_tasks();
         let last_look = self.last_look(true);
         Box::pin(async move {
             match page.left(&known).await {
                 Left::Something => Ok(None),
-                Left::Nothing => last_look.await.map(Some).map_err(|error| error.to_string()),
-                Left::Unsure(reason) => Err(reason),
+                Left::Nothing => last_look
+                    .await
+                    .map(Some)
+                    .map_err(|error| Left::Unsure(error.to_string())),
+                left @ (Left::Unsure(_) | Left::Unconsumed(_)) => Err(left),
             }
         })
     }

@@ -152,7 +152,7 @@ impl Following {
         if matches!(self.stage, Stage::Ended(_)) {
             return (self, facts);
         }
-        let mut inventory = None;
+        let (mut inventory, mut unconsumed) = (None, None);
         match input {
             Input::DispatchEnded { end, listed } => {
                 if self.dispatch == DispatchEnd::Open {
@@ -173,6 +173,7 @@ impl Following {
             Input::FileChanged => self.file_changed |= self.stage == Stage::FileTime,
             Input::SlotsCounted(slots) => self.slots = slots,
             Input::Gone(found) => inventory = Some(found),
+            Input::Unconsumed(reason) => unconsumed = Some(reason),
             Input::Tick => self.tick(now, &mut facts),
         }
         if let Some(found) = &inventory
@@ -183,12 +184,12 @@ impl Following {
             self.stage = Stage::FileTime;
             return (self, facts);
         }
-        self.judge(inventory.as_ref());
+        self.judge(inventory.as_ref(), unconsumed.as_deref());
         (self, facts)
     }
 
     /// Decides whether the job has ended, by what is known now.
-    fn judge(&mut self, inventory: Option<&Inventory>) {
+    fn judge(&mut self, inventory: Option<&Inventory>, unconsumed: Option<&str>) {
         if matches!(self.stage, Stage::Ended(_)) {
             return;
         }
@@ -207,6 +208,7 @@ impl Following {
                 _ => PoolFile::None,
             },
             inventory,
+            unconsumed,
             nowhere: inventory.map_or("", nowhere),
             how_far: &how_far,
             chunks: self.job.counts.total_chunks,

@@ -83,6 +83,8 @@ pub struct Evidence<'a> {
     pub pool_file: PoolFile,
     /// All tasks of the job, once none of them is queued, held by a worker or running.
     pub inventory: Option<&'a Inventory>,
+    /// The queues in which all that is left of the job waits, and which no worker consumes.
+    pub unconsumed: Option<&'a str>,
     /// Where the job was searched for, and its worker's death, as a reason has it.
     pub nowhere: &'a str,
     /// How far the job was, as a reason has it.
@@ -107,6 +109,7 @@ pub enum Rule {
     PoolFileChanged,
     AnswerIsDone,
     NothingStarted,
+    Unconsumed,
     StillRunning,
     DispatchUnknown,
     DispatchLost,
@@ -223,6 +226,12 @@ fn first_rule(evidence: &Evidence<'_>) -> (Rule, Verdict) {
         && evidence.pool_file == PoolFile::None
     {
         return (Rule::NothingStarted, Complete);
+    }
+    if let Some(reason) = evidence.unconsumed {
+        return (
+            Rule::Unconsumed,
+            Lost(format!("the job can never finish: {reason}")),
+        );
     }
     match evidence.inventory {
         None => (Rule::StillRunning, Open),

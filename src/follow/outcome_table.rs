@@ -4,7 +4,7 @@ use super::outcome::Rule;
 
 impl Rule {
     /// All rules, in the order in which they are tried.
-    pub(super) const ALL: [Self; 28] = [
+    pub(super) const ALL: [Self; 29] = [
         Self::DispatchFailed,
         Self::DispatchRevoked,
         Self::AnswerIsError,
@@ -18,6 +18,7 @@ impl Rule {
         Self::PoolFileChanged,
         Self::AnswerIsDone,
         Self::NothingStarted,
+        Self::Unconsumed,
         Self::StillRunning,
         Self::DispatchUnknown,
         Self::DispatchLost,
@@ -94,6 +95,11 @@ impl Rule {
                 "the dispatch task succeeded, names no job, and started nothing: it was the whole job",
                 "COMPLETE",
                 "the `children` of its result",
+            ],
+            Self::Unconsumed => [
+                "all that is left of the job waits in queues that no worker consumes, for some seconds",
+                "FAILED (lost), with the queue, the workers and what they consume",
+                "every queue of the broker, remote control",
             ],
             Self::StillRunning => [
                 "a task of the job is queued, held by a worker or running, or it is not known whether one is",

@@ -48,6 +48,7 @@ fn evidence<'a>(inventory: Option<&'a Inventory>, keys: Option<&'a Keys>) -> Evi
         keys_decide: false,
         pool_file: PoolFile::None,
         inventory,
+        unconsumed: None,
         nowhere: "not queued, reserved or active",
         how_far: "",
         chunks: None,
@@ -170,6 +171,13 @@ fn each_rule_decides_what_its_row_says() {
             Rule::NothingStarted,
             Evidence {
                 children: Some(0),
+                ..base(None)
+            },
+        ),
+        (
+            Rule::Unconsumed,
+            Evidence {
+                unconsumed: Some("queue `slow` has no consumer"),
                 ..base(None)
             },
         ),
