@@ -22,3 +22,5 @@ mod scene;
 mod scheduling;
 #[path = "sites/stopping.rs"]
 mod stopping;
+#[path = "sites/unconsumed.rs"]
+mod unconsumed;

@@ -18,10 +18,11 @@ use super::facts::Tally;
 use super::in_flight::InFlight;
 use super::inventory::EventTasks;
 use super::ledger::{EventEnd, Ledger, Owner};
+use super::queue_watch::QueueWatch;
 use super::vitals::{AtWork, ChunkEnd};
 use crate::celery::{
-    self, Batch, Census, Control, EventStream, Execution, News, NodeName, RunningTask, Signal, Stats, Target, TaskId,
-    TaskNews,
+    Batch, Census, Consumers, Control, EventStream, Execution, News, NodeName, RunningTask, Signal, Stats, Target,
+    TaskId, TaskNews,
 };
 use crate::run::{self, Level};
 
@@ -65,7 +66,7 @@ struct Books {
 
 /// See the module.
 pub struct Desk {
-    context: Context,
+    pub(super) context: Context,
     books: Mutex<Books>,
     pages: Mutex<Pages>,
     /// Where tasks may wait: those that are configured, published to, or consumed by any worker.
@@ -81,8 +82,9 @@ pub struct Desk {
     bans_due: Notify,
     /// Processes of each worker's pool.
     pools: Mutex<HashMap<NodeName, HashSet<u32>>>,
-    /// The last census and when it began.
-    census: tokio::sync::Mutex<Option<(Instant, Arc<Census>)>>,
+    /// The last census, when it began, and whether it looked everywhere.
+    pub(super) census: tokio::sync::Mutex<Option<(Instant, bool, Arc<Census>)>>,
+    queue_watch: Mutex<QueueWatch>,
     stream: tokio::sync::Mutex<Option<EventStream>>,
 }
 
@@ -142,6 +144,7 @@ impl Desk {
             bans_due: Notify::new(),
             pools: Mutex::default(),
             census: tokio::sync::Mutex::default(),
+            queue_watch: Mutex::default(),
             stream: tokio::sync::Mutex::new(stream),
         };
         desk.meet_workers().await;
@@ -156,6 +159,7 @@ impl Desk {
             never = self.hunt_ghosts() => never,
             never = self.revoke_deadly() => never,
             never = self.revoke_banned() => never,
+            never = self.watch_for_unconsumed() => never,
         }
     }
 
@@ -232,6 +236,15 @@ impl Desk {
 
     fn pages(&self) -> MutexGuard<'_, Pages> {
         self.pages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn queue_watch(&self) -> MutexGuard<'_, QueueWatch> {
+        self.queue_watch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first tasks of all jobs that are followed.
+    pub(super) fn roots(&self) -> HashSet<TaskId> {
+        self.pages().keys().cloned().collect()
     }
 
     async fn read_events(&self) -> Infallible {
@@ -429,6 +442,7 @@ impl Desk {
                 .good()
                 .flat_map(|(_, queues)| queues.iter().map(|queue| queue.name.clone()));
             self.queues().extend(consumed);
+            self.queue_watch().know_consumers(Consumers::of(replies));
         }
         match stats {
             // A moment without workers (one is being restarted) is no news about how many there will be.
@@ -489,29 +503,6 @@ impl Desk {
                 message,
             });
         }
-    }
-
-    /// A census that began after the call: several jobs that want one at the same time share it.
-    async fn census(&self) -> celery::Result<Arc<Census>> {
-        let called = Instant::now();
-        let mut last = self.census.lock().await;
-        if let Some((begun, census)) = last.as_ref()
-            && *begun >= called
-        {
-            return Ok(Arc::clone(census));
-        }
-        let begun = Instant::now();
-        let roots: HashSet<TaskId> = self.pages().keys().cloned().collect();
-        let queues = self.queues().clone();
-        let queues: Vec<&str> = queues.iter().map(String::as_str).collect();
-        let census = Arc::new(
-            self.context
-                .celery
-                .census(&roots, &queues, self.context.ghosts.all())
-                .await?,
-        );
-        *last = Some((begun, Arc::clone(&census)));
-        Ok(census)
     }
 }
 
@@ -604,10 +595,24 @@ impl Page<'_> {
         if !self.desk.context.workers_settled.now() {
             return Left::Unsure("a worker is being started or stopped".to_owned());
         }
-        let census = match self.desk.census().await {
-            Ok(census) => census,
-            Err(error) => return Left::Unsure(error.to_string()),
-        };
+        // The known queues come first: a search through the whole broker costs more.
+        for everywhere in [false, true] {
+            let census = match self.desk.survey(everywhere).await {
+                Ok(census) => census,
+                Err(error) => return Left::Unsure(error.to_string()),
+            };
+            let left = self.judge(&census, known);
+            if left != Left::Nothing {
+                return left;
+            }
+            if let Some(left) = self.desk.left_in_unconsumed_queues(&self.root) {
+                return left;
+            }
+        }
+        Left::Nothing
+    }
+
+    fn judge(&self, census: &Census, known: &HashSet<TaskId>) -> Left {
         if census.with_messages.contains(&self.root) {
             return Left::Something;
         }

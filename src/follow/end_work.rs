@@ -94,6 +94,7 @@ pub async fn end_work(
         open: roots.iter().cloned().collect(),
         roots,
         running: HashSet::new(),
+        unseen: None,
         begun: Instant::now(),
         manner,
         ended: Ended::default(),
@@ -143,6 +144,8 @@ struct End<'a> {
     open: BTreeSet<TaskId>,
     /// Those that a worker ran at the last look.
     running: HashSet<TaskId>,
+    /// What could not be looked at of the queues that nobody has named.
+    unseen: Option<String>,
     begun: Instant,
     manner: Manner,
     ended: Ended,
@@ -156,7 +159,10 @@ impl End<'_> {
         let mut clean = 0;
         while clean < CLEAN_LOOKS {
             let known = self.tasks.len();
-            let found = self.look().await;
+            let mut found = self.look().await;
+            if found.is_none() && clean + 1 == CLEAN_LOOKS {
+                found = self.sweep_other_queues().await;
+            }
             let told = self.revoke().await;
             // What was terminated may have been replaced by what it has started.
             let is_clean = found.is_none() && told && self.tasks.len() == known;
@@ -166,6 +172,7 @@ impl End<'_> {
                 sleep(PAUSE).await;
             }
         }
+        self.ended.left = self.unseen.take();
     }
 
     fn know(&mut self, tasks: impl IntoIterator<Item = TaskId>) {
@@ -212,6 +219,30 @@ impl End<'_> {
         .or_else(|| told(held.places.len().max(taken), "tasks are taken and revoked"))
         .or(swept.unseen)
         .or(held.unseen)
+    }
+
+    /// Removes what waits in queues that nobody has named; returns what was found, if anything. An app may route its tasks to
+    /// a queue that no worker consumes now, and another night's worker may.
+    async fn sweep_other_queues(&mut self) -> Option<String> {
+        let known = self.desk.queues_to_look_at();
+        let found = match self.client.broker_queues().await {
+            Ok(found) => found,
+            Err(error) => return Some(error.to_string()),
+        };
+        let others = found.messages.iter();
+        let others: Vec<&str> = others
+            .filter(|(queue, messages)| **messages > 0 && !known.contains(*queue))
+            .map(|(queue, _)| queue.as_str())
+            .collect();
+        let swept = match self.client.sweep(&self.roots, &others).await {
+            Ok(swept) => swept,
+            Err(error) => return Some(error.to_string()),
+        };
+        self.ended.removed += swept.removed;
+        self.know(swept.taken);
+        // Looking again would not find more.
+        self.unseen = swept.unseen.or(found.unseen);
+        (swept.removed > 0).then(|| format!("{} tasks were queued", swept.removed))
     }
 
     /// What the tasks of the jobs have started, as far as their results tell by now.

@@ -34,6 +34,7 @@ mod progress;
 pub mod progress_keys;
 mod publish;
 pub(crate) mod python_literal;
+mod queue_watch;
 mod refresh_asks;
 mod remains;
 mod stops;
