@@ -110,7 +110,8 @@ fn queues_are_counted_by_priority() {
         &orch(&["queues", "--queues", "celery", "--broker", &redis.url(0)], None),
         0,
     );
-    let expected = "QUEUE   MESSAGES  PRIORITY 0/3/6/9\ncelery         3  2/0/0/1\nunacknowledged: 0";
+    let expected = "QUEUE   MESSAGES  PRIORITY 0/3/6/9  CONSUMERS\n\
+                    celery         3  2/0/0/1           no worker answers\nunacknowledged: 0";
     assert_eq!(text, expected);
     let object = said(
         &orch(&["queues", "--queues", "celery", "--json"], Some(&redis.url(0))),
@@ -279,6 +280,81 @@ fn many_tasks_are_published_from_standard_input() {
     assert_eq!(ids.lines().count(), 1200);
     assert_eq!(ids.lines().nth(1), Some("t1"));
     assert_eq!(depth(), (800, 400));
+}
+
+#[test]
+fn a_queue_without_a_consumer_is_named() {
+    use std::io::Write;
+    let redis = RedisServer::start();
+    let url = redis.url(0);
+    let errors = |output: &Output| String::from_utf8_lossy(&output.stderr).trim_end().to_owned();
+    let publish = ["publish", "wire_app.add", "--args", "[1, 2]"];
+
+    let output = orch(&publish, Some(&url));
+    said(&output, 0);
+    assert_eq!(
+        errors(&output),
+        "warning: no worker answers: what is published waits in the queue `celery` until a worker consumes it"
+    );
+
+    let worker = Worker::start(&redis, WorkerOptions::default());
+    let output = orch(&publish, Some(&url));
+    said(&output, 0);
+    assert_eq!(errors(&output), "");
+    let output = orch(&[&publish[..], &["--queue", "slow", "--id", "t1"]].concat(), Some(&url));
+    assert_eq!(said(&output, 0), "t1");
+    let nobody = "warning: no worker consumes the queue `slow`: what is published waits there; worker w1@test consumes \
+                  celery";
+    assert_eq!(errors(&output), nobody);
+    // Who waits for the result is warned while it waits.
+    let wait = ["--queue", "slow", "--wait", "--timeout", "1500ms"];
+    let output = orch(&[&publish[..], &wait].concat(), Some(&url));
+    said(&output, 1);
+    assert_eq!(errors(&output), nobody);
+
+    let output = orch(&[&publish[..], &["--queue", "slow", "--json"]].concat(), Some(&url));
+    let object: Value = serde_json::from_str(&said(&output, 0)).unwrap();
+    assert_eq!(object["consumers"], serde_json::json!({ "slow": [] }), "{object}");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_orch"));
+    command.args(["celery", "publish", "--stdin", "--json", "--broker", &url]);
+    let mut input = tempfile::tempfile().unwrap();
+    let lines =
+        "{\"task\": \"wire_app.add\", \"args\": [1, 1]}\n{\"task\": \"a\", \"queue\": \"slow\", \"priority\": 9}\n";
+    input.write_all(lines.as_bytes()).unwrap();
+    std::io::Seek::rewind(&mut input).unwrap();
+    let output = command.stdin(input).output().unwrap();
+    let object: Value = serde_json::from_str(&said(&output, 0)).unwrap();
+    assert_eq!(
+        object["consumers"],
+        serde_json::json!({ "celery": ["w1@test"], "slow": [] }),
+        "{object}"
+    );
+    assert_eq!(errors(&output), nobody);
+
+    let object: Value = serde_json::from_str(&said(&orch(&["queues", "--json"], Some(&url)), 0)).unwrap();
+    assert_eq!(
+        object["consumers"],
+        serde_json::json!({ "celery": ["w1@test"], "slow": [] }),
+        "{object}"
+    );
+    assert_eq!(
+        object["queues"]["slow"],
+        serde_json::json!({ "0": 3, "3": 0, "6": 0, "9": 1 })
+    );
+    let text = said(&orch(&["queues"], Some(&url)), 0);
+    assert!(text.contains("slow           4  3/0/0/1           none"), "{text}");
+
+    // A worker that does not answer delays nothing for long, and may be the one that consumes it.
+    worker.process.signal(nix::sys::signal::Signal::SIGSTOP);
+    let begun = Instant::now();
+    let output = orch(&[&publish[..], &["--queue", "slow"]].concat(), Some(&url));
+    said(&output, 0);
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    worker.process.signal(nix::sys::signal::Signal::SIGCONT);
+    assert!(
+        errors(&output).starts_with("warning: no worker answers: "),
+        "{output:?}"
+    );
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! `orch celery publish`: tasks from the command line or, many at once, from standard input.
 
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io::{BufRead, Read};
 use std::time::Duration;
 
@@ -10,13 +12,17 @@ use serde_json::{Map, Value, json};
 
 use super::connect::{ConnectArgs, converse};
 use super::result::{as_json, human};
-use crate::celery::{Task, TaskId, TaskState};
-use crate::cli::output::{print, print_json};
+use crate::celery::{
+    BatchError, Client, Consumed, Consumers, DEFAULT_QUEUE, NodeName, Target, Task, TaskId, TaskState,
+};
+use crate::cli::output::{print, print_json, say};
 use crate::cli::{Refusal, duration};
 use crate::run::Outcome;
 
 /// All lines of standard input are read before the first is published.
 const LARGEST_INPUT: u64 = 1 << 30;
+/// How long workers have to say what they consume, once the tasks are published.
+const CONSUMERS_TIMEOUT: Duration = Duration::from_secs(1);
 /// One task; workers and orch take in no more.
 const LONGEST_LINE: u64 = 64 << 20;
 
@@ -25,7 +31,7 @@ const LONGEST_LINE: u64 = 64 << 20;
 #[command(
     after_help = "--stdin reads one JSON object a line: {\"task\": NAME, \"args\": [], \"kwargs\": {}, \"queue\", \
 \"priority\", \"id\", \"headers\", \"eta\", \"expires\", \"countdown\", \"time_limit\", \"soft_time_limit\"}, the last three \
-in seconds. Nothing is published if a line cannot be read."
+in seconds. Nothing is published if a line cannot be read. A queue that no worker consumes is named on standard error."
 )]
 pub struct PublishArgs {
     #[command(flatten)]
@@ -125,14 +131,28 @@ pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
             crate::celery::Error::Task { .. } => usage(error.to_string()),
             _ => Refusal::because(Outcome::InfrastructureFailed, error.to_string()),
         })?;
+        let queues = queues_of(std::slice::from_ref(&task));
         let Some(watch) = &mut watch else {
-            match args.json {
-                true => print_json(&json!({ "id": task.id, "task": task.name, "queue": task.queue })),
-                false => print(task.id.as_str()),
+            if !args.json {
+                print(task.id.as_str());
+            }
+            let consumers = warn_without_consumer(&client, &queues).await;
+            if args.json {
+                let consumers = by_queue(&queues, consumers.as_ref());
+                print_json(&json!({ "id": task.id, "task": task.name, "queue": task.queue, "consumers": consumers }));
             }
             return Ok(0);
         };
-        let known = match tokio::time::timeout(args.timeout, watch.finished()).await {
+        let warned = async {
+            warn_without_consumer(&client, &queues).await;
+            std::future::pending::<Infallible>().await
+        };
+        let finished = tokio::select! {
+            biased;
+            finished = tokio::time::timeout(args.timeout, watch.finished()) => finished,
+            never = warned => match never {},
+        };
+        let known = match finished {
             Ok(known) => known.map(Some),
             Err(_) => client.results().get(&task.id).await,
         };
@@ -147,21 +167,74 @@ pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
 
 fn publish_all(args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
-    if let Err(error) = converse(client.publish_batch(tasks))? {
+    let queues = queues_of(tasks);
+    let published = converse(async {
+        client.publish_batch(tasks).await?;
+        if !args.json {
+            tasks.iter().for_each(|task| print(task.id.as_str()));
+        }
+        Ok(warn_without_consumer(&client, &queues).await)
+    })?;
+    let consumers = published.map_err(|error: BatchError| {
         let outcome = match error.error {
             crate::celery::Error::Task { .. } => Outcome::ConfigurationError,
             _ => Outcome::InfrastructureFailed,
         };
-        return Err(Refusal::because(outcome, error.to_string()));
-    }
-    match args.json {
-        true => {
-            let ids: Vec<&TaskId> = tasks.iter().map(|task| &task.id).collect();
-            print_json(&json!({ "published": tasks.len(), "ids": ids }));
-        }
-        false => tasks.iter().for_each(|task| print(task.id.as_str())),
+        Refusal::because(outcome, error.to_string())
+    })?;
+    if args.json {
+        let ids: Vec<&TaskId> = tasks.iter().map(|task| &task.id).collect();
+        let consumers = by_queue(&queues, consumers.as_ref());
+        print_json(&json!({ "published": tasks.len(), "ids": ids, "consumers": consumers }));
     }
     Ok(0)
+}
+
+fn queues_of(tasks: &[Task]) -> BTreeSet<&str> {
+    let queues = tasks.iter().map(|task| task.queue.as_deref());
+    queues.map(|queue| queue.unwrap_or(DEFAULT_QUEUE)).collect()
+}
+
+/// Asks the workers what they consume and warns of each of these queues that has no consumer. `None`: they could not be
+/// asked in time, which says nothing about what is published.
+async fn warn_without_consumer(client: &Client, queues: &BTreeSet<&str>) -> Option<Consumers> {
+    if queues.is_empty() {
+        return None;
+    }
+    let control = client.control();
+    let asked = control.active_queues(&Target::All, CONSUMERS_TIMEOUT);
+    let replies = tokio::time::timeout(CONSUMERS_TIMEOUT * 3 / 2, asked)
+        .await
+        .ok()?
+        .ok()?;
+    let consumers = Consumers::of(&replies);
+    let warnings = queues.iter().filter_map(|queue| warning(queue, &consumers));
+    warnings.for_each(|warning| say(&warning));
+    Some(consumers)
+}
+
+fn warning(queue: &str, consumers: &Consumers) -> Option<String> {
+    let who = match consumers.consumed(queue) {
+        Consumed::Yes => return None,
+        Consumed::No => "no worker",
+        Consumed::Unknown if consumers.queues.is_empty() => {
+            return Some(format!(
+                "warning: no worker answers: what is published waits in the queue `{queue}` until a worker consumes it"
+            ));
+        }
+        Consumed::Unknown => "no worker that answers",
+    };
+    Some(format!(
+        "warning: {who} consumes the queue `{queue}`: what is published waits there; {}",
+        consumers.described()
+    ))
+}
+
+/// The workers that consume each queue, for JSON.
+fn by_queue<'q>(queues: &BTreeSet<&'q str>, consumers: Option<&Consumers>) -> Option<BTreeMap<&'q str, Vec<NodeName>>> {
+    let consumers = consumers?;
+    let of = |queue: &&'q str| (*queue, consumers.of_queue(queue).cloned().collect());
+    Some(queues.iter().map(of).collect())
 }
 
 fn task_of(args: &PublishArgs) -> Result<Task, String> {

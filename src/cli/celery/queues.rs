@@ -1,15 +1,15 @@
-//! `orch celery queues`: how much waits, by priority, and what is taken and not acknowledged.
+//! `orch celery queues`: how much waits, by priority, who consumes it, and what is taken and not acknowledged.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::json;
 
 use super::connect::{ConnectArgs, converse};
-use crate::celery::{Client, Target, UnackedMessage};
+use crate::celery::{Client, Consumed, Consumers, Target, UnackedMessage};
 use crate::cli::Refusal;
-use crate::cli::output::{print, print_json};
+use crate::cli::output::{print, print_json, say};
 use crate::cli::table::table;
 use crate::printable::one_line;
 use crate::run::Outcome;
@@ -20,12 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// More unacknowledged messages than this are not listed.
 const LONGEST_LIST: usize = 10_000;
 
-/// Shows the depth of queues by priority, and the messages that are taken and not acknowledged
+/// Shows the depth of queues by priority, their consumers, and the messages that are taken and not acknowledged
 #[derive(Args, Debug)]
 pub struct QueuesArgs {
     #[command(flatten)]
     connect: ConnectArgs,
-    /// Which queues, separated by commas [default: those that the workers consume]
+    /// Which queues, separated by commas [default: all of the broker; with --check or --quarantine those that the workers
+    /// consume]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     queues: Vec<String>,
     /// Also list the messages that are taken and not acknowledged
@@ -69,15 +70,32 @@ pub fn main(args: &QueuesArgs) -> anyhow::Result<u8> {
                 "taken_s": age(message.taken_at),
             })
         });
-        let mut object = json!({ "queues": seen.depths, "unacked": seen.unacked, "oldest_unacked_s": oldest });
+        let consumers: BTreeMap<&String, Vec<_>> = seen
+            .depths
+            .keys()
+            .map(|queue| (queue, seen.consumers.of_queue(queue).collect()))
+            .collect();
+        let mut object = json!({
+            "queues": seen.depths,
+            "consumers": consumers,
+            "unanswered": seen.consumers.unknown,
+            "unacked": seen.unacked,
+            "oldest_unacked_s": oldest,
+        });
+        if let Some(unseen) = &seen.unseen {
+            object["unseen"] = json!(unseen);
+        }
         if args.unacked {
             object["unacked_messages"] = messages.collect();
         }
         print_json(&object);
         return Ok(0);
     }
-    for line in depths_table(&seen.depths) {
+    for line in depths_table(&seen.depths, &seen.consumers) {
         print(&line);
+    }
+    if let Some(unseen) = &seen.unseen {
+        say(&format!("warning: there may be more queues: {unseen}"));
     }
     let oldest = oldest.map(|seconds| format!(", the oldest taken {} ago", span(seconds)));
     print(&format!(
@@ -110,6 +128,9 @@ pub fn main(args: &QueuesArgs) -> anyhow::Result<u8> {
 /// What was seen.
 struct Seen {
     depths: Depths,
+    consumers: Consumers,
+    /// Why there may be more queues.
+    unseen: Option<String>,
     unacked: u64,
     /// The oldest only, unless all are wanted.
     messages: Vec<UnackedMessage>,
@@ -132,13 +153,27 @@ pub async fn queue_names(client: &Client, named: &[String]) -> crate::celery::Re
 }
 
 async fn look(client: &Client, args: &QueuesArgs) -> crate::celery::Result<Seen> {
+    let control = client.control();
+    let consumers = Consumers::of(&control.active_queues(&Target::All, PATIENCE).await?);
+    let mut unseen = None;
+    let names: BTreeSet<String> = match args.queues.as_slice() {
+        [] => {
+            let found = client.broker_queues().await?;
+            unseen = found.unseen;
+            let consumed = consumers.names().map(str::to_owned);
+            found.messages.into_keys().chain(consumed).collect()
+        }
+        named => named.iter().cloned().collect(),
+    };
     let mut depths = Depths::new();
-    for name in queue_names(client, &args.queues).await? {
+    for name in names {
         let depth = client.queue_depth(&name).await?;
         depths.insert(name, depth);
     }
     Ok(Seen {
         depths,
+        consumers,
+        unseen,
         unacked: client.unacked_count().await?,
         messages: client
             .unacked_messages(if args.unacked { LONGEST_LIST } else { 1 })
@@ -146,9 +181,23 @@ async fn look(client: &Client, args: &QueuesArgs) -> crate::celery::Result<Seen>
     })
 }
 
-fn depths_table(depths: &Depths) -> Vec<String> {
+/// Consumers that one line names; further ones are counted.
+const NAMED: usize = 3;
+
+fn consumers_of(queue: &str, consumers: &Consumers) -> String {
+    let nodes: Vec<String> = consumers.of_queue(queue).map(|node| one_line(node.as_str())).collect();
+    match (consumers.consumed(queue), nodes.len().saturating_sub(NAMED)) {
+        (Consumed::Yes, 0) => nodes.join(", "),
+        (Consumed::Yes, more) => format!("{} and {more} more", nodes[..NAMED].join(", ")),
+        (Consumed::No, _) => "none".to_owned(),
+        (Consumed::Unknown, _) if consumers.queues.is_empty() => "no worker answers".to_owned(),
+        (Consumed::Unknown, _) => "none that answers".to_owned(),
+    }
+}
+
+fn depths_table(depths: &Depths, consumers: &Consumers) -> Vec<String> {
     if depths.is_empty() {
-        return vec!["no queue is named, and no worker answers that consumes one".to_owned()];
+        return vec!["the broker has no queue, and no worker answers that consumes one".to_owned()];
     }
     let width = depths
         .keys()
@@ -156,11 +205,19 @@ fn depths_table(depths: &Depths) -> Vec<String> {
         .max()
         .unwrap_or(0)
         .max("QUEUE".len());
-    let mut lines = vec![format!("{:<width$}  {:>8}  PRIORITY 0/3/6/9", "QUEUE", "MESSAGES")];
+    let mut lines = vec![format!(
+        "{:<width$}  {:>8}  PRIORITY 0/3/6/9  CONSUMERS",
+        "QUEUE", "MESSAGES"
+    )];
     for (name, depth) in depths {
         let total: u64 = depth.values().sum();
         let steps: Vec<String> = depth.values().map(u64::to_string).collect();
-        lines.push(format!("{:<width$}  {total:>8}  {}", one_line(name), steps.join("/")));
+        lines.push(format!(
+            "{:<width$}  {total:>8}  {:<16}  {}",
+            one_line(name),
+            steps.join("/"),
+            consumers_of(name, consumers)
+        ));
     }
     lines
 }
@@ -168,14 +225,30 @@ fn depths_table(depths: &Depths) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::celery::NodeName;
 
     #[test]
     fn a_line_a_queue() {
         let depth = BTreeMap::from([(0, 3), (3, 0), (6, 0), (9, 1)]);
-        let depths = Depths::from([("celery".to_owned(), depth)]);
+        let depths = Depths::from([("celery".to_owned(), depth.clone()), ("slow".to_owned(), depth)]);
+        let nodes = ["w1@h", "w2@h", "w3@h", "w4@h"].map(|node| (NodeName::from(node), ["celery".to_owned()].into()));
+        let consumers = Consumers {
+            queues: nodes.into(),
+            unknown: 0,
+        };
         assert_eq!(
-            depths_table(&depths),
-            ["QUEUE   MESSAGES  PRIORITY 0/3/6/9", "celery         4  3/0/0/1"]
+            depths_table(&depths, &consumers),
+            [
+                "QUEUE   MESSAGES  PRIORITY 0/3/6/9  CONSUMERS",
+                "celery         4  3/0/0/1           w1@h, w2@h, w3@h and 1 more",
+                "slow           4  3/0/0/1           none",
+            ]
         );
+        let silent = Consumers {
+            unknown: 1,
+            ..consumers
+        };
+        assert!(depths_table(&depths, &silent)[2].ends_with("none that answers"));
+        assert!(depths_table(&depths, &Consumers::default())[1].ends_with("no worker answers"));
     }
 }
