@@ -159,7 +159,7 @@ impl Desk {
             never = self.hunt_ghosts() => never,
             never = self.revoke_deadly() => never,
             never = self.revoke_banned() => never,
-            never = self.watch_for_unconsumed() => never,
+            never = Box::pin(self.watch_for_unconsumed()) => never,
         }
     }
 
@@ -597,7 +597,7 @@ impl Page<'_> {
         }
         // The known queues come first: a search through the whole broker costs more.
         for everywhere in [false, true] {
-            let census = match self.desk.survey(everywhere).await {
+            let census = match Box::pin(self.desk.survey(everywhere)).await {
                 Ok(census) => census,
                 Err(error) => return Left::Unsure(error.to_string()),
             };

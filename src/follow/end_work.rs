@@ -161,7 +161,7 @@ impl End<'_> {
             let known = self.tasks.len();
             let mut found = self.look().await;
             if found.is_none() && clean + 1 == CLEAN_LOOKS {
-                found = self.sweep_other_queues().await;
+                found = Box::pin(self.sweep_other_queues()).await;
             }
             let told = self.revoke().await;
             // What was terminated may have been replaced by what it has started.
