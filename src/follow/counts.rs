@@ -2,13 +2,44 @@
 
 use crate::run::SiteCounts;
 
-/// `first`, with what it does not know taken from `second`.
+/// `first`, with what it does not know taken from `second`. An app may begin its key with zero results and never count them
+/// there: such a zero does not hide results that are known otherwise.
 pub fn merged(first: SiteCounts, second: SiteCounts) -> SiteCounts {
     SiteCounts {
         total_urls: first.total_urls.or(second.total_urls),
         total_chunks: first.total_chunks.or(second.total_chunks),
         completed_chunks: first.completed_chunks.or(second.completed_chunks),
-        results: first.results.or(second.results),
+        results: match (first.results, second.results) {
+            (Some(0), Some(results)) => Some(results),
+            (first, second) => first.or(second),
+        },
         errors: first.errors.or(second.errors),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_wins_but_for_a_zero_of_results() {
+        let results = |results| SiteCounts {
+            results,
+            errors: results,
+            ..SiteCounts::default()
+        };
+        for (first, second, expected) in [
+            (None, None, None),
+            (Some(3), Some(4), Some(3)),
+            (Some(3), Some(0), Some(3)),
+            (None, Some(0), Some(0)),
+            (Some(0), None, Some(0)),
+            (Some(0), Some(0), Some(0)),
+            (Some(0), Some(40), Some(40)),
+        ] {
+            let counts = merged(results(first), results(second));
+            assert_eq!(counts.results, expected, "{first:?}, {second:?}");
+            assert_eq!(counts.errors, first.or(second), "{first:?}, {second:?}");
+        }
     }
 }

@@ -446,6 +446,9 @@ impl<'a> Follower<'a> {
         let lost = self.following.lost_chunks();
         if lost > 0 {
             counts.errors = Some(counts.errors.unwrap_or(0).saturating_add(lost));
+            // A worker may have told their end: lost are those that the chord does not count.
+            let not_lost = counts.total_chunks.map(|total| total.saturating_sub(lost));
+            counts.completed_chunks = counts.completed_chunks.map(|done| done.min(not_lost.unwrap_or(done)));
         }
         (counts, source)
     }
