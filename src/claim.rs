@@ -43,11 +43,22 @@ pub enum StartError {
         since: String,
     },
     /// The run that was to be resumed has left nothing to do.
-    #[error("run {run_id} had finished all of its sites: nothing is left to do")]
-    NothingLeft { run_id: RunId },
+    #[error("run {run_id} had finished all of its sites{}: nothing is left to do", not_all_good(*.outcome))]
+    NothingLeft {
+        run_id: RunId,
+        /// By the ends of its sites.
+        outcome: Outcome,
+    },
     /// The state directory, the guard or the lock failed.
     #[error("{0}")]
     Failed(#[source] Failure),
+}
+
+fn not_all_good(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Succeeded => "",
+        _ => ", some of them degraded",
+    }
 }
 
 impl StartError {
@@ -55,7 +66,7 @@ impl StartError {
     pub fn outcome(&self) -> Outcome {
         match self {
             StartError::Busy { .. } => Outcome::Busy,
-            StartError::NothingLeft { .. } => Outcome::Succeeded,
+            StartError::NothingLeft { outcome, .. } => *outcome,
             StartError::Failed(failure) => failure.kind.outcome(),
         }
     }

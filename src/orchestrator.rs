@@ -131,7 +131,8 @@ impl Orchestrator {
         if let Some(resumption) = &resumption {
             if resumption.is_complete() {
                 let run_id = resumption.run_id.clone();
-                return Err(StartError::NothingLeft { run_id });
+                let outcome = Outcome::of_sites(resumption.kept(), config.orch.strict);
+                return Err(StartError::NothingLeft { run_id, outcome });
             }
             options.sites = resumption.sites.iter().map(|so_far| so_far.site.clone()).collect();
         }

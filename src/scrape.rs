@@ -11,7 +11,7 @@ use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict};
 use crate::run::{
-    EventKind, History, Level, Outcome, Progress, Recorder, Resumption, ServiceName, SiteName, SiteStatus, StopReason,
+    EventKind, History, Level, Outcome, Progress, Recorder, Resumption, ServiceName, SiteName, StopReason,
 };
 use crate::services::{
     Failure, OnDemand, RedisConnection, Usable, refused_connections, site_service_name, without_password,
@@ -279,25 +279,8 @@ impl Scrape {
         if let Some(held) = AllHeld::told_by(&reports) {
             return Ending::busy(&held);
         }
-        Ending::Done(self.outcome(reports.iter().map(|report| report.status)))
-    }
-
-    /// What the sites' ends make of the run.
-    fn outcome(&self, mut ends: impl Iterator<Item = SiteStatus>) -> Outcome {
-        let is_good = |status| match status {
-            SiteStatus::Complete => true,
-            SiteStatus::Degraded => !self.config.orch.strict,
-            SiteStatus::Failed | SiteStatus::Cancelled | SiteStatus::Skipped => false,
-        };
-        let so_far = self.resumption.iter().flat_map(|resumption| &resumption.sites);
-        let mut kept = so_far.map(|so_far| match &so_far.progress {
-            Progress::Kept { shortfall: Some(_), .. } => SiteStatus::Degraded,
-            _ => SiteStatus::Complete,
-        });
-        if ends.all(is_good) && kept.all(is_good) {
-            Outcome::Succeeded
-        } else {
-            Outcome::SitesFailed
-        }
+        let kept = self.resumption.iter().flat_map(|resumption| resumption.kept());
+        let ends = reports.iter().map(|report| (report.status, report.counts));
+        Ending::Done(Outcome::of_sites(ends.chain(kept), self.config.orch.strict))
     }
 }

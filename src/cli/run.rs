@@ -30,7 +30,7 @@ pub struct RunArgs {
     /// Also try sites that are skipped since they failed in the last runs (`skip_after_failures`)
     #[arg(long)]
     pub force: bool,
-    /// Exit code 1 also when a site is degraded (`min_results`)
+    /// Exit code 1 also when a site is degraded and has results (`min_results`); without any it is 1 in any case
     #[arg(long)]
     pub strict: bool,
     #[command(flatten)]

@@ -17,7 +17,9 @@ const HEADINGS: [&str; 8] = ["SITE", "NOW", "LAST", "ENDED", "TIME", "RESULTS", 
 
 /// Lists the sites: where each is now, its last result and time against the runs before, how the last runs ended
 #[derive(Args, Debug)]
-#[command(after_help = "RUNS, the latest last: . complete, d degraded, F failed, S skipped, C cancelled")]
+#[command(
+    after_help = "RUNS, the latest last: . complete, d degraded, 0 without any results, F failed, S skipped, C cancelled"
+)]
 pub struct ListArgs {
     #[command(flatten)]
     sites: SitesArgs,
@@ -67,9 +69,10 @@ fn living(config: &Config) -> anyhow::Result<Option<RunState>> {
     Ok(Some(state))
 }
 
-fn letter(status: SiteStatus) -> char {
-    match status {
+fn letter(ended: &PastSite) -> char {
+    match ended.status {
         SiteStatus::Complete => '.',
+        SiteStatus::Degraded if ended.counts.has_no_results() => '0',
         SiteStatus::Degraded => 'd',
         SiteStatus::Failed => 'F',
         SiteStatus::Cancelled => 'C',
@@ -94,11 +97,11 @@ fn row(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Vec<Stri
         of_last(&|last| site_word(last.status.into()).to_owned()),
         of_last(&|last| local_time(seconds(last.at))),
         of_last(&|last| with(span(last.elapsed.as_secs_f64()), trend.time, last)),
-        of_last(&|last| match last.counts.results {
+        of_last(&|last| match last.counts.known_results() {
             Some(results) => with(results.to_string(), trend.results, last),
             None => "-".to_owned(),
         }),
-        results.iter().rev().map(|result| letter(result.status)).collect(),
+        results.iter().rev().map(letter).collect(),
         reason(results.first(), &Standing::of(site, results, false)),
     ]
 }

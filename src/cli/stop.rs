@@ -148,10 +148,7 @@ impl Seen {
                 let so_far = resumes.into_iter().flat_map(|resumption| resumption.sites);
                 self.ended = so_far
                     .filter(|so_far| so_far.site == *wanted)
-                    .find_map(|so_far| match so_far.progress {
-                        crate::run::Progress::Kept { counts, .. } => Some((SiteStatus::Complete, counts)),
-                        _ => None,
-                    });
+                    .find_map(|so_far| so_far.progress.kept());
             }
             EventKind::SiteFinished {
                 site, status, counts, ..
@@ -169,7 +166,8 @@ fn nothing(why: &str) -> anyhow::Result<u8> {
 
 fn word(status: SiteStatus) -> &'static str {
     match status {
-        SiteStatus::Complete | SiteStatus::Degraded => "was complete",
+        SiteStatus::Complete => "was complete",
+        SiteStatus::Degraded => "was degraded",
         SiteStatus::Failed => "had failed",
         SiteStatus::Cancelled => "was stopped",
         SiteStatus::Skipped => "was skipped",

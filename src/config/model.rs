@@ -324,8 +324,10 @@ pub struct SiteConfig {
     pub uses: BTreeMap<String, u32>,
     /// `tags`: what `tag:...` selects by.
     pub tags: Vec<String>,
-    /// `min_results`: with fewer the site counts as degraded. Default none.
-    pub min_results: Option<MinResults>,
+    /// `min_results`: with fewer the site counts as degraded. Default 1.
+    pub min_results: MinResults,
+    /// `on_degraded`. Default retry.
+    pub on_degraded: DegradedAction,
     /// `skip_after_failures`: runs in a row in which it must have failed to be tried once and then skipped. Default none.
     pub skip_after_failures: Option<u32>,
     pub health: HealthConfig,
@@ -359,10 +361,31 @@ pub struct HealthConfig {
 /// `min_results`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MinResults {
-    /// A number.
+    /// A number; 0: no results are fine.
     Count(u64),
-    /// `"60%"`: so many hundredths of the median of the last complete runs.
+    /// `"60%"`: hundredths of the median of the last complete runs, and at least one result.
     OfMedian(u8),
+}
+
+impl Default for MinResults {
+    /// Any results will do, but there must be some.
+    fn default() -> Self {
+        MinResults::Count(1)
+    }
+}
+
+/// `on_degraded`: the consequence of an attempt that ends with too few results.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DegradedAction {
+    /// The next attempt follows where one is left; before it the proxies are refreshed if there were no results at all.
+    #[default]
+    Retry,
+    /// The site ends degraded, without a further attempt.
+    Warn,
+    /// The site ends as failed, without a further attempt.
+    Fail,
+    /// As `Retry`, with the refresh before every retry.
+    RefreshProxies,
 }
 
 /// `workers = { ... }`, `max_chunks_in_flight`, `rate`: a Celery worker that does the tasks of one site and of no other.

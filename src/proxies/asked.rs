@@ -17,7 +17,9 @@ pub async fn refresh_when_asked(context: &Context, desk: &Desk, config: &Proxies
         notice(Level::Info, message);
     }
     let deadline = Instant::now() + config.timeout;
-    match refresh(context, desk, config, deadline).await {
+    let refreshed = refresh(context, desk, config, deadline).await;
+    context.refresh_asks.close();
+    match refreshed {
         Ok(ProxyVerdict::Enough { .. }) => {}
         Ok(ProxyVerdict::TooFew { usable, reason }) => notice(
             Level::Warning,

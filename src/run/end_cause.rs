@@ -9,7 +9,7 @@ pub enum EndCause {
     /// Degraded: fewer results than `least`.
     TooFewResults {
         least: u64,
-        /// That of complete runs, of which `least` is a share.
+        /// The usual number, that of complete runs.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         median: Option<u64>,
     },

@@ -167,7 +167,7 @@ pub enum Level {
 pub enum Outcome {
     /// All sites finished (or `orch up` was asked to end and did).
     Succeeded,
-    /// At least one site failed.
+    /// At least one site failed, or has no results where there should be some.
     SitesFailed,
     /// The configuration or the command line is wrong, also when only the running system could show it.
     ConfigurationError,

@@ -40,8 +40,25 @@ pub enum Progress {
     },
     /// A job was under way: it is picked up where its tasks still live.
     InFlight(JobSoFar),
-    /// Never begun, or failed: it is dispatched.
+    /// Never begun, or failed, or ended without any results where there should be some: it is dispatched.
     ToDo,
+}
+
+impl Progress {
+    /// How a site that is kept has ended.
+    pub fn kept(&self) -> Option<(SiteStatus, SiteCounts)> {
+        match self {
+            Progress::Kept {
+                counts,
+                shortfall: None,
+            } => Some((SiteStatus::Complete, *counts)),
+            Progress::Kept {
+                counts,
+                shortfall: Some(_),
+            } => Some((SiteStatus::Degraded, *counts)),
+            Progress::InFlight(_) | Progress::ToDo => None,
+        }
+    }
 }
 
 /// A job that was under way.
@@ -117,6 +134,7 @@ impl Unfinished {
                 reason,
                 ..
             } => match status {
+                SiteStatus::Degraded if counts.has_no_results() => (site, Progress::ToDo),
                 SiteStatus::Complete | SiteStatus::Degraded => {
                     let shortfall = match status {
                         SiteStatus::Degraded => Some(reason.clone().unwrap_or_default()),
@@ -153,6 +171,11 @@ impl Resumption {
         self.sites
             .iter()
             .all(|so_far| matches!(so_far.progress, Progress::Kept { .. }))
+    }
+
+    /// How the sites that are kept have ended.
+    pub fn kept(&self) -> impl Iterator<Item = (SiteStatus, SiteCounts)> {
+        self.sites.iter().filter_map(|so_far| so_far.progress.kept())
     }
 
     /// The jobs that were under way.
@@ -270,6 +293,13 @@ mod tests {
             counts: counts(),
             shortfall: None,
         };
+        let empty = |status| {
+            let mut end = finished("a", status);
+            if let EventKind::SiteFinished { counts, .. } = &mut end {
+                counts.results = Some(0);
+            }
+            end
+        };
         for (kinds, expected) in [
             (vec![], Progress::ToDo),
             (vec![EventKind::SiteQueued { site: name("a") }], Progress::ToDo),
@@ -287,6 +317,25 @@ mod tests {
             (
                 vec![dispatched("a", 1), finished("a", SiteStatus::Failed)],
                 Progress::ToDo,
+            ),
+            (
+                vec![dispatched("a", 1), finished("a", SiteStatus::Degraded)],
+                Progress::Kept {
+                    counts: counts(),
+                    shortfall: Some(String::new()),
+                },
+            ),
+            // Nothing came of it: that is no end to keep, unless it may be so.
+            (vec![dispatched("a", 1), empty(SiteStatus::Degraded)], Progress::ToDo),
+            (
+                vec![dispatched("a", 1), empty(SiteStatus::Complete)],
+                Progress::Kept {
+                    counts: SiteCounts {
+                        results: Some(0),
+                        ..counts()
+                    },
+                    shortfall: None,
+                },
             ),
             (
                 vec![dispatched("a", 1), finished("a", SiteStatus::Cancelled)],

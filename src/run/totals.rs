@@ -29,6 +29,8 @@ pub struct Totals {
     /// Sites of which the number of results is known.
     pub sites_with_results: usize,
     pub errors: u128,
+    /// Sites of which the number of errors is known.
+    pub sites_with_errors: usize,
     #[serde(skip)]
     ended: Ended,
 }
@@ -80,6 +82,7 @@ impl Totals {
         self.change(share.counts, |sum, count| *sum += u128::from(count));
         self.sites_with_chunks += usize::from(share.counts.total_chunks.is_some());
         self.sites_with_results += usize::from(share.counts.results.is_some());
+        self.sites_with_errors += usize::from(share.counts.errors.is_some());
     }
 
     fn remove(&mut self, share: Share) {
@@ -92,6 +95,7 @@ impl Totals {
         self.change(share.counts, |sum, count| *sum -= u128::from(count));
         self.sites_with_chunks -= usize::from(share.counts.total_chunks.is_some());
         self.sites_with_results -= usize::from(share.counts.results.is_some());
+        self.sites_with_errors -= usize::from(share.counts.errors.is_some());
     }
 
     fn change(&mut self, counts: SiteCounts, change: impl Fn(&mut u128, u64)) {

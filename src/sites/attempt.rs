@@ -10,10 +10,10 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
+use super::attempt_end::{AttemptEnd, Verdict};
 use super::end_site::end_site;
 use super::health::{Change, Health, Limits};
 use super::registry::{RENEW_EVERY, Registry, RegistryStatus};
-use super::sanity::Yield;
 use super::standing::Standing;
 use super::values::{AppPrefix, argument_values};
 use crate::celery::{Link, Task, TaskId};
@@ -128,20 +128,32 @@ impl<'a> Attempt<'a> {
     /// Runs it to its end.
     pub(super) async fn run(self) -> (Option<Failure>, SiteCounts) {
         match self.dispatch_and_follow().await {
-            Ok(ending) => {
+            Ok(mut ending) => {
+                ending.counts = self.agreed(ending.counts);
                 self.tidy_up(&ending).await;
                 (ending.failure, ending.counts)
             }
             Err(failure @ Failure::Unhealthy { .. }) => {
                 let Self {
                     context, desk, site, ..
-                } = self;
+                } = &self;
                 // Boxed: it is large and seldom begun.
                 let end = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Failed);
                 let state = Box::pin(end).await;
-                (Some(failure), state.counts)
+                (Some(failure), self.agreed(state.counts))
             }
             Err(failure) => (Some(failure), SiteCounts::default()),
+        }
+    }
+
+    /// These counts as they agree with the verdict: what is known to be zero is not unknown, and chunks that failed are
+    /// errors, also where the app has not counted them.
+    fn agreed(&self, counts: SiteCounts) -> SiteCounts {
+        let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = Some(health.failed_chunks()).filter(|failed| *failed > 0);
+        SiteCounts {
+            errors: counts.errors.max(failed),
+            ..counts.with_known_results()
         }
     }
 
@@ -433,15 +445,20 @@ impl<'a> Attempt<'a> {
             }
         }
         let job_id = ending.job.job_id.as_ref().unwrap_or(&self.job_id);
-        let status = if ending.failure.is_none() {
-            RegistryStatus::Complete
-        } else {
-            RegistryStatus::Failed
+        let end = AttemptEnd::of(
+            ending.failure.clone(),
+            ending.counts,
+            self.standing,
+            self.site.on_degraded,
+        );
+        let status = match &end.verdict {
+            Verdict::Complete(_) | Verdict::Degraded(_) => RegistryStatus::Complete,
+            Verdict::Failed(_) => RegistryStatus::Failed,
         };
         let registry = self.registry(job_id);
         let written = async {
             // First: who sees that it is complete finds this as well.
-            if let (None, Yield::Short(short)) = (&ending.failure, self.standing.judge(ending.counts)) {
+            if let Verdict::Degraded(short) = &end.verdict {
                 registry.tell_degraded(client, &short.why).await?;
             }
             registry.write(client, status, ending.counts).await

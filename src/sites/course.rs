@@ -3,13 +3,12 @@
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempt;
+use super::attempt_end::{AttemptEnd, Bounds, Next, Verdict};
 use super::breaker::Tries;
 use super::end_site::end_site;
 use super::lease::{Lease, Leases, Refused};
 use super::registry::RegistryStatus;
 use super::report::{SiteReport, stopped_by};
-use super::retry::pause_before_retry;
-use super::sanity::Yield;
 use super::schedule::Pause;
 use super::standing::Standing;
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
@@ -62,8 +61,17 @@ pub(super) struct Begun<'r> {
     lease: Lease<'r>,
     /// Its own worker, if it is to have one, while it has its turn.
     worker: Option<Needed>,
-    /// When it wanted to go on, and what the last attempt came to.
-    paused: Option<(Instant, Failure, SiteCounts)>,
+    /// The pause before the next attempt.
+    paused: Option<Paused>,
+    /// The attempt before, as far as it counts if a later one comes to less.
+    before: Option<AttemptEnd>,
+}
+
+struct Paused {
+    /// When it wanted to go on.
+    due: Instant,
+    /// It goes on only when the refresh of the proxies has ended.
+    awaits_refresh: bool,
 }
 
 impl<'r> Course<'r> {
@@ -118,6 +126,7 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
                 lease,
                 worker: None,
                 paused: None,
+                before: None,
             };
             return go_on(Box::new(course), around, site).await;
         }
@@ -153,17 +162,21 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
     if let Some(by) = context.stops.of(&site.name) {
         return Step::Ended(course.stop(around, site, &by).await);
     }
-    if let Some((due, failure, counts)) = course.paused.take() {
-        course.deadline += Instant::now().saturating_duration_since(due);
+    if let Some(Paused { due, awaits_refresh }) = course.paused {
+        let now = Instant::now();
+        if awaits_refresh && context.refresh_asks.awaits_refresh() {
+            return Step::Pause(Course::Begun(course), Pause::BeforeARetry, now + LOOK_AGAIN_AFTER);
+        }
+        course.paused = None;
+        course.deadline += now.saturating_duration_since(due);
         if course.lease.is_lost() {
-            let give_up = course.deadline.min(Instant::now() + PATIENCE);
+            let give_up = course.deadline.min(now + PATIENCE);
             match take(context, desk, around.leases, site, give_up).await {
                 Ok(lease) => course.lease = lease,
                 Err(refused) => {
                     // The attempt that was next has not begun.
                     course.number -= 1;
-                    let failure = Failure::Lost(format!("{}; {refused}", failure.reason()));
-                    return course.end(around, site, Some(failure), counts).await;
+                    return course.end_without_lease(around, site, &refused).await;
                 }
             }
         }
@@ -190,31 +203,49 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         Came::Stopped(by) => return Step::Ended(course.stop(around, site, &by).await),
     };
     course.worker = None;
-    let Some(failure) = failure else {
-        return course.end(around, site, None, counts).await;
-    };
+    let ended = AttemptEnd::of(failure, counts, course.standing, site.on_degraded);
     let now = Instant::now();
     let left = deadline.saturating_duration_since(now);
-    let is_final = matches!(failure, Failure::Unhealthy { may_retry: false, .. });
-    let pause = if picked_up.is_some() && !is_final {
+    let is_final = match &ended.verdict {
+        Verdict::Complete(_) | Verdict::Degraded(_) => true,
+        Verdict::Failed(failure) => matches!(failure, Failure::Unhealthy { may_retry: false, .. }),
+    };
+    let next = if picked_up.is_some() && !is_final {
         // What has become of an earlier run's job is no reason not to do the site: this is its first attempt.
         course.retries = course.retries.saturating_add(course.number);
-        Some(Duration::ZERO).filter(|_| !left.is_zero())
+        Some(Next::at_once()).filter(|_| !left.is_zero())
     } else {
-        pause_before_retry(&failure, course.number, course.retries, site.retry_backoff, left)
+        let bounds = Bounds {
+            attempt: course.number,
+            retries: course.retries,
+            left,
+        };
+        ended.next(site, bounds)
     };
-    let Some(pause) = pause else {
-        return course.end(around, site, Some(failure), counts).await;
+    let Some(Next { pause, refresh_proxies }) = next else {
+        return course.end(around, site, ended).await;
+    };
+    if refresh_proxies {
+        context.refresh_asks.ask(&site.name);
+    }
+    let awaits_refresh = refresh_proxies && context.refresh_asks.awaits_refresh();
+    let first = if awaits_refresh {
+        "; the proxies are refreshed first"
+    } else {
+        ""
     };
     course.number += 1;
     context.recorder.emit(EventKind::SiteRetrying {
         site: site.name.clone(),
         attempt: course.number,
         backoff_ms: EventKind::millis(pause),
-        reason: failure.reason().to_owned(),
+        reason: format!("{}{first}", ended.reason()),
     });
+    if course.before.as_ref().is_none_or(|before| !before.outdoes(&ended)) {
+        course.before = Some(ended);
+    }
     let due = now + pause;
-    course.paused = Some((due, failure, counts));
+    course.paused = Some(Paused { due, awaits_refresh });
     Step::Pause(Course::Begun(course), Pause::BeforeARetry, due)
 }
 
@@ -237,29 +268,47 @@ impl<'r> Begun<'r> {
         })
     }
 
-    async fn end(
+    /// Another run has the site, or it is not known who has.
+    async fn end_without_lease(
         self: Box<Self>,
         around: &Surroundings<'r>,
         site: &SiteConfig,
-        failure: Option<Failure>,
-        counts: SiteCounts,
+        refused: &Refused,
     ) -> Step<'r> {
+        let lost = |reason, counts| AttemptEnd {
+            verdict: Verdict::Failed(Failure::Lost(reason)),
+            counts,
+        };
+        let refused = lost(refused.to_string(), SiteCounts::default());
+        let ended = match &self.before {
+            Some(before) if !before.outdoes(&refused) => {
+                lost(format!("{}; {}", before.reason(), refused.reason()), before.counts)
+            }
+            Some(_) | None => refused,
+        };
+        self.end(around, site, ended).await
+    }
+
+    async fn end(self: Box<Self>, around: &Surroundings<'r>, site: &SiteConfig, ended: AttemptEnd) -> Step<'r> {
         self.lease.give_back().await;
-        let (status, reason, cause) = match failure {
-            Some(failure) => {
+        let AttemptEnd { verdict, counts } = match self.before {
+            Some(before) => before.or_last(ended),
+            None => ended,
+        };
+        let (status, reason, cause) = match verdict {
+            Verdict::Failed(failure) => {
                 let reason = failure.reason().to_owned();
                 (SiteStatus::Failed, Some(reason), Some(self.standing.failure()))
             }
-            None => match self.standing.judge(counts) {
-                Yield::Enough => (SiteStatus::Complete, None, None),
-                Yield::Short(short) => (SiteStatus::Degraded, Some(short.why), Some(short.cause)),
-                Yield::Unknown(why) => {
+            Verdict::Degraded(short) => (SiteStatus::Degraded, Some(short.why), Some(short.cause)),
+            Verdict::Complete(warning) => {
+                if let Some(why) = warning {
                     let message = format!("{}: {why}", site.name);
                     let level = Level::Warning;
                     around.context.recorder.emit(EventKind::Noticed { level, message });
-                    (SiteStatus::Complete, None, None)
                 }
-            },
+                (SiteStatus::Complete, None, None)
+            }
         };
         Step::Ended(Box::new(SiteReport {
             site: site.name.clone(),

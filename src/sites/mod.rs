@@ -1,6 +1,7 @@
 //! The sites of a run: their jobs, retries, limits, and the registry of their progress.
 
 mod attempt;
+mod attempt_end;
 mod breaker;
 mod busy;
 mod cancel;

@@ -1,4 +1,4 @@
-//! Whether and when a failed site is tried again.
+//! Whether and when a site is tried again that has failed, or is degraded.
 
 use std::time::Duration;
 
@@ -6,18 +6,21 @@ use crate::follow::Failure;
 
 /// The pause before the next attempt; `None` when there is none.
 ///
-/// `attempt` is the one that failed, 1 for the first. The pause doubles with each; an attempt that could only begin after
+/// `failure` is `None` of an attempt that was degraded. `attempt` is the one that ended, 1 for the first. The pause doubles with each; an attempt that could only begin after
 /// the site's deadline (`left` from now) is not begun, and running out of time is not tried again.
 pub fn pause_before_retry(
-    failure: &Failure,
+    failure: Option<&Failure>,
     attempt: u32,
     retries: u32,
     backoff: Duration,
     left: Duration,
 ) -> Option<Duration> {
     match failure {
-        Failure::TimedOut(_) | Failure::Unhealthy { may_retry: false, .. } => return None,
-        Failure::Told(_) | Failure::Lost(_) | Failure::Unknown(_) | Failure::Unhealthy { may_retry: true, .. } => {}
+        Some(Failure::TimedOut(_) | Failure::Unhealthy { may_retry: false, .. }) => return None,
+        Some(
+            Failure::Told(_) | Failure::Lost(_) | Failure::Unknown(_) | Failure::Unhealthy { may_retry: true, .. },
+        )
+        | None => {}
     }
     if attempt > retries {
         return None;
@@ -41,18 +44,21 @@ mod tests {
         };
         let seconds = Duration::from_secs;
         for (failure, attempt, retries, left, pause) in [
-            (&told, 1, 0, 1000, None),
-            (&told, 1, 1, 1000, Some(10)),
-            (&lost, 1, 3, 1000, Some(10)),
-            (&lost, 2, 3, 1000, Some(20)),
-            (&lost, 3, 3, 1000, Some(40)),
-            (&lost, 4, 3, 1000, None),
-            (&told, 3, 3, 40, None),
-            (&late, 1, 3, 1000, None),
-            (&unhealthy(true), 1, 3, 1000, Some(10)),
-            (&unhealthy(true), 4, 3, 1000, None),
-            (&unhealthy(false), 1, 3, 1000, None),
-            (&told, 200, 300, u64::MAX, Some(10 * u64::from(u32::MAX))),
+            (Some(&told), 1, 0, 1000, None),
+            (Some(&told), 1, 1, 1000, Some(10)),
+            (Some(&lost), 1, 3, 1000, Some(10)),
+            (Some(&lost), 2, 3, 1000, Some(20)),
+            (Some(&lost), 3, 3, 1000, Some(40)),
+            (Some(&lost), 4, 3, 1000, None),
+            (Some(&told), 3, 3, 40, None),
+            (Some(&late), 1, 3, 1000, None),
+            (Some(&unhealthy(true)), 1, 3, 1000, Some(10)),
+            (Some(&unhealthy(true)), 4, 3, 1000, None),
+            (Some(&unhealthy(false)), 1, 3, 1000, None),
+            (None, 1, 1, 1000, Some(10)),
+            (None, 1, 0, 1000, None),
+            (None, 2, 2, 15, None),
+            (Some(&told), 200, 300, u64::MAX, Some(10 * u64::from(u32::MAX))),
         ] {
             let found = pause_before_retry(failure, attempt, retries, seconds(10), seconds(left));
             assert_eq!(

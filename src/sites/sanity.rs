@@ -1,6 +1,6 @@
 //! How much a site should yield, and whether it does: `min_results` against what its complete runs had.
 //!
-//! Not here: what becomes of a site that yields too little (`course`).
+//! Not here: what becomes of a site that yields too little (`course`, `degraded`).
 
 use crate::config::MinResults;
 use crate::median::median;
@@ -10,24 +10,22 @@ use crate::run::{EndCause, PastSite, SiteCounts, SiteStatus};
 const COMPARED_WITH: usize = 5;
 
 /// How much a site should yield.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Least {
-    /// Nothing is asked for.
-    #[default]
-    Any,
-    /// A share of what no run has told.
-    NotYetKnown(String),
-    Results(Floor),
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Least {
+    /// 0: no results are fine.
+    results: u64,
+    /// The usual number of results.
+    usual: Option<u64>,
+    /// Where `results` comes from.
+    why: String,
+    /// A number of results that is not known is reported.
+    must_be_known: bool,
 }
 
-/// The least that a site should yield.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Floor {
-    results: u64,
-    /// Of which it is a share.
-    median: Option<u64>,
-    /// Where it comes from.
-    why: String,
+impl Default for Least {
+    fn default() -> Self {
+        Self::of(MinResults::default(), &[])
+    }
 }
 
 /// How a complete site's results compare with what they should be.
@@ -48,46 +46,52 @@ pub struct Shortfall {
 
 impl Least {
     pub fn of(least: MinResults, results: &[PastSite]) -> Self {
-        let percent = match least {
-            MinResults::Count(least) => {
-                return Least::Results(Floor {
-                    results: least,
-                    median: None,
-                    why: format!("`min_results` is {least}"),
-                });
+        let known = usual(results);
+        let usual = known.as_ref().map(|(median, _)| *median);
+        let (results, why) = match (least, known) {
+            (MinResults::Count(1), None) => (1, "`min_results = 0` would allow that".to_owned()),
+            (MinResults::Count(1), Some((median, nights))) => (1, format!("usually {median} ({nights})")),
+            (MinResults::Count(least), _) => (least, format!("`min_results` is {least}")),
+            (MinResults::OfMedian(percent), None) => {
+                (1, format!("`min_results` is {percent} % of what complete runs have"))
             }
-            MinResults::OfMedian(percent) => percent,
+            (MinResults::OfMedian(percent), Some((median, nights))) => {
+                // Rounded up: a share of something is not nothing.
+                let least = (u128::from(median) * u128::from(percent)).div_ceil(100).max(1);
+                let least = u64::try_from(least).unwrap_or(u64::MAX);
+                (
+                    least,
+                    format!("`min_results` is {percent} % of {nights} with {median}: {least}"),
+                )
+            }
         };
-        let Some((median, nights)) = usual(results) else {
-            return Least::NotYetKnown(format!("`min_results` is {percent} % of what complete runs have"));
-        };
-        // Rounded up: a share of something is not nothing.
-        let least = (u128::from(median) * u128::from(percent)).div_ceil(100);
-        let least = u64::try_from(least).unwrap_or(u64::MAX);
-        Least::Results(Floor {
-            results: least,
-            median: Some(median),
-            why: format!("`min_results` is {percent} % of {nights} with {median}: {least}"),
-        })
+        Self {
+            results,
+            usual,
+            why,
+            // Nobody asks an app that counts no results for a number, unless the configuration does.
+            must_be_known: !matches!(least, MinResults::Count(0 | 1)),
+        }
     }
 
     /// Of a complete site that came to this.
     pub fn judge(&self, counts: SiteCounts) -> Yield {
-        // A site that had no page to begin with has no result either.
-        let nothing = counts.total_urls.filter(|urls| *urls == 0);
-        let results = counts.results.or(nothing);
-        let not_told = |why: &str| Yield::Unknown(format!("how many results it has is not told, {why}"));
-        match (self, results) {
-            (Self::Any, _) | (Self::NotYetKnown(_), Some(_)) => Yield::Enough,
-            (Self::NotYetKnown(why) | Self::Results(Floor { why, .. }), None) => not_told(why),
-            (Self::Results(floor), Some(results)) if results >= floor.results => Yield::Enough,
-            (Self::Results(floor), Some(results)) => {
+        let why = &self.why;
+        match counts.known_results() {
+            None if self.must_be_known => Yield::Unknown(format!("the number of results is not known, {why}")),
+            None => Yield::Enough,
+            Some(results) if results >= self.results => Yield::Enough,
+            Some(results) => {
                 let one = if results == 1 { "" } else { "s" };
+                let found = match (results, counts.total_urls) {
+                    (0, Some(0)) => "0 URLs".to_owned(),
+                    _ => format!("{results} result{one}"),
+                };
                 Yield::Short(Shortfall {
-                    why: format!("{results} result{one}, {}", floor.why),
+                    why: format!("{found}, {why}"),
                     cause: EndCause::TooFewResults {
-                        least: floor.results,
-                        median: floor.median,
+                        least: self.results,
+                        median: self.usual,
                     },
                 })
             }
@@ -97,9 +101,9 @@ impl Least {
 
 /// The results that a site usually has, and which runs say so.
 fn usual(results: &[PastSite]) -> Option<(u64, String)> {
-    // What was degraded is no measure: a slow decay would hide itself.
+    // What was degraded is no measure: a slow decay would hide itself. Nor is nothing, which was once taken for complete.
     let complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
-    let known = complete.filter_map(|result| result.counts.results);
+    let known = complete.filter_map(|result| result.counts.results.filter(|results| *results > 0));
     let known: Vec<u64> = known.take(COMPARED_WITH).collect();
     let nights = known.len();
     if let Some(median) = median(known) {
@@ -120,6 +124,9 @@ fn usual(results: &[PastSite]) -> Option<(u64, String)> {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use proptest::prelude::*;
+    use proptest::{collection, option};
 
     use super::*;
 
@@ -172,15 +179,21 @@ mod tests {
                 count,
                 &[],
                 None,
-                "how many results it has is not told, `min_results` is 50",
+                "the number of results is not known, `min_results` is 50",
             ),
-            // Nothing to compare with.
-            (share, &[], Some(0), "enough"),
+            // Nothing to compare with: any number will do, but zero.
+            (share, &[], Some(1), "enough"),
+            (
+                share,
+                &[],
+                Some(0),
+                "0 results, `min_results` is 60 % of what complete runs have",
+            ),
             (
                 share,
                 &[],
                 None,
-                "how many results it has is not told, `min_results` is 60 % of what complete runs have",
+                "the number of results is not known, `min_results` is 60 % of what complete runs have",
             ),
             (share, &history, Some(61), "enough"),
             (
@@ -192,12 +205,100 @@ mod tests {
         ] {
             assert_eq!(judged(least, history, results), expected, "{least:?}");
         }
-        let empty = SiteCounts {
-            total_urls: Some(0),
-            ..SiteCounts::default()
+    }
+
+    #[test]
+    fn nothing_is_too_little_unless_the_configuration_says_otherwise_and_unknown_is_not_nothing() {
+        use SiteStatus::{Complete, Degraded};
+        let default = MinResults::default();
+        let usually = [result(Degraded, Some(0)), result(Complete, Some(101))];
+        // As an older orch has told of empty nights.
+        let zeros = [result(Complete, Some(0)), result(Complete, Some(0))];
+        let then = [zeros[0].clone(), zeros[1].clone(), result(Complete, Some(7))];
+        let ago = PastSite {
+            cause: Some(EndCause::TooFewResults {
+                least: 1,
+                median: Some(40),
+            }),
+            ..result(Degraded, Some(0))
         };
-        let yielded = Least::of(MinResults::Count(1), &[]).judge(empty);
-        assert!(matches!(yielded, Yield::Short(_)), "no pages, no results");
+        for (least, history, results, expected) in [
+            (
+                default,
+                &[][..],
+                Some(0),
+                "0 results, `min_results = 0` would allow that",
+            ),
+            (default, &[], Some(1), "enough"),
+            (default, &[], None, "enough"),
+            (
+                default,
+                &usually,
+                Some(0),
+                "0 results, usually 101 (its last complete run)",
+            ),
+            (default, &usually, Some(1), "enough"),
+            (
+                default,
+                &zeros,
+                Some(0),
+                "0 results, `min_results = 0` would allow that",
+            ),
+            (default, &then, Some(0), "0 results, usually 7 (its last complete run)"),
+            (
+                default,
+                std::slice::from_ref(&ago),
+                Some(0),
+                "0 results, usually 40 (the median of complete runs of long ago)",
+            ),
+            (MinResults::Count(0), &usually, Some(0), "enough"),
+            (MinResults::Count(0), &usually, None, "enough"),
+            (
+                MinResults::OfMedian(1),
+                &then,
+                Some(0),
+                "0 results, `min_results` is 1 % of its last complete run with 7: 1",
+            ),
+        ] {
+            assert_eq!(judged(least, history, results), expected, "{least:?} {history:?}");
+        }
+        let no_urls = |results| SiteCounts {
+            total_urls: Some(0),
+            ..counts(results)
+        };
+        for results in [None, Some(0)] {
+            let Yield::Short(short) = Least::of(default, &[]).judge(no_urls(results)) else {
+                panic!("no URLs, no results")
+            };
+            assert_eq!(short.why, "0 URLs, `min_results = 0` would allow that");
+        }
+        assert_eq!(Least::of(default, &[]).judge(no_urls(Some(3))), Yield::Enough);
+        let Yield::Short(short) = Least::of(default, &usually).judge(counts(Some(0))) else {
+            panic!("nothing is too little")
+        };
+        // What is usual is handed on.
+        let median = Some(101);
+        assert_eq!(short.cause, EndCause::TooFewResults { least: 1, median });
+    }
+
+    proptest! {
+        #[test]
+        fn less_is_never_better_and_zero_is_fine_only_where_it_is_written_down(
+            least in prop_oneof![any::<u64>().prop_map(MinResults::Count), (1..=100u8).prop_map(MinResults::OfMedian)],
+            history in collection::vec(option::of(any::<u64>()), 0..8),
+            results in any::<u64>(),
+        ) {
+            let history: Vec<PastSite> = history.into_iter().map(|past| result(SiteStatus::Complete, past)).collect();
+            let least_of = Least::of(least, &history);
+            let is_enough = |results| least_of.judge(counts(Some(results))) == Yield::Enough;
+            prop_assert_eq!(is_enough(0), least == MinResults::Count(0));
+            if !is_enough(results) {
+                prop_assert!(!is_enough(results / 2));
+            }
+            prop_assert!(is_enough(u64::MAX));
+            let is_short = matches!(least_of.judge(counts(None)), Yield::Short(_));
+            prop_assert!(!is_short, "what is not known is not too little");
+        }
     }
 
     #[test]

@@ -89,6 +89,9 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         told_unfit: HashSet::new(),
         lengths: Lengths::new(known),
     };
+    if proxies.is_some() {
+        context.refresh_asks.open();
+    }
     // What is large and seldom begun is boxed: all of this is one future.
     let refresh = async {
         if let Some(proxies) = &proxies {

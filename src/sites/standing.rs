@@ -30,7 +30,7 @@ impl Standing {
         Self {
             tries,
             failures: streak.failures,
-            least: site.min_results.map_or(Least::Any, |least| Least::of(least, results)),
+            least: Least::of(site.min_results, results),
         }
     }
 

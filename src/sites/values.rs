@@ -70,13 +70,13 @@ pub fn argument_values(site: &SiteConfig, job_id: &JobId, fencing_token: u64) ->
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::config::{Pace, SiteTimeout, TaskCall};
 
-    fn site(values: Value) -> SiteConfig {
+    pub fn site(values: Value) -> SiteConfig {
         SiteConfig {
             name: "books".into(),
             dispatch: TaskCall {
@@ -96,7 +96,8 @@ mod tests {
             needs: Default::default(),
             uses: Default::default(),
             tags: Vec::new(),
-            min_results: None,
+            min_results: Default::default(),
+            on_degraded: Default::default(),
             skip_after_failures: None,
             health: Default::default(),
             worker: None,

@@ -375,17 +375,18 @@ fn figures(site: &SiteView, now: f64) -> Line {
     };
     let counts = &site.counts;
     if counts.total_chunks.is_some() || counts.completed_chunks.is_some() {
-        let done = counts.completed_chunks.unwrap_or(0);
+        // While it runs none has ended as far as is known; at its end what is not known is no zero.
+        let done = counts.completed_chunks.or((!site.phase.is_final()).then_some(0));
         let by = match (site.phase, site.source) {
             (SitePhase::Running, Some(source)) => format!(" ({})", source_name(source)),
             _ => String::new(),
         };
         line.push(
             Tone::Plain,
-            format!("{done}/{} chunks{by}, ", count(counts.total_chunks)),
+            format!("{}/{} chunks{by}, ", count(done), count(counts.total_chunks)),
         );
     }
-    if let (SitePhase::Complete | SitePhase::Degraded, Some(results)) = (site.phase, counts.results) {
+    if let (SitePhase::Complete | SitePhase::Degraded, Some(results)) = (site.phase, counts.known_results()) {
         line.push(Tone::Plain, format!("{}, ", plural(results, "result")));
     }
     if let Some(errors) = counts.errors {

@@ -31,22 +31,28 @@ pub fn left(state: &RunState, now: f64) -> Option<String> {
     (left >= 1.0 && !is_over).then(|| format!("about {} left", coarse_span(left)))
 }
 
-/// What all sites have come to: `30/30 chunks, 120 results, 2 errors`; nothing of a single one, which says it itself.
+/// What all sites have come to: `30/30 chunks, 120 results, 2 errors`, each as far as a site has told it; nothing of a single
+/// site, which says it itself.
 pub fn sums(state: &RunState) -> Option<String> {
     let totals = &state.totals;
-    if state.sites.len() < 2 || totals.completed_chunks == 0 {
+    if state.sites.len() < 2 {
         return None;
     }
     let counted = |count: u128, noun: &str| {
         let one = if count == 1 { "" } else { "s" };
         format!("{count} {noun}{one}")
     };
-    let mut parts = vec![done_chunks(totals, state.sites.len())];
+    let mut parts = Vec::new();
+    if totals.completed_chunks > 0 {
+        parts.push(done_chunks(totals, state.sites.len()));
+    }
     if totals.sites_with_results > 0 {
         parts.push(counted(totals.results, "result"));
     }
-    parts.push(counted(totals.errors, "error"));
-    Some(parts.join(", "))
+    if totals.sites_with_errors > 0 {
+        parts.push(counted(totals.errors, "error"));
+    }
+    Some(parts.join(", ")).filter(|sums| !sums.is_empty())
 }
 
 fn done_chunks(totals: &Totals, sites: usize) -> String {

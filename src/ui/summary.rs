@@ -93,8 +93,14 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
             let (skipped, complete) = (sites_in(SitePhase::Skipped), sites_in(SitePhase::Complete));
             let degraded = sites_in(SitePhase::Degraded);
             let failed = state.sites.len() - skipped - complete - degraded;
+            let empty = state.sites.iter().filter(|site| yielded_nothing(site)).count();
             let sites = plural(state.sites.len() as u64, "site");
-            let parts = [(failed, "failed"), (degraded, "degraded"), (skipped, "skipped")];
+            let parts = [
+                (failed, "failed"),
+                (empty, "yielded nothing"),
+                (degraded - empty, "degraded"),
+                (skipped, "skipped"),
+            ];
             let mut parts = parts.into_iter().filter(|(count, _)| *count > 0);
             // None at all: of a journal that says so.
             let (count, word) = parts.next().unwrap_or((0, "failed"));
@@ -130,6 +136,11 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
     lines
 }
 
+/// Whether it is known that a site has no results, which it should have.
+fn yielded_nothing(site: &SiteView) -> bool {
+    site.phase == SitePhase::Degraded && site.counts.has_no_results()
+}
+
 /// The run that this one continues.
 fn resumed_run(state: &RunState) -> Option<String> {
     let header = state.header.as_ref()?;
@@ -161,7 +172,7 @@ fn table(sites: &[&SiteView], state: &RunState) -> Vec<Line> {
             one_line(site.name.as_str()),
             status(site.phase).to_owned(),
             chunks,
-            count(site.counts.results),
+            count(site.counts.known_results()),
             count(site.counts.errors),
             time,
             one_line(&reason),

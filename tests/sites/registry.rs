@@ -66,12 +66,12 @@ fn the_registry_tells_every_job_and_leaves_the_apps_keys_alone() {
 fn a_degraded_job_is_complete_with_the_reason_beside() {
     let scene = Scene::new();
     let mut few = dispatched("few", json!({}));
-    few.min_results = Some(MinResults::Count(7));
+    few.min_results = MinResults::Count(7);
     let mut enough = dispatched("enough", json!({}));
-    enough.min_results = Some(MinResults::Count(6));
+    enough.min_results = MinResults::Count(6);
     // What fails is not degraded besides.
     let mut failed = dispatched("failed", json!({"fail": true}));
-    failed.min_results = Some(MinResults::Count(1));
+    failed.min_results = MinResults::Count(1);
     let reports = run(run_all(&scene.context, vec![few, enough, failed], 4));
     let ends: Vec<SiteStatus> = reports.iter().map(|report| report.status).collect();
     assert_eq!(

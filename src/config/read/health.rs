@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::item::Item;
-use crate::config::model::HealthConfig;
+use crate::config::model::{DegradedAction, HealthConfig};
 use crate::config::section::Section;
 use crate::config::tree::Value;
 use crate::run::HealthAction;
@@ -46,10 +46,29 @@ fn action(item: &Item<'_>) -> Option<HealthAction> {
         ("refresh_proxies", HealthAction::RefreshProxies),
     ])?;
     if action == HealthAction::RefreshProxies {
-        let mut first = item.reading.asks_for_proxies.borrow_mut();
-        first.get_or_insert(item.span());
+        asks_for_proxies(item);
     }
     Some(action)
+}
+
+/// Reads `on_degraded`.
+pub(super) fn on_degraded(item: &Item<'_>) -> Option<DegradedAction> {
+    let action = item.choice(&[
+        ("retry", DegradedAction::Retry),
+        ("warn", DegradedAction::Warn),
+        ("fail", DegradedAction::Fail),
+        ("refresh_proxies", DegradedAction::RefreshProxies),
+    ])?;
+    if action == DegradedAction::RefreshProxies {
+        asks_for_proxies(item);
+    }
+    Some(action)
+}
+
+/// Notes that there must be a chain that refreshes the proxies.
+fn asks_for_proxies(item: &Item<'_>) {
+    let mut first = item.reading.asks_for_proxies.borrow_mut();
+    first.get_or_insert(item.span());
 }
 
 /// `0.3`, or as text `"30%"`.

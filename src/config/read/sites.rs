@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::config::item::{Item, bad_name, json};
-use crate::config::model::{MinResults, Need, SiteConfig, SiteNeeds, SiteTimeout, TaskCall};
+use crate::config::model::{DegradedAction, MinResults, Need, SiteConfig, SiteNeeds, SiteTimeout, TaskCall};
 use crate::config::problem::{Problem, nearest};
 use crate::config::section::{Reading, Section, SiteNeed};
 use crate::config::source::{SourceId, Span};
@@ -125,10 +125,8 @@ fn read(
         },
         uses: section.or("uses", BTreeMap::new(), |item| uses(item, resources)),
         tags: section.or("tags", Vec::new(), |item| item.list(Item::name)),
-        // 0: what the defaults say does not hold for this site.
-        min_results: section
-            .read("min_results", min_results)
-            .filter(|least| *least != MinResults::Count(0)),
+        min_results: section.or("min_results", MinResults::default(), min_results),
+        on_degraded: section.or("on_degraded", DegradedAction::default(), health::on_degraded),
         skip_after_failures: section
             .read("skip_after_failures", |item| item.integer(0..=100))
             .filter(|failures| *failures > 0),

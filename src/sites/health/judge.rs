@@ -47,6 +47,8 @@ pub struct Health {
     begun: Instant,
     window: Window,
     counts: SiteCounts,
+    /// All of the attempt.
+    failed_chunks: u64,
     /// Ends were told one by one: the chord's counters tell nothing new.
     told_by_events: bool,
     chord: ChordProgress,
@@ -67,6 +69,7 @@ impl Health {
             begun: now,
             window: Window::default(),
             counts: SiteCounts::default(),
+            failed_chunks: 0,
             told_by_events: false,
             chord: ChordProgress {
                 done: 0,
@@ -96,6 +99,7 @@ impl Health {
             Vital::ChunkEnded(end) => {
                 if !std::mem::replace(&mut self.told_by_events, true) {
                     self.window = Window::default();
+                    self.failed_chunks = 0;
                 }
                 self.chunk_ended(end, now);
             }
@@ -107,8 +111,14 @@ impl Health {
         self.judge(now)
     }
 
+    /// Chunks that have failed so far, as far as is known.
+    pub fn failed_chunks(&self) -> u64 {
+        self.failed_chunks.max(self.chord.failed)
+    }
+
     fn chunk_ended(&mut self, end: ChunkEnd, now: Instant) {
         self.window.push(end, now);
+        self.failed_chunks += u64::from(!end.succeeded);
         self.lives(now);
         if self.is_enough() && self.window.error_rate() > self.limits.max_error_rate {
             self.failing = true;
