@@ -69,14 +69,21 @@ fn living(config: &Config) -> anyhow::Result<Option<RunState>> {
     Ok(Some(state))
 }
 
-fn letter(ended: &PastSite) -> char {
-    match ended.status {
+fn letter(status: SiteStatus) -> char {
+    match status {
         SiteStatus::Complete => '.',
-        SiteStatus::Degraded if ended.counts.has_no_results() => '0',
         SiteStatus::Degraded => 'd',
         SiteStatus::Failed => 'F',
         SiteStatus::Cancelled => 'C',
         SiteStatus::Skipped => 'S',
+    }
+}
+
+/// The letter of a run's end in the column RUNS.
+fn mark(ended: &PastSite) -> char {
+    match ended.status {
+        SiteStatus::Degraded if ended.counts.has_no_results() => '0',
+        status => letter(status),
     }
 }
 
@@ -101,7 +108,7 @@ fn row(site: &SiteConfig, now: Option<&SiteView>, history: &History) -> Vec<Stri
             Some(results) => with(results.to_string(), trend.results, last),
             None => "-".to_owned(),
         }),
-        results.iter().rev().map(letter).collect(),
+        results.iter().rev().map(mark).collect(),
         reason(results.first(), &Standing::of(site, results, false)),
     ]
 }

@@ -170,7 +170,7 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         course.paused = None;
         course.deadline += now.saturating_duration_since(due);
         if course.lease.is_lost() {
-            let give_up = course.deadline.min(now + PATIENCE);
+            let give_up = course.deadline.min(Instant::now() + PATIENCE);
             match take(context, desk, around.leases, site, give_up).await {
                 Ok(lease) => course.lease = lease,
                 Err(refused) => {

@@ -60,7 +60,8 @@ fn done_chunks(totals: &Totals, sites: usize) -> String {
     if totals.sites_with_chunks == sites {
         format!("{done}/{} chunks", totals.total_chunks)
     } else {
-        format!("{done} chunks")
+        let one = if done == 1 { "" } else { "s" };
+        format!("{done} chunk{one}")
     }
 }
 
@@ -140,5 +141,48 @@ mod tests {
             told(200.0, progressed("b", 1, Some(1)))[1..],
             ["9/10 chunks, 1.0 a minute", "", "9/10 chunks, 0 results, 2 errors"].map(str::to_owned)
         );
+    }
+
+    #[test]
+    fn zero_is_told_and_what_no_site_has_told_is_not() {
+        let sums_of = |counts: [SiteCounts; 2]| {
+            let mut state = RunState::default();
+            for (seq, (site, counts)) in (1..).zip(["a", "b"].into_iter().zip(counts)) {
+                let kind = EventKind::SiteProgressed {
+                    site: site.into(),
+                    counts,
+                    source: ProgressSource::Keys,
+                };
+                state.apply(&Event {
+                    seq,
+                    at: 0.0,
+                    elapsed: 0.0,
+                    kind,
+                });
+            }
+            sums(&state).unwrap_or_default()
+        };
+        let unknown = SiteCounts::default();
+        let nothing = SiteCounts {
+            results: Some(0),
+            ..unknown
+        };
+        let chunk = SiteCounts {
+            completed_chunks: Some(1),
+            ..unknown
+        };
+        let faulty = SiteCounts {
+            errors: Some(0),
+            ..nothing
+        };
+        for (counts, expected) in [
+            ([unknown, unknown], ""),
+            ([nothing, unknown], "0 results"),
+            ([nothing, faulty], "0 results, 0 errors"),
+            ([chunk, unknown], "1 chunk"),
+            ([chunk, nothing], "1 chunk, 0 results"),
+        ] {
+            assert_eq!(sums_of(counts), expected, "{counts:?}");
+        }
     }
 }

@@ -136,11 +136,6 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
     lines
 }
 
-/// Whether it is known that a site has no results, which it should have.
-fn yielded_nothing(site: &SiteView) -> bool {
-    site.phase == SitePhase::Degraded && site.counts.has_no_results()
-}
-
 /// The run that this one continues.
 fn resumed_run(state: &RunState) -> Option<String> {
     let header = state.header.as_ref()?;
@@ -204,6 +199,11 @@ fn table(sites: &[&SiteView], state: &RunState) -> Vec<Line> {
             line
         })
         .collect()
+}
+
+/// Whether it is known that a site has no results, which it should have.
+fn yielded_nothing(site: &SiteView) -> bool {
+    site.phase == SitePhase::Degraded && site.counts.has_no_results()
 }
 
 /// How a site's state looks.
