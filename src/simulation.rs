@@ -179,6 +179,7 @@ mod tests {
                 at: f64::from(number) * 100_000.0 + *seconds as f64,
                 status: *status,
                 elapsed: Duration::from_secs(*seconds),
+                attempt: Some(Duration::from_secs(*seconds)),
                 counts: SiteCounts::default(),
                 reason: None,
                 cause: None,

@@ -368,3 +368,50 @@ fn no_proxies_are_wanted_for_sites_that_are_skipped() {
     // It is tried once again, and there are too few.
     project.orch(&["run"]).finish().expect_code(4);
 }
+
+#[test]
+fn nights_on_which_a_site_was_empty_are_no_measure_for_a_good_one() {
+    // Twenty chunks on two slots: a second and more, and three times a hundredth of a second is long over by then.
+    let more = "timeout = \"auto\"\ntimeout_min = \"100ms\"\nslow_factor = 2";
+    let project = project(&[site("shop", "20", more).replace("0.01", "0.1")]);
+    let empty = |counts: Value| vec![json!({"site": "shop", "status": "complete", "counts": counts, "elapsed_ms": 10})];
+    let nights = [
+        json!({"total_urls": 0}),
+        json!({"total_urls": 9, "results": 0}),
+        json!({"total_chunks": 0}),
+    ];
+    write_nights(&project, &nights.map(empty));
+    let expected = || {
+        let plan = project.orch(&["plan", "--json"]).finish();
+        let plan: Value = serde_json::from_str(&plan.stdout).expect("JSON");
+        plan["sites"][0]["expected_seconds"].as_f64()
+    };
+    assert_eq!(expected(), None);
+    let night = project.orch(&["run"]).finish();
+    night.expect_code(0);
+    assert_eq!(ends(&night), pairs([("shop", "complete")]), "{}", night.stdout);
+    assert!(night.events_of("site_verdict").is_empty(), "{}", night.stdout);
+    // The first that is one.
+    let seconds = expected().expect("it is known");
+    assert!(seconds > 1.0, "{seconds}");
+}
+
+#[test]
+fn of_a_site_that_was_tried_again_the_last_attempt_is_the_measure() {
+    let flaky = site("shop", "2", "retries = 1\nretry_backoff = \"3s\"");
+    let project = project(&[flaky]);
+    let app = fs::read_to_string(project.file("chaos_app.py")).expect("the app");
+    let fails_at_first = "def dispatch(site, job_id, chunks, seconds, ledger):\n    if not os.path.exists(\"tried\"):\n        \
+                          write(\"tried\", \"once\")\n        raise RuntimeError(\"not yet\")\n";
+    let app = app.replace("def dispatch(site, job_id, chunks, seconds, ledger):\n", fails_at_first);
+    fs::write(project.file("chaos_app.py"), app).expect("it is written");
+    let night = project.orch(&["run"]).finish();
+    night.expect_code(0);
+    assert_eq!(night.events_of("site_dispatched").len(), 2, "{}", night.stdout);
+    let ends = night.events_of("site_finished");
+    assert!(ends[0]["elapsed_ms"].as_u64() > Some(3000), "{}", ends[0]);
+    let plan = project.orch(&["plan", "--json"]).finish();
+    let plan: Value = serde_json::from_str(&plan.stdout).expect("JSON");
+    let seconds = plan["sites"][0]["expected_seconds"].as_f64().expect("it is known");
+    assert!(seconds < 3.0, "without the wait for the retry: {seconds}");
+}

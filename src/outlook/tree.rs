@@ -229,6 +229,7 @@ mod tests {
                 at: 0.0,
                 status: *status,
                 elapsed: Duration::from_secs(*seconds),
+                attempt: Some(Duration::from_secs(*seconds)),
                 counts: SiteCounts::default(),
                 reason: Some("it is closed".to_owned()),
                 cause: None,

@@ -251,6 +251,7 @@ fn cause() -> impl Strategy<Value = EndCause> {
         any::<(u64, Option<u64>)>().prop_map(|(least, median)| EndCause::TooFewResults { least, median }),
         any::<u32>().prop_map(|in_a_row| EndCause::Failure { in_a_row }),
         Just(EndCause::Refused),
+        Just(EndCause::ByAnotherRun),
         any::<(u32, u32)>().prop_map(|(failures, runs)| EndCause::SkippedAfterFailures { failures, runs }),
     ]
 }

@@ -1,19 +1,17 @@
-//! `<state>/runs/<run id>/`: the journal, the logs and the summary of one run, private; old runs are pruned.
+//! `<state>/runs/<run id>/`: the journal, the logs and the summary of one run, private. Not here: which
+//! of them are kept (`retention`).
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
 
 use super::ids::RunId;
-use super::journal::is_being_written;
+use super::retention;
 use super::state::RunState;
 use crate::{atomic_file, printable};
 
-/// Runs that are kept; an older one goes when a new one begins, unless it lives.
-const KEPT: usize = 20;
-const JOURNAL: &str = "journal.jsonl";
+pub(super) const JOURNAL: &str = "journal.jsonl";
 
 /// The directory of one run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,7 +20,7 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Makes the directory and prunes what is older than the last twenty.
+    /// Makes the directory, and removes old ones (`retention`).
     ///
     /// # Errors
     /// It cannot be made; that an old one cannot be removed is no error.
@@ -31,7 +29,7 @@ impl RunDirectory {
         DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
         let path = runs.join(run_id.as_str());
         DirBuilder::new().mode(0o700).create(&path)?;
-        prune(&runs, &path);
+        retention::prune(&runs, &path);
         Ok(Self { path })
     }
 
@@ -95,32 +93,6 @@ impl RunDirectory {
     }
 }
 
-/// Removes the oldest runs. Their age does not tell whether they live: an `orch up` that runs well writes nothing for
-/// weeks, while a run beside it comes and goes each night.
-fn prune(runs: &Path, newest: &Path) {
-    let Ok(entries) = fs::read_dir(runs) else { return };
-    let mut found: Vec<(SystemTime, PathBuf)> = entries
-        .flatten()
-        .filter(|entry| entry.path() != newest)
-        .filter_map(|entry| {
-            // The journal's time is the run's last sign of life.
-            let journal = fs::metadata(entry.path().join(JOURNAL)).and_then(|journal| journal.modified());
-            let time = journal.or_else(|_| entry.metadata().and_then(|directory| directory.modified()));
-            Some((time.ok()?, entry.path()))
-        })
-        .collect();
-    found.sort();
-    let surplus = (found.len() + 1).saturating_sub(KEPT);
-    for (_, path) in found.into_iter().take(surplus) {
-        if is_being_written(&path.join(JOURNAL)) {
-            continue;
-        }
-        if let Err(error) = fs::remove_dir_all(&path) {
-            tracing::warn!(%error, path = %path.display(), "remove an old run");
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt;
@@ -128,35 +100,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_and_pruned() {
+    fn private() {
         let state_dir = tempfile::tempdir().unwrap();
-        let mut last = None;
-        for _ in 0..KEPT + 3 {
-            last = Some(RunDirectory::create(state_dir.path(), &RunId::random()).unwrap());
-        }
-        let last = last.unwrap();
-        assert_eq!(fs::metadata(last.path()).unwrap().permissions().mode() & 0o777, 0o700);
-        assert_eq!(fs::read_dir(state_dir.path().join("runs")).unwrap().count(), KEPT);
-        assert!(last.path().exists());
-    }
-
-    #[test]
-    fn a_living_run_is_kept_however_old_it_is() {
-        let state_dir = tempfile::tempdir().unwrap();
-        let create = || RunDirectory::create(state_dir.path(), &RunId::random()).unwrap();
-        let (living, dead) = (create(), create());
-        let recorder = crate::run::Recorder::create(&living.journal()).unwrap();
-        fs::write(dead.journal(), "").unwrap();
-        for old in [&living, &dead] {
-            let journal = fs::File::options().write(true).open(old.journal()).unwrap();
-            journal.set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        }
-        for _ in 0..KEPT {
-            create();
-        }
-        assert!(living.path().exists() && !dead.path().exists());
-        drop(recorder);
-        create();
-        assert!(!living.path().exists());
+        let directory = RunDirectory::create(state_dir.path(), &RunId::random()).unwrap();
+        assert_eq!(
+            fs::metadata(directory.path()).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
     }
 }

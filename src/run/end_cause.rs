@@ -17,6 +17,8 @@ pub enum EndCause {
     Failure { in_a_row: u32 },
     /// Failed without having begun, since its lease could not be had: another run had it, or the broker was out of reach.
     Refused,
+    /// Complete, degraded or not, by the work of another run that had its lease meanwhile.
+    ByAnotherRun,
     /// Skipped after so many failures in a row; with this one so many runs have passed without it.
     SkippedAfterFailures { failures: u32, runs: u32 },
 }

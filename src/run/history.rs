@@ -12,15 +12,13 @@ use super::directory::RunDirectory;
 use serde::Deserialize;
 
 use super::end_cause::EndCause;
-use super::event::{Command, Event, EventKind, SiteCounts, SiteStatus};
+use super::event::{Command, SiteCounts, SiteStatus};
 use super::ids::{RunId, ServiceName, SiteName};
-use super::journal::{each_line_told, first_event, is_being_written};
-use crate::median::median;
+use super::journal::{each_line_told, first_line, has_early, is_being_written};
+use super::usual::{EXPECTED_BY, Usual};
 
-/// Runs that are looked at, the latest ones.
+/// Runs that are looked at: the latest ones in which any site came to an end.
 const RUNS: usize = 10;
-/// Results that an expectation is made of.
-const EXPECTED_BY: usize = 5;
 
 /// An `orch run` that the state directory keeps, by its first event.
 #[derive(Clone, Debug)]
@@ -33,7 +31,28 @@ pub struct PastRun {
     pub resumes: Option<RunId>,
 }
 
+/// What the first line of a run's journal says of it; the names of its sites are not kept.
+#[derive(Deserialize)]
+pub(super) struct RunStart {
+    pub at: f64,
+    pub run_id: RunId,
+    pub command: Command,
+    #[serde(default)]
+    pub resumes: Option<Resumed>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Resumed {
+    pub run_id: RunId,
+}
+
 impl PastRun {
+    /// Whether it has begun any site, or followed the job of an earlier run further. Else it failed at its start, or all of its
+    /// sites were skipped.
+    pub fn has_begun(&self) -> bool {
+        has_begun(&self.journal)
+    }
+
     /// Whether it is under way.
     pub fn is_alive(&self) -> bool {
         is_being_written(&self.journal)
@@ -47,28 +66,19 @@ impl PastRun {
 pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
     let mut found = Vec::new();
     for directory in RunDirectory::kept(state_dir)? {
-        let Some(Event {
-            at,
-            kind:
-                EventKind::RunStarted {
-                    run_id,
-                    command: Command::Run,
-                    resumes,
-                    ..
-                },
-            ..
-        }) = first_event(&directory.journal())
-        else {
-            // `orch up`, or killed before its first event.
+        let journal = directory.journal();
+        // Else killed before its first event.
+        let Some(start) = first_line::<RunStart>(&journal) else {
             continue;
         };
-        let journal = directory.journal();
-        let resumes = resumes.map(|resumption| resumption.run_id);
+        if start.command != Command::Run {
+            continue;
+        }
         found.push(PastRun {
-            run_id,
+            run_id: start.run_id,
             journal,
-            at,
-            resumes,
+            at: start.at,
+            resumes: start.resumes.map(|resumed| resumed.run_id),
         });
     }
     // The wall clock may have been set back between two runs: where it tells nothing the file's own time does.
@@ -81,6 +91,11 @@ pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
     Ok(found)
 }
 
+/// As [`PastRun::has_begun`]. Reads only the begin of the journal.
+pub(super) fn has_begun(journal: &Path) -> bool {
+    has_early(journal, &["site_dispatched", "site_picked_up"]).unwrap_or(false)
+}
+
 /// How a site ended in one run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PastSite {
@@ -88,7 +103,10 @@ pub struct PastSite {
     /// Wall clock of its end, Unix seconds.
     pub at: f64,
     pub status: SiteStatus,
+    /// All attempts of this run, and the waits between them.
     pub elapsed: Duration,
+    /// From the last dispatch to the end; `None`: an earlier run had dispatched it, or it never was.
+    pub attempt: Option<Duration>,
     pub counts: SiteCounts,
     /// Why, unless it is complete.
     pub reason: Option<String>,
@@ -96,30 +114,35 @@ pub struct PastSite {
     pub cause: Option<EndCause>,
 }
 
-/// What a site usually takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Usual {
-    pub elapsed: Duration,
-    /// `None`: not known.
-    pub chunks: Option<u64>,
-}
-
-/// What is wanted of a journal: a site's end, and what a service held of memory.
+/// What is wanted of a journal: a site's end, when its last attempt began, and what a service held of memory.
 #[derive(Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Wanted {
+    SiteDispatched { site: SiteName, elapsed: f64 },
+    SitePickedUp { site: SiteName },
     SiteFinished(SiteEnd),
     ServicePeaked { service: ServiceName, memory_bytes: u64 },
 }
 
 impl Wanted {
     /// The events, as their lines name them.
-    const KINDS: [&str; 2] = ["site_finished", "service_peaked"];
+    const KINDS: [&str; 4] = ["site_dispatched", "site_picked_up", "site_finished", "service_peaked"];
+}
+
+/// How the last attempt at a site began.
+#[derive(Clone, Copy)]
+enum AttemptBegin {
+    /// At this run time, seconds.
+    Dispatched(f64),
+    /// An earlier run had dispatched it: when is not known here.
+    PickedUp,
 }
 
 #[derive(Deserialize)]
 struct SiteEnd {
     at: f64,
+    /// Run time, seconds.
+    elapsed: f64,
     site: SiteName,
     status: SiteStatus,
     counts: SiteCounts,
@@ -168,12 +191,28 @@ impl History {
         ))
     }
 
-    /// The latest first.
+    /// The latest first. A run in which no site came to an end, since it failed at its start, takes nobody's place.
     fn of_runs<'r>(runs: impl Iterator<Item = &'r PastRun>) -> Self {
         let mut history = Self::default();
-        for run in runs.take(RUNS) {
-            let read = each_line_told(&run.journal, &Wanted::KINDS, |told| match told {
-                Wanted::SiteFinished(end) => history.note(&run.run_id, end),
+        let mut told = 0;
+        for run in runs {
+            if told == RUNS {
+                break;
+            }
+            let mut begun = BTreeMap::new();
+            let mut has_ends = false;
+            let read = each_line_told(&run.journal, &Wanted::KINDS, |wanted| match wanted {
+                Wanted::SiteDispatched { site, elapsed } => {
+                    begun.insert(site, AttemptBegin::Dispatched(elapsed));
+                }
+                Wanted::SitePickedUp { site } => {
+                    begun.insert(site, AttemptBegin::PickedUp);
+                }
+                Wanted::SiteFinished(end) => {
+                    has_ends = true;
+                    let begun = begun.get(&end.site).copied();
+                    history.note(&run.run_id, end, begun);
+                }
                 Wanted::ServicePeaked { service, memory_bytes } => {
                     history.peaks.entry(service).or_default().push(memory_bytes);
                 }
@@ -181,16 +220,25 @@ impl History {
             if let Err(error) = read {
                 tracing::debug!(%error, "a run tells nothing of its sites");
             }
+            told += usize::from(has_ends);
         }
         history
     }
 
-    fn note(&mut self, run_id: &RunId, end: SiteEnd) {
+    fn note(&mut self, run_id: &RunId, end: SiteEnd, begun: Option<AttemptBegin>) {
+        let elapsed = Duration::from_millis(end.elapsed_ms);
+        let attempt = match begun {
+            Some(AttemptBegin::Dispatched(at)) => Duration::try_from_secs_f64(end.elapsed - at).ok(),
+            Some(AttemptBegin::PickedUp) => None,
+            // The line of its dispatch is missing, as after a full disk: it had one attempt, as far as is known.
+            None => Some(elapsed),
+        };
         self.sites.entry(end.site).or_default().push(PastSite {
             run_id: run_id.clone(),
             at: end.at,
             status: end.status,
-            elapsed: Duration::from_millis(end.elapsed_ms),
+            elapsed,
+            attempt,
             counts: end.counts,
             reason: end.reason,
             cause: end.cause,
@@ -215,7 +263,7 @@ impl History {
             .filter_map(move |(service, peaks)| Some((service, most(peaks)?)))
     }
 
-    /// What each site usually takes. Of a site that never was complete nothing is said.
+    /// What each site usually takes. Of a site without a complete, whole attempt nothing is said.
     pub fn usual(&self) -> BTreeMap<SiteName, Usual> {
         let sites = self.sites.iter();
         sites
@@ -240,23 +288,10 @@ impl History {
     }
 }
 
-impl Usual {
-    /// Medians of the last times that a site was complete, also if it was degraded; of its results, the latest first.
-    pub fn of<'r>(results: impl IntoIterator<Item = &'r PastSite>) -> Option<Self> {
-        let complete = results.into_iter().filter(|result| result.status.is_success());
-        let complete: Vec<&PastSite> = complete.take(EXPECTED_BY).collect();
-        let chunks = complete.iter().filter_map(|result| result.counts.total_chunks);
-        Some(Self {
-            elapsed: median(complete.iter().map(|result| result.elapsed).collect())?,
-            chunks: median(chunks.collect()),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::{Recorder, Resumption};
+    use crate::run::{EventKind, Recorder, Resumption};
 
     fn run(state_dir: &Path, ends: &[(&str, SiteStatus, u64)]) -> Recorder {
         continuing(state_dir, RunId::random(), None, ends)
@@ -341,6 +376,60 @@ mod tests {
         assert_eq!(peaks, [peak("celery@a", 50), peak("celery@b", 1), peak("celery@c", 7)]);
     }
 
+    /// A journal of these events after its start, each at its run time in seconds.
+    fn write_run(state_dir: &Path, run_id: &str, at: f64, events: &[(f64, &str)]) {
+        let directory = RunDirectory::create(state_dir, &run_id.into()).unwrap();
+        let start = format!(
+            r#"{{"seq":1,"at":{at},"elapsed":0,"event":"run_started","format":1,"run_id":"{run_id}","command":"run"}}"#
+        );
+        let line =
+            |(elapsed, rest): &(f64, &str)| format!(r#"{{"seq":2,"at":{at},"elapsed":{elapsed},"event":{rest}}}"#);
+        let lines: Vec<String> = std::iter::once(start).chain(events.iter().map(line)).collect();
+        std::fs::write(directory.journal(), lines.join("\n") + "\n").unwrap();
+    }
+
+    #[test]
+    fn the_time_of_an_attempt_is_from_its_own_dispatch_to_the_end() {
+        let dispatched = r#""site_dispatched","site":"a","attempt":1,"task_id":"t""#;
+        let picked_up = r#""site_picked_up","site":"a","attempt":1,"task_id":"t""#;
+        let finished = r#""site_finished","site":"a","status":"complete","counts":{},"elapsed_ms":900000"#;
+        for (events, attempt) in [
+            (&[(5.0, dispatched), (605.0, finished)][..], Some(600)),
+            // A retry, and what was waited for it.
+            (&[(5.0, dispatched), (300.0, dispatched), (905.0, finished)], Some(605)),
+            (&[(5.0, picked_up), (5.9, finished)], None),
+            // Nothing was left of the earlier run's job.
+            (&[(5.0, picked_up), (6.0, dispatched), (96.0, finished)], Some(90)),
+            // A disk that was full: all that is known is the site's own time.
+            (&[(605.0, finished)], Some(900)),
+            (&[(700.0, dispatched), (605.0, finished)], None),
+        ] {
+            let state_dir = tempfile::tempdir().unwrap();
+            write_run(state_dir.path(), "r", 1.0, events);
+            let history = History::read(state_dir.path()).unwrap();
+            let found = history.of(&"a".into())[0].attempt.map(|attempt| attempt.as_secs());
+            assert_eq!(found, attempt, "{events:?}");
+        }
+    }
+
+    #[test]
+    fn runs_that_failed_at_their_start_hide_none_that_did_not() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let dispatched = r#""site_dispatched","site":"a","attempt":1,"task_id":"t""#;
+        let finished = r#""site_finished","site":"a","status":"complete","counts":{},"elapsed_ms":1"#;
+        write_run(state_dir.path(), "good", 1.0, &[(0.0, dispatched), (60.0, finished)]);
+        for number in 0..RUNS + 3 {
+            let failed = r#""run_finished","outcome":"infrastructure_failed","exit_code":3"#;
+            let at = 2.0 + number as f64;
+            write_run(state_dir.path(), &format!("bad{number}"), at, &[(1.0, failed)]);
+        }
+        let history = History::read(state_dir.path()).unwrap();
+        assert_eq!(history.expected().get(&"a".into()), Some(&Duration::from_secs(60)));
+        let begun = |run: &PastRun| run.has_begun();
+        let runs = past_runs(state_dir.path()).unwrap();
+        assert_eq!(runs.iter().filter(|run| begun(run)).count(), 1);
+    }
+
     #[test]
     fn a_night_that_was_resumed_twice_is_one_night() {
         let state_dir = tempfile::tempdir().unwrap();
@@ -358,7 +447,7 @@ mod tests {
         assert_eq!(before(&ids[3]), ids[..1]);
         assert_eq!(before(&ids[2]), [ids[3].clone(), ids[0].clone()]);
         assert_eq!(before(&"none".into()).len(), 4);
-        // A run that has begun takes no place among those that are looked at.
+        // A run that has begun takes no place among those that are looked at, nor does one that failed at its start.
         for number in 0..RUNS {
             let failed = [("b", SiteStatus::Failed, 1)];
             drop(continuing(
@@ -372,6 +461,6 @@ mod tests {
         let _own = continuing(state_dir.path(), own.clone(), None, &[]);
         let of_b = |history: History| history.of(&"b".into()).len();
         assert_eq!(of_b(History::read_before(state_dir.path(), &own).unwrap()), RUNS);
-        assert_eq!(of_b(History::read(state_dir.path()).unwrap()), RUNS - 1);
+        assert_eq!(of_b(History::read(state_dir.path()).unwrap()), RUNS);
     }
 }

@@ -16,10 +16,12 @@ mod local_time;
 mod no_results;
 mod recorder;
 mod resumption;
+mod retention;
 mod sites_outcome;
 mod state;
 mod totals;
 mod trend;
+mod usual;
 
 #[cfg(test)]
 pub(crate) use any_event::any_event;
@@ -29,12 +31,12 @@ pub use event::*;
 pub use exit::describe_exit;
 pub use feed::{Feed, Update};
 pub use health::{HealthAction, SiteHealth, SiteVitals};
-pub use history::{History, PastRun, PastSite, Usual, past_runs};
+pub use history::{History, PastRun, PastSite, past_runs};
 pub use ids::{JobId, RunId, ServiceName, SiteName};
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use journal::each_event_of;
 pub use journal::{
-    JOURNAL_FORMAT, Journal, JournalError, JournalTail, each_event, first_event, is_being_written, read_journal,
+    JOURNAL_FORMAT, Journal, JournalError, JournalTail, each_event, each_line_told, is_being_written, read_journal,
 };
 pub use local_time::local_time;
 pub use recorder::Recorder;
@@ -45,3 +47,4 @@ pub use state::{
 };
 pub use totals::Totals;
 pub use trend::Trend;
+pub use usual::{Usual, is_measure};

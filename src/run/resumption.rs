@@ -84,6 +84,16 @@ pub struct Unfinished {
 }
 
 impl Unfinished {
+    /// The events that matter, as their lines name them.
+    pub const KINDS: [&str; 6] = [
+        "run_started",
+        "site_dispatched",
+        "site_picked_up",
+        "site_job_started",
+        "site_retrying",
+        "site_finished",
+    ];
+
     /// Folds one event in.
     pub fn apply(&mut self, event: &Event) {
         let (site, now) = match &event.kind {

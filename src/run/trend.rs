@@ -1,6 +1,5 @@
 //! What the last runs of a site say about its latest one: how the others ended, and how it compares with them.
 
-use super::event::SiteStatus;
 use super::history::PastSite;
 use crate::median::median;
 
@@ -23,13 +22,14 @@ impl Trend {
             return Self::default();
         };
         let (latest, before) = (&results[latest], &results[latest + 1..]);
-        // What was degraded is no measure for others.
-        let complete = before.iter().filter(|result| result.status == SiteStatus::Complete);
-        let before: Vec<&PastSite> = complete.take(COMPARED_WITH).collect();
-        let times = before.iter().map(|result| result.elapsed).collect();
+        // What was degraded or empty is no measure for others.
+        let measures = before.iter().filter(|result| result.is_measure());
+        let before: Vec<&PastSite> = measures.take(COMPARED_WITH).collect();
+        let times = before.iter().filter_map(|result| result.whole_attempt()).collect();
         let saved = before.iter().filter_map(|result| result.counts.results).collect();
         Self {
-            time: change(Some(latest.elapsed), times, |time| time.as_secs_f64()),
+            // That of an attempt, and of none that an earlier run had begun.
+            time: change(latest.attempt, times, |time| time.as_secs_f64()),
             results: change(latest.counts.results, saved, |results| results as f64),
         }
     }
@@ -45,7 +45,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::run::SiteCounts;
+    use crate::run::{SiteCounts, SiteStatus};
 
     #[test]
     fn the_latest_complete_result_is_compared_with_the_median_before_it() {
@@ -54,6 +54,7 @@ mod tests {
             at: 0.0,
             status,
             elapsed: Duration::from_secs(seconds),
+            attempt: Some(Duration::from_secs(seconds)),
             counts: SiteCounts {
                 results,
                 ..SiteCounts::default()

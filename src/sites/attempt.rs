@@ -126,7 +126,9 @@ impl<'a> Attempt<'a> {
     }
 
     /// Runs it to its end.
-    pub(super) async fn run(self) -> (Option<Failure>, SiteCounts) {
+    pub(super) async fn run(mut self) -> (Option<Failure>, SiteCounts) {
+        // Its own worker may have started since it was made: that is no time of the job, by which it may be slow or stalled.
+        self.health = Mutex::new(Health::new(limits(self.context, self.site), Instant::now()));
         match self.dispatch_and_follow().await {
             Ok(mut ending) => {
                 ending.counts = self.agreed(ending.counts);

@@ -161,6 +161,7 @@ mod tests {
             at: 0.0,
             status,
             elapsed: Duration::from_secs(1),
+            attempt: Some(Duration::from_secs(1)),
             counts: SiteCounts::default(),
             reason: Some("it is closed\nfor good".to_owned()),
         }

@@ -4,7 +4,7 @@
 
 use crate::config::MinResults;
 use crate::median::median;
-use crate::run::{EndCause, PastSite, SiteCounts, SiteStatus};
+use crate::run::{EndCause, PastSite, SiteCounts};
 
 /// Complete results that a yield is compared with.
 const COMPARED_WITH: usize = 5;
@@ -101,9 +101,9 @@ impl Least {
 
 /// The results that a site usually has, and which runs say so.
 fn usual(results: &[PastSite]) -> Option<(u64, String)> {
-    // What was degraded is no measure: a slow decay would hide itself. Nor is nothing, which was once taken for complete.
-    let complete = results.iter().filter(|result| result.status == SiteStatus::Complete);
-    let known = complete.filter_map(|result| result.counts.results.filter(|results| *results > 0));
+    // What was degraded or empty is no measure: a slow decay would hide itself.
+    let complete = results.iter().filter(|result| result.is_measure());
+    let known = complete.filter_map(|result| result.counts.results);
     let known: Vec<u64> = known.take(COMPARED_WITH).collect();
     let nights = known.len();
     if let Some(median) = median(known) {
@@ -129,6 +129,7 @@ mod tests {
     use proptest::{collection, option};
 
     use super::*;
+    use crate::run::SiteStatus;
 
     fn result(status: SiteStatus, results: Option<u64>) -> PastSite {
         PastSite {
@@ -136,6 +137,7 @@ mod tests {
             at: 0.0,
             status,
             elapsed: Duration::from_secs(1),
+            attempt: Some(Duration::from_secs(1)),
             counts: SiteCounts {
                 results,
                 ..SiteCounts::default()
