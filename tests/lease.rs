@@ -176,12 +176,7 @@ fn a_run_that_was_stopped_and_has_lost_nothing_goes_on() {
     wait_until_begun(&mut stopped, &project);
     let before = lease(&redis).unwrap();
     stopped.signal(Signal::SIGSTOP);
-    let deadline = std::time::Instant::now() + support::orch::PATIENCE;
-    while lease(&redis).is_some() {
-        assert!(std::time::Instant::now() < deadline, "the lease does not end");
-        // An expiry announces nothing.
-        std::thread::park_timeout(std::time::Duration::from_millis(20));
-    }
+    wait_until_it_ends(&redis);
     stopped.signal(Signal::SIGCONT);
     stopped.wait_for("the lease", |_| lease(&redis).as_ref() == Some(&before));
     finish(&project);
@@ -213,4 +208,49 @@ fn a_killed_run_holds_up_its_own_state_directory_not_at_all_and_others_until_its
     next.finish().expect_code(0);
     assert!(killed.finish().left.is_empty());
     assert_eq!(lease(&redis), None);
+}
+
+/// Waits until the lease has ended in Redis, since its holder is stopped.
+fn wait_until_it_ends(redis: &RedisServer) {
+    support::orch::wait_until("the end of the lease", || lease(redis).is_none());
+}
+
+#[test]
+fn a_site_that_another_run_has_completed_meanwhile_is_not_done_again() {
+    for retries in ["1", "0"] {
+        let redis = RedisServer::start();
+        let (first, second) = (host(&redis, "first", "3s"), host(&redis, "second", "3s"));
+        let retries = format!("sites.shop.retries={retries}");
+        let more = ["--set", &retries, "--set", "sites.shop.retry_backoff=10ms"];
+        let mut stopped = first.orch(&[&["run", "--sites", "shop"], &more[..]].concat());
+        wait_until_begun(&mut stopped, &first);
+        stopped.signal(Signal::SIGSTOP);
+        wait_until_it_ends(&redis);
+        finish(&second);
+        let other = second.orch(&["run", "--sites", "shop"]).finish();
+        other.expect_code(0);
+        stopped.signal(Signal::SIGCONT);
+        // Were the site done again, it would wait for this for a minute.
+        let ended = stopped.finish();
+        ended.expect_code(0);
+        let end = site_finished(&ended, "shop");
+        let host = nix::unistd::gethostname().unwrap();
+        let why = format!(
+            "run {} on host {} completed it",
+            run_id(&other.events),
+            host.to_str().unwrap()
+        );
+        assert_eq!(
+            (end["status"].as_str(), end["reason"].as_str()),
+            (Some("complete"), Some(&*why))
+        );
+        assert_eq!(end["cause"]["by"], "by_another_run");
+        assert_eq!(end["counts"]["results"], 1, "those of the other run: {end}");
+        assert_eq!(ended.events_of("site_dispatched").len(), 1, "{}", ended.stdout);
+        assert_eq!(lease(&redis), None);
+        // Its two seconds are no measure, nor is the time for which it was stopped.
+        let plan = first.orch(&["plan", "--sites", "shop", "--json"]).finish();
+        let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
+        assert_eq!(plan["sites"][0]["expected_seconds"], Value::Null, "{plan}");
+    }
 }

@@ -37,6 +37,7 @@ pub async fn cancel(context: &Context, workers: Workers) -> Vec<SiteReport> {
             status: SiteStatus::Cancelled,
             counts: state.counts,
             elapsed: state.begun.map(|begun| Instant::now() - begun).unwrap_or_default(),
+            attempt: None,
             attempts: state.attempts,
             reason: Some("the run was stopped".to_owned()),
             held_by: None,

@@ -6,7 +6,7 @@ use super::attempt::Attempt;
 use super::attempt_end::{AttemptEnd, Bounds, Next, Verdict};
 use super::breaker::Tries;
 use super::end_site::end_site;
-use super::lease::{Lease, Leases, Refused};
+use super::lease::{Completed, Completion, Lease, Leases, Refused};
 use super::registry::RegistryStatus;
 use super::report::{SiteReport, stopped_by};
 use super::schedule::Pause;
@@ -56,6 +56,8 @@ pub(super) struct Begun<'r> {
     number: u32,
     retries: u32,
     standing: &'r Standing,
+    /// When the last attempt began; `None`: an earlier run had begun it.
+    attempt_begun: Option<Instant>,
     /// An earlier run's job that is to be followed further first.
     under_way: Option<&'r JobSoFar>,
     lease: Lease<'r>,
@@ -122,6 +124,7 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
                 number: under_way.map_or(1, |job| job.attempt),
                 retries,
                 standing,
+                attempt_begun: None,
                 under_way,
                 lease,
                 worker: None,
@@ -171,8 +174,15 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         course.deadline += now.saturating_duration_since(due);
         if course.lease.is_lost() {
             let give_up = course.deadline.min(Instant::now() + PATIENCE);
+            let lost = course.lease.token();
             match take(context, desk, around.leases, site, give_up).await {
-                Ok(lease) => course.lease = lease,
+                Ok(lease) => {
+                    course.lease = lease;
+                    if let Some(completed) = around.leases.completed_since(&site.name, lost).await {
+                        course.number -= 1;
+                        return course.by_another(site, completed).await;
+                    }
+                }
                 Err(refused) => {
                     // The attempt that was next has not begun.
                     course.number -= 1;
@@ -187,6 +197,7 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         .as_ref()
         .map(|_| around.workers.need(site_service_name(&site.name)));
     let picked_up = course.under_way.take();
+    course.attempt_begun = picked_up.is_none().then(Instant::now);
     let (deadline, token) = (course.deadline, course.lease.token());
     let attempt = match picked_up {
         Some(job) => Attempt::picked_up(context, desk, site, course.standing, job, deadline, token),
@@ -254,12 +265,13 @@ impl<'r> Begun<'r> {
     async fn stop(self: Box<Self>, around: &Surroundings<'r>, site: &SiteConfig, by: &Asker) -> Box<SiteReport> {
         let Surroundings { context, desk, .. } = *around;
         let state = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Cancelled).await;
-        self.lease.give_back().await;
+        self.lease.give_back(None).await;
         Box::new(SiteReport {
             site: site.name.clone(),
             status: SiteStatus::Cancelled,
             counts: state.counts,
             elapsed: self.begun.elapsed(),
+            attempt: self.attempt_begun.map(|begun| begun.elapsed()),
             attempts: state.attempts,
             reason: Some(stopped_by(by)),
             held_by: None,
@@ -290,15 +302,21 @@ impl<'r> Begun<'r> {
     }
 
     async fn end(self: Box<Self>, around: &Surroundings<'r>, site: &SiteConfig, ended: AttemptEnd) -> Step<'r> {
-        self.lease.give_back().await;
-        let AttemptEnd { verdict, counts } = match self.before {
+        // No further attempt would find it.
+        if let Verdict::Failed(Failure::Lost(_)) = ended.verdict
+            && let Some(completed) = around.leases.completed_since(&site.name, self.lease.token()).await
+        {
+            return self.by_another(site, completed).await;
+        }
+        let mut course = self;
+        let AttemptEnd { verdict, counts } = match course.before.take() {
             Some(before) => before.or_last(ended),
             None => ended,
         };
         let (status, reason, cause) = match verdict {
             Verdict::Failed(failure) => {
                 let reason = failure.reason().to_owned();
-                (SiteStatus::Failed, Some(reason), Some(self.standing.failure()))
+                (SiteStatus::Failed, Some(reason), Some(course.standing.failure()))
             }
             Verdict::Degraded(short) => (SiteStatus::Degraded, Some(short.why), Some(short.cause)),
             Verdict::Complete(warning) => {
@@ -310,16 +328,32 @@ impl<'r> Begun<'r> {
                 (SiteStatus::Complete, None, None)
             }
         };
+        let completion = status.is_success().then(|| Completion {
+            status,
+            counts,
+            reason: reason.clone(),
+        });
+        course.lease.give_back(completion).await;
         Step::Ended(Box::new(SiteReport {
             site: site.name.clone(),
             status,
             counts,
-            elapsed: self.begun.elapsed(),
-            attempts: self.number,
+            elapsed: course.begun.elapsed(),
+            attempt: course.attempt_begun.map(|begun| begun.elapsed()),
+            attempts: course.number,
             reason,
             held_by: None,
             dependency: None,
             cause,
         }))
+    }
+
+    /// It is complete by the work of the run that has had the lease since this one lost it.
+    async fn by_another(self: Box<Self>, site: &SiteConfig, completed: Completed) -> Step<'r> {
+        self.lease.give_back(None).await;
+        let (elapsed, attempts) = (self.begun.elapsed(), self.number);
+        Step::Ended(Box::new(SiteReport::by_another(
+            &site.name, completed, elapsed, attempts,
+        )))
     }
 }

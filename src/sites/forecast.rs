@@ -23,7 +23,7 @@ pub struct Lengths {
     known: Vec<Option<Duration>>,
     /// The middle of these.
     usual: Option<Duration>,
-    /// Of the sites that have completed in this run, sorted.
+    /// Of whole attempts that have completed in this run, sorted.
     completed: Vec<Duration>,
     told: Option<Duration>,
 }
@@ -38,7 +38,7 @@ impl Lengths {
         }
     }
 
-    /// A site has completed after this time.
+    /// A site has completed, by a whole attempt of this length that had something to show.
     pub fn completed(&mut self, lasted: Duration) {
         let place = self.completed.partition_point(|known| *known <= lasted);
         self.completed.insert(place, lasted);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::breaker::Skip;
-use super::lease::{Occupant, Refused};
+use super::lease::{Completed, Occupant, Refused};
 use crate::follow::Asker;
 use crate::run::{EndCause, EventKind, SiteCounts, SiteName, SiteStatus};
 
@@ -15,6 +15,8 @@ pub struct SiteReport {
     pub counts: SiteCounts,
     /// Since its first dispatch.
     pub elapsed: Duration,
+    /// Of its last attempt; `None`: an earlier run had begun that, or there was none.
+    pub attempt: Option<Duration>,
     /// 1 when the first attempt was the last; 0 when there was none.
     pub attempts: u32,
     /// Why, unless it is complete.
@@ -35,6 +37,7 @@ impl SiteReport {
             status,
             counts: SiteCounts::default(),
             elapsed: Duration::ZERO,
+            attempt: None,
             attempts: 0,
             reason: Some(reason),
             held_by: None,
@@ -53,6 +56,23 @@ impl SiteReport {
             },
             cause: Some(EndCause::Refused),
             ..report
+        }
+    }
+
+    /// Another run had its lease meanwhile and has completed it.
+    pub(super) fn by_another(site: &SiteName, completed: Completed, elapsed: Duration, attempts: u32) -> Self {
+        let Completed { by, completion, .. } = completed;
+        let why = completion.reason.map(|why| format!(": {why}")).unwrap_or_default();
+        Self {
+            counts: completion.counts,
+            elapsed,
+            attempts,
+            cause: Some(EndCause::ByAnotherRun),
+            ..Self::not_begun(
+                site,
+                completion.status,
+                format!("run {} on host {} completed it{why}", by.run_id, by.host),
+            )
         }
     }
 

@@ -24,7 +24,7 @@ use crate::config::SiteConfig;
 use crate::follow::{Asker, Context, KeptDesk};
 use crate::memory::{Admissions, Sites};
 use crate::proxies::{end_refresh, refresh_when_asked};
-use crate::run::{EventKind, SiteStatus};
+use crate::run::{EventKind, SiteStatus, is_measure};
 
 /// Between two forecasts of the end, and how many times as long as one takes: at most half a percent of a core.
 const FORECAST_PAUSE: Duration = Duration::from_secs(2);
@@ -316,8 +316,10 @@ impl<'r> Run<'r> {
 
     fn report(&mut self, site: SiteId, report: SiteReport) {
         let Surroundings { context, .. } = self.around;
-        if report.status.is_success() {
-            self.lengths.completed(report.elapsed);
+        if let Some(lasted) = report.attempt
+            && is_measure(report.status, report.counts, report.cause)
+        {
+            self.lengths.completed(lasted);
         }
         context.in_flight.site_ended(&report.site);
         context.recorder.emit(report.event());

@@ -14,6 +14,7 @@ use crate::scene::{LEASE, Scene, dispatched, leases, run, site, work};
 const SHORT: Duration = Duration::from_secs(3);
 
 const LEASE_KEY: &str = "orch:orch:lease:shop";
+const COMPLETED_KEY: &str = "orch:orch:lease:shop:completed";
 
 fn waits(seconds: u64) -> SiteConfig {
     site("shop", "jobs.whole", json!({ "seconds": seconds }))
@@ -106,8 +107,9 @@ fn a_held_site_is_refused_or_waited_for_and_its_token_rises() {
         waited.counts.results > Some(1_000_000_000) && next.counts.results > waited.counts.results,
         "tokens: {waited:#?} {next:#?}"
     );
-    let left: Vec<String> = command(&scene, &["KEYS", "orch:*"]);
-    assert_eq!(left, ["orch:orch:lease:shop:token"]);
+    let mut left: Vec<String> = command(&scene, &["KEYS", "orch:*"]);
+    left.sort_unstable();
+    assert_eq!(left, [COMPLETED_KEY, "orch:orch:lease:shop:token"]);
     let ends: i64 = command(&scene, &["TTL", "orch:orch:lease:shop:token"]);
     assert!(ends > 24 * 60 * 60, "{ends}");
 }
@@ -212,6 +214,53 @@ fn a_lease_that_was_another_runs_meanwhile_is_lost_even_when_that_is_over() {
         "its lease was lost to another run, which has ended since"
     );
     assert!(report.elapsed < Duration::from_secs(20), "{report:#?}");
+}
+
+/// A lease is lost to a run that has left this beside it, under a token that is higher or lower; how the site ends.
+fn lost_to_one_that_left(status: &str, higher: bool) -> SiteReport {
+    let scene = Scene::new();
+    let mut hangs = site("shop", "jobs.hangs_at_first", json!({}));
+    hangs.retries = 1;
+    run(async {
+        let meanwhile = async {
+            dispatch(&scene).await;
+            scene.until_key("jobs:attempts:shop").await;
+            let ours: u64 = command(&scene, &["GET", "orch:orch:lease:shop:token"]);
+            let _: u64 = command(&scene, &["DEL", LEASE_KEY]);
+            let _: u64 = command(&scene, &["INCR", "orch:orch:lease:shop:token"]);
+            let completed = json!({
+                "token": if higher { ours + 1 } else { ours - 1 },
+                "by": {"host": "elsewhere", "pid": 1, "run_id": "other", "started_at": 0},
+                "status": status, "counts": {"results": 3}, "reason": "3 results, it should have 9",
+                "of_a_newer_version": true,
+            });
+            let _: () = command(&scene, &["SET", COMPLETED_KEY, &completed.to_string()]);
+        };
+        let short = leases(&scene.context, SHORT, Outage::EndsTheWork);
+        tokio::join!(run_now(&scene, hangs, short), meanwhile).0
+    })
+}
+
+#[test]
+fn what_another_run_has_completed_since_is_its_end_and_what_was_before_is_not() {
+    use SiteStatus::{Complete, Degraded};
+    for (status, higher, expected) in [
+        ("complete", true, (Complete, 1, Some(3), Some(EndCause::ByAnotherRun))),
+        ("degraded", true, (Degraded, 1, Some(3), Some(EndCause::ByAnotherRun))),
+        // It is that of the night before, or says of no end that is good.
+        ("complete", false, (Complete, 2, Some(1), None)),
+        ("failed", true, (Complete, 2, Some(1), None)),
+    ] {
+        let report = lost_to_one_that_left(status, higher);
+        let found = (report.status, report.attempts, report.counts.results, report.cause);
+        assert_eq!(found, expected, "{report:#?}");
+        if report.cause.is_some() {
+            assert_eq!(
+                reason(&report),
+                "run other on host elsewhere completed it: 3 results, it should have 9"
+            );
+        }
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::holder::Occupant;
 use super::moment::Moment;
-use super::store::{LeaseStore, Mine, Taking, Work};
+use super::store::{Completed, Completion, LeaseStore, Mine, Taking, Work};
 use super::validity::{Answer, Loss, Terms, Validity};
 use crate::celery::{self, TaskId};
 use crate::follow::InFlight;
@@ -87,6 +87,15 @@ impl Leases {
             }
         };
         Err(Refused::Unreachable(error))
+    }
+
+    /// What another run has completed the site with since the lease of this token was lost to it; what cannot be asked is taken not
+    /// to be so.
+    pub async fn completed_since(&self, site: &SiteName, token: u64) -> Option<Completed> {
+        self.store.completed_since(site, token).await.unwrap_or_else(|error| {
+            tracing::warn!(%site, %error, "could not ask whether another run has completed the site");
+            None
+        })
     }
 
     fn hold(&self, site: &SiteName, mine: Mine, asked: Moment) -> Lease<'_> {
@@ -231,13 +240,14 @@ impl Lease<'_> {
 
     /// Gives it back at the end of its work, as far as Redis answers; else it ends by itself. So does one that was lost: what
     /// could not be revoked then stays noted for whoever takes it.
-    pub async fn give_back(self) {
+    /// `completion` is what the site came to, where it is complete.
+    pub async fn give_back(self, completion: Option<Completion>) {
         if self.is_lost() {
             return;
         }
         let mine = self.leases.held().get(&self.site).map(|held| held.mine.clone());
         let Some(mine) = mine else { return };
-        if let Err(error) = self.leases.store.give_back(&self.site, &mine).await {
+        if let Err(error) = self.leases.store.give_back(&self.site, &mine, completion).await {
             tracing::warn!(site = %self.site, %error, "the lease cannot be given back and ends by itself");
         }
     }

@@ -26,6 +26,10 @@
 //! can, and an outage of any length is waited out. It has leases all the same, since without a password
 //! (`auth = false`) another run may use it.
 //!
+//! **Completion.** Who gives a lease back at the end of a site that is complete leaves that beside it (`...:completed`, a day),
+//! with its token. A run that had lost the lease and gets it again finds by the token whether the site was completed since:
+//! then it does not do it again.
+//!
 //! **Death.** A lease names the lock file of the state directory that its run holds (by the kernel's boot, device and
 //! inode). Whoever holds that very lock now knows that the other is dead, its guard and services included, and takes the
 //! lease over at once. Everybody else waits for its end.
@@ -38,5 +42,5 @@ mod validity;
 
 pub use holder::{Holder, Occupant};
 pub use keeper::{Lease, Leases, Refused};
-pub use store::LeaseStore;
+pub use store::{Completed, Completion, LeaseStore};
 pub use validity::{Loss, Outage, Terms};

@@ -10,12 +10,14 @@ use super::holder::{Claim, Holder, Occupant};
 use super::moment::Moment;
 use super::validity::{Answer, Terms};
 use crate::celery::{self, Client, TaskId};
-use crate::run::SiteName;
+use crate::run::{SiteCounts, SiteName, SiteStatus};
 
 /// The last token outlives the lease, so that the next is greater.
 const TOKEN_KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// Nothing that a dead run has published waits longer than that for its end.
 const WORK_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
+/// A run that lost its lease asks within its own time for what another has completed meanwhile.
+const COMPLETION_KEPT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Between the look at a dead run's lease and its taking others may come first.
 const TAKE_TRIES: usize = 3;
 /// For what is done once and may come a moment late.
@@ -51,14 +53,19 @@ if ARGV[5] ~= "" then redis.pcall("SET", KEYS[3], ARGV[5], "PX", ARGV[6]) end
 return {now and "ours" or "again"}
 "#;
 
-/// Keys as above. Arguments: value, how long the token is kept. One that has expired is given back, too, unless another has
-/// it. The token rises, so that a renewal which is still on its way finds that the lease has passed on.
+/// Keys: lease, token, work, completion. Arguments: value, how long the token is kept, token, completion (may be empty), how long
+/// that is kept. One that has expired is given back, too, unless another has it or had it since. The token rises, so that a
+/// renewal which is still on its way finds that the lease has passed on. A completion that cannot be written (no memory) must
+/// not cost the return.
 const GIVE_BACK: &str = r#"
 local now = redis.call("GET", KEYS[1])
 if now and now ~= ARGV[1] then return 0 end
+local last = tonumber(redis.call("GET", KEYS[2]) or "0") or 0
+if last > tonumber(ARGV[3]) then return 0 end
 redis.call("DEL", KEYS[1], KEYS[3])
 redis.call("INCR", KEYS[2])
 redis.call("PEXPIRE", KEYS[2], ARGV[2])
+if ARGV[4] ~= "" then redis.pcall("SET", KEYS[4], ARGV[4], "PX", ARGV[5]) end
 return 1
 "#;
 
@@ -74,6 +81,27 @@ pub struct Mine {
 pub struct Work {
     pub of: Holder,
     pub tasks: Vec<TaskId>,
+}
+
+/// What a run came to that has completed a site.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completion {
+    /// Complete or degraded.
+    pub status: SiteStatus,
+    pub counts: SiteCounts,
+    /// Why it is degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// What a run leaves beside the lease of a site that it has completed, for one that had lost the lease to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Completed {
+    /// Under which it was done.
+    pub token: u64,
+    pub by: Holder,
+    #[serde(flatten)]
+    pub completion: Completion,
 }
 
 /// What came of the wish to take a lease.
@@ -125,6 +153,10 @@ impl LeaseStore {
 
     fn work_key(&self, site: &SiteName) -> String {
         format!("{}{site}:work", self.prefix)
+    }
+
+    fn completion_key(&self, site: &SiteName) -> String {
+        format!("{}{site}:completed", self.prefix)
     }
 
     /// Takes a lease that nobody has, or a run that is known to be dead.
@@ -213,21 +245,43 @@ impl LeaseStore {
         }
     }
 
-    /// Gives a lease back, and forgets its work.
-    pub async fn give_back(&self, site: &SiteName, mine: &Mine) -> celery::Result<()> {
+    /// Gives a lease back, and forgets its work; says that the site is complete where it is.
+    pub async fn give_back(&self, site: &SiteName, mine: &Mine, completion: Option<Completion>) -> celery::Result<()> {
+        let completed = completion.map(|completion| Completed {
+            token: mine.token,
+            by: self.me.clone(),
+            completion,
+        });
         let mut script = redis::pipe();
         script
             .cmd("EVAL")
             .arg(GIVE_BACK)
-            .arg(3)
+            .arg(4)
             .arg(self.lease_key(site))
             .arg(self.token_key(site))
             .arg(self.work_key(site))
+            .arg(self.completion_key(site))
             .arg(&mine.value)
             .arg(milliseconds(TOKEN_KEPT))
+            .arg(mine.token)
+            .arg(completed.as_ref().map(json).unwrap_or_default())
+            .arg(milliseconds(COMPLETION_KEPT))
             .ignore();
         let client = self.client.with_deadline(PATIENCE);
         client.broker_query("give back the lease of a site", &script).await
+    }
+
+    /// What another run has completed the site with under a lease that was taken after the one of this token.
+    pub async fn completed_since(&self, site: &SiteName, token: u64) -> celery::Result<Option<Completed>> {
+        let mut read = redis::pipe();
+        read.cmd("GET").arg(self.completion_key(site));
+        let client = self.client.with_deadline(PATIENCE);
+        let (value,): (Option<String>,) = client.broker_query("read who has completed a site", &read).await?;
+        // What cannot be read is of another version of orch.
+        let completed = value.and_then(|value| serde_json::from_str::<Completed>(&value).ok());
+        Ok(completed.filter(|completed| {
+            completed.token > token && completed.by.run_id != self.me.run_id && completed.completion.status.is_success()
+        }))
     }
 
     /// The runs that hold these sites, each `None` where we could take it.
