@@ -42,3 +42,4 @@ pub mod sites;
 mod state_directory;
 mod stop_requests;
 pub mod ui;
+mod unfinished_night;

@@ -32,6 +32,7 @@ use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
+use crate::unfinished_night::UnfinishedNight;
 
 /// Owner of one run: of its guard, and through it of every process.
 ///
@@ -136,6 +137,14 @@ impl Orchestrator {
             }
             options.sites = resumption.sites.iter().map(|so_far| so_far.site.clone()).collect();
         }
+        // Before this run is one of them.
+        let unfinished = match (options.command, &resumption) {
+            (Command::Run, None) => UnfinishedNight::find(&state_dir).unwrap_or_else(|error| {
+                tracing::warn!(%error, "could not look for an unfinished run");
+                None
+            }),
+            _ => None,
+        };
         let directory = RunDirectory::create(&state_dir, &run_id)
             .map_err(|error| failed(&format!("make the run's directory in {}", state_dir.display()), &error))?;
         let recorder =
@@ -199,6 +208,12 @@ impl Orchestrator {
             recorder.emit(EventKind::Noticed {
                 level: Level::Warning,
                 message,
+            });
+        }
+        if let Some(unfinished) = unfinished {
+            recorder.emit(EventKind::Noticed {
+                level: Level::Info,
+                message: unfinished.notice(),
             });
         }
         Ok(Self {

@@ -5,13 +5,13 @@
 use std::collections::HashSet;
 
 use crate::config::Config;
-use crate::run::{PastRun, Progress, Resumption, SiteName, Unfinished, each_event, past_runs};
+use crate::run::{PastRun, Progress, Resumption, SiteName, Unfinished, each_line_told, past_runs};
 use crate::services::Failure;
 
 /// The run to be continued.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ResumeTarget {
-    /// The one that was started last.
+    /// The last one that began a site, or continued another.
     Latest,
     /// The one of this id, or the only one whose id begins so.
     Run(String),
@@ -36,7 +36,7 @@ pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failur
         Failure::configuration(format!("{why} in {}", state_dir.display())).hint(hint)
     })?;
     let mut unfinished = Unfinished::default();
-    each_event(&run.journal, |event| unfinished.apply(&event))
+    each_line_told(&run.journal, &Unfinished::KINDS, |event| unfinished.apply(&event))
         .map_err(|error| Failure::infrastructure(format!("resume run {}", run.run_id)).caused_by(&error))?;
     let resumption = unfinished.resumption().ok_or_else(|| {
         Failure::infrastructure(format!("resume run {}", run.run_id))
@@ -54,7 +54,7 @@ pub fn find(config: &Config, target: &ResumeTarget) -> Result<Resumption, Failur
 
 fn choose<'a>(runs: &'a [PastRun], target: &ResumeTarget) -> Result<&'a PastRun, String> {
     match target {
-        ResumeTarget::Latest => runs.last().ok_or_else(|| "there is no run to resume".to_owned()),
+        ResumeTarget::Latest => latest(runs).ok_or_else(|| "there is no run to resume".to_owned()),
         ResumeTarget::Run(id) => {
             let mut fitting = runs.iter().filter(|run| run.run_id.as_str().starts_with(id.as_str()));
             match (fitting.next(), fitting.next()) {
@@ -67,6 +67,13 @@ fn choose<'a>(runs: &'a [PastRun], target: &ResumeTarget) -> Result<&'a PastRun,
             }
         }
     }
+}
+
+/// The latest night. A start that failed before any site began is none: what the one before it had under way would be lost. It is
+/// meant only where there is no other.
+pub(crate) fn latest(runs: &[PastRun]) -> Option<&PastRun> {
+    let is_night = |run: &&PastRun| run.resumes.is_some() || run.has_begun();
+    runs.iter().rev().find(is_night).or(runs.last())
 }
 
 /// A site that is left to do and cannot be.

@@ -104,12 +104,42 @@ fn expect_complete(project: &Project, ended: &Ended, from: &str, resumed: [(&str
     );
 }
 
+/// What `orch sites --json` says of a run that was cut short.
+fn unfinished(project: &Project) -> Value {
+    let listed = project.orch(&["sites", "--json"]).finish();
+    listed.expect_code(0);
+    let listed: Value = serde_json::from_str(&listed.stdout).expect("JSON");
+    listed["unfinished_run"].clone()
+}
+
+/// That the run is shown as cut short, with one of its three sites complete.
+#[track_caller]
+fn expect_unfinished(project: &Project, run_id: &str, how: &str, words: &str) {
+    let found = unfinished(project);
+    assert_eq!(
+        [&found["run_id"], &found["how"], &found["continue_with"]],
+        [run_id, how, "orch run --resume"],
+        "{found}"
+    );
+    assert_eq!([&found["complete"], &found["sites"]], [1, 3], "{found}");
+    let listed = project.orch(&["sites"]).finish();
+    let last = listed.stdout.lines().last().unwrap_or_default();
+    assert!(
+        last.starts_with(&format!("run {run_id} {words} at 20"))
+            && last.ends_with("1 of 3 sites are complete; continue with `orch run --resume`"),
+        "{}",
+        listed.stdout
+    );
+}
+
 #[test]
 fn a_run_that_was_killed_goes_on_where_it_was() {
     let project = project();
     let (orch, run_id) = run_to_the_middle(&project);
+    assert_eq!(unfinished(&project), Value::Null, "it lives");
     orch.signal(Signal::SIGKILL);
     assert_eq!(orch.finish().signal, Some(9));
+    expect_unfinished(&project, &run_id, "died", "died");
 
     // One that dies before it has come to the sites loses nothing of what it took over.
     let mut orch = project.orch(&["run", "--resume"]);
@@ -132,6 +162,19 @@ fn a_run_that_was_killed_goes_on_where_it_was() {
     let again: u64 = ledger(project.path(), "large").values().map(|times| times - 1).sum();
     assert!(again <= 8, "{again} chunks were done again");
 
+    // Of a job that was picked up only the rest was seen: that is no measure.
+    let plan = project.orch(&["plan", "--json"]).finish();
+    let plan: Value = serde_json::from_str(&plan.stdout).expect("JSON");
+    let sites = plan["sites"].as_array().expect("sites").iter();
+    let known: Vec<_> = sites
+        .map(|site| (&site["site"], site["expected_seconds"].is_null()))
+        .collect();
+    assert_eq!(known.len(), 3);
+    for (site, is_unknown) in known {
+        assert_eq!(is_unknown, site != "small", "{plan}");
+    }
+    assert_eq!(unfinished(&project), Value::Null);
+
     let nothing = project.orch(&["run", "--resume"]).finish();
     nothing.expect_code(0);
     assert!(nothing.stderr.contains("nothing is left to do"), "{}", nothing.stderr);
@@ -146,6 +189,42 @@ fn a_run_that_was_interrupted_goes_on_where_it_was() {
     let interrupted = orch.finish();
     interrupted.expect_code(130);
     assert_eq!(sites_of(&interrupted, "site_finished"), ["large", "late", "small"]);
+    assert_eq!(
+        interrupted.stdout.lines().last(),
+        Some("continue with `orch run --resume`: 1 of 3 sites are complete")
+    );
+    expect_unfinished(&project, &run_id, "interrupted", "was interrupted");
+
+    // Neither `orch up` nor starts that fail take its place, however many they are.
+    for _ in 0..21 {
+        for command in ["run", "up"] {
+            let no_redis = [
+                "--set",
+                "redis.mode=external",
+                "--set",
+                "redis.port=1",
+                "--set",
+                "redis.start_timeout=100ms",
+            ];
+            let failed = project.orch(&[&[command], &no_redis[..]].concat()).finish();
+            failed.expect_code(3);
+            let told = failed.events_of("noticed").into_iter();
+            let told = told.filter_map(|event| event["message"].as_str());
+            let told: Vec<_> = told.filter(|message| message.contains("was not finished")).collect();
+            assert_eq!(told.len(), usize::from(command == "run"), "{}", failed.stdout);
+            for message in told {
+                let shown = format!("`orch run --resume {run_id}` continues it");
+                assert!(
+                    message.starts_with(&format!("the last run {run_id} ")) && message.ends_with(&shown),
+                    "{message}"
+                );
+            }
+            assert!(!failed.stdout.contains("continue with"), "{}", failed.stdout);
+        }
+    }
+    let kept = fs::read_dir(project.state_dir().join("runs")).expect("runs").count();
+    assert!(kept < 45, "{kept} runs are kept");
+    expect_unfinished(&project, &run_id, "interrupted", "was interrupted");
 
     let ended = project.orch(&["run", "--resume", &run_id[..6]]).finish();
     let expected = [

@@ -7,11 +7,13 @@ use super::output::{print, print_json};
 use super::table::table;
 use super::{ConfigArgs, Refusal, SitesArgs, history};
 use crate::config::{Config, SiteConfig};
+use crate::printable::one_line;
 use crate::run::{
     History, Outcome, PastSite, RunState, SiteStatus, SiteView, Trend, each_event, local_time, past_runs,
 };
 use crate::sites::{Standing, Tries};
 use crate::ui::{site_word, span};
+use crate::unfinished_night::UnfinishedNight;
 
 const HEADINGS: [&str; 8] = ["SITE", "NOW", "LAST", "ENDED", "TIME", "RESULTS", "RUNS", "REASON"];
 
@@ -36,6 +38,7 @@ pub fn main(args: &ListArgs) -> anyhow::Result<u8> {
     let selected = args.sites.select(&config)?;
     let history = history(&config)?;
     let living = living(&config)?;
+    let unfinished = UnfinishedNight::find(&config.orch.state_dir).map_err(|error| cannot_look(&config, &error))?;
     let now = |site: &SiteConfig| living.as_ref().and_then(|state| state.site_named(&site.name));
     if args.json {
         let sites: Vec<Value> = selected.iter().map(|site| object(site, now(site), &history)).collect();
@@ -43,23 +46,29 @@ pub fn main(args: &ListArgs) -> anyhow::Result<u8> {
             .as_ref()
             .and_then(|state| state.header.as_ref())
             .map(|header| &header.run_id);
-        print_json(&json!({ "run_id": run_id, "sites": sites }));
+        let unfinished = unfinished.as_ref().map(|night| {
+            json!({
+                "run_id": night.run_id,
+                "how": night.how,
+                "at": night.at,
+                "complete": night.complete,
+                "sites": night.sites,
+                "continue_with": UnfinishedNight::COMMAND,
+            })
+        });
+        print_json(&json!({ "run_id": run_id, "unfinished_run": unfinished, "sites": sites }));
     } else {
         let rows: Vec<Vec<String>> = selected.iter().map(|site| row(site, now(site), &history)).collect();
-        print(&table(&HEADINGS, &rows).join("\n"));
+        let mut lines = table(&HEADINGS, &rows);
+        lines.extend(unfinished.iter().map(|night| one_line(&night.status())));
+        print(&lines.join("\n"));
     }
     Ok(Outcome::Succeeded.exit_code())
 }
 
 /// The run that is under way, as its journal tells so far.
 fn living(config: &Config) -> anyhow::Result<Option<RunState>> {
-    let failed = |error: &dyn std::error::Error| {
-        let text = format!(
-            "look at the runs in {}\n  cause: {error}",
-            config.orch.state_dir.display()
-        );
-        Refusal::because(Outcome::InfrastructureFailed, text)
-    };
+    let failed = |error: &dyn std::error::Error| cannot_look(config, error);
     let runs = past_runs(&config.orch.state_dir).map_err(|error| failed(&error))?;
     let Some(run) = runs.iter().rev().find(|run| run.is_alive()) else {
         return Ok(None);
@@ -67,6 +76,12 @@ fn living(config: &Config) -> anyhow::Result<Option<RunState>> {
     let mut state = RunState::default();
     each_event(&run.journal, |event| state.apply(&event)).map_err(|error| failed(&error))?;
     Ok(Some(state))
+}
+
+fn cannot_look(config: &Config, error: &dyn std::error::Error) -> anyhow::Error {
+    let state_dir = config.orch.state_dir.display();
+    let text = format!("could not look at the runs in {state_dir}\n  cause: {error}");
+    Refusal::because(Outcome::InfrastructureFailed, text)
 }
 
 fn letter(status: SiteStatus) -> char {

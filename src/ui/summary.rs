@@ -133,7 +133,21 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
     {
         lines.push(plain(format!("logs: {}", header.directory.display())));
     }
+    lines.extend(how_to_go_on(state).map(plain));
     lines
+}
+
+/// What to do about a run that was cut short. One that began no site is simply started again.
+fn how_to_go_on(state: &RunState) -> Option<String> {
+    let header = state.header.as_ref().filter(|header| header.command == Command::Run)?;
+    if let Some(Outcome::Succeeded | Outcome::SitesFailed) | None = state.outcome {
+        return None;
+    }
+    let has_begun = header.resumes.is_some() || state.sites.iter().any(|site| site.attempt > 0);
+    let is_complete = |site: &&SiteView| matches!(site.phase, SitePhase::Complete | SitePhase::Degraded);
+    let (complete, sites) = (state.sites.iter().filter(is_complete).count(), state.sites.len());
+    (has_begun && complete < sites)
+        .then(|| format!("continue with `orch run --resume`: {complete} of {sites} sites are complete"))
 }
 
 /// The run that this one continues.
