@@ -33,7 +33,7 @@ fn dispatch_answer(bytes: &[u8]) -> usize {
 }
 
 fn pool(bytes: &[u8]) -> usize {
-    format!("{:?}", proxies::tally(bytes, &["Transparent".to_owned()])).len()
+    format!("{:?}", proxies::tally(bytes)).len()
 }
 
 /// Read, and folded.

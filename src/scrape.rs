@@ -243,11 +243,15 @@ impl Scrape {
     async fn proxies_then_sites(&self, context: &sites::Context, leases: &LeaseStore) -> Ending {
         let at_once = self.config.orch.max_parallel_sites;
         let expected = self.history.expected();
+        let refresh = proxies::Refresh {
+            config: self.config.proxies.clone(),
+            usual: self.history.usual_refresh(),
+        };
         let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
             // What an earlier run has under way is a try already.
             Ok(work) => work
                 .in_view_of(&self.history, |site| self.force || context.earlier.contains_key(site))
-                .refreshing(self.config.proxies.clone())
+                .refreshing(refresh.clone())
                 .with_workers(self.workers.clone())
                 .with_memory(self.config.orch.memory_reserve, &self.expected_peaks()),
             Err(error) => {
@@ -256,16 +260,22 @@ impl Scrape {
             }
         };
         let proxies = &self.config.proxies;
+        let file = proxies.file.display();
         if proxies.enabled && work.tries_any() {
-            match proxies::ensure(context, proxies).await {
+            match proxies::ensure(context, &refresh).await {
                 Ok(ProxyVerdict::Enough { .. }) => {}
-                Ok(ProxyVerdict::TooFew { usable, reason }) => {
-                    let (file, needed) = (proxies.file.display(), proxies.min_usable);
-                    let failure = Failure::infrastructure(format!(
-                        "{usable} usable proxies in {file}, {needed} are required"
-                    ))
-                    .because(reason)
-                    .hint("`--allow-few-proxies` goes on with fewer; `[proxies] min_usable` sets how many are enough");
+                Ok(ProxyVerdict::Unreadable { reason, hint }) => {
+                    let failure = Failure::infrastructure(format!("could not read the proxy pool {file}"))
+                        .because(reason)
+                        .hint(hint);
+                    return Ending::Failed(Outcome::NotEnoughProxies, failure);
+                }
+                Ok(ProxyVerdict::TooFew { usable, reason, hint }) => {
+                    let needed = proxies.min_usable;
+                    let failure =
+                        Failure::infrastructure(format!("{usable} usable proxies in {file}, {needed} are required"))
+                            .because(reason)
+                            .hint(hint);
                     return Ending::Failed(Outcome::NotEnoughProxies, failure);
                 }
                 Err(error) => {

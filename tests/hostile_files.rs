@@ -247,6 +247,10 @@ const HOSTILE_POOLS: [(&str, [&str; 3]); 9] = [
 fn hostile_pools_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pool.json");
+    let rules = orch::proxies::PoolRules {
+        unusable_anonymity: vec!["Transparent".to_owned()],
+        max_age: Some(Duration::from_secs(3600)),
+    };
     for (what, [begin, part, end]) in HOSTILE_POOLS {
         let mut written = std::io::BufWriter::new(File::create(&file).unwrap());
         written.write_all(begin.as_bytes()).unwrap();
@@ -256,7 +260,7 @@ fn hostile_pools_are_counted() {
         written.write_all(end.as_bytes()).unwrap();
         written.flush().unwrap();
         let started = Instant::now();
-        let counted = orch::proxies::count(&file, &["Transparent".to_owned()]);
+        let counted = orch::proxies::count(&file, &rules);
         assert!(started.elapsed() < AT_ONCE, "{what}: {:?}", started.elapsed());
         let expected = if what == "a host" { 1 } else { 0 };
         assert_eq!(counted.usable, expected, "{what}: {counted:?}");

@@ -264,6 +264,9 @@ pub struct ProxiesConfig {
     pub min_usable: u64,
     /// `anonymity` values that make a proxy useless. Default `["Transparent", "1"]`.
     pub unusable_anonymity: Vec<String>,
+    /// Time since its last check after which a proxy does not count; `None`: no limit. Default 24h where `refresh` names
+    /// a task, else no limit.
+    pub max_age: Option<Duration>,
     /// `--allow-few-proxies`. Default false.
     pub allow_few: bool,
     /// Links of the refresh chain; the last one's result tells the job.

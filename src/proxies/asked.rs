@@ -2,26 +2,38 @@
 
 use std::time::Instant;
 
-use super::refresh::{ProxyVerdict, refresh};
-use crate::config::ProxiesConfig;
+use super::refresh::Refresh;
+use super::verdict::ProxyVerdict;
 use crate::follow::{Context, Desk, Manner, end_work};
 use crate::run::{EventKind, Level};
 
 /// Refreshes the pool once, when the first site asks for it, however many proxies are usable. The sites go on meanwhile,
 /// and whatever comes of it.
-pub async fn refresh_when_asked(context: &Context, desk: &Desk, config: &ProxiesConfig) {
+pub async fn refresh_when_asked(context: &Context, desk: &Desk, refresh: &Refresh) {
     let asked = context.refresh_asks.asked().await;
     let notice = |level, message| context.recorder.emit(EventKind::Noticed { level, message });
     if let Some(first) = asked.first() {
         let message = format!("the proxies are refreshed, as {first} asks; once in a run, for all sites");
         notice(Level::Info, message);
     }
+    let config = &refresh.config;
     let deadline = Instant::now() + config.timeout;
-    let refreshed = refresh(context, desk, config, deadline).await;
+    let refreshed = refresh.run(context, desk, deadline).await;
     context.refresh_asks.close();
     match refreshed {
         Ok(ProxyVerdict::Enough { .. }) => {}
-        Ok(ProxyVerdict::TooFew { usable, reason }) => notice(
+        Ok(ProxyVerdict::Unreadable { reason, hint }) => notice(
+            Level::Warning,
+            format!(
+                "the proxy pool {} cannot be read: {reason}; the sites go on; {hint}",
+                config.file.display()
+            ),
+        ),
+        Ok(ProxyVerdict::TooFew {
+            usable,
+            reason,
+            hint: _,
+        }) => notice(
             Level::Warning,
             format!(
                 "{usable} usable proxies, {} are wanted: {reason}; the sites go on",

@@ -1,344 +1,162 @@
 //! The pool file: how many proxies stand in it and how many of them are of use.
 //!
-//! A file that the app itself could not load counts as empty, and the count says why. Not here: what is done about too few.
+//! A file that the app itself could not load counts as empty, and the count says why. Not here: what its text means
+//! (`pool_text`), and what is done about too few.
 
-use std::fmt;
-use std::io::{self, BufReader, Read};
+use std::io::{self, Read};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Unexpected, Visitor};
-
+use super::checked_at::Clock;
+use super::judge::{Judge, PoolRules};
+use super::pool_text::tally;
 use crate::regular_file;
+use crate::run::LeftOutProxies;
 
 /// Largest file that is read, bytes: some 400,000 proxies.
 pub const MAX_SIZE: u64 = 64 * 1024 * 1024;
-/// A file that looks half-written is read again this often, so long after one another, before it is believed.
+/// How often a file that looks half-written is read again, and how long after one another, before it is believed.
 const REREADS: u32 = 4;
-const REREAD_AFTER: Duration = Duration::from_millis(150);
+const REREAD_INTERVAL: Duration = Duration::from_millis(150);
 
-/// What one look at the pool file found.
+/// One look at the pool file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolCount {
-    /// Entries of the array.
+    /// Entries of the list.
     pub total: u64,
-    /// Those with a host and a port whose `anonymity` is not in the configured list.
+    /// Those with a host and a port whose `anonymity` is not in the configured list, less those that are left out.
     pub usable: u64,
+    /// Those with a host and a port that are too old or marked as dead.
+    pub left_out: LeftOutProxies,
     /// Why the count is not what it could be, as a person should read it.
     pub problem: Option<String>,
+    /// There is something, and it is no pool: `problem` says why. A pool that does not exist or is empty is readable.
+    pub is_unreadable: bool,
     /// The file may be in the middle of being written: a second look may find more.
-    half_written: bool,
+    pub(super) half_written: bool,
 }
 
 impl PoolCount {
-    fn nothing(problem: impl Into<String>) -> Self {
+    pub(super) fn unreadable(problem: impl Into<String>) -> Self {
         Self {
             problem: Some(problem.into()),
+            is_unreadable: true,
             ..Self::default()
         }
     }
 
-    fn half_written(problem: impl Into<String>) -> Self {
+    pub(super) fn half_written(problem: impl Into<String>) -> Self {
         Self {
             half_written: true,
-            ..Self::nothing(problem)
+            ..Self::unreadable(problem)
+        }
+    }
+
+    fn missing() -> Self {
+        Self {
+            problem: Some("there is no such file".to_owned()),
+            ..Self::default()
         }
     }
 }
 
-/// Counts once. `unusable` are the `anonymity` values of useless proxies, compared without case, numbers as text.
-pub fn count(file: &Path, unusable: &[String]) -> PoolCount {
-    count_within(file, unusable, MAX_SIZE)
+/// Counts once.
+pub fn count(file: &Path, rules: &PoolRules) -> PoolCount {
+    count_within(file, rules, MAX_SIZE)
 }
 
 /// Counts, and looks again a few times while the file seems to be half-written; takes 0.6 s at most.
-pub async fn count_settled(file: &Path, unusable: &[String]) -> PoolCount {
-    let mut counted = count(file, unusable);
+pub async fn count_settled(file: &Path, rules: &PoolRules) -> PoolCount {
+    let mut counted = count(file, rules);
     for _ in 0..REREADS {
         if !counted.half_written {
             break;
         }
-        tokio::time::sleep(REREAD_AFTER).await;
-        counted = count(file, unusable);
+        tokio::time::sleep(REREAD_INTERVAL).await;
+        counted = count(file, rules);
     }
     counted
 }
 
-fn count_within(file: &Path, unusable: &[String], max_size: u64) -> PoolCount {
+fn count_within(file: &Path, rules: &PoolRules, max_size: u64) -> PoolCount {
     let opened = match regular_file::open(file) {
         Ok(opened) => opened,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return PoolCount::nothing("there is no such file"),
-        Err(error) => return PoolCount::nothing(format!("it cannot be read: {error}")),
+        Err(error) => return not_opened(file, &error),
     };
-    match opened.metadata() {
+    let facts = match opened.metadata() {
         Ok(facts) if facts.len() > max_size => return too_large(facts.len(), max_size),
-        Ok(facts) if facts.len() == 0 => return PoolCount::half_written("it is empty"),
-        Ok(_) => {}
-        Err(error) => return PoolCount::nothing(format!("it cannot be read: {error}")),
-    }
+        Ok(facts) if facts.len() == 0 => return PoolCount::half_written("it is empty: 0 bytes"),
+        Ok(facts) => facts,
+        Err(error) => return PoolCount::unreadable(format!("it cannot be read: {error}")),
+    };
+    let written = facts.modified().ok();
+    let judge = Judge {
+        rules,
+        clock: Clock::of_system(),
+        // A time before 1970 is as old as that.
+        written: written.map(|moment| moment.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()),
+    };
     // The file may grow while it is read; the bound holds all the same.
-    tally(BufReader::new(opened.take(max_size)), unusable)
+    tally(opened.take(max_size), &judge)
 }
 
-/// Counts what can be read of a text.
-pub fn tally(text: impl Read, unusable: &[String]) -> PoolCount {
-    let mut json = serde_json::Deserializer::from_reader(text);
-    let tally = json
-        .deserialize_any(PoolVisitor { unusable })
-        .and_then(|tally| json.end().map(|()| tally));
-    match tally {
-        Ok(tally) => tally.into_count(),
-        Err(error) if error.is_eof() => {
-            PoolCount::half_written(format!("it ends in the middle (line {})", error.line()))
-        }
-        Err(error) if error.is_io() => PoolCount::nothing(format!("it cannot be read: {error}")),
-        Err(error) if error.is_data() => PoolCount::nothing(format!("it is not an array of proxies: {error}")),
-        // A writer that rewrites in place leaves new text followed by the rest of the old.
-        Err(error) => PoolCount::half_written(format!("it is not JSON: {error}")),
+fn not_opened(file: &Path, error: &io::Error) -> PoolCount {
+    match error.kind() {
+        io::ErrorKind::NotFound => PoolCount::missing(),
+        io::ErrorKind::PermissionDenied => PoolCount::unreadable("this user may not read it"),
+        _ if file.is_dir() => PoolCount::unreadable("it is a directory"),
+        _ => PoolCount::unreadable(format!("it cannot be read: {error}")),
     }
 }
 
 fn too_large(size: u64, max_size: u64) -> PoolCount {
-    PoolCount::nothing(format!("it is too large: {size} bytes, at most {max_size} are read"))
-}
-
-#[derive(Default)]
-struct Tally {
-    total: u64,
-    usable: u64,
-    no_object: u64,
-    no_address: u64,
-}
-
-impl Tally {
-    fn into_count(self) -> PoolCount {
-        let mut problems = Vec::new();
-        if self.no_object > 0 {
-            problems.push(format!("{} of {} entries are no objects", self.no_object, self.total));
-        }
-        if self.no_address > 0 {
-            problems.push(format!(
-                "{} of {} entries have no host or no port",
-                self.no_address, self.total
-            ));
-        }
-        let problem = (!problems.is_empty()).then(|| problems.join(", "));
-        PoolCount {
-            total: self.total,
-            usable: self.usable,
-            problem,
-            half_written: false,
-        }
-    }
-}
-
-/// Counts the array's entries while they stream past; no more than one of them is ever in memory.
-struct PoolVisitor<'u> {
-    unusable: &'u [String],
-}
-
-impl<'de> Visitor<'de> for PoolVisitor<'_> {
-    type Value = Tally;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("an array")
-    }
-
-    /// As serde would, without the text: it may be as long as the file.
-    fn visit_str<E: serde::de::Error>(self, _: &str) -> Result<Tally, E> {
-        Err(E::invalid_type(Unexpected::Other("string"), &self))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut entries: A) -> Result<Tally, A::Error> {
-        let mut tally = Tally::default();
-        while let Some(entry) = entries.next_element::<Entry>()? {
-            tally.total += 1;
-            match entry {
-                Entry::NoObject => tally.no_object += 1,
-                Entry::Proxy {
-                    host: true,
-                    port: true,
-                    anonymity,
-                } => {
-                    let useless =
-                        anonymity.is_some_and(|anonymity| self.unusable.iter().any(|one| same(one, &anonymity)));
-                    tally.usable += u64::from(!useless);
-                }
-                Entry::Proxy { .. } => tally.no_address += 1,
-            }
-        }
-        Ok(tally)
-    }
-}
-
-fn same(one: &str, other: &str) -> bool {
-    one.trim().to_lowercase() == other.trim().to_lowercase()
-}
-
-/// What matters of one entry; any JSON value is an entry of some kind.
-enum Entry {
-    Proxy {
-        host: bool,
-        port: bool,
-        anonymity: Option<String>,
-    },
-    NoObject,
-}
-
-impl<'de> Deserialize<'de> for Entry {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(EntryVisitor)
-    }
-}
-
-struct EntryVisitor;
-
-impl<'de> Visitor<'de> for EntryVisitor {
-    type Value = Entry;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("any value")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Entry, A::Error> {
-        let (mut host, mut port, mut anonymity) = (false, false, None);
-        while let Some(name) = fields.next_key::<Field>()? {
-            match name {
-                Field::Host => host = fields.next_value::<Scalar>()?.0.is_some_and(|text| !text.is_empty()),
-                Field::Port => {
-                    let text = fields.next_value::<Scalar>()?.0;
-                    port = text.is_some_and(|text| text.parse::<u16>().is_ok_and(|port| port > 0));
-                }
-                Field::Anonymity => anonymity = fields.next_value::<Scalar>()?.0,
-                Field::Other => {
-                    fields.next_value::<IgnoredAny>()?;
-                }
-            }
-        }
-        Ok(Entry::Proxy { host, port, anonymity })
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Entry, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(Entry::NoObject)
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Entry, E> {
-        Ok(Entry::NoObject)
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<Entry, E> {
-        Ok(Entry::NoObject)
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<Entry, E> {
-        Ok(Entry::NoObject)
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<Entry, E> {
-        Ok(Entry::NoObject)
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<Entry, E> {
-        Ok(Entry::NoObject)
-    }
-
-    fn visit_unit<E>(self) -> Result<Entry, E> {
-        Ok(Entry::NoObject)
-    }
-}
-
-/// The fields of a proxy that matter.
-#[derive(Deserialize)]
-#[serde(field_identifier, rename_all = "lowercase")]
-enum Field {
-    Host,
-    Port,
-    Anonymity,
-    #[serde(other)]
-    Other,
-}
-
-/// A field's text, or number as text; nothing for what is neither. No more is kept than any host name has, so that of a
-/// file only one text at a time is in memory.
-struct Scalar(Option<String>);
-
-/// Characters; a host name has 253 at most.
-const LONGEST_TEXT: usize = 256;
-
-impl<'de> Deserialize<'de> for Scalar {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(ScalarVisitor).map(Scalar)
-    }
-}
-
-struct ScalarVisitor;
-
-impl<'de> Visitor<'de> for ScalarVisitor {
-    type Value = Option<String>;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("any value")
-    }
-
-    fn visit_str<E>(self, text: &str) -> Result<Option<String>, E> {
-        Ok(Some(text.chars().take(LONGEST_TEXT).collect()))
-    }
-
-    fn visit_i64<E>(self, number: i64) -> Result<Option<String>, E> {
-        Ok(Some(number.to_string()))
-    }
-
-    fn visit_u64<E>(self, number: u64) -> Result<Option<String>, E> {
-        Ok(Some(number.to_string()))
-    }
-
-    fn visit_f64<E>(self, number: f64) -> Result<Option<String>, E> {
-        Ok(serde_json::Number::from_f64(number).map(|number| number.to_string()))
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<Option<String>, E> {
-        Ok(None)
-    }
-
-    fn visit_unit<E>(self) -> Result<Option<String>, E> {
-        Ok(None)
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Option<String>, A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Option<String>, A::Error> {
-        while entries.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(None)
-    }
+    PoolCount::unreadable(format!("it is too large: {size} bytes, at most {max_size} are read"))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::fs::{self, File};
+    use std::time::SystemTime;
 
     use proptest::prelude::*;
     use serde_json::{Value, json};
 
     use super::*;
 
-    fn unusable() -> Vec<String> {
-        vec!["Transparent".to_owned(), "1".to_owned()]
+    fn rules() -> PoolRules {
+        PoolRules {
+            unusable_anonymity: vec!["Transparent".to_owned(), "1".to_owned()],
+            max_age: Some(Duration::from_secs(24 * 60 * 60)),
+        }
     }
 
     fn count_text(text: impl AsRef<[u8]>) -> PoolCount {
+        count_text_of_age(text, Duration::ZERO)
+    }
+
+    fn count_text_of_age(text: impl AsRef<[u8]>, age: Duration) -> PoolCount {
         let directory = tempfile::tempdir().expect("a temporary directory");
         let file = directory.path().join("live_proxies.json");
         fs::write(&file, text).expect("the file is written");
-        count_within(&file, &unusable(), 4096)
+        let opened = File::options().write(true).open(&file).expect("the file is opened");
+        opened.set_modified(SystemTime::now() - age).expect("the time is set");
+        count_within(&file, &rules(), 8192)
+    }
+
+    fn pool_of(total: u64, usable: u64) -> PoolCount {
+        PoolCount {
+            total,
+            usable,
+            ..PoolCount::default()
+        }
     }
 
     fn proxy(anonymity: impl Into<Value>) -> Value {
         json!({"host": "127.0.0.1", "port": 8080, "protocol": "http", "anonymity": anonymity.into(), "timeout": 1.5})
+    }
+
+    fn hours(count: u64) -> Duration {
+        Duration::from_secs(count * 60 * 60)
     }
 
     #[test]
@@ -347,75 +165,128 @@ mod tests {
             proxy("Elite"), proxy("Anonymous"), proxy("Transparent"), proxy("transparent "), proxy("1"), proxy(1), proxy(2),
             proxy(Value::Null), {"host": "h", "port": "3128"},
         ]);
+        assert_eq!(count_text(pool.to_string()), pool_of(9, 5));
+        assert_eq!(count_text("[]"), pool_of(0, 0));
+        assert_eq!(count_text(" [ ] \n"), pool_of(0, 0));
+    }
+
+    #[test]
+    fn old_and_dead_proxies_do_not_count() {
+        let checked = |key: &str, value: Value| json!({"host": "h", "port": 1, key: value});
+        let now = Clock::of_system().now;
+        let old = vec![checked("last_checked", json!(now - 7.0 * 86_400.0)); 40];
+        let fresh = vec![checked("checkedAt", json!((now - 3600.0) * 1000.0)); 8];
+        let dead = vec![checked("alive", json!(false)), checked("status", json!("dead"))];
+        let counted = count_text(Value::Array([old, fresh, dead].concat()).to_string());
+        assert_eq!((counted.total, counted.usable), (50, 8));
+        assert_eq!(counted.left_out.in_brackets(), " (40 older than 24h, 2 marked as dead)");
+        assert_eq!(counted.problem, None);
+    }
+
+    #[test]
+    fn of_entries_without_a_time_the_file_s_counts() {
+        for (text, total) in [
+            (json!([proxy("Elite"), proxy("Transparent")]).to_string(), 2),
+            (json!(["10.0.0.1:80"]).to_string(), 1),
+        ] {
+            assert_eq!(count_text_of_age(&text, hours(23)).usable, 1, "{text}");
+            let old = count_text_of_age(&text, hours(25));
+            assert_eq!((old.total, old.usable, old.left_out.too_old), (total, 0, 1), "{text}");
+        }
+        let fresh = json!([{"host": "h", "port": 1, "tested_at": Clock::of_system().now}]).to_string();
         assert_eq!(
-            count_text(pool.to_string()),
-            PoolCount {
-                total: 9,
-                usable: 5,
-                ..PoolCount::default()
-            }
+            count_text_of_age(fresh, hours(1000)).usable,
+            1,
+            "its own time stands above the file's"
         );
-        assert_eq!(count_text("[]"), PoolCount::default());
-        assert_eq!(count_text(" [ ] \n"), PoolCount::default());
+    }
+
+    #[test]
+    fn a_list_of_texts_and_an_object_with_one_list_are_pools() {
+        for (pool, total, usable) in [
+            (json!(["10.0.0.1:80", "http://10.0.0.2:80"]), 2, 2),
+            (json!({"updated": "x", "proxies": [proxy("Elite"), proxy("1")]}), 2, 1),
+            (json!({"proxies": []}), 0, 0),
+            (json!({"proxies": ["10.0.0.1:80"], "more": {"a": [1]}}), 1, 1),
+        ] {
+            assert_eq!(count_text(pool.to_string()), pool_of(total, usable), "{pool}");
+        }
+        let counted = count_text(json!(["10.0.0.1:80", "words", 7]).to_string());
+        assert_eq!((counted.total, counted.usable), (3, 1));
+        assert_eq!(
+            counted.problem.as_deref(),
+            Some("1 of 3 entries are no objects, 1 of 3 entries have no host or no port")
+        );
     }
 
     #[test]
     fn entries_that_are_no_proxies_are_counted_and_named() {
         let pool = json!([proxy("Elite"), {"port": 1}, {"host": "", "port": 1}, {"host": "h", "port": 0}, {"host": "h", "port": "x"}, "10.0.0.1:80", 7, null, [1, [2]], true, 1.5, -1]);
         let counted = count_text(pool.to_string());
-        assert_eq!((counted.total, counted.usable), (12, 1));
-        let problem = counted.problem.expect("a reason");
+        assert_eq!((counted.total, counted.usable, counted.is_unreadable), (12, 1, false));
         assert_eq!(
-            problem,
-            "7 of 12 entries are no objects, 4 of 12 entries have no host or no port"
+            counted.problem.as_deref(),
+            Some("7 of 12 entries are no objects, 4 of 12 entries have no host or no port")
         );
     }
 
     #[test]
-    fn files_that_the_app_could_not_load_count_as_empty() {
+    fn texts_that_are_no_pool_count_as_nothing_and_say_where() {
         for (text, half_written, says) in [
-            ("".as_bytes(), true, "it is empty"),
-            (b"  \n", true, "ends in the middle"),
+            (&b""[..], true, "it is empty: 0 bytes"),
+            (b" ", true, "it ends in the middle, at byte 1"),
+            (b"[{\"host\":", true, "it ends in the middle, at byte 9"),
+            (b"[1] x", true, "it is not JSON: trailing characters at byte 4"),
+            (b"[1, x]", true, "it is not JSON: expected value at byte 4"),
+            (b"\xef\xbb\xbf[]", true, "it is not JSON: expected value at byte 0"),
+            (b"[\"\xff\"]", true, "it is not UTF-8: 0xff at byte 2"),
+            (b"[{\"a\": \"\xc3\"}]", true, "it is not UTF-8: 0xc3 at byte 8"),
             (
-                b"[{\"host\": \"a\", \"port\": 1}, {\"ho",
-                true,
-                "ends in the middle (line 1)",
-            ),
-            (b"[{\"host\": \"a\", \"port\": 1},\n", true, "ends in the middle"),
-            (b"[{\"host\": \"a\", \"port\": 1}]]", true, "it is not JSON"),
-            (b"[1, 2}", true, "it is not JSON"),
-            (b"host,port\n", true, "it is not JSON"),
-            (b"\xff\xfe\x00", true, "it is not JSON"),
-            (
-                b"{\"proxies\": []}",
+                b"{\"a\": 1}",
                 false,
-                "it is not an array of proxies: invalid type: map, expected an array",
+                "it is an object without a list, not a list of proxies",
             ),
             (
-                b"\"words\"",
+                b"{\"a\": [], \"b\": []}",
                 false,
-                "it is not an array of proxies: invalid type: string, expected an array",
+                "it is an object with 2 lists, not with one",
             ),
-            (b"null", false, "it is not an array"),
-            (b"3", false, "it is not an array"),
+            (b"\"words\"", false, "it is a text, not a list of proxies"),
+            (b"null", false, "it is null, not a list of proxies"),
+            (b"3", false, "it is a number, not a list of proxies"),
+            (b"false", false, "it is a boolean, not a list of proxies"),
+            (b"[1, null]", false, "it names no proxy: 2 of 2 entries are no objects"),
+            (
+                b"[\"words\"]",
+                false,
+                "it names no proxy: 1 of 1 entries have no host or no port",
+            ),
         ] {
             let counted = count_text(text);
             assert_eq!(
-                (counted.total, counted.usable, counted.half_written),
-                (0, 0, half_written),
+                (counted.usable, counted.is_unreadable, counted.half_written),
+                (0, true, half_written),
                 "{text:?}"
             );
-            let problem = counted.problem.expect("a reason");
-            assert!(problem.contains(says), "{text:?}: {problem}");
+            assert_eq!(counted.problem.as_deref(), Some(says), "{text:?}");
         }
     }
 
     #[test]
-    fn what_is_no_readable_file_counts_as_empty() {
+    fn what_is_no_readable_file_counts_as_nothing() {
         let directory = tempfile::tempdir().expect("a temporary directory");
-        let problem = |file: &Path| count_within(file, &unusable(), 16).problem.expect("a reason");
-        assert_eq!(problem(&directory.path().join("none.json")), "there is no such file");
-        assert_eq!(problem(directory.path()), "it cannot be read: not a regular file");
+        let counted = |file: &Path| count_within(file, &rules(), 16);
+        let problem = |file: &Path| {
+            let counted = counted(file);
+            assert!(counted.is_unreadable, "{counted:?}");
+            counted.problem.expect("a reason")
+        };
+        let missing = counted(&directory.path().join("none.json"));
+        assert_eq!(
+            (missing.problem.as_deref(), missing.is_unreadable),
+            (Some("there is no such file"), false)
+        );
+        assert_eq!(problem(directory.path()), "it is a directory");
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         assert_eq!(problem(&fifo), "it cannot be read: not a regular file");
@@ -424,7 +295,12 @@ mod tests {
         assert_eq!(problem(&large), "it is too large: 17 bytes, at most 16 are read");
         let nested = directory.path().join("nested.json");
         fs::write(&nested, "[".repeat(4096)).expect("the file is written");
-        assert!(count(&nested, &unusable()).problem.is_some());
+        assert!(count(&nested, &rules()).is_unreadable);
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert_eq!(
+            not_opened(&large, &denied).problem.as_deref(),
+            Some("this user may not read it")
+        );
     }
 
     #[tokio::test]
@@ -434,22 +310,15 @@ mod tests {
         let whole = json!([proxy("Elite"), proxy("Elite")]).to_string();
         fs::write(&file, &whole[..whole.len() / 2]).expect("the file is written");
         let finish = async {
-            tokio::time::sleep(REREAD_AFTER * 2).await;
+            tokio::time::sleep(REREAD_INTERVAL * 2).await;
             fs::write(&file, &whole).expect("the file is written");
         };
-        let unusable = unusable();
-        let (counted, ()) = tokio::join!(count_settled(&file, &unusable), finish);
-        assert_eq!(
-            counted,
-            PoolCount {
-                total: 2,
-                usable: 2,
-                ..PoolCount::default()
-            }
-        );
+        let rules = rules();
+        let (counted, ()) = tokio::join!(count_settled(&file, &rules), finish);
+        assert_eq!(counted, pool_of(2, 2));
 
         fs::write(&file, "[").expect("the file is written");
-        let counted = count_settled(&file, &unusable).await;
+        let counted = count_settled(&file, &rules).await;
         assert!(
             counted
                 .problem

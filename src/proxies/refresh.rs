@@ -1,11 +1,13 @@
 //! Makes sure that there are enough usable proxies: counts, refreshes the pool through the app's own tasks, counts again.
 
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
+use super::judge::PoolRules;
 use super::pool::{PoolCount, count_settled};
+use super::verdict::{ProxyVerdict, RefreshEnd, cannot_end, verdict};
 use crate::celery::{self, Link, Task};
 use crate::config::{ProxiesConfig, TaskCall};
 use crate::follow::{
@@ -25,130 +27,128 @@ pub enum Error {
     Publish { task: String, source: celery::Error },
 }
 
-/// Whether the run may go on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ProxyVerdict {
-    /// There are enough usable proxies, or few are allowed.
-    Enough { usable: u64 },
-    TooFew {
-        usable: u64,
-        /// What became of the refresh, as a person should read it.
-        reason: String,
-    },
+/// How the pool is refreshed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Refresh {
+    pub config: ProxiesConfig,
+    /// How long a refresh usually takes, as earlier runs tell.
+    pub usual: Option<Duration>,
 }
 
 /// Counts the usable proxies and refreshes the pool when they are too few.
 ///
-/// Takes at most `config.timeout` and a few seconds. What is going on is told by events. A plain future: dropping it ends
+/// Takes at most `config.timeout` and a few seconds. Events report what is going on. A plain future: dropping it ends
 /// the following of the refresh.
 ///
 /// # Errors
 /// The refresh cannot be published. Everything that happens to it afterwards is part of the verdict.
-pub async fn ensure(context: &Context, config: &ProxiesConfig) -> Result<ProxyVerdict, Error> {
+pub async fn ensure(context: &Context, refresh: &Refresh) -> Result<ProxyVerdict, Error> {
+    let config = &refresh.config;
     let deadline = Instant::now() + config.timeout;
     let counted = count(context, config).await;
     if counted.usable >= config.min_usable {
         return Ok(ProxyVerdict::Enough { usable: counted.usable });
     }
     if config.refresh.is_empty() {
-        return Ok(verdict(
-            context,
-            config,
-            &counted,
-            "`[proxies] refresh` names no task that would find more",
-        ));
+        return Ok(judged(context, config, &counted, &RefreshEnd::Impossible));
+    }
+    if let Some(reason) = cannot_end(config.timeout, refresh.usual) {
+        return Ok(judged(context, config, &counted, &RefreshEnd::NotBegun(reason)));
     }
     let desk = KeptDesk::open(context).await;
     tokio::select! {
-        verdict = refresh(context, &desk, config, deadline) => verdict,
+        verdict = refresh.run(context, &desk, deadline) => verdict,
         never = desk.serve() => match never {},
     }
 }
 
-/// Refreshes the pool, once more where that fails.
-pub(super) async fn refresh(
-    context: &Context,
-    desk: &Desk,
-    config: &ProxiesConfig,
-    deadline: Instant,
-) -> Result<ProxyVerdict, Error> {
-    let mut attempt = 1;
-    loop {
-        let begun = Instant::now();
-        let ending = follow(context, desk, config, attempt, deadline).await?;
-        // Whatever is known of the refresh, what counts is in the file.
-        let counted = count(context, config).await;
-        let enough = counted.usable >= config.min_usable;
-        let Some(failure) = ending.failure else {
-            context.recorder.emit(EventKind::ProxyRefreshFinished {
-                elapsed_ms: EventKind::millis(begun.elapsed()),
-            });
-            return Ok(verdict(
-                context,
-                config,
-                &counted,
-                "the refresh finished and found no more",
-            ));
-        };
-        if matches!(failure, Failure::TimedOut(_)) {
-            let unfinished = ending.unfinished.iter().cloned();
-            let ended = end_work(context, desk, [ending.root.clone()], unfinished, Manner::GENTLE).await;
-            if let Some(left) = ended.left {
-                tracing::warn!(left, "not all of the proxy refresh is known to be gone");
+impl Refresh {
+    /// Refreshes the pool, and a second time where that fails for a reason that may have passed.
+    pub(super) async fn run(&self, context: &Context, desk: &Desk, deadline: Instant) -> Result<ProxyVerdict, Error> {
+        let config = &self.config;
+        let left = || deadline.saturating_duration_since(Instant::now());
+        // The deadline has just been set: what it leaves is the limit itself.
+        if let Some(reason) = cannot_end(config.timeout, self.usual) {
+            let counted = count(context, config).await;
+            return Ok(judged(context, config, &counted, &RefreshEnd::NotBegun(reason)));
+        }
+        let mut attempt = 1;
+        loop {
+            let begun = Instant::now();
+            let ending = follow(context, desk, config, attempt, deadline).await?;
+            // Whatever is known of the refresh, what counts is in the file.
+            let counted = count(context, config).await;
+            let Some(failure) = ending.failure else {
+                context.recorder.emit(EventKind::ProxyRefreshFinished {
+                    elapsed_ms: EventKind::millis(begun.elapsed()),
+                });
+                return Ok(judged(context, config, &counted, &RefreshEnd::Finished));
+            };
+            if matches!(failure, Failure::TimedOut(_)) {
+                let unfinished = ending.unfinished.iter().cloned();
+                let ended = end_work(context, desk, [ending.root.clone()], unfinished, Manner::GENTLE).await;
+                if let Some(left) = ended.left {
+                    tracing::warn!(left, "not all of the proxy refresh is known to be gone");
+                }
             }
+            let mut reason = failure.reason().to_owned();
+            let is_worth_it = attempt <= RESTARTS
+                && counted.usable < config.min_usable
+                && match failure {
+                    Failure::TimedOut(_) => false,
+                    // What the app cannot read now it cannot read the next time.
+                    Failure::Told(_) => !counted.is_unreadable,
+                    Failure::Lost(_) | Failure::Unknown(_) | Failure::Unhealthy { .. } => true,
+                };
+            let too_late = cannot_end(left(), self.usual).filter(|_| is_worth_it);
+            if let Some(too_late) = &too_late {
+                reason.push_str(&format!("; it is not begun again: {too_late}"));
+            }
+            let will_retry = is_worth_it && too_late.is_none();
+            context.recorder.emit(EventKind::ProxyRefreshFailed {
+                reason: reason.clone(),
+                will_retry,
+            });
+            if !will_retry {
+                return Ok(judged(context, config, &counted, &RefreshEnd::Failed(reason)));
+            }
+            attempt += 1;
         }
-        let in_time = !matches!(failure, Failure::TimedOut(_)) && Instant::now() < deadline;
-        let will_retry = !enough && in_time && attempt <= RESTARTS;
-        let reason = failure.reason().to_owned();
-        context.recorder.emit(EventKind::ProxyRefreshFailed {
-            reason: reason.clone(),
-            will_retry,
-        });
-        if !will_retry {
-            return Ok(verdict(
-                context,
-                config,
-                &counted,
-                &format!("the refresh failed: {reason}"),
-            ));
-        }
-        attempt += 1;
     }
 }
 
 async fn count(context: &Context, config: &ProxiesConfig) -> PoolCount {
-    let counted = count_settled(&config.file, &config.unusable_anonymity).await;
+    let counted = count_settled(&config.file, &PoolRules::of(config)).await;
     context.recorder.emit(EventKind::ProxiesCounted {
         file: config.file.clone(),
         total: counted.total,
         usable: counted.usable,
         min_usable: config.min_usable,
+        left_out: counted.left_out,
         problem: counted.problem.clone(),
     });
     counted
 }
 
-fn verdict(context: &Context, config: &ProxiesConfig, counted: &PoolCount, reason: &str) -> ProxyVerdict {
-    let usable = counted.usable;
-    if usable >= config.min_usable {
-        return ProxyVerdict::Enough { usable };
-    }
-    let reason = match &counted.problem {
-        Some(problem) => format!("{reason}; {}: {problem}", config.file.display()),
-        None => reason.to_owned(),
+/// Judges the pool, and goes on with few proxies where that is allowed.
+fn judged(context: &Context, config: &ProxiesConfig, counted: &PoolCount, end: &RefreshEnd) -> ProxyVerdict {
+    let verdict = verdict(config, counted, end);
+    let reason = match &verdict {
+        ProxyVerdict::TooFew { reason, .. } if config.allow_few => reason.clone(),
+        ProxyVerdict::Unreadable { reason, hint } if config.allow_few => {
+            format!("{} cannot be read: {reason}; {hint}", config.file.display())
+        }
+        _ => return verdict,
     };
-    if config.allow_few {
-        let message = format!(
+    let usable = counted.usable;
+    context.recorder.emit(EventKind::Noticed {
+        level: Level::Warning,
+        message: format!(
             "going on with {usable} usable proxies instead of {}: {reason}",
             config.min_usable
-        );
-        context.recorder.emit(EventKind::Noticed {
-            level: Level::Warning,
-            message,
-        });
-        return ProxyVerdict::Enough { usable };
-    }
-    ProxyVerdict::TooFew { usable, reason }
+        ),
+    });
+    ProxyVerdict::Enough { usable }
 }
 
 /// One refresh from its publication to its end.

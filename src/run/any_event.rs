@@ -9,6 +9,7 @@ use super::end_cause::EndCause;
 use super::event::*;
 use super::health::{HealthAction, SiteHealth, SiteVitals};
 use super::ids::{JobId, RunId, ServiceName, SiteName};
+use super::left_out::LeftOutProxies;
 use super::resumption::{JobSoFar, Progress, Resumption, SiteSoFar};
 
 fn text() -> BoxedStrategy<String> {
@@ -220,12 +221,17 @@ fn of_services() -> BoxedStrategy<EventKind> {
 
 fn of_proxies() -> BoxedStrategy<EventKind> {
     prop_oneof![
-        (text(), any::<(u64, u64, u64)>(), option::of(text())).prop_map(
-            |(file, (total, usable, min_usable), problem)| EventKind::ProxiesCounted {
+        (text(), any::<(u64, u64, u64)>(), 1..=u64::MAX, option::of(text())).prop_map(
+            |(file, (total, usable, min_usable), too_old, problem)| EventKind::ProxiesCounted {
                 file: file.into(),
                 total,
                 usable,
                 min_usable,
+                left_out: LeftOutProxies {
+                    too_old,
+                    max_age_ms: total,
+                    dead: usable,
+                },
                 problem,
             }
         ),

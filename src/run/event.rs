@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::end_cause::EndCause;
 use super::health::{HealthAction, SiteHealth, SiteVitals};
 use super::ids::{JobId, RunId, ServiceName, SiteName};
+use super::left_out::LeftOutProxies;
 use super::resumption::Resumption;
 
 /// One fact with its place in the run's order.
@@ -350,6 +351,8 @@ pub enum EventKind {
         total: u64,
         usable: u64,
         min_usable: u64,
+        #[serde(default, skip_serializing_if = "LeftOutProxies::is_none")]
+        left_out: LeftOutProxies,
         /// Why the count is what it is, when the file could not be read whole.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         problem: Option<String>,

@@ -191,12 +191,14 @@ impl RunState {
                 total,
                 usable,
                 min_usable,
+                left_out,
                 problem,
             } => {
                 self.proxies.count = Some(ProxyCount {
                     total: *total,
                     usable: *usable,
                     min_usable: *min_usable,
+                    left_out: *left_out,
                     problem: problem.clone(),
                 });
             }
@@ -204,6 +206,7 @@ impl RunState {
                 self.proxies = ProxiesView {
                     count: self.proxies.count.take(),
                     refreshes: self.proxies.refreshes.saturating_add(1),
+                    failed_refreshes: self.proxies.failed_refreshes,
                     refreshing: true,
                     since: Some(now),
                     ..ProxiesView::default()
@@ -223,6 +226,7 @@ impl RunState {
             EventKind::ProxyRefreshFinished { elapsed_ms: _ } => self.proxies.refreshing = false,
             EventKind::ProxyRefreshFailed { reason, will_retry: _ } => {
                 self.proxies.refreshing = false;
+                self.proxies.failed_refreshes = self.proxies.failed_refreshes.saturating_add(1);
                 self.proxies.failure = Some(reason.clone());
             }
 

@@ -16,6 +16,7 @@ use super::event::{Command, SiteCounts, SiteStatus};
 use super::ids::{RunId, ServiceName, SiteName};
 use super::journal::{each_line_told, first_line, has_early, is_being_written};
 use super::usual::{EXPECTED_BY, Usual};
+use crate::median::median;
 
 /// Runs that are looked at: the latest ones in which any site came to an end.
 const RUNS: usize = 10;
@@ -122,11 +123,18 @@ enum Wanted {
     SitePickedUp { site: SiteName },
     SiteFinished(SiteEnd),
     ServicePeaked { service: ServiceName, memory_bytes: u64 },
+    ProxyRefreshFinished { elapsed_ms: u64 },
 }
 
 impl Wanted {
     /// The events, as their lines name them.
-    const KINDS: [&str; 4] = ["site_dispatched", "site_picked_up", "site_finished", "service_peaked"];
+    const KINDS: [&str; 5] = [
+        "site_dispatched",
+        "site_picked_up",
+        "site_finished",
+        "service_peaked",
+        "proxy_refresh_finished",
+    ];
 }
 
 /// How the last attempt at a site began.
@@ -160,6 +168,8 @@ pub struct History {
     sites: BTreeMap<SiteName, Vec<PastSite>>,
     /// Bytes; as above.
     peaks: BTreeMap<ServiceName, Vec<u64>>,
+    /// Times that the refreshes of the proxies took which have finished; as above.
+    refreshes: Vec<Duration>,
 }
 
 impl History {
@@ -216,6 +226,9 @@ impl History {
                 Wanted::ServicePeaked { service, memory_bytes } => {
                     history.peaks.entry(service).or_default().push(memory_bytes);
                 }
+                Wanted::ProxyRefreshFinished { elapsed_ms } => {
+                    history.refreshes.push(Duration::from_millis(elapsed_ms));
+                }
             });
             if let Err(error) = read {
                 tracing::debug!(%error, "a run tells nothing of its sites");
@@ -261,6 +274,14 @@ impl History {
         self.peaks
             .iter()
             .filter_map(move |(service, peaks)| Some((service, most(peaks)?)))
+    }
+
+    /// How long a refresh of the proxies usually takes: the median of the last ones, or the last one where that was
+    /// shorter, so that one quick refresh is enough to correct the expectation.
+    pub fn usual_refresh(&self) -> Option<Duration> {
+        let last = self.refreshes.iter().take(EXPECTED_BY).copied();
+        let usual = median(last.collect())?;
+        self.refreshes.first().map(|latest| usual.min(*latest))
     }
 
     /// What each site usually takes. Of a site without a complete, whole attempt nothing is said.

@@ -12,6 +12,7 @@ mod health;
 mod history;
 mod ids;
 mod journal;
+mod left_out;
 mod local_time;
 mod no_results;
 mod recorder;
@@ -38,6 +39,7 @@ pub(crate) use journal::each_event_of;
 pub use journal::{
     JOURNAL_FORMAT, Journal, JournalError, JournalTail, each_event, each_line_told, is_being_written, read_journal,
 };
+pub use left_out::LeftOutProxies;
 pub use local_time::local_time;
 pub use recorder::Recorder;
 pub use resumption::{JobSoFar, Progress, Resumption, SiteSoFar, Unfinished};

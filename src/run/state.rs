@@ -9,6 +9,7 @@ use super::end_cause::EndCause;
 use super::event::{Command, ExitStatus, FollowStage, Outcome, ProgressSource, SiteCounts, SiteStatus, StopReason};
 use super::health::SiteHealth;
 use super::ids::{JobId, RunId, ServiceName, SiteName};
+use super::left_out::LeftOutProxies;
 use super::totals::Totals;
 
 /// What is known of a run.
@@ -130,8 +131,10 @@ pub struct LeftoversView {
 pub struct ProxiesView {
     /// None: not counted (yet).
     pub count: Option<ProxyCount>,
-    /// Refreshes so far.
+    /// Refreshes that have been begun.
     pub refreshes: u32,
+    /// Those of them that have failed.
+    pub failed_refreshes: u32,
     /// A refresh is under way.
     pub refreshing: bool,
     /// Run time at which the last refresh began, seconds.
@@ -149,6 +152,7 @@ pub struct ProxyCount {
     pub total: u64,
     pub usable: u64,
     pub min_usable: u64,
+    pub left_out: LeftOutProxies,
     pub problem: Option<String>,
 }
 

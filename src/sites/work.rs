@@ -10,6 +10,7 @@ use super::schedule::{Agenda, AgendaError, Entry, Limits, ResourceId, SiteId};
 use super::standing::Standing;
 use crate::config::{ProxiesConfig, SiteConfig};
 use crate::median::median;
+use crate::proxies::Refresh;
 use crate::run::{History, SiteName};
 use crate::services::OnDemand;
 
@@ -26,7 +27,7 @@ pub struct Work {
     assumed: Duration,
     /// What the last runs mean for each, by its id.
     standings: Vec<Standing>,
-    proxies: Option<ProxiesConfig>,
+    proxies: Option<Refresh>,
     /// By whom the sites' own workers are had.
     workers: OnDemand,
     /// Whether there is memory for a further site; none: that is no matter.
@@ -113,8 +114,9 @@ impl Work {
 
     /// How the proxies are refreshed where a site asks for it; without this they are not.
     #[must_use]
-    pub fn refreshing(self, proxies: ProxiesConfig) -> Self {
-        let proxies = Some(proxies).filter(|proxies| proxies.enabled && !proxies.refresh.is_empty());
+    pub fn refreshing(self, proxies: Refresh) -> Self {
+        let is_possible = |config: &ProxiesConfig| config.enabled && !config.refresh.is_empty();
+        let proxies = Some(proxies).filter(|proxies| is_possible(&proxies.config));
         Self { proxies, ..self }
     }
 
@@ -185,7 +187,7 @@ pub(super) struct Parts {
     pub agenda: Agenda,
     pub known: Vec<Option<Duration>>,
     pub standings: Vec<Standing>,
-    pub proxies: Option<ProxiesConfig>,
+    pub proxies: Option<Refresh>,
     pub workers: OnDemand,
     pub memory: Option<MemoryWatch>,
 }

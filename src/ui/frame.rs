@@ -310,8 +310,11 @@ fn proxies(state: &RunState, layout: &Layout) -> Line {
     let mut line = layout.line(PROXIES, tone, word);
     if let Some(count) = &proxies.count {
         let text = format!(
-            "{} usable of {}, {} needed",
-            count.usable, count.total, count.min_usable
+            "{} usable of {}{}, {} needed",
+            count.usable,
+            count.total,
+            count.left_out.in_brackets(),
+            count.min_usable
         );
         line.push(Tone::Plain, text);
     }

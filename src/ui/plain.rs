@@ -228,6 +228,7 @@ impl PlainView {
                 total,
                 usable,
                 min_usable,
+                left_out,
                 problem,
             } => {
                 let problem = problem
@@ -235,7 +236,8 @@ impl PlainView {
                     .map(|problem| format!(" ({problem})"))
                     .unwrap_or_default();
                 format!(
-                    "proxies: {usable} usable of {total} in {}, {min_usable} needed{problem}",
+                    "proxies: {usable} usable of {total}{} in {}, {min_usable} needed{problem}",
+                    left_out.in_brackets(),
                     file.display()
                 )
             }
@@ -272,7 +274,7 @@ impl PlainView {
             }
             EventKind::ProxyRefreshFinished { elapsed_ms } => format!("proxies: refreshed in {}", seconds(*elapsed_ms)),
             EventKind::ProxyRefreshFailed { reason, will_retry } => {
-                let next = if *will_retry { "; once more" } else { "" };
+                let next = if *will_retry { "; retrying" } else { "" };
                 format!("proxies: refresh failed: {reason}{next}")
             }
             EventKind::SiteDispatched { site, attempt, .. } => match attempt {

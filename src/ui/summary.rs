@@ -4,7 +4,7 @@ use super::overall;
 use super::paint::{Line, Tone, columns, padded};
 use super::text::{count, plural, span};
 use crate::printable::one_line;
-use crate::run::{Command, Outcome, Resumed, RunState, ServicePhase, SiteHealth, SitePhase, SiteView};
+use crate::run::{Command, Outcome, ProxiesView, Resumed, RunState, ServicePhase, SiteHealth, SitePhase, SiteView};
 
 /// Of more sites than this those that are complete have no row.
 const MANY_SITES: usize = 50;
@@ -60,20 +60,12 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
         lines.push(plain(format!("service {}: {told}", service.name)));
     }
     if let (Some(proxies), false) = (&state.proxies.count, quiet) {
-        let refreshed = match state.proxies.refreshes {
-            0 => "not refreshed".to_owned(),
-            times => format!(
-                "refreshed {}",
-                if times == 1 {
-                    "once".to_owned()
-                } else {
-                    format!("{times} times")
-                }
-            ),
-        };
         lines.push(plain(format!(
-            "proxies: {} usable of {}, {refreshed}",
-            proxies.usable, proxies.total
+            "proxies: {} usable of {}{}, {}",
+            proxies.usable,
+            proxies.total,
+            proxies.left_out.in_brackets(),
+            refreshed(&state.proxies)
         )));
     }
     if let Some(error) = &state.error {
@@ -244,5 +236,52 @@ pub fn status(phase: SitePhase) -> &'static str {
         SitePhase::Failed => "FAILED",
         SitePhase::Cancelled => "CANCELLED",
         SitePhase::Skipped => "SKIPPED",
+    }
+}
+
+/// How often the pool was refreshed, and how often in vain.
+fn refreshed(proxies: &ProxiesView) -> String {
+    let failed = proxies.failed_refreshes;
+    let unfinished = u32::from(proxies.refreshing);
+    let succeeded = proxies.refreshes.saturating_sub(failed).saturating_sub(unfinished);
+    let mut text = match succeeded {
+        0 => "not refreshed".to_owned(),
+        1 => "refreshed once".to_owned(),
+        times => format!("refreshed {times} times"),
+    };
+    match failed {
+        0 => {}
+        1 => text.push_str(", 1 refresh failed"),
+        times => text.push_str(&format!(", {times} refreshes failed")),
+    }
+    if proxies.refreshing {
+        text.push_str(", 1 refresh not finished");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refresh_that_failed_is_no_refresh() {
+        for (begun, failed, refreshing, text) in [
+            (0, 0, false, "not refreshed"),
+            (1, 0, false, "refreshed once"),
+            (1, 1, false, "not refreshed, 1 refresh failed"),
+            (2, 1, false, "refreshed once, 1 refresh failed"),
+            (2, 2, false, "not refreshed, 2 refreshes failed"),
+            (3, 1, false, "refreshed 2 times, 1 refresh failed"),
+            (2, 1, true, "not refreshed, 1 refresh failed, 1 refresh not finished"),
+        ] {
+            let proxies = ProxiesView {
+                refreshes: begun,
+                failed_refreshes: failed,
+                refreshing,
+                ..ProxiesView::default()
+            };
+            assert_eq!(refreshed(&proxies), text);
+        }
     }
 }

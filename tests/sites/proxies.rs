@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use orch::config::ProxiesConfig;
-use orch::proxies::{ProxyVerdict, ensure};
+use orch::proxies::{ProxyVerdict, Refresh, ensure};
 use orch::run::{EventKind, FollowStage, Level};
 use serde_json::{Value, json};
 
@@ -16,8 +16,15 @@ fn chain(scene: &Scene, count: u64, check: Value) -> [(&'static str, Value); 2] 
     [("jobs.collect", json!({"count": count})), ("jobs.check", arguments)]
 }
 
+fn refresh(config: &ProxiesConfig, usual: Option<Duration>) -> Refresh {
+    Refresh {
+        config: config.clone(),
+        usual,
+    }
+}
+
 async fn ensured(scene: &Scene, config: &ProxiesConfig) -> ProxyVerdict {
-    ensure(&scene.context, config)
+    ensure(&scene.context, &refresh(config, None))
         .await
         .expect("Redis takes what is published")
 }
@@ -107,7 +114,7 @@ fn a_known_failure_is_tried_again_once() {
         let scene = Scene::new();
         let config = proxies(&scene, 5, &chain(&scene, 5, json!({"fail": true})));
         let verdict = ensured(&scene, &config).await;
-        let ProxyVerdict::TooFew { usable: 0, reason } = verdict else {
+        let ProxyVerdict::TooFew { usable: 0, reason, .. } = verdict else {
             panic!("{verdict:?}")
         };
         assert!(
@@ -156,7 +163,7 @@ fn without_a_chord_the_keys_are_followed_and_without_a_job_the_file() {
         let config = proxies(&scene, 7, &[("jobs.whole", json!({"site": "none"}))]);
         let verdict = ensured(&scene, &config).await;
         assert!(
-            matches!(&verdict, ProxyVerdict::TooFew { usable: 6, reason } if reason.contains("unchanged")),
+            matches!(&verdict, ProxyVerdict::TooFew { usable: 6, reason, .. } if reason.contains("unchanged")),
             "{verdict:?}"
         );
     });
@@ -189,6 +196,7 @@ fn a_refresh_lost_with_its_worker_is_started_again() {
         3,
         &[("jobs.refresh_hangs_at_first", json!({"count": 3, "file": file}))],
     );
+    let refresh = refresh(&config, None);
     let verdict = run(async {
         let kill = async {
             scene.until_key("jobs:refreshes").await;
@@ -197,7 +205,7 @@ fn a_refresh_lost_with_its_worker_is_started_again() {
             scene.until("the failure", failed).await;
             scene.start_worker(2);
         };
-        tokio::join!(ensure(&context, &config), kill).0
+        tokio::join!(ensure(&context, &refresh), kill).0
     });
     assert_eq!(
         verdict.expect("it is published"),

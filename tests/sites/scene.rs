@@ -247,6 +247,7 @@ pub fn proxies(scene: &Scene, min_usable: u64, refresh: &[(&str, Value)]) -> Pro
         file: scene.directory.path().join("live_proxies.json"),
         min_usable,
         unusable_anonymity: vec!["Transparent".to_owned()],
+        max_age: None,
         allow_few: false,
         refresh: refresh.iter().map(call).collect(),
         keys: "proxy_refresh:{job_id}:".to_owned(),
