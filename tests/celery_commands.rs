@@ -149,7 +149,10 @@ fn a_dead_workers_messages_are_put_back_and_run_exactly_once_more() {
     }
     worker.process.kill();
     let text = said(&orch(&["restore"], Some(&url)), 1);
-    assert_eq!(text, "nothing was moved: no worker listens");
+    assert!(
+        text.starts_with("nothing was moved: no worker listens\n  hint:  ") && text.contains("`--node NODE`"),
+        "{text}"
+    );
     let _next = Worker::start(
         &redis,
         WorkerOptions {

@@ -5,6 +5,7 @@
 
 mod broker_queues;
 mod chord;
+mod chord_part;
 mod client;
 mod connection;
 mod consumers;

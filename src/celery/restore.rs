@@ -1,27 +1,31 @@
 //! Messages that a worker took and can no longer acknowledge, put back on their queues at once instead of after the
 //! visibility timeout (an hour by default).
 //!
-//! `unacked` does not say whose a message is. It is put back only when every worker that listens has answered and none
-//! holds its task, twice, a second apart: that no live worker consumes its queue would not do, since one that was told to
-//! stop consuming still holds what it took. And what has a final result is acknowledged instead: running it again would
-//! count twice in a chord (Celery before 5.7).
+//! `unacked` does not say whose a message is. It is put back only when every worker that listens has answered (but for those
+//! that are dead by a person's word) and none holds its task, twice, a second apart; or when it was held by a worker whose
+//! process was seen to end. That no live worker consumes its queue would not do: one that was told to stop consuming still
+//! holds what it took. And what owes nothing more (it has a final result, and its chord has counted
+//! it: `chord_part`) is acknowledged instead: running it again would count twice in a chord (Celery before 5.7).
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
+use super::chord_part::{ChordPart, Fate, fate};
 use super::client::Client;
 use super::inspect::Execution;
 use super::mailbox::{Replies, Target};
 use super::message::QueuedTask;
-use super::{Result, TaskId};
+use super::{EventKind, NodeName, Notice, Result, TaskId, WorkerEvent};
 
 /// Between the two looks: longer than a task is between its end and its acknowledgement.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 /// How long workers have to say what they hold.
 const WORKER_DEADLINE: Duration = Duration::from_secs(2);
+/// Longer than two heartbeats of a worker.
+const HEARTBEATS_TIMEOUT: Duration = Duration::from_secs(5);
 /// Entries per read.
 const PAGE: usize = 100;
 /// Beyond this many the rest waits for the next call.
@@ -49,6 +53,87 @@ pub struct Restored {
     pub uncertain: Option<String>,
 }
 
+impl Restored {
+    fn uncertain(why: String) -> Self {
+        Self {
+            uncertain: Some(why),
+            ..Self::default()
+        }
+    }
+}
+
+/// Whose messages are put back, and with which right.
+enum RestoreScope<'a> {
+    /// Of any dead worker: every listener says what it holds.
+    AllAnswer,
+    /// As above but for `dead`, which are dead by the word of a person; `beating` were heard just now.
+    Without {
+        dead: &'a BTreeSet<NodeName>,
+        beating: BTreeSet<NodeName>,
+    },
+    /// Of a worker whose process was seen to end at `until` (unix seconds), of what it is known to have held.
+    Process { tasks: &'a HashSet<TaskId>, until: f64 },
+}
+
+/// What workers have answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct HeldTasks {
+    tasks: HashSet<TaskId>,
+    /// Who has answered all questions.
+    answered: BTreeSet<NodeName>,
+    /// Who could not answer one, and why.
+    refused: BTreeMap<NodeName, String>,
+    /// Of the question with the fewest answers.
+    answers: u64,
+    listeners: u64,
+}
+
+impl RestoreScope<'_> {
+    /// Why nothing may be moved.
+    fn doubt(&self, held: &HeldTasks) -> Option<String> {
+        let HeldTasks { answers, listeners, .. } = held;
+        let refused = |but: &BTreeSet<NodeName>| {
+            let mut refused = held.refused.iter().filter(|(node, _)| !but.contains(*node));
+            refused.next().map(|(node, why)| format!("{node} {why}"))
+        };
+        match self {
+            RestoreScope::Process { .. } => None,
+            RestoreScope::AllAnswer if *listeners == 0 => Some("no worker listens".to_owned()),
+            RestoreScope::AllAnswer if answers < listeners => {
+                Some(format!("{answers} of {listeners} workers have answered"))
+            }
+            RestoreScope::AllAnswer => refused(&BTreeSet::new()),
+            RestoreScope::Without { dead, beating } => {
+                let lives = |node: &&NodeName| held.answered.contains(*node) || beating.contains(*node);
+                if let Some(node) = dead.iter().find(lives) {
+                    return Some(format!("{node} lives: it answers, or sends heartbeats"));
+                }
+                let mut silent = beating.iter().filter(|node| !held.answered.contains(*node));
+                if let Some(node) = silent.next() {
+                    return Some(format!("{node} sends heartbeats and has not said what it holds"));
+                }
+                let missing = listeners.saturating_sub(*answers);
+                let named = u64::try_from(dead.len()).unwrap_or(u64::MAX);
+                if missing > named {
+                    return Some(format!(
+                        "{answers} of {listeners} workers have answered, and {named} of the others are named as dead"
+                    ));
+                }
+                refused(dead)
+            }
+        }
+    }
+
+    fn concerns(&self, task: &TaskId, taken_at: Option<f64>) -> bool {
+        match self {
+            RestoreScope::AllAnswer | RestoreScope::Without { .. } => true,
+            RestoreScope::Process { tasks, until } => {
+                tasks.contains(task) && taken_at.is_none_or(|taken_at| taken_at <= *until)
+            }
+        }
+    }
+}
+
 impl Client {
     /// Puts back what no live worker holds. Takes a second and more when there is anything.
     ///
@@ -58,24 +143,53 @@ impl Client {
     /// # Errors
     /// Redis does not answer within the deadline.
     pub async fn restore_unacked(&self, ended: &HashSet<Execution>) -> Result<Restored> {
+        self.restore_in(&RestoreScope::AllAnswer, ended).await
+    }
+
+    /// As [`Client::restore_unacked`], where these workers are known to be dead: they need not answer, though the broker may
+    /// still count their connections. Moves nothing where one of them is heard, or another is heard and does not answer.
+    ///
+    /// # Errors
+    /// Redis does not answer within the deadline.
+    pub async fn restore_without(&self, dead: &BTreeSet<NodeName>) -> Result<Restored> {
+        let beating = self.beating().await?;
+        self.restore_in(&RestoreScope::Without { dead, beating }, &HashSet::new())
+            .await
+    }
+
+    /// Puts back what a worker held whose process was seen to end at `until` (unix seconds): of `tasks`, those that no other
+    /// worker lists and that were not taken later. Takes a second when there is anything.
+    ///
+    /// # Errors
+    /// Redis does not answer within the deadline.
+    pub async fn restore_held(
+        &self,
+        tasks: &HashSet<TaskId>,
+        until: f64,
+        ended: &HashSet<Execution>,
+    ) -> Result<Restored> {
+        if tasks.is_empty() {
+            return Ok(Restored::default());
+        }
+        self.restore_in(&RestoreScope::Process { tasks, until }, ended).await
+    }
+
+    async fn restore_in(&self, scope: &RestoreScope<'_>, ended: &HashSet<Execution>) -> Result<Restored> {
         let first = self.unacked().await?;
         if first.is_empty() {
             return Ok(Restored::default());
         }
-        let held = match self.held(ended).await? {
-            Ok(held) => held,
-            Err(why) => {
-                return Ok(Restored {
-                    uncertain: Some(why),
-                    ..Restored::default()
-                });
-            }
-        };
+        let taken_at = self.taken_at().await?;
+        let held = self.held(ended).await?;
+        if let Some(why) = scope.doubt(&held) {
+            return Ok(Restored::uncertain(why));
+        }
         let mut restored = Restored::default();
         let mut suspects = Vec::new();
         for (tag, value) in first {
             match task_of(&value) {
-                Some(id) if held.contains(&id) => restored.held += 1,
+                Some(id) if !scope.concerns(&id, taken_at.get(&tag).copied()) => {}
+                Some(id) if held.tasks.contains(&id) => restored.held += 1,
                 Some(id) => suspects.push((id, tag, value)),
                 // No task: nobody can be asked about it.
                 None => {}
@@ -85,36 +199,85 @@ impl Client {
             return Ok(restored);
         }
         sleep(BETWEEN_LOOKS).await;
-        let held = match self.held(ended).await? {
-            Ok(held) => held,
-            Err(why) => {
-                return Ok(Restored {
-                    uncertain: Some(why),
-                    ..Restored::default()
-                });
-            }
-        };
+        let held = self.held(ended).await?;
+        if let Some(why) = scope.doubt(&held) {
+            return Ok(Restored::uncertain(why));
+        }
         let again = self.unacked().await?;
-        for (id, tag, value) in self.last_taken_first(suspects).await? {
-            if again.get(&tag) != Some(&value) {
+        let taken_at = self.taken_at().await?;
+        for (id, tag, value) in last_taken_first(suspects, &taken_at) {
+            if again.get(&tag) != Some(&value) || !scope.concerns(&id, taken_at.get(&tag).copied()) {
                 continue;
             }
-            if held.contains(&id) {
+            if held.tasks.contains(&id) {
                 restored.held += 1;
                 continue;
             }
-            let finished = !self
-                .results()
-                .finished_among(std::slice::from_ref(&id))
-                .await?
-                .is_empty();
-            if finished {
-                restored.acknowledged += self.move_message(&tag, &value, "", "").await?;
-            } else if let Some((queue, message)) = self.redelivery(&value).await? {
-                restored.requeued += self.move_message(&tag, &value, &queue, &message).await?;
-            }
+            self.restore((&id, &tag, &value), &held.tasks, &mut restored).await?;
         }
         Ok(restored)
+    }
+
+    /// The workers that send heartbeats.
+    async fn beating(&self) -> Result<BTreeSet<NodeName>> {
+        let mut beating = BTreeSet::new();
+        let mut events = self.events().await?;
+        let listen = async {
+            loop {
+                let notice = match events.next().await {
+                    Ok(notice) => notice,
+                    Err(error) => return error,
+                };
+                if let Notice::Event(event) = notice
+                    && let EventKind::Worker(WorkerEvent::Heartbeat(_) | WorkerEvent::Online(_)) = event.kind
+                {
+                    beating.insert(event.node);
+                }
+            }
+        };
+        match timeout(HEARTBEATS_TIMEOUT, listen).await {
+            Ok(error) => Err(error),
+            Err(_elapsed) => Ok(beating),
+        }
+    }
+
+    /// Puts back one message that nobody holds, or acknowledges it where its task owes nothing more. `held` is what live
+    /// workers hold.
+    async fn restore(
+        &self,
+        (id, tag, value): (&TaskId, &[u8], &[u8]),
+        held: &HashSet<TaskId>,
+        restored: &mut Restored,
+    ) -> Result<()> {
+        let has_result = !self
+            .results()
+            .finished_among(std::slice::from_ref(id))
+            .await?
+            .is_empty();
+        let part = ChordPart::decode_unacked(value);
+        let chord = match &part {
+            Some(part) => self.chord_state(id, part).await?,
+            None => None,
+        };
+        match fate(has_result, chord) {
+            Fate::Acknowledge => {
+                restored.acknowledged += self.move_message(tag, value, "", "").await?;
+                return Ok(());
+            }
+            Fate::PutBack => {}
+            Fate::PutBackUnlessCompleting => {
+                if let Some(part) = &part
+                    && self.may_be_completing(part, held).await?
+                {
+                    restored.held += 1;
+                    return Ok(());
+                }
+            }
+        }
+        if let Some((queue, message)) = self.redelivery(value).await? {
+            restored.requeued += self.move_message(tag, value, &queue, &message).await?;
+        }
+        Ok(())
     }
 
     /// All unacknowledged messages by delivery tag.
@@ -141,24 +304,20 @@ impl Client {
         }
     }
 
-    /// In the order in which they must be put back, so that what was taken first is next to be served: each goes before
-    /// those that are there.
-    async fn last_taken_first(&self, mut messages: Vec<Suspect>) -> Result<Vec<Suspect>> {
+    /// When each unacknowledged message was taken, in unix seconds of its worker's clock.
+    async fn taken_at(&self) -> Result<HashMap<Vec<u8>, f64>> {
         let mut scores = redis::pipe();
         scores.cmd("ZRANGE").arg(self.broker_keys().unacked_index());
-        scores.arg(0).arg(-1);
-        let (tags,): (Vec<Vec<u8>>,) = self
+        scores.arg(0).arg(-1).arg("WITHSCORES");
+        let (scores,): (Vec<(Vec<u8>, f64)>,) = self
             .broker()
             .query("read when messages were taken", &scores, self.deadline())
             .await?;
-        let places: HashMap<&[u8], usize> = tags.iter().map(Vec::as_slice).zip(0..).collect();
-        // A message that the index does not know is older than all.
-        messages.sort_by_key(|(_, tag, _)| std::cmp::Reverse(places.get(tag.as_slice()).map_or(0, |place| place + 1)));
-        Ok(messages)
+        Ok(scores.into_iter().collect())
     }
 
-    /// Every task that a worker has, but for executions that have ended; `Err` says who has not answered.
-    async fn held(&self, ended: &HashSet<Execution>) -> Result<std::result::Result<HashSet<TaskId>, String>> {
+    /// Every task that a worker has, but for executions that have ended, and who has answered.
+    async fn held(&self, ended: &HashSet<Execution>) -> Result<HeldTasks> {
         let control = self.control();
         let (scheduled, reserved, active) = tokio::join!(
             control.scheduled(&Target::All, WORKER_DEADLINE),
@@ -167,17 +326,21 @@ impl Client {
         );
         let (scheduled, reserved, mut active) = (scheduled?, reserved?, active?);
         active.forget_ended(ended);
-        let mut held = HashSet::new();
+        let mut held = HeldTasks {
+            answered: active.good().map(|(node, _)| node.clone()).collect(),
+            answers: u64::MAX,
+            ..HeldTasks::default()
+        };
         for list in scheduled.good().map(|(_, list)| list) {
-            held.extend(list.iter().map(|task| task.request.id.clone()));
+            held.tasks.extend(list.iter().map(|task| task.request.id.clone()));
         }
         for list in reserved.good().chain(active.good()).map(|(_, list)| list) {
-            held.extend(list.iter().map(|task| task.id.clone()));
+            held.tasks.extend(list.iter().map(|task| task.id.clone()));
         }
-        let judged = complete(&scheduled)
-            .and_then(|()| complete(&reserved))
-            .and_then(|()| complete(&active));
-        Ok(judged.map(|()| held))
+        held.judge(&scheduled);
+        held.judge(&reserved);
+        held.judge(&active);
+        Ok(held)
     }
 
     /// The list and the message as a redelivery has them; `None` where the queue cannot be told.
@@ -257,22 +420,103 @@ fn task_of(value: &[u8]) -> Option<TaskId> {
     QueuedTask::decode_unacked(value).ok().flatten().map(|task| task.id)
 }
 
-fn complete<T>(replies: &Replies<T>) -> std::result::Result<(), String> {
-    if replies.listeners == 0 {
-        return Err("no worker listens".to_owned());
+/// In the order in which they must be put back, so that what was taken first is next to be served: each goes before those
+/// that are there. A message that the index does not know is older than all.
+fn last_taken_first(mut messages: Vec<Suspect>, taken_at: &HashMap<Vec<u8>, f64>) -> Vec<Suspect> {
+    let place = |tag: &Vec<u8>| taken_at.get(tag).copied().unwrap_or(f64::NEG_INFINITY);
+    messages.sort_by(|(_, one, _), (_, other, _)| place(other).total_cmp(&place(one)).then_with(|| other.cmp(one)));
+    messages
+}
+
+impl HeldTasks {
+    /// Takes one question's answers into the account of who has answered.
+    fn judge<T>(&mut self, replies: &Replies<T>) {
+        self.answers = self.answers.min(replies.answers);
+        self.listeners = self.listeners.max(replies.listeners);
+        self.answered.retain(|node| replies.of(node).is_some());
+        for (node, answer) in &replies.nodes {
+            if let Err(why) = answer {
+                self.refused.insert(node.clone(), why.clone());
+            }
+        }
     }
-    if replies.is_incomplete() {
-        return Err(format!(
-            "{} of {} workers have answered",
-            replies.answers, replies.listeners
-        ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(names: &[&str]) -> BTreeSet<NodeName> {
+        names.iter().map(|name| NodeName::from(*name)).collect()
     }
-    match replies
-        .nodes
-        .iter()
-        .find_map(|(node, answer)| Some((node, answer.as_ref().err()?)))
-    {
-        Some((node, why)) => Err(format!("{node} {why}")),
-        None => Ok(()),
+
+    fn held(answered: &[&str], listeners: u64) -> HeldTasks {
+        HeldTasks {
+            answered: nodes(answered),
+            answers: answered.len() as u64,
+            listeners,
+            ..HeldTasks::default()
+        }
+    }
+
+    #[test]
+    fn a_dead_worker_by_name_need_not_answer_and_everybody_else_must() {
+        let without = |dead: &[&str], beating: &[&str], held: HeldTasks| {
+            let (dead, beating) = (nodes(dead), nodes(beating));
+            RestoreScope::Without { dead: &dead, beating }.doubt(&held)
+        };
+        // Its connection is still counted, or is gone; also when nobody is left.
+        assert_eq!(without(&["d"], &["a"], held(&["a"], 2)), None);
+        assert_eq!(without(&["d"], &["a"], held(&["a"], 1)), None);
+        assert_eq!(without(&["d"], &[], held(&[], 0)), None);
+        for (dead, beating, held, word) in [
+            (vec!["d"], vec![], held(&["a", "d"], 2), "d lives"),
+            (vec!["d"], vec!["d", "a"], held(&["a"], 2), "d lives"),
+            (vec!["d"], vec!["a", "b"], held(&["a"], 2), "b sends heartbeats"),
+            (vec!["d"], vec!["a"], held(&["a"], 3), "1 of 3 workers"),
+        ] {
+            let why = without(&dead, &beating, held).unwrap();
+            assert!(why.contains(word), "{why}");
+        }
+        let mut refuses = held(&["a"], 2);
+        refuses.refused.insert(NodeName::from("b"), "is confused".to_owned());
+        assert_eq!(
+            without(&["d"], &["a"], refuses.clone()).as_deref(),
+            Some("b is confused")
+        );
+        assert_eq!(without(&["b"], &["a"], refuses), None);
+    }
+
+    #[test]
+    fn without_a_name_every_listener_must_answer_and_of_a_seen_death_none() {
+        let all = |held: &HeldTasks| RestoreScope::AllAnswer.doubt(held);
+        assert_eq!(all(&held(&["a", "b"], 2)), None);
+        assert_eq!(all(&held(&[], 0)).as_deref(), Some("no worker listens"));
+        assert_eq!(all(&held(&["a"], 2)).as_deref(), Some("1 of 2 workers have answered"));
+        let tasks = HashSet::from([TaskId::from("t")]);
+        let seen = RestoreScope::Process {
+            tasks: &tasks,
+            until: 10.0,
+        };
+        assert_eq!(seen.doubt(&held(&["a"], 2)), None);
+        let [ours, other] = ["t", "u"].map(TaskId::from);
+        for (task, taken_at, concerns) in [
+            (&ours, Some(9.0), true),
+            (&ours, None, true),
+            // Taken by another since.
+            (&ours, Some(11.0), false),
+            (&other, Some(9.0), false),
+        ] {
+            assert_eq!(seen.concerns(task, taken_at), concerns, "{task} {taken_at:?}");
+        }
+    }
+
+    #[test]
+    fn what_was_taken_last_is_put_back_first() {
+        let message = |name: &str| (TaskId::from(name), name.as_bytes().to_vec(), Vec::new());
+        let taken_at = HashMap::from([(b"old".to_vec(), 1.0), (b"new".to_vec(), 2.0)]);
+        let sorted = last_taken_first(["unknown", "old", "new"].map(message).to_vec(), &taken_at);
+        let names: Vec<&str> = sorted.iter().map(|(id, _, _)| id.as_str()).collect();
+        assert_eq!(names, ["new", "old", "unknown"]);
     }
 }

@@ -1,10 +1,10 @@
 //! Messages of dead workers: put back exactly once, and only when it is sure that they are dead.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::collections::{BTreeSet, HashSet};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use orch::celery::{Restored, Task, TaskId, TaskState};
+use orch::celery::{NodeName, Restored, Task, TaskId, TaskState};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, run, until_received};
@@ -143,6 +143,79 @@ fn what_a_dead_worker_had_runs_exactly_once_more_and_what_was_finished_does_not(
     });
 }
 
+/// Two header tasks, of which a worker that is killed runs both; then the state that `died_at` makes of it.
+fn chord_of_a_dead_worker(died_at: impl Fn(&mut redis::Connection, &[String], &str)) -> Restored {
+    let scene = Scene::without_worker();
+    run(async {
+        let mut dead = worker(&scene, "dead@test", 2, &[]);
+        let started = scene.python(&format!(
+            "import celery; \
+             c = celery.chord([wire_app.counted_late.s({FOR_EVER}) for _ in 'ab'])(wire_app.count_all.s()); \
+             print(c.id, c.parent.id, *[r.id for r in c.parent.results])"
+        ));
+        let ids: Vec<String> = started.split(' ').map(str::to_owned).collect();
+        let [callback, group, header @ ..] = ids.as_slice() else {
+            panic!("{started}")
+        };
+        for id in header {
+            until_running(&scene, &TaskId::from(id.as_str())).await;
+        }
+        dead.process.kill();
+        died_at(&mut scene.redis.connection(1), header, group);
+        let _alive = worker(&scene, "alive@test", 2, &["--queues", "other"]);
+        let restored = restore(&scene).await;
+        let _next = worker(&scene, "next@test", 2, &[]);
+        succeeds(&scene, &TaskId::from(callback.as_str())).await;
+        let result = scene.client.results().get(&TaskId::from(callback.as_str())).await;
+        let state = result.expect("a readable result").expect("a result").state;
+        assert_eq!(state, TaskState::Success(json!(2)), "each header task is counted once");
+        restored
+    })
+}
+
+/// What a worker leaves that stores the result of a header task and dies.
+fn store_result(redis: &mut redis::Connection, id: &str, group: &str) {
+    let meta = json!({"status": "SUCCESS", "result": null, "traceback": null, "children": [], "task_id": id, "group_id": group});
+    // Celery's own order: the status is first.
+    let meta = format!("{{\"status\": \"SUCCESS\", {}", &meta.to_string()[1..]);
+    let set = redis::cmd("SET")
+        .arg(format!("celery-task-meta-{id}"))
+        .arg(meta)
+        .exec(redis);
+    set.expect("Redis is up");
+}
+
+/// What it leaves when it dies after it has counted the task.
+fn count_in_chord(redis: &mut redis::Connection, id: &str, group: &str, index: usize) {
+    store_result(redis, id, group);
+    let key = format!("celery-taskset-meta-{group}.j");
+    let entry = format!("[1, \"{id}\", \"SUCCESS\", null]");
+    let add = redis::cmd("ZADD").arg(key).arg(index).arg(entry).exec(redis);
+    add.expect("Redis is up");
+}
+
+#[test]
+fn a_chunk_with_a_result_that_its_chord_has_not_counted_runs_again() {
+    let restored = chord_of_a_dead_worker(|redis, header, group| store_result(redis, &header[0], group));
+    assert_eq!((restored.requeued, restored.acknowledged), (2, 0), "{restored:?}");
+}
+
+#[test]
+fn a_chunk_that_its_chord_has_counted_does_not_run_again() {
+    let restored = chord_of_a_dead_worker(|redis, header, group| count_in_chord(redis, &header[1], group, 1));
+    assert_eq!((restored.requeued, restored.acknowledged), (1, 1), "{restored:?}");
+}
+
+#[test]
+fn a_chord_whose_worker_died_before_it_sent_the_callback_is_completed() {
+    let restored = chord_of_a_dead_worker(|redis, header, group| {
+        for (index, id) in header.iter().enumerate() {
+            count_in_chord(redis, id, group, index);
+        }
+    });
+    assert!(restored.requeued >= 1 && restored.acknowledged == 0, "{restored:?}");
+}
+
 #[test]
 fn what_a_live_worker_holds_is_left_to_it() {
     let scene = Scene::without_worker();
@@ -264,5 +337,77 @@ fn a_message_goes_back_to_its_priority_and_by_its_exchange_to_its_queue() {
             succeeds(&scene, task).await;
             assert_eq!(runs(&scene, task), 2);
         }
+    });
+}
+
+/// A connection that the broker counts among the listeners of remote control and that never answers, as that of a machine
+/// which has lost its power.
+fn dead_socket(scene: &Scene) -> redis::Connection {
+    let mut connection = scene.redis.connection(0);
+    redis::cmd("PSUBSCRIBE")
+        .arg("/0.celery.pidbox")
+        .exec(&mut connection)
+        .expect("Redis is up");
+    connection
+}
+
+#[test]
+fn a_connection_of_a_dead_worker_blocks_nothing_once_the_worker_is_named() {
+    let scene = Scene::without_worker();
+    run(async {
+        let mut dead = worker(&scene, "dead@test", 1, &[]);
+        let lost = late();
+        scene.client.publish(&lost).await.expect("Redis is up");
+        until_running(&scene, &lost.id).await;
+        dead.process.kill();
+        let _socket = dead_socket(&scene);
+        let _alive = worker(&scene, "alive@test", 1, &[]);
+        let uncertain = restore(&scene).await.uncertain;
+        assert_eq!(uncertain.as_deref(), Some("1 of 2 workers have answered"));
+        let without = async |node: &str| {
+            let nodes = BTreeSet::from([NodeName::from(node)]);
+            scene.client.restore_without(&nodes).await.expect("Redis is up")
+        };
+        let wrong = without("alive@test").await;
+        let why = wrong.uncertain.expect("it lives");
+        assert!(why.starts_with("alive@test lives"), "{why}");
+        assert_eq!(unacked(&scene), (1, 1));
+        assert_eq!(without("dead@test").await.requeued, 1);
+        succeeds(&scene, &lost.id).await;
+        assert_eq!(runs(&scene, &lost.id), 2);
+    });
+}
+
+#[test]
+fn of_a_process_that_was_seen_to_end_only_what_it_held_is_put_back() {
+    let scene = Scene::without_worker();
+    run(async {
+        let mut dead = worker(&scene, "dead@test", 1, &["--queues", "one"]);
+        let other = worker(&scene, "other@test", 1, &["--queues", "other"]);
+        let lost = late().queue("one");
+        let held = late().queue("other");
+        for task in [&lost, &held] {
+            scene.client.publish(task).await.expect("Redis is up");
+            until_running(&scene, &task.id).await;
+        }
+        dead.process.kill();
+        // It cannot say what it holds, and need not.
+        other.process.signal(Signal::SIGSTOP);
+        let now = || {
+            SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .expect("after 1970")
+                .as_secs_f64()
+        };
+        let restored = async |tasks: [&Task; 1], until: f64| {
+            let tasks = HashSet::from(tasks.map(|task| task.id.clone()));
+            let restored = scene.client.restore_held(&tasks, until, &HashSet::new()).await;
+            restored.expect("Redis is up").requeued
+        };
+        assert_eq!(restored([&lost], now() - 600.0).await, 0, "taken by another since");
+        assert_eq!(restored([&lost], now()).await, 1);
+        assert_eq!(unacked(&scene), (1, 1), "the other's is left to it");
+        other.process.signal(Signal::SIGCONT);
+        assert_eq!(restored([&held], now()).await, 0, "it says that it holds it");
     });
 }
