@@ -37,6 +37,7 @@ mod resume;
 pub mod run;
 mod scrape;
 pub mod services;
+mod shared_services;
 mod simulation;
 pub mod sites;
 mod state_directory;

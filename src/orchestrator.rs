@@ -7,7 +7,7 @@ use std::future::pending;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -16,7 +16,7 @@ use crate::celery::Client;
 use crate::claim::{Claim, holder, take_locks};
 pub use crate::claim::{Options, StartError};
 use crate::clean;
-use crate::config::Config;
+use crate::config::{Config, RestartPolicy};
 use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceLock, Report};
 use crate::instance::{self, InstanceFile};
 use crate::memory::program_pages;
@@ -30,9 +30,13 @@ use crate::run::{
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
+use crate::shared_services::{SharedWorkers, WatchTerms, WorkerWatch, partner};
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
 use crate::unfinished_night::UnfinishedNight;
+
+/// A Redis of others is waited for at least this long: a restart by hand takes some seconds.
+const REDIS_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Owner of one run: of its guard, and through it of every process.
 ///
@@ -341,7 +345,16 @@ impl Orchestrator {
         {
             return Ending::busy(&held);
         }
+        let shares = self.shares_what_is_there(connection.as_ref());
+        let (shared, dead_workers) = match shares {
+            true => {
+                let (shared, dead) = SharedWorkers::new();
+                (shared, Some(tokio::sync::Mutex::new(dead)))
+            }
+            false => (SharedWorkers::default(), None),
+        };
         let mut supervisor = Supervisor::new(programs, order, self.launcher.clone(), self.recorder.clone(), inbox);
+        let worker_watch = self.worker_watch(&supervisor, connection.as_ref(), client.as_ref(), &shared, shares);
         let job = Scrape {
             config: Arc::clone(&self.config),
             sites: self.options.sites.clone(),
@@ -358,6 +371,9 @@ impl Orchestrator {
             force: self.options.force,
             in_flight: Arc::clone(&self.in_flight),
             stop_requests: self.directory.stop_requests(),
+            shared,
+            dead_workers,
+            is_joined: self.joined.is_some(),
         };
         match self.options.command {
             Command::Run => {
@@ -369,9 +385,25 @@ impl Orchestrator {
                     }
                     job.run().await
                 };
+                let watching = async {
+                    // One that starts is not absent.
+                    job.wait_until_usable().await;
+                    match worker_watch {
+                        Some(watch) => watch.run().await,
+                        None => pending().await,
+                    }
+                };
+                let partner = async {
+                    match &this.joined {
+                        Some(partner) => partner::failed(&this.config.orch.state_dir, partner).await,
+                        None => pending().await,
+                    }
+                };
                 tokio::select! {
                     biased;
                     given_up = supervisor.run() => Ending::failed(given_up.failure),
+                    failure = partner => Ending::failed(failure),
+                    failure = watching => Ending::failed(failure),
                     ending = work => ending,
                 }
             }
@@ -382,6 +414,37 @@ impl Orchestrator {
                 () = job.wait_until_usable() => Ending::Done(Outcome::Succeeded),
             },
         }
+    }
+
+    /// The watch over services that this run shares.
+    fn worker_watch(
+        &self,
+        supervisor: &Supervisor,
+        connection: Option<&RedisConnection>,
+        client: Option<&Client>,
+        shared: &SharedWorkers,
+        shares: bool,
+    ) -> Option<WorkerWatch> {
+        let (connection, client) = (connection?, client.filter(|_| shares)?);
+        let (celery, redis) = (&self.config.celery, &self.config.redis);
+        // A partner restarts its services after pauses.
+        let pauses = |restart: &RestartPolicy| match self.joined {
+            Some(_) => restart.backoff_max,
+            None => Duration::ZERO,
+        };
+        Some(WorkerWatch {
+            client: client.clone(),
+            recorder: self.recorder.clone(),
+            shared: shared.clone(),
+            terms: WatchTerms {
+                worker_timeout: celery.start_timeout + pauses(&celery.restart),
+                redis_timeout: redis.start_timeout.max(REDIS_TIMEOUT) + pauses(&redis.restart),
+            },
+            queues: celery.queues.clone(),
+            address: connection.address(),
+            guard_pid: self.guard.pid(),
+            deaths: supervisor.task_holder_death_counter(),
+        })
     }
 
     /// What earlier runs tell of its sites.

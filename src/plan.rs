@@ -178,7 +178,13 @@ impl Plan {
         let mut programs: Vec<Arc<dyn Program>> = order
             .sorted()
             .into_iter()
-            .map(|name| Arc::new(Joined::new(name, detail.clone())) as Arc<dyn Program>)
+            .map(|name| match &instance.redis {
+                Some(connection) if name.as_str() == "redis" => {
+                    Joined::redis(name, detail.clone(), connection.clone(), context.config.redis.liveness)
+                }
+                _ => Joined::new(name, detail.clone()),
+            })
+            .map(|service| Arc::new(service) as Arc<dyn Program>)
             .collect();
         let config = &context.config;
         let client = match &instance.redis {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
@@ -16,6 +16,7 @@ use crate::run::{
 use crate::services::{
     Failure, OnDemand, RedisConnection, Usable, refused_connections, site_service_name, without_password,
 };
+use crate::shared_services::{DeadWorker, SharedWorkers};
 use crate::sites::{self, AllHeld, LeaseStore};
 use crate::stop_requests;
 
@@ -23,6 +24,9 @@ use crate::stop_requests;
 /// takes up to three seconds; then longer, since one may list what it no longer runs until its pool has moved on.
 const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 const RESTORE_LONGEST_PAUSE: Duration = Duration::from_secs(8);
+
+/// For putting back what one dead worker held, through a restart of Redis.
+const RESTORE_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How the work of a run came to its end.
 #[derive(Clone, Debug)]
@@ -95,6 +99,12 @@ pub struct Scrape {
     pub in_flight: Arc<OnceLock<sites::Context>>,
     /// Where others ask for the stop of a site.
     pub stop_requests: PathBuf,
+    /// Workers that the run does not own.
+    pub shared: SharedWorkers,
+    /// Deaths of workers where some are shared.
+    pub dead_workers: Option<tokio::sync::Mutex<mpsc::UnboundedReceiver<DeadWorker>>>,
+    /// Redis and the workers are those of an `orch up`.
+    pub is_joined: bool,
 }
 
 impl Scrape {
@@ -138,6 +148,7 @@ impl Scrape {
         };
         let usable = self.usable.clone();
         let context = sites::Context {
+            shared: self.shared.clone(),
             usual: Arc::new(self.history.usual()),
             workers_settled: sites::Settled::new(move || usable.borrow().all),
             ..context
@@ -155,6 +166,7 @@ impl Scrape {
         };
         let ending = tokio::select! {
             never = self.put_back(client, &context) => match never {},
+            never = self.put_back_of_the_dead(client, &context) => match never {},
             never = stop_requests::hear(&self.stop_requests, &context.stops) => match never {},
             () = without_its_password => return Ending::failed(without_password()),
             ending = self.proxies_then_sites(&context, leases) => ending,
@@ -167,22 +179,57 @@ impl Scrape {
         }
     }
 
+    /// Puts back what a worker held whose process was seen to end, in whichever Redis; never ends. The messages of others
+    /// wait: a worker that fell silent may live.
+    async fn put_back_of_the_dead(&self, client: &Client, context: &sites::Context) -> std::convert::Infallible {
+        let Some(dead) = &self.dead_workers else {
+            return std::future::pending().await;
+        };
+        let mut dead = dead.lock().await;
+        while let Some(worker) = dead.recv().await {
+            let Some(seen_at) = worker.seen_at else { continue };
+            let tasks = self.shared.take_tasks_of(&worker.node);
+            let give_up = Instant::now() + RESTORE_DEADLINE;
+            loop {
+                match client.restore_held(&tasks, seen_at, &context.ghosts.all()).await {
+                    Ok(restored) => {
+                        tracing::info!(node = %worker.node, pid = worker.pid, tasks = tasks.len(), "a worker died");
+                        self.tell_restored(&restored);
+                        break;
+                    }
+                    Err(error) if Instant::now() >= give_up => {
+                        tracing::warn!(%error, node = %worker.node, "what a dead worker held is not put back");
+                        break;
+                    }
+                    Err(_) => tokio::time::sleep(RESTORE_PAUSE).await,
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
     /// After each restart, and at the start of a run that continues another, puts back the messages that a dead worker, or
     /// one that was cut off, can not acknowledge any more. Never ends.
     ///
-    /// In an owned Redis only: another's may have workers that cannot be asked.
+    /// In an owned Redis only, this run's or that of the `orch up` beside it: another's may have workers that cannot be asked.
     async fn put_back(&self, client: &Client, context: &sites::Context) -> std::convert::Infallible {
         let mut usable = self.usable.clone();
+        let mut deaths = context.worker_deaths.clone();
+        let mut returns = self.shared.redis_returns().filter(|_| self.is_joined);
         let mut seen = 0;
         let mut due = !context.earlier.is_empty();
         while self.connection.as_ref().is_some_and(|connection| connection.owned) {
-            let restarted = usable
-                .wait_for(|usable| usable.all && (due || usable.restarts > seen))
-                .await;
-            let Ok(now) = restarted.map(|usable| usable.restarts) else {
-                break;
-            };
-            seen = now;
+            tokio::select! {
+                restarted = usable.wait_for(|usable| usable.all && (due || usable.restarts > seen)) => {
+                    let Ok(now) = restarted.map(|usable| usable.restarts) else {
+                        break;
+                    };
+                    seen = now;
+                }
+                // Whoever restarts the services of a partner does not report it.
+                Ok(()) = deaths.changed(), if self.is_joined => {}
+                () = changed(&mut returns) => {}
+            }
             due = false;
             let mut pause = RESTORE_PAUSE;
             loop {
@@ -206,8 +253,12 @@ impl Scrape {
     fn tell_restored(&self, restored: &Restored) {
         tracing::info!(?restored, "messages of a dead worker");
         if restored.requeued + restored.acknowledged > 0 {
+            let (were, messages) = match restored.requeued {
+                1 => ("was", "message"),
+                _ => ("were", "messages"),
+            };
             let message = format!(
-                "{} messages that a dead worker had taken were put back on their queues, {} were finished already",
+                "{} {messages} that a dead worker had taken {were} put back; {} more had finished already",
                 restored.requeued, restored.acknowledged
             );
             self.recorder.emit(EventKind::Noticed {
@@ -262,7 +313,15 @@ impl Scrape {
         let proxies = &self.config.proxies;
         let file = proxies.file.display();
         if proxies.enabled && work.tries_any() {
-            match proxies::ensure(context, &refresh).await {
+            let ensured = tokio::select! {
+                biased;
+                ensured = proxies::ensure(context, &refresh) => ensured,
+                absence = self.shared.absent(true) => {
+                    let failure = Failure::infrastructure(absence.reason).because("the refresh of the proxies waits for one");
+                    return Ending::failed(failure.hint("start a worker, then this run again"));
+                }
+            };
+            match ensured {
                 Ok(ProxyVerdict::Enough { .. }) => {}
                 Ok(ProxyVerdict::Unreadable { reason, hint }) => {
                     let failure = Failure::infrastructure(format!("could not read the proxy pool {file}"))
@@ -293,4 +352,14 @@ impl Scrape {
         let ends = reports.iter().map(|report| (report.status, report.counts));
         Ending::Done(Outcome::of_sites(ends.chain(kept), self.config.orch.strict))
     }
+}
+
+/// Waits for the next change; for ever where there is nothing to change.
+async fn changed(receiver: &mut Option<watch::Receiver<u64>>) {
+    if let Some(receiver) = receiver
+        && receiver.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
 }

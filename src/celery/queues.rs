@@ -1,6 +1,6 @@
 //! Queues as lists: how deep they are, and where a task's message is.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::Duration;
 
 use super::client::Client;
@@ -55,6 +55,8 @@ pub struct Census {
     /// Every task that a worker runs, has reserved or has scheduled, of whatever job: a worker does not tell the root.
     /// Without the executions that are known to have ended.
     pub held: HashSet<TaskId>,
+    /// Workers that said what they run.
+    pub answered: BTreeSet<NodeName>,
     /// What could not be looked at.
     pub unseen: Option<String>,
 }
@@ -311,6 +313,10 @@ impl Client {
         );
         let (scheduled, reserved, mut active) = (scheduled?, reserved?, active?);
         active.forget_ended(&search.ended);
+        search
+            .census
+            .answered
+            .extend(active.good().map(|(node, _)| node.clone()));
         let ids = |Scheduled { request, .. }: &Scheduled| request.id.clone();
         sight(&scheduled, search, ids, Whereabouts::Scheduled);
         let ids = |request: &RunningTask| request.id.clone();

@@ -11,6 +11,7 @@ use super::refresh_asks::RefreshAsks;
 use super::stops::Stops;
 use crate::celery::Client;
 use crate::run::{JobSoFar, Recorder, Resumption, SiteName, Usual};
+use crate::shared_services::SharedWorkers;
 
 /// A question to whoever keeps the workers up; where nobody does the answer is yes.
 #[derive(Clone)]
@@ -44,8 +45,10 @@ pub struct Context {
     /// Whether every worker that orch owns is as it should be. One in its warm stop answers no more, and still runs what it has
     /// taken: what is not found meanwhile may yet come to its end.
     pub workers_settled: Settled,
-    /// Rises with each death of a worker that orch owns.
+    /// Rises with each death of a worker that orch owns or shares.
     pub worker_deaths: watch::Receiver<u64>,
+    /// Workers that the run does not own.
+    pub shared: SharedWorkers,
     /// Rises with each task of ours that fails, for whoever wants to look for the reason at once.
     pub task_failures: watch::Sender<u64>,
     /// What workers list as running and does not run.
@@ -71,6 +74,7 @@ impl Context {
             own_queues: Arc::default(),
             workers_settled: Settled::default(),
             worker_deaths,
+            shared: SharedWorkers::default(),
             task_failures,
             ghosts: Ghosts::default(),
             earlier: Arc::default(),

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::convert::Infallible;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,8 +21,8 @@ use super::ledger::{EventEnd, Ledger, Owner};
 use super::queue_watch::QueueWatch;
 use super::vitals::{AtWork, ChunkEnd};
 use crate::celery::{
-    Batch, Census, Consumers, Control, EventStream, Execution, News, NodeName, RunningTask, Signal, Stats, Target,
-    TaskId, TaskNews,
+    self, Batch, Census, Consumers, Control, EventStream, Execution, News, NodeName, Replies, RunningTask, Signal,
+    Stats, Target, TaskId, TaskNews,
 };
 use crate::run::{self, Level};
 
@@ -72,6 +72,8 @@ pub struct Desk {
     /// Where tasks may wait: those that are configured, published to, or consumed by any worker.
     queues: Mutex<BTreeSet<String>>,
     slots: AtomicU64,
+    /// Events were missed: shared workers are to be asked what they hold.
+    holders_unknown: AtomicBool,
     workers_changed: Notify,
     /// Connections broke, or a worker died.
     disrupted: Notify,
@@ -107,6 +109,7 @@ impl Desk {
             control.reserved(all, WORKER_DEADLINE),
             control.scheduled(all, WORKER_DEADLINE),
         );
+        note_holders(context, &active, &reserved);
         let mut ledger = Ledger::default();
         // Where jobs are picked up, what is at work may be theirs: it is nobody's until its job is known.
         let (active, reserved, scheduled) = if context.earlier.is_empty() {
@@ -137,6 +140,7 @@ impl Desk {
             pages: Mutex::default(),
             queues: Mutex::new(context.queues.iter().cloned().collect()),
             slots: AtomicU64::new(0),
+            holders_unknown: AtomicBool::new(false),
             workers_changed: Notify::new(),
             disrupted: Notify::new(),
             put_back: Notify::new(),
@@ -279,6 +283,8 @@ impl Desk {
     }
 
     fn missed_events(&self) {
+        self.holders_unknown
+            .store(self.context.shared.forget_holders(), Ordering::Relaxed);
         self.books().ledger.forget_unfinished();
         self.workers_changed.notify_one();
         self.disrupted.notify_one();
@@ -304,6 +310,11 @@ impl Desk {
                 return None;
             }
         };
+        match &event {
+            TaskNews::Received { .. } => self.context.shared.took(node, &id),
+            TaskNews::Moved => {}
+            _ => self.context.shared.let_go(&id),
+        }
         let mut books = self.books();
         let Books { ledger, deaths } = &mut *books;
         let mut failed = false;
@@ -429,6 +440,13 @@ impl Desk {
     async fn meet_workers(&self) {
         let control = self.context.celery.control();
         let all = &Target::All;
+        if self.holders_unknown.swap(false, Ordering::Relaxed) {
+            let (active, reserved) = tokio::join!(
+                control.active(all, WORKER_DEADLINE),
+                control.reserved(all, WORKER_DEADLINE)
+            );
+            note_holders(&self.context, &active, &reserved);
+        }
         let (stats, queues, events) = tokio::join!(
             control.stats(all, WORKER_DEADLINE),
             control.active_queues(all, WORKER_DEADLINE),
@@ -502,6 +520,21 @@ impl Desk {
                 level: Level::Warning,
                 message,
             });
+        }
+    }
+}
+
+/// Notes what shared workers hold by their own account.
+fn note_holders(
+    context: &Context,
+    active: &celery::Result<Replies<Vec<RunningTask>>>,
+    reserved: &celery::Result<Replies<Vec<RunningTask>>>,
+) {
+    for replies in [active, reserved].into_iter().flatten() {
+        for (node, tasks) in replies.good() {
+            for task in tasks {
+                context.shared.took(node.as_str(), &task.id);
+            }
         }
     }
 }
@@ -615,6 +648,9 @@ impl Page<'_> {
     fn judge(&self, census: &Census, known: &HashSet<TaskId>) -> Left {
         if census.with_messages.contains(&self.root) {
             return Left::Something;
+        }
+        if let Some(node) = self.desk.context.shared.living_beyond(&census.answered) {
+            return Left::Unsure(format!("worker {node} lives and has not said what it holds"));
         }
         let mut unknown = None;
         let books = self.desk.books();

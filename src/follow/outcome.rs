@@ -228,10 +228,7 @@ fn first_rule(evidence: &Evidence<'_>) -> (Rule, Verdict) {
         return (Rule::NothingStarted, Complete);
     }
     if let Some(reason) = evidence.unconsumed {
-        return (
-            Rule::Unconsumed,
-            Lost(format!("the job can never finish: {reason}")),
-        );
+        return (Rule::Unconsumed, Lost(format!("the job can never finish: {reason}")));
     }
     match evidence.inventory {
         None => (Rule::StillRunning, Open),

@@ -29,6 +29,8 @@ pub enum AtWork {
     Waiting,
     /// Workers answer, and none of them is at anything.
     Idle,
+    /// No worker consumes the queues of the run.
+    Deserted,
     /// Not all workers answer.
     Unknown,
 }

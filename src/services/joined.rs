@@ -1,12 +1,17 @@
 //! A service of an instance that is up already: used as it is, looked after by the `orch up` that started it.
+//!
+//! Its Redis is asked like one's own, so that an outage is reported when it begins. Its workers and its `orch up` are watched by
+//! `shared_services`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::connection::RedisConnection;
 use super::failure::Failure;
 use super::life::Role;
 use super::program::{Boxed, Prepared, Program, Start};
+use super::redis_probe::{self, Found};
 use crate::config::LivenessConfig;
 use crate::run::ServiceName;
 
@@ -15,6 +20,8 @@ pub struct Joined {
     name: ServiceName,
     detail: String,
     log: PathBuf,
+    /// Redis: where it is, and how often it is asked.
+    redis: Option<(RedisConnection, LivenessConfig)>,
 }
 
 impl Joined {
@@ -24,6 +31,15 @@ impl Joined {
             name,
             detail,
             log: PathBuf::new(),
+            redis: None,
+        }
+    }
+
+    /// The Redis of the instance.
+    pub fn redis(name: ServiceName, detail: String, connection: RedisConnection, liveness: LivenessConfig) -> Self {
+        Self {
+            redis: Some((connection, liveness)),
+            ..Self::new(name, detail)
         }
     }
 }
@@ -46,7 +62,7 @@ impl Program for Joined {
     }
 
     fn liveness(&self) -> Option<LivenessConfig> {
-        None
+        self.redis.as_ref().map(|(_, liveness)| *liveness)
     }
 
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {
@@ -58,6 +74,19 @@ impl Program for Joined {
     }
 
     fn alive(self: Arc<Self>) -> Boxed<Result<(), String>> {
-        Box::pin(async move { Ok(()) })
+        Box::pin(async move {
+            let Some((connection, liveness)) = &self.redis else {
+                return Ok(());
+            };
+            let (user, password) = connection.credentials();
+            let found = redis_probe::probe(&connection.host, connection.port, user, password, liveness.timeout).await;
+            match found {
+                // Loading is work, not death.
+                Found::Redis | Found::Loading => Ok(()),
+                Found::Nothing => Err(format!("nothing listens on {}", connection.address())),
+                Found::Silent => Err(format!("no answer to PING within {:?}", liveness.timeout)),
+                Found::Locked(words) | Found::Foreign(words) | Found::Unreachable(words) => Err(words),
+            }
+        })
     }
 }

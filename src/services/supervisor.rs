@@ -99,6 +99,11 @@ impl Supervisor {
         self.task_holder_deaths.subscribe()
     }
 
+    /// For whoever sees the deaths of workers that this supervisor does not run.
+    pub fn task_holder_death_counter(&self) -> watch::Sender<u64> {
+        self.task_holder_deaths.clone()
+    }
+
     /// Brings all services up and keeps them so, until one has to be given up or the guard is lost.
     ///
     /// May be called again after a given-up service: the others go on.

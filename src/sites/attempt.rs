@@ -19,8 +19,8 @@ use super::values::{AppPrefix, argument_values};
 use crate::celery::{Link, Task, TaskId};
 use crate::config::{Pace, SiteConfig, SiteTimeout};
 use crate::follow::{
-    Allowance, Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told,
-    end_work, fill, placeholders, publish,
+    Allowance, AtWork, Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told,
+    Vital, end_work, fill, placeholders, publish,
 };
 use crate::run::{EventKind, HealthAction, JobId, JobSoFar, ProgressSource, SiteCounts, SiteHealth};
 
@@ -237,6 +237,21 @@ impl<'a> Attempt<'a> {
             ending = follower.follow(&mut tell) => Ok(ending),
             failure = self.is_given_up() => Err(failure),
             never = self.keep_registry() => match never {},
+            never = self.watch_for_desertion() => match never {},
+        }
+    }
+
+    /// Has it judged at once when no worker is left for its tasks, and when one is there again.
+    async fn watch_for_desertion(&self) -> Infallible {
+        // A worker of its own is the supervisor's matter.
+        if self.site.worker.is_some() {
+            return std::future::pending().await;
+        }
+        loop {
+            self.context.shared.absent(false).await;
+            self.tell(Told::Vital(Vital::Looked(AtWork::Deserted)));
+            self.context.shared.present().await;
+            self.tell(Told::Vital(Vital::Disturbed));
         }
     }
 

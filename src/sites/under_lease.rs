@@ -1,6 +1,6 @@
 //! One attempt under a lease: begun only while it is ours, stopped when it is lost, and counted only if it was ours to
-//! the end. It is stopped as well when somebody asks for the stop of its site, and when the worker that the site has of its
-//! own is given up.
+//! the end. It is stopped as well when somebody asks for the stop of its site, when the worker that the site has of its own
+//! is given up, and when none of the workers that the run shares is left.
 
 use std::pin::pin;
 use std::time::Instant;
@@ -35,6 +35,8 @@ pub(super) struct Under<'a> {
 enum Ill {
     Lease(Loss),
     Worker(crate::services::Failure),
+    /// No worker consumes its queue, for this reason.
+    Deserted(String),
 }
 
 /// Runs an attempt to its end, until its lease or its worker is lost, or until it is to be stopped.
@@ -58,6 +60,8 @@ pub(super) async fn run(context: &Context, desk: &Desk, under: Under<'_>, attemp
             biased;
             came = &mut run => came,
             failure = given_up(worker) => return Err(Ill::Worker(failure)),
+            // A worker of its own is the supervisor's matter.
+            absence = context.shared.absent(true), if worker.is_none() => return Err(Ill::Deserted(absence.reason)),
         };
         lease.confirm().await.map_err(Ill::Lease)?;
         Ok(came)
@@ -98,6 +102,7 @@ async fn stop(context: &Context, desk: &Desk, under: Under<'_>, ill: Ill) -> (Fa
     let failure = match ill {
         Ill::Lease(loss) => Failure::Lost(loss.to_string()),
         Ill::Worker(failure) => without_worker(&failure),
+        Ill::Deserted(reason) => Failure::Lost(reason),
     };
     tracing::warn!(%site, reason = failure.reason(), "the site's work is stopped");
     let manner = Manner::at_once(lease.terms().ending());

@@ -165,10 +165,12 @@ impl Health {
                 self.quiet_since = now;
                 self.stalled = false;
             }
+            // That is known, and no matter of patience.
+            AtWork::Deserted => self.stalled = true,
             AtWork::Running(_) | AtWork::Idle => match before {
                 // It may have begun a moment ago.
                 Some(AtWork::Waiting | AtWork::Unknown) => self.quiet_since = now,
-                Some(AtWork::Running(_) | AtWork::Idle) | None => {
+                Some(AtWork::Running(_) | AtWork::Idle | AtWork::Deserted) | None => {
                     self.stalled = self.limits.stall_after.is_some_and(|after| quiet >= after);
                 }
             },
@@ -222,6 +224,13 @@ impl Health {
             }
             SiteHealth::Stalled => {
                 let quiet = now.saturating_duration_since(self.quiet_since);
+                if self.looked == Some(AtWork::Deserted) {
+                    return format!(
+                        "no worker consumes its queue, nothing has happened for {}{}",
+                        format_about(quiet),
+                        self.how_far()
+                    );
+                }
                 let allowed = self.limits.stall_after.unwrap_or_default();
                 let at = match self.looked {
                     Some(AtWork::Running(1)) => ", 1 task runs",

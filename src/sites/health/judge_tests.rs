@@ -142,6 +142,14 @@ fn reasons_are_for_a_person_at_night() {
     );
     assert_eq!(life.see(Vital::Moved), Some(SiteHealth::Healthy));
     assert_eq!(life.last_reason(), "something happens again");
+    // Without a worker nothing is waited for.
+    life.wait(15);
+    assert_eq!(life.see(Vital::Looked(AtWork::Deserted)), Some(SiteHealth::Stalled));
+    assert_eq!(
+        life.last_reason(),
+        "no worker consumes its queue, nothing has happened for 15s, 3 of 40 chunks left"
+    );
+    assert_eq!(life.see(Vital::Disturbed), Some(SiteHealth::Healthy));
     life.wait(120);
     assert_eq!(life.see(Vital::Looked(AtWork::Idle)), Some(SiteHealth::Stalled));
     assert!(

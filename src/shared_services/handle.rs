@@ -1,0 +1,152 @@
+//! What is known of shared workers, for those who follow jobs.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{mpsc, watch};
+
+use super::task_holders::TaskHolders;
+use crate::celery::{NodeName, TaskId};
+
+/// A time in which no worker consumes the queues of the run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absence {
+    /// For people, on one line.
+    pub reason: String,
+    /// Nobody is waited for any more.
+    pub is_final: bool,
+}
+
+/// A worker that has died.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeadWorker {
+    pub node: NodeName,
+    pub pid: u32,
+    /// When its process was seen to have ended, in unix seconds; `None`: it fell silent, which proves nothing.
+    pub seen_at: Option<f64>,
+}
+
+/// Cheap to clone; clones share what is known. The default knows of no shared worker.
+#[derive(Clone, Default)]
+pub struct SharedWorkers(Option<Arc<SharedState>>);
+
+struct SharedState {
+    holders: TaskHolders,
+    /// Workers that live, whether they answer or not.
+    living: Mutex<BTreeSet<NodeName>>,
+    absence: watch::Sender<Option<Absence>>,
+    dead: mpsc::UnboundedSender<DeadWorker>,
+    /// Rises when Redis answers again, or was started anew.
+    redis_returns: watch::Sender<u64>,
+}
+
+impl SharedWorkers {
+    /// A handle to be filled by a watch, and where the dead are reported.
+    pub fn new() -> (Self, mpsc::UnboundedReceiver<DeadWorker>) {
+        // Bounded by the number of workers that die.
+        let (dead, receiver) = mpsc::unbounded_channel();
+        let state = SharedState {
+            holders: TaskHolders::default(),
+            living: Mutex::default(),
+            absence: watch::Sender::new(None),
+            dead,
+            redis_returns: watch::Sender::new(0),
+        };
+        (Self(Some(Arc::new(state))), receiver)
+    }
+
+    /// `node` has taken a task.
+    pub fn took(&self, node: &str, task: &TaskId) {
+        if let Some(state) = &self.0 {
+            state.holders.took(node, task);
+        }
+    }
+
+    /// A task has ended, or is on its queue again.
+    pub fn let_go(&self, task: &TaskId) {
+        if let Some(state) = &self.0 {
+            state.holders.let_go(task);
+        }
+    }
+
+    /// Events were missed; whether anybody wants to know what workers hold.
+    pub fn forget_holders(&self) -> bool {
+        let Some(state) = &self.0 else { return false };
+        state.holders.forget();
+        true
+    }
+
+    /// The tasks that a dead worker held, as far as they are known.
+    pub fn take_tasks_of(&self, node: &NodeName) -> HashSet<TaskId> {
+        let state = self.0.as_ref();
+        state.map(|state| state.holders.take_of(node)).unwrap_or_default()
+    }
+
+    /// A living worker that is not among `answered`: it may hold anything.
+    pub fn living_beyond(&self, answered: &BTreeSet<NodeName>) -> Option<NodeName> {
+        let state = self.0.as_ref()?;
+        state.living().difference(answered).next().cloned()
+    }
+
+    pub(super) fn set_living(&self, nodes: BTreeSet<NodeName>) {
+        if let Some(state) = &self.0 {
+            *state.living() = nodes;
+        }
+    }
+
+    pub(super) fn set_absence(&self, absence: Option<Absence>) {
+        if let Some(state) = &self.0 {
+            state.absence.send_if_modified(|before| {
+                let changed = *before != absence;
+                *before = absence;
+                changed
+            });
+        }
+    }
+
+    pub(super) fn report_dead(&self, worker: DeadWorker) {
+        if let Some(state) = &self.0 {
+            // Who put messages back has ended with the run.
+            drop(state.dead.send(worker));
+        }
+    }
+
+    /// Waits until no worker consumes the queues of the run, or none will any more (`is_final`); for ever where workers are
+    /// not shared. Safe to cancel.
+    pub async fn absent(&self, is_final: bool) -> Absence {
+        let Some(state) = &self.0 else {
+            return std::future::pending().await;
+        };
+        let mut absence = state.absence.subscribe();
+        let wanted = |absence: &Option<Absence>| absence.as_ref().is_some_and(|absence| absence.is_final || !is_final);
+        match absence.wait_for(wanted).await.map(|absence| absence.clone()) {
+            Ok(Some(absence)) => absence,
+            // The sender is ours.
+            Ok(None) | Err(_) => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn redis_returned(&self) {
+        if let Some(state) = &self.0 {
+            state.redis_returns.send_modify(|returns| *returns += 1);
+        }
+    }
+
+    /// Rises when Redis answers again after an outage; `None` where it is the run's own.
+    pub fn redis_returns(&self) -> Option<watch::Receiver<u64>> {
+        Some(self.0.as_ref()?.redis_returns.subscribe())
+    }
+
+    /// Waits until a worker consumes the queues again.
+    pub async fn present(&self) {
+        if let Some(state) = &self.0 {
+            state.absence.subscribe().wait_for(Option::is_none).await.ok();
+        }
+    }
+}
+
+impl SharedState {
+    fn living(&self) -> MutexGuard<'_, BTreeSet<NodeName>> {
+        self.living.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

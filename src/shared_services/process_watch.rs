@@ -1,0 +1,129 @@
+//! Waiting for the end of a process that is no child of this one, by its pidfd.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::time::sleep;
+
+use crate::celery::NodeName;
+use crate::guard;
+
+/// Between looks where no descriptor is left for a pidfd.
+const POLL_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One process, also after its pid has become another's.
+pub struct ProcessWatch {
+    pid: i32,
+    start_time: u64,
+    /// `None`: the process is polled.
+    descriptor: Option<AsyncFd<OwnedFd>>,
+}
+
+impl ProcessWatch {
+    /// Begins to watch; `None` when the process has ended. `start_time` in clock ticks since boot, 0 where unknown. Needs a
+    /// tokio runtime.
+    pub fn begin(pid: i32, start_time: u64) -> Option<Self> {
+        let opened = pidfd_open(Pid::from_raw(pid)?, PidfdFlags::empty());
+        #[expect(
+            deprecated,
+            reason = "the successor is `unsafe` for types that lie about their descriptor; `OwnedFd` owns it"
+        )]
+        let descriptor = opened
+            .ok()
+            .and_then(|descriptor| AsyncFd::with_interest(descriptor, Interest::READABLE).ok());
+        // After the descriptor: from here on the pid may become another's, but not what is watched.
+        guard::is_the_same_alive(pid, start_time).then_some(Self {
+            pid,
+            start_time,
+            descriptor,
+        })
+    }
+
+    /// Begins to watch the main process of a worker, by its own account of its pid and pool; `None` for one that cannot be
+    /// seen to run on this machine: a pid says nothing in another pid namespace.
+    pub fn of_worker(node: &NodeName, pid: u32, pool_processes: &[u32]) -> Option<Self> {
+        let pid = i32::try_from(pid).ok().filter(|pid| *pid > 1)?;
+        let tree = guard::process_tree(pid).ok()?;
+        let start_time = tree.first()?.start_time;
+        let has_its_pool = !pool_processes.is_empty()
+            && pool_processes.iter().all(|child| {
+                let mut below = tree.iter().skip(1);
+                below.any(|process| u32::try_from(process.pid).is_ok_and(|pid| pid == *child))
+            });
+        if !has_its_pool && !(is_of_this_host(node) && is_celery(pid)) {
+            return None;
+        }
+        Self::begin(pid, start_time)
+    }
+
+    /// Waits for its end. Safe to cancel.
+    pub async fn ended(&self) {
+        if let Some(descriptor) = &self.descriptor
+            && descriptor.readable().await.is_ok()
+        {
+            return;
+        }
+        while guard::is_the_same_alive(self.pid, self.start_time) {
+            sleep(POLL_INTERVAL).await;
+        }
+    }
+}
+
+fn is_of_this_host(node: &NodeName) -> bool {
+    let host = nix::unistd::gethostname().unwrap_or_default();
+    let named = node.as_str().rsplit_once('@').map(|(_, host)| host);
+    named.is_some_and(|named| *named == *host.to_string_lossy())
+}
+
+/// Looks for Celery in the command line of a process.
+fn is_celery(pid: i32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    String::from_utf8_lossy(&line).contains("celery")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
+    fn the_end_of_a_process_is_seen_and_a_stranger_with_its_pid_is_not_taken_for_it() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+            let pid = child.id().cast_signed();
+            let start_time = guard::process_tree(pid).unwrap().first().unwrap().start_time;
+            assert!(ProcessWatch::begin(pid, start_time + 1).is_none());
+            let watch = ProcessWatch::begin(pid, start_time).unwrap();
+            let early = tokio::time::timeout(Duration::from_millis(50), watch.ended()).await;
+            assert!(early.is_err(), "it lives");
+            child.kill().unwrap();
+            tokio::time::timeout(Duration::from_secs(10), watch.ended())
+                .await
+                .unwrap();
+            child.wait().unwrap();
+            assert!(ProcessWatch::begin(pid, start_time).is_none());
+        });
+    }
+
+    #[test]
+    fn a_process_that_is_no_worker_is_not_watched_as_one() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let here = nix::unistd::gethostname().unwrap();
+            let node = NodeName::new(format!("celery@{}", here.to_string_lossy()));
+            assert!(ProcessWatch::of_worker(&node, std::process::id(), &[]).is_none());
+            assert!(ProcessWatch::of_worker(&node, 1, &[]).is_none());
+            assert!(ProcessWatch::of_worker(&node, u32::MAX, &[]).is_none());
+        });
+    }
+}

@@ -1,0 +1,303 @@
+//! Which workers a run shares, and how they are, as a pure state: answers, ends of processes and time in, changes out.
+//!
+//! Busy is not dead: a worker whose process lives is alive, and only a pool whose main process answers at all times can be
+//! silent for too long. Not here: how they are asked (`worker_watch`).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use crate::celery::NodeName;
+
+/// A worker of a prefork or threads pool answers within a second, however busy it is.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(20);
+/// A solo or gevent worker answers between two tasks, or two waits.
+const BUSY_SILENCE_TIMEOUT: Duration = Duration::from_secs(300);
+
+/// One worker's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct WorkerAnswer {
+    pub pid: u32,
+    /// Its main process does nothing but answer and hand out tasks.
+    pub answers_always: bool,
+    /// It consumes a queue of the run.
+    pub is_consumer: bool,
+}
+
+/// What has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum RosterChange {
+    /// It was not there before: its process may be watched.
+    Came { node: NodeName, pid: u32 },
+    Died {
+        node: NodeName,
+        pid: u32,
+        /// Its process was seen to end.
+        is_seen: bool,
+    },
+}
+
+#[derive(Clone, Debug)]
+struct RosterMember {
+    answer: WorkerAnswer,
+    /// Its process is watched: it lives until that ends.
+    is_watched: bool,
+    answered_at: Instant,
+}
+
+impl RosterMember {
+    fn is_silent(&self, now: Instant) -> bool {
+        let timeout = match self.answer.answers_always {
+            true => SILENCE_TIMEOUT,
+            false => BUSY_SILENCE_TIMEOUT,
+        };
+        now.saturating_duration_since(self.answered_at) >= timeout
+    }
+}
+
+/// See the module.
+#[derive(Clone, Debug)]
+pub(super) struct Roster {
+    members: BTreeMap<NodeName, RosterMember>,
+    /// When a worker that consumes was last there.
+    consumed_at: Instant,
+    last_consumer: Option<(NodeName, u32)>,
+}
+
+impl Roster {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            members: BTreeMap::new(),
+            consumed_at: now,
+            last_consumer: None,
+        }
+    }
+
+    /// All workers were asked, and these have answered.
+    pub fn answered(&mut self, answers: BTreeMap<NodeName, WorkerAnswer>, now: Instant) -> Vec<RosterChange> {
+        let mut changes = Vec::new();
+        for (node, answer) in answers {
+            let pid = answer.pid;
+            match self.members.get_mut(&node) {
+                Some(member) if member.answer.pid == pid => {
+                    member.answer = answer;
+                    member.answered_at = now;
+                    continue;
+                }
+                // The end of a watched process is reported by its watch, which may come a moment later.
+                Some(member) if member.is_watched => continue,
+                Some(member) => changes.push(RosterChange::Died {
+                    node: node.clone(),
+                    pid: member.answer.pid,
+                    is_seen: false,
+                }),
+                None => {}
+            }
+            let member = RosterMember {
+                answer,
+                is_watched: false,
+                answered_at: now,
+            };
+            self.members.insert(node.clone(), member);
+            changes.push(RosterChange::Came { node, pid });
+        }
+        let gone: Vec<NodeName> = self
+            .members
+            .iter()
+            .filter(|(_, member)| !member.is_watched && member.is_silent(now))
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in gone {
+            if let Some(member) = self.members.remove(&node) {
+                let pid = member.answer.pid;
+                let is_seen = false;
+                changes.push(RosterChange::Died { node, pid, is_seen });
+            }
+        }
+        self.note_consumers(now);
+        changes
+    }
+
+    /// The process of a worker is watched from now on, or cannot be trusted any more.
+    pub fn set_watched(&mut self, node: &NodeName, pid: u32, is_watched: bool) {
+        if let Some(member) = self.members.get_mut(node).filter(|member| member.answer.pid == pid) {
+            member.is_watched = is_watched;
+        }
+    }
+
+    /// The watched process of a worker has ended.
+    pub fn ended(&mut self, node: &NodeName, pid: u32, now: Instant) -> Option<RosterChange> {
+        self.members.get(node).filter(|member| member.answer.pid == pid)?;
+        // Up to now it was there.
+        self.note_consumers(now);
+        self.members.remove(node);
+        Some(RosterChange::Died {
+            node: node.clone(),
+            pid,
+            is_seen: true,
+        })
+    }
+
+    /// The broker was away, or this process stood still: nobody's silence says anything.
+    pub fn pardon(&mut self, now: Instant) {
+        for member in self.members.values_mut() {
+            member.answered_at = now;
+        }
+        self.consumed_at = now;
+    }
+
+    fn note_consumers(&mut self, now: Instant) {
+        let consumes = |member: &RosterMember| {
+            let is_busy = member.is_watched && !member.answer.answers_always;
+            member.answer.is_consumer && (is_busy || !member.is_silent(now))
+        };
+        if let Some((node, member)) = self.members.iter().find(|(_, member)| consumes(member)) {
+            self.consumed_at = now;
+            self.last_consumer = Some((node.clone(), member.answer.pid));
+        }
+    }
+
+    /// How long no worker has consumed, and the last that did.
+    pub fn absence(&self, now: Instant) -> (Duration, Option<&(NodeName, u32)>) {
+        (
+            now.saturating_duration_since(self.consumed_at),
+            self.last_consumer.as_ref(),
+        )
+    }
+
+    pub fn is_consumer(&self, node: &NodeName) -> bool {
+        self.members.get(node).is_some_and(|member| member.answer.is_consumer)
+    }
+
+    /// Workers that live, whether they answer or not.
+    pub fn living(&self) -> BTreeSet<NodeName> {
+        self.members.keys().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str) -> NodeName {
+        NodeName::from(name)
+    }
+
+    fn answers<const COUNT: usize>(answers: [(&str, u32, bool); COUNT]) -> BTreeMap<NodeName, WorkerAnswer> {
+        answers
+            .into_iter()
+            .map(|(name, pid, answers_always)| {
+                let answer = WorkerAnswer {
+                    pid,
+                    answers_always,
+                    is_consumer: true,
+                };
+                (node(name), answer)
+            })
+            .collect()
+    }
+
+    fn died(name: &str, pid: u32, is_seen: bool) -> RosterChange {
+        let node = node(name);
+        RosterChange::Died { node, pid, is_seen }
+    }
+
+    fn came(name: &str, pid: u32) -> RosterChange {
+        let node = node(name);
+        RosterChange::Came { node, pid }
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn a_watched_worker_dies_with_its_process_and_a_successor_of_its_name_is_another() {
+        let begun = Instant::now();
+        let mut roster = Roster::new(begun);
+        assert_eq!(roster.answered(answers([("a", 1, true)]), begun), [came("a", 1)]);
+        roster.set_watched(&node("a"), 1, true);
+        // It does not answer for an hour: its process lives.
+        assert_eq!(roster.answered(answers([]), begun + seconds(3600)), []);
+        assert_eq!(roster.living(), BTreeSet::from([node("a")]));
+        // The successor answers before the end of the first is seen.
+        assert_eq!(roster.answered(answers([("a", 2, true)]), begun + seconds(3601)), []);
+        assert_eq!(roster.ended(&node("a"), 2, begun + seconds(3601)), None);
+        let ended = roster.ended(&node("a"), 1, begun + seconds(3601));
+        assert_eq!(ended, Some(died("a", 1, true)));
+        assert_eq!(roster.ended(&node("a"), 1, begun + seconds(3601)), None, "told once");
+        assert_eq!(
+            roster.answered(answers([("a", 2, true)]), begun + seconds(3602)),
+            [came("a", 2)]
+        );
+    }
+
+    #[test]
+    fn a_worker_elsewhere_dies_by_silence_or_by_a_successor_and_a_busy_one_takes_long() {
+        let begun = Instant::now();
+        let mut roster = Roster::new(begun);
+        let all = answers([("always", 1, true), ("solo", 2, false), ("renewed", 3, true)]);
+        assert_eq!(roster.answered(all, begun).len(), 3);
+        let renewed = || answers([("renewed", 4, true)]);
+        assert_eq!(
+            roster.answered(renewed(), begun + seconds(19)),
+            [died("renewed", 3, false), came("renewed", 4)]
+        );
+        assert_eq!(
+            roster.answered(renewed(), begun + seconds(20)),
+            [died("always", 1, false)]
+        );
+        assert_eq!(roster.answered(renewed(), begun + seconds(299)), []);
+        assert_eq!(
+            roster.answered(renewed(), begun + seconds(300)),
+            [died("solo", 2, false)]
+        );
+    }
+
+    #[test]
+    fn absence_begins_when_the_last_consumer_is_gone_or_silent() {
+        let begun = Instant::now();
+        let mut roster = Roster::new(begun);
+        assert_eq!(
+            roster.absence(begun + seconds(7)),
+            (seconds(7), None),
+            "none from the start"
+        );
+        roster.answered(answers([("a", 1, true)]), begun + seconds(10));
+        roster.set_watched(&node("a"), 1, true);
+        assert_eq!(roster.absence(begun + seconds(10)).0, seconds(0));
+        roster.ended(&node("a"), 1, begun + seconds(12));
+        let (absent, last) = roster.absence(begun + seconds(15));
+        assert_eq!((absent, last), (seconds(3), Some(&(node("a"), 1))));
+        // It lives and is stopped: it consumes nothing, and holds what it has.
+        roster.answered(answers([("b", 2, true)]), begun + seconds(20));
+        roster.set_watched(&node("b"), 2, true);
+        roster.answered(answers([]), begun + seconds(39));
+        assert_eq!(roster.absence(begun + seconds(39)).0, seconds(0));
+        roster.answered(answers([]), begun + seconds(50));
+        assert_eq!(roster.absence(begun + seconds(50)).0, seconds(11));
+        // A solo worker that lives may be at one task all the time.
+        let mut busy = roster.clone();
+        busy.answered(answers([("solo", 9, false)]), begun + seconds(50));
+        busy.set_watched(&node("solo"), 9, true);
+        busy.answered(answers([]), begun + seconds(7200));
+        assert_eq!(busy.absence(begun + seconds(7200)).0, seconds(0));
+        // Another app's worker does not count.
+        let mut others = answers([("c", 3, true)]);
+        others.values_mut().for_each(|answer| answer.is_consumer = false);
+        roster.answered(others, begun + seconds(60));
+        assert_eq!(roster.absence(begun + seconds(60)).0, seconds(21));
+    }
+
+    #[test]
+    fn nobody_is_silent_while_the_broker_is_away() {
+        let begun = Instant::now();
+        let mut roster = Roster::new(begun);
+        roster.answered(answers([("a", 1, true)]), begun);
+        roster.pardon(begun + seconds(100));
+        assert_eq!(roster.answered(answers([]), begun + seconds(119)), []);
+        assert_eq!(
+            roster.answered(answers([]), begun + seconds(120)),
+            [died("a", 1, false)]
+        );
+    }
+}

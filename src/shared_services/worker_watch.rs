@@ -1,0 +1,275 @@
+//! Watches the workers that a run shares: asks all of them every few seconds, and waits for the ends of their processes
+//! where those run on this machine.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
+
+use super::handle::{Absence, DeadWorker, SharedWorkers};
+use super::process_watch::ProcessWatch;
+use super::roster::{Roster, RosterChange, WorkerAnswer};
+use crate::celery::{self, Client, NodeName, Stats, Target};
+use crate::config::format_about;
+use crate::guard;
+use crate::run::{EventKind, Level, Recorder};
+use crate::services::Failure;
+
+/// From one question to the next.
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// How long workers have to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+/// No worker consumes for this long: the run says so.
+const ABSENCE_GRACE: Duration = Duration::from_secs(10);
+/// A question that begins so much too late: this process stood still.
+const OVERSLEPT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long services that are away are waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct WatchTerms {
+    /// No worker consumes: sites fail.
+    pub worker_timeout: Duration,
+    /// Redis does not answer: the run fails.
+    pub redis_timeout: Duration,
+}
+
+/// See the module.
+pub struct WorkerWatch {
+    pub client: Client,
+    pub recorder: Recorder,
+    pub shared: SharedWorkers,
+    pub terms: WatchTerms,
+    /// Queues of the run.
+    pub queues: Vec<String>,
+    /// Where Redis is, for people.
+    pub address: String,
+    /// Workers below this process are the run's own: their ends are reported by others.
+    pub guard_pid: i32,
+    /// Rises with each death of a worker that is not the run's own.
+    pub deaths: watch::Sender<u64>,
+}
+
+type ProcessEnd = Pin<Box<dyn Future<Output = (NodeName, u32)> + Send>>;
+
+/// What is remembered from one question to the next.
+struct WatchState {
+    roster: Roster,
+    processes: FuturesUnordered<ProcessEnd>,
+    own: BTreeSet<u32>,
+    /// Pool processes of each worker, by its last answer.
+    pools: BTreeMap<NodeName, Vec<u32>>,
+    /// One of the run's own was seen: their supervisor judges their absence.
+    has_own: bool,
+    absence_was_named: bool,
+    away_since: Option<Instant>,
+    /// The server's run, which is another after its restart.
+    server: Option<String>,
+}
+
+impl WorkerWatch {
+    /// Watches until Redis is away for too long; else never ends.
+    pub async fn run(self) -> Failure {
+        let mut watched = WatchState {
+            roster: Roster::new(Instant::now()),
+            processes: FuturesUnordered::new(),
+            own: BTreeSet::new(),
+            pools: BTreeMap::new(),
+            has_own: false,
+            absence_was_named: false,
+            away_since: None,
+            server: None,
+        };
+        let mut next_poll = Instant::now();
+        loop {
+            tokio::select! {
+                biased;
+                Some((node, pid)) = watched.processes.next(), if !watched.processes.is_empty() => {
+                    self.process_ended(&mut watched, node, pid).await;
+                }
+                () = sleep_until(next_poll.into()) => {
+                    if next_poll.elapsed() >= OVERSLEPT_TIMEOUT {
+                        watched.roster.pardon(Instant::now());
+                    }
+                    if let Err(failure) = self.poll(&mut watched).await {
+                        return failure;
+                    }
+                    next_poll = Instant::now() + POLL_INTERVAL;
+                }
+            }
+            self.shared.set_living(watched.roster.living());
+            self.judge_absence(&mut watched);
+        }
+    }
+
+    async fn poll(&self, watched: &mut WatchState) -> Result<(), Failure> {
+        let begun = Instant::now();
+        let answers = self.ask(&mut watched.pools).await;
+        let now = Instant::now();
+        match answers {
+            Ok(answers) if now - begun < ANSWER_TIMEOUT + OVERSLEPT_TIMEOUT => {
+                self.look_at_redis(watched).await;
+                for change in watched.roster.answered(answers, now) {
+                    self.take(watched, change);
+                }
+            }
+            Ok(_) => watched.roster.pardon(now),
+            Err(error) => {
+                watched.roster.pardon(now);
+                let since = *watched.away_since.get_or_insert(begun);
+                let away = now.saturating_duration_since(since);
+                if away >= self.terms.redis_timeout {
+                    let what = format!("Redis on {} does not answer for {}", self.address, format_about(away));
+                    return Err(Failure::infrastructure(what)
+                        .because(error.to_string())
+                        .hint("start it again, then continue this run with `orch run --resume`"));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reports an outage that is over, also one between two questions.
+    async fn look_at_redis(&self, watched: &mut WatchState) {
+        let client = self.client.with_deadline(ANSWER_TIMEOUT);
+        let server = client.server_info().await.ok().and_then(|info| info.run_id);
+        let is_another = server.is_some() && watched.server.is_some() && server != watched.server;
+        watched.server = server.or_else(|| watched.server.take());
+        if watched.away_since.take().is_some() || is_another {
+            watched.roster.pardon(Instant::now());
+            self.shared.redis_returned();
+        }
+    }
+
+    async fn ask(&self, pools: &mut BTreeMap<NodeName, Vec<u32>>) -> celery::Result<BTreeMap<NodeName, WorkerAnswer>> {
+        let control = self.client.control();
+        let (stats, queues) = tokio::join!(
+            control.stats(&Target::All, ANSWER_TIMEOUT),
+            control.active_queues(&Target::All, ANSWER_TIMEOUT)
+        );
+        let (stats, queues) = (stats?, queues?);
+        let processes = |stats: &Stats| stats.pool_processes.clone();
+        *pools = stats
+            .good()
+            .map(|(node, stats)| (node.clone(), processes(stats)))
+            .collect();
+        let answers = stats.good().map(|(node, stats)| {
+            // Who did not say what it consumes in time may consume anything.
+            let is_consumer = queues
+                .of(node)
+                .is_none_or(|consumed| consumed.iter().any(|queue| self.queues.contains(&queue.name)));
+            let answer = WorkerAnswer {
+                pid: stats.pid,
+                answers_always: answers_always(stats),
+                is_consumer,
+            };
+            (node.clone(), answer)
+        });
+        Ok(answers.collect())
+    }
+
+    fn take(&self, watched: &mut WatchState, change: RosterChange) {
+        match change {
+            RosterChange::Came { node, pid } => self.begin_watch(watched, node, pid),
+            RosterChange::Died { node, pid, is_seen } => self.died(watched, node, pid, is_seen.then(now_unix)),
+        }
+    }
+
+    fn begin_watch(&self, watched: &mut WatchState, node: NodeName, pid: u32) {
+        let below_guard = guard::process_tree(self.guard_pid).unwrap_or_default();
+        if below_guard.iter().any(|process| process.pid.cast_unsigned() == pid) {
+            watched.own.insert(pid);
+            // Another consumes other queues.
+            watched.has_own |= watched.roster.is_consumer(&node);
+        }
+        let pool = watched.pools.get(&node).cloned().unwrap_or_default();
+        let Some(process) = ProcessWatch::of_worker(&node, pid, &pool) else {
+            tracing::info!(%node, pid, "a shared worker is not seen on this machine: it is watched by its answers");
+            return;
+        };
+        watched.roster.set_watched(&node, pid, true);
+        watched.processes.push(Box::pin(async move {
+            process.ended().await;
+            (node, pid)
+        }));
+    }
+
+    /// The process that was taken for a worker's has ended: a worker that still answers was another.
+    async fn process_ended(&self, watched: &mut WatchState, node: NodeName, pid: u32) {
+        let seen_at = now_unix();
+        let control = self.client.control();
+        let answer = control.stats(&Target::from(&node), ANSWER_TIMEOUT).await;
+        if let Ok(replies) = &answer
+            && replies.of(&node).is_some_and(|stats| stats.pid == pid)
+        {
+            watched.roster.set_watched(&node, pid, false);
+            return;
+        }
+        if watched.roster.ended(&node, pid, Instant::now()).is_some() {
+            self.died(watched, node, pid, Some(seen_at));
+        }
+    }
+
+    fn died(&self, watched: &mut WatchState, node: NodeName, pid: u32, seen_at: Option<f64>) {
+        if !watched.own.remove(&pid) {
+            let message = match seen_at {
+                Some(_) => format!(
+                    "the shared worker {node} (pid {pid}) has ended: tasks that it ran are lost, unless they are \
+                     acknowledged late"
+                ),
+                None => format!(
+                    "the shared worker {node} (pid {pid}) does not answer any more\n  hint:  what it held waits for the \
+                     visibility timeout; if it is dead, `orch celery restore --node {node}` puts that back at once"
+                ),
+            };
+            self.notice(Level::Warning, message);
+            self.deaths.send_modify(|deaths| *deaths += 1);
+        }
+        self.shared.report_dead(DeadWorker { node, pid, seen_at });
+    }
+
+    fn judge_absence(&self, watched: &mut WatchState) {
+        if watched.has_own {
+            return;
+        }
+        let (absent, last) = watched.roster.absence(Instant::now());
+        if absent < ABSENCE_GRACE {
+            if std::mem::take(&mut watched.absence_was_named) {
+                let queues = self.queues.join("`, `");
+                self.notice(Level::Info, format!("a worker consumes the queue `{queues}` again"));
+            }
+            self.shared.set_absence(None);
+            return;
+        }
+        let last = match last {
+            Some((node, pid)) => format!(": the last, {node} (pid {pid}), ended or fell silent"),
+            None => String::new(),
+        };
+        let reason = format!("no worker consumes the queue `{}`{last}", self.queues.join("`, `"));
+        if !std::mem::replace(&mut watched.absence_was_named, true) {
+            let timeout = format_about(self.terms.worker_timeout);
+            let message = format!("{reason}\n  hint:  start one: sites fail when none comes within {timeout}");
+            self.notice(Level::Error, message);
+        }
+        let is_final = absent >= self.terms.worker_timeout;
+        self.shared.set_absence(Some(Absence { reason, is_final }));
+    }
+
+    fn notice(&self, level: Level, message: String) {
+        self.recorder.emit(EventKind::Noticed { level, message });
+    }
+}
+
+/// A worker's main process answers at all times where its pool runs tasks elsewhere.
+fn answers_always(stats: &Stats) -> bool {
+    let pool = stats.pool_implementation.as_deref().unwrap_or_default();
+    !stats.pool_processes.is_empty() && !["solo", "gevent", "eventlet"].iter().any(|kind| pool.contains(kind))
+}
+
+fn now_unix() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |since| since.as_secs_f64())
+}
