@@ -14,7 +14,7 @@ use crate::atomic_file;
 use crate::config::Secret;
 use crate::free_port;
 use crate::guard::{self, Holder};
-use crate::run::RunId;
+use crate::run::{RunId, ServiceName};
 use crate::services::{Failure, RedisConnection};
 use crate::{redaction, regular_file};
 
@@ -35,6 +35,8 @@ pub struct InstanceFile {
     pub redis: Option<RedisConnection>,
     /// `[ports]` as chosen.
     pub ports: BTreeMap<String, u16>,
+    /// Services that it does not restart any more.
+    pub given_up: Vec<ServiceName>,
 }
 
 impl InstanceFile {
@@ -52,6 +54,8 @@ struct Stored {
     start_time: u64,
     redis: Option<StoredRedis>,
     ports: BTreeMap<String, u16>,
+    #[serde(default)]
+    given_up: Vec<ServiceName>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -88,6 +92,7 @@ pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
             owned: redis.owned,
         }),
         ports: file.ports.clone(),
+        given_up: file.given_up.clone(),
     };
     atomic_file::replace(&path(state_dir), &serde_json::to_vec(&stored)?)
 }
@@ -134,6 +139,7 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
             owned: redis.owned,
         }),
         ports: stored.ports,
+        given_up: stored.given_up,
     }))
 }
 
@@ -218,6 +224,7 @@ mod tests {
             start_time,
             redis: None,
             ports: BTreeMap::new(),
+            given_up: Vec::new(),
         };
         let own = guard::own_start_time();
         assert!(file(own).is_alive() && file(0).is_alive() && !file(own + 1).is_alive());
@@ -258,6 +265,7 @@ mod tests {
                 owned: true,
             }),
             ports: BTreeMap::from([("web".to_owned(), 8080)]),
+            given_up: vec!["celery".into()],
         };
         write(directory.path(), &file).unwrap();
         assert_eq!(read(directory.path()).unwrap().as_ref(), Some(&file));

@@ -380,7 +380,7 @@ impl Orchestrator {
                 let this = &*self;
                 let work = async {
                     job.wait_until_usable().await;
-                    if let Err(failure) = this.publish_instance(&job) {
+                    if let Err(failure) = this.publish_instance(&job, &[]) {
                         return Ending::failed(failure);
                     }
                     job.run().await
@@ -492,9 +492,10 @@ impl Orchestrator {
             given_up = supervisor.run() => return Ending::failed(given_up.failure),
             () = job.wait_until_usable() => {}
         }
-        if let Err(failure) = self.publish_instance(job) {
+        if let Err(failure) = self.publish_instance(job, &[]) {
             return Ending::failed(failure);
         }
+        let mut all_given_up = Vec::new();
         let mut settled = pin!(async {
             sleep(program_pages::SETTLED_AFTER).await;
             // Another program may unmap what it has loaded: its pages are its own matter.
@@ -519,10 +520,16 @@ impl Orchestrator {
                 level: Level::Error,
                 message: format!("{}\n  the other services are kept up", given_up.failure),
             });
+            // For runs that use them.
+            all_given_up.push(given_up.service);
+            if let Err(failure) = self.publish_instance(job, &all_given_up) {
+                let (level, message) = (Level::Warning, failure.to_string());
+                self.recorder.emit(EventKind::Noticed { level, message });
+            }
         }
     }
 
-    fn publish_instance(&self, job: &Scrape) -> Result<(), Failure> {
+    fn publish_instance(&self, job: &Scrape, given_up: &[ServiceName]) -> Result<(), Failure> {
         if self.joined.is_some() {
             return Ok(());
         }
@@ -532,6 +539,7 @@ impl Orchestrator {
             start_time: guard::own_start_time(),
             redis: job.connection.clone(),
             ports: self.config.ports.clone(),
+            given_up: given_up.to_vec(),
         };
         instance::write(&self.config.orch.state_dir, &file).map_err(|error| {
             Failure::infrastructure(format!(

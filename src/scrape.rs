@@ -171,6 +171,10 @@ impl Scrape {
             () = without_its_password => return Ending::failed(without_password()),
             ending = self.proxies_then_sites(&context, leases) => ending,
         };
+        // Sites lose their leases before the outage of another's Redis ends the run.
+        if let (Ending::Done(Outcome::SitesFailed), Some(away)) = (&ending, self.shared.redis_away()) {
+            return Ending::failed(away);
+        }
         // An app may swallow the refusal and report a job done that saved nothing.
         if refused().await {
             Ending::failed(without_password())

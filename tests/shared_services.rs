@@ -260,3 +260,38 @@ fn an_outage_of_the_redis_of_orch_up_is_reported_when_it_begins() {
     assert!(run.finish().left.is_empty());
     up.end();
 }
+
+#[test]
+fn a_service_that_orch_up_gives_up_ends_the_run_and_is_named() {
+    for service in ["celery", "redis"] {
+        let limit = format!("[{service}.restart]\nlimit = 0\n");
+        let project = workshop(OWN, "", &format!("{ENDLESS}{limit}"));
+        let up = Up::start(&project);
+        let mut run = project.orch(&["run"]);
+        run.wait_for("the task", |_| project.file("begun").exists());
+        kill_process(if service == "redis" { up.redis } else { up.worker });
+        let ended = ends_soon(run);
+        ended.expect_code(3);
+        let words = format!("has given up `{service}`");
+        assert!(ended.stdout.contains(&words), "{}", ended.stdout);
+        up.end();
+    }
+}
+
+#[test]
+fn a_redis_of_others_that_dies_is_a_failure_of_infrastructure() {
+    let project = workshop(OWN, "", "");
+    let up = Up::start(&project);
+    let ours = workshop(
+        &format!("port = {}", up.port),
+        "reuse = false",
+        &format!("[orch]\nlease = \"15s\"\n{ENDLESS}"),
+    );
+    let mut run = ours.orch(&["run"]);
+    run.wait_for_service("service_ready", "celery");
+    kill_process(Pid::from_raw(up.orch.pid));
+    let ended = ends_soon(run);
+    ended.expect_code(3);
+    assert!(ended.stdout.contains("does not answer for"), "{}", ended.stdout);
+    drop(up.orch.finish());
+}

@@ -7,6 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::task_holders::TaskHolders;
 use crate::celery::{NodeName, TaskId};
+use crate::services::Failure;
 
 /// A time in which no worker consumes the queues of the run.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,6 +37,8 @@ struct SharedState {
     living: Mutex<BTreeSet<NodeName>>,
     absence: watch::Sender<Option<Absence>>,
     dead: mpsc::UnboundedSender<DeadWorker>,
+    /// Redis does not answer for some time.
+    redis_away: Mutex<Option<Failure>>,
     /// Rises when Redis answers again, or was started anew.
     redis_returns: watch::Sender<u64>,
 }
@@ -50,6 +53,7 @@ impl SharedWorkers {
             living: Mutex::default(),
             absence: watch::Sender::new(None),
             dead,
+            redis_away: Mutex::default(),
             redis_returns: watch::Sender::new(0),
         };
         (Self(Some(Arc::new(state))), receiver)
@@ -126,8 +130,20 @@ impl SharedWorkers {
         }
     }
 
+    pub(super) fn set_redis_away(&self, failure: Failure) {
+        if let Some(state) = &self.0 {
+            *state.redis_away() = Some(failure);
+        }
+    }
+
+    /// The outage of Redis, while there is one that is no blink.
+    pub fn redis_away(&self) -> Option<Failure> {
+        self.0.as_ref()?.redis_away().clone()
+    }
+
     pub(super) fn redis_returned(&self) {
         if let Some(state) = &self.0 {
+            *state.redis_away() = None;
             state.redis_returns.send_modify(|returns| *returns += 1);
         }
     }
@@ -146,6 +162,10 @@ impl SharedWorkers {
 }
 
 impl SharedState {
+    fn redis_away(&self) -> MutexGuard<'_, Option<Failure>> {
+        self.redis_away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn living(&self) -> MutexGuard<'_, BTreeSet<NodeName>> {
         self.living.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::process_watch::ProcessWatch;
 use crate::instance::{self, InstanceFile};
+use crate::run::ServiceName;
 use crate::services::Failure;
 
 /// From one look at the instance's file to the next.
@@ -30,26 +31,36 @@ pub async fn failed(state_dir: &Path, partner: &InstanceFile) -> Failure {
             tokio::select! {
                 biased;
                 () = process.ended() => ended(),
-                () = stops(state_dir, partner) => Failure::infrastructure(format!("{whose} is being stopped"))
-                    .because("its workers take no further tasks"),
+                given_up = fails(state_dir, partner) => match given_up {
+                    None => Failure::infrastructure(format!("{whose} is being stopped"))
+                        .because("its workers take no further tasks"),
+                    Some(service) => Failure::infrastructure(format!("{whose} has given up `{service}`"))
+                        .because("it was restarted as often as its `restart` allows; the output of `orch up` has the reason"),
+                },
             }
         }
     };
     failure.hint("start `orch up` again, then continue this run with `orch run --resume`; without `orch up` a run starts services of its own")
 }
 
-/// An instance that begins to stop removes its file. A directory that is gone as a whole was removed by somebody else.
-async fn stops(state_dir: &Path, partner: &InstanceFile) {
+/// Waits until the instance gives up a service, which it writes into its file, or begins to stop (`None`): then it removes its
+/// file. A directory that is gone as a whole was removed by somebody else.
+async fn fails(state_dir: &Path, partner: &InstanceFile) -> Option<ServiceName> {
     let mut missing = 0;
     while missing < LOOKS {
-        sleep(POLL_INTERVAL).await;
         let is_gone = match instance::read(state_dir) {
-            Ok(Some(file)) => file.run_id != partner.run_id,
+            Ok(Some(file)) if file.run_id == partner.run_id => match file.given_up.into_iter().next() {
+                Some(service) => return Some(service),
+                None => false,
+            },
+            Ok(Some(_)) => true,
             Ok(None) => state_dir.join("services.lock").exists(),
             Err(_) => false,
         };
         missing = if is_gone { missing + 1 } else { 0 };
+        sleep(POLL_INTERVAL).await;
     }
+    None
 }
 
 #[cfg(test)]
@@ -67,6 +78,7 @@ mod tests {
             start_time,
             redis: None,
             ports: BTreeMap::new(),
+            given_up: Vec::new(),
         }
     }
 
@@ -89,6 +101,18 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("orch run --resume"), "{text}");
+    }
+
+    #[test]
+    fn a_partner_names_the_service_that_it_has_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let partner = InstanceFile {
+            given_up: vec!["celery".into()],
+            ..partner(guard::own_start_time())
+        };
+        instance::write(directory.path(), &partner).unwrap();
+        let text = run(failed(directory.path(), &partner)).to_string();
+        assert!(text.contains("has given up `celery`"), "{text}");
     }
 
     #[test]

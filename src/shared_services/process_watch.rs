@@ -78,10 +78,15 @@ fn is_of_this_host(node: &NodeName) -> bool {
     named.is_some_and(|named| *named == *host.to_string_lossy())
 }
 
-/// Looks for Celery in the command line of a process.
 fn is_celery(pid: i32) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&line).contains("celery")
+    names_celery(&String::from_utf8_lossy(&line))
+}
+
+/// Looks for the program in a command line: `bin/celery -A app worker`, `python -m celery`, or the title that it gives itself.
+fn names_celery(line: &str) -> bool {
+    let mut words = line.split('\0').flat_map(|word| word.split(' '));
+    words.any(|word| word.starts_with("[celeryd") || word.rsplit('/').next() == Some("celery"))
 }
 
 #[cfg(test)]
@@ -110,6 +115,20 @@ mod tests {
             child.wait().unwrap();
             assert!(ProcessWatch::begin(pid, start_time).is_none());
         });
+    }
+
+    #[test]
+    fn a_worker_is_known_by_its_program_or_its_title() {
+        for (line, is_celery) in [
+            ("/x/bin/python\0/x/bin/celery\0-A\0app\0worker\0", true),
+            ("python\0-m\0celery\0worker\0", true),
+            ("[celeryd: celery@h:MainProcess] -active- (worker)", true),
+            ("vim\0celery.py\0", false),
+            ("grep\0celeryd\0", false),
+            ("", false),
+        ] {
+            assert_eq!(names_celery(line), is_celery, "{line}");
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::services::Failure;
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// How long workers have to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
-/// No worker consumes for this long: the run says so.
+/// No worker consumes, or Redis does not answer, for this long: that is no blink any more.
 const ABSENCE_GRACE: Duration = Duration::from_secs(10);
 /// A question that begins so much too late: this process stood still.
 const OVERSLEPT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -120,11 +120,15 @@ impl WorkerWatch {
                 watched.roster.pardon(now);
                 let since = *watched.away_since.get_or_insert(begun);
                 let away = now.saturating_duration_since(since);
+                let what = format!("Redis on {} does not answer for {}", self.address, format_about(away));
+                let failure = Failure::infrastructure(what)
+                    .because(error.to_string())
+                    .hint("start it again, then continue this run with `orch run --resume`");
                 if away >= self.terms.redis_timeout {
-                    let what = format!("Redis on {} does not answer for {}", self.address, format_about(away));
-                    return Err(Failure::infrastructure(what)
-                        .because(error.to_string())
-                        .hint("start it again, then continue this run with `orch run --resume`"));
+                    return Err(failure);
+                }
+                if away >= ABSENCE_GRACE {
+                    self.shared.set_redis_away(failure);
                 }
             }
         }
