@@ -341,9 +341,14 @@ impl Orchestrator {
         let leases = self.lease_store(connection.as_ref(), client.as_ref());
         if let Some(leases) = &leases
             && self.shares_what_is_there(connection.as_ref())
-            && let Err(held) = self.wait_for_a_free_site(leases).await
         {
-            return Ending::busy(&held);
+            tokio::select! {
+                biased;
+                failure = self.partner_failed() => return Ending::failed(failure),
+                free = self.wait_for_a_free_site(leases) => if let Err(held) = free {
+                    return Ending::busy(&held);
+                },
+            }
         }
         let shares = self.shares_what_is_there(connection.as_ref());
         let (shared, dead_workers) = match shares {
@@ -393,16 +398,10 @@ impl Orchestrator {
                         None => pending().await,
                     }
                 };
-                let partner = async {
-                    match &this.joined {
-                        Some(partner) => partner::failed(&this.config.orch.state_dir, partner).await,
-                        None => pending().await,
-                    }
-                };
                 tokio::select! {
                     biased;
                     given_up = supervisor.run() => Ending::failed(given_up.failure),
-                    failure = partner => Ending::failed(failure),
+                    failure = this.partner_failed() => Ending::failed(failure),
                     failure = watching => Ending::failed(failure),
                     ending = work => ending,
                 }
@@ -413,6 +412,14 @@ impl Orchestrator {
                 given_up = supervisor.run() => Ending::failed(given_up.failure),
                 () = job.wait_until_usable() => Ending::Done(Outcome::Succeeded),
             },
+        }
+    }
+
+    /// Waits until the `orch up` beside this run is of no use any more; for ever where there is none.
+    async fn partner_failed(&self) -> Failure {
+        match &self.joined {
+            Some(partner) => partner::failed(&self.config.orch.state_dir, partner).await,
+            None => pending().await,
         }
     }
 

@@ -199,7 +199,10 @@ impl Scrape {
                     Ok(restored) => {
                         tracing::info!(node = %worker.node, pid = worker.pid, tasks = tasks.len(), "a worker died");
                         self.tell_restored(&restored);
-                        break;
+                        if restored.postponed == 0 || Instant::now() >= give_up {
+                            break;
+                        }
+                        tokio::time::sleep(RESTORE_PAUSE).await;
                     }
                     Err(error) if Instant::now() >= give_up => {
                         tracing::warn!(%error, node = %worker.node, "what a dead worker held is not put back");

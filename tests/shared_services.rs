@@ -97,7 +97,7 @@ fn reason(ended: &Ended) -> &str {
 }
 
 #[track_caller]
-fn told(ended: &Ended, words: &[&str]) {
+fn reports(ended: &Ended, words: &[&str]) {
     let notices = ended.events_of("noticed");
     let mut texts = notices.iter().filter_map(|event| event["message"].as_str());
     let found = texts.any(|text| words.iter().all(|word| text.contains(word)));
@@ -145,7 +145,7 @@ fn a_task_that_a_worker_of_orch_up_takes_into_its_death_is_named_at_once() {
     kill_process(pid);
     let ended = ends_soon(run);
     ended.expect_code(1);
-    told(&ended, &["the shared worker", &format!("(pid {pid}) has ended")]);
+    reports(&ended, &["the shared worker", &format!("(pid {pid}) has ended")]);
     assert!(reason(&ended).contains("its worker died"), "{}", reason(&ended));
     up.end();
 }
@@ -161,7 +161,7 @@ fn what_a_worker_of_orch_up_held_is_put_back_and_the_run_completes() {
     kill_process(up.worker);
     let ended = ends_soon(run);
     ended.expect_code(0);
-    told(&ended, &["that a dead worker had taken", "put back"]);
+    reports(&ended, &["that a dead worker had taken", "put back"]);
     let sum = (0..TASKS).sum::<usize>() as u64;
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
     up.end();
@@ -185,8 +185,8 @@ fn deserted(policy: &str) -> Ended {
     let reused = ended.events_of("service_reused");
     assert!(reused.iter().any(|event| event["service"] == "celery"), "{reused:?}");
     let pid = somebody.worker;
-    told(&ended, &["the shared worker", &format!("(pid {pid}) has ended")]);
-    told(
+    reports(&ended, &["the shared worker", &format!("(pid {pid}) has ended")]);
+    reports(
         &ended,
         &["no worker consumes the queue `celery`", "sites fail when none comes"],
     );
@@ -235,7 +235,7 @@ fn what_a_dead_worker_held_is_put_back_in_another_s_redis_too() {
     kill_process(somebody.worker);
     let ended = ends_soon(run);
     ended.expect_code(0);
-    told(&ended, &["that a dead worker had taken", "put back"]);
+    reports(&ended, &["that a dead worker had taken", "put back"]);
     let sum = (0..TASKS).sum::<usize>() as u64;
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
     another.signal(Signal::SIGTERM);
@@ -294,4 +294,32 @@ fn a_redis_of_others_that_dies_is_a_failure_of_infrastructure() {
     ended.expect_code(3);
     assert!(ended.stdout.contains("does not answer for"), "{}", ended.stdout);
     drop(up.orch.finish());
+}
+
+#[test]
+fn what_an_own_worker_held_is_put_back_in_another_s_redis_too() {
+    const TASKS: usize = 12;
+    let theirs = workshop(OWN, "", "");
+    let somebody = Up::start(&theirs);
+    let chord = format!(
+        "[sites.late]\ntimeout = \"50s\"\ndispatch = {{ task = \"workshop.late_chord\", args = [{TASKS}, 0.1] }}\n"
+    );
+    let project = workshop(
+        &format!("port = {}", somebody.port),
+        "reuse = false\nqueues = [\"ours\"]\n[celery.settings]\n\"worker_prefetch_multiplier\" = 40\n\
+         \"task_default_queue\" = \"ours\"",
+        &chord,
+    );
+    let mut run = project.orch(&["run"]);
+    let worker = run.wait_for_service("service_spawned", "celery")["pid"]
+        .as_i64()
+        .unwrap();
+    run.wait_for("the first task", |_| project.file("late").exists());
+    kill_process(Pid::from_raw(i32::try_from(worker).unwrap()));
+    let ended = ends_soon(run);
+    ended.expect_code(0);
+    reports(&ended, &["that a dead worker had taken", "put back"]);
+    let sum = (0..TASKS).sum::<usize>() as u64;
+    assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
+    somebody.end();
 }

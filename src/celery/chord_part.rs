@@ -36,6 +36,8 @@ pub(super) struct ChordState {
     pub is_open: bool,
     /// Every header task is counted.
     pub is_full: bool,
+    /// A worker has claimed the sending of the callback (Celery 5.7): a dead one's claim ends after some seconds.
+    pub is_claimed: bool,
     /// The callback was sent.
     pub is_over: bool,
 }
@@ -50,6 +52,8 @@ pub(super) enum Fate {
     /// All is counted and the callback is not sent: either a live worker is about to send it, or the dead one was. Put back
     /// where no live worker has a task of the chord.
     PutBackUnlessCompleting,
+    /// To be looked at again in some seconds.
+    Postpone,
 }
 
 /// Decides on a message; `chord` is `None` for a task outside of chords.
@@ -61,9 +65,12 @@ pub(super) fn fate(has_result: bool, chord: Option<ChordState>) -> Fate {
         is_counted,
         is_open,
         is_full,
+        is_claimed,
         is_over,
     } = chord;
     match (is_counted, is_over) {
+        // Nobody else can complete it meanwhile.
+        (true, false) if is_open && is_full && is_claimed => Fate::Postpone,
         (true, false) if is_open && is_full => Fate::PutBackUnlessCompleting,
         // Also where results are ignored.
         (true, _) => Fate::Acknowledge,
@@ -139,9 +146,10 @@ local function text(key)
 end
 local size, full, over = tonumber(text(KEYS[2])), 0, 0
 if size and ended >= size + (tonumber(text(KEYS[3])) or 0) then full = 1 end
-if text(KEYS[4]) == 'done' then over = 1 end
+local claim = text(KEYS[4])
+if claim == 'done' then over = 1 end
 if ARGV[3] == '1' and redis.call('EXISTS', KEYS[5]) == 1 then over = 1 end
-return {counted, redis.call('EXISTS', KEYS[1], KEYS[2]), full, over}
+return {counted, redis.call('EXISTS', KEYS[1], KEYS[2]), full, claim ~= '' and claim ~= 'done' and 1 or 0, over}
 "#;
 
 /// The tasks that a chord has counted; an entry that is no JSON gives an empty id. KEYS: `.j`.
@@ -168,14 +176,15 @@ impl Client {
         script.arg(id.as_str());
         script.arg(part.index.map(|index| index.to_string()).unwrap_or_default());
         script.arg(u8::from(part.callback.is_some()));
-        type Seen = (u64, u64, u64, u64);
-        let ((counted, bookkeeping, full, over),): (Seen,) = self
+        type Seen = (u64, u64, u64, u64, u64);
+        let ((counted, bookkeeping, full, claimed, over),): (Seen,) = self
             .backend_query("read whether a task is counted in its chord", &script)
             .await?;
         let mut state = ChordState {
             is_counted: counted > 0,
             is_open: bookkeeping > 0,
             is_full: full > 0,
+            is_claimed: claimed > 0,
             is_over: over > 0,
         };
         let Some(callback) = &part.callback else {
@@ -222,9 +231,14 @@ mod tests {
                 is_counted,
                 is_open,
                 is_full,
+                is_claimed: false,
                 is_over,
             })
         };
+        let claimed = Some(ChordState {
+            is_claimed: true,
+            ..state(true, true, true, false).unwrap()
+        });
         let chord = |is_counted, is_open, is_over| state(is_counted, is_open, false, is_over);
         for (has_result, chord, fate_of_it) in [
             // No chord: the result is all that is owed.
@@ -245,6 +259,7 @@ mod tests {
             // All are counted, and the worker died before it sent the callback, or after.
             (true, state(true, true, true, false), Fate::PutBackUnlessCompleting),
             (true, state(true, true, true, true), Fate::Acknowledge),
+            (true, claimed, Fate::Postpone),
             // Nothing is counted yet, and the chord's size is not written before its last task.
             (true, chord(false, false, false), Fate::PutBack),
             (false, chord(false, false, false), Fate::PutBack),

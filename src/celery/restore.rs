@@ -49,6 +49,8 @@ pub struct Restored {
     pub acknowledged: u64,
     /// Left alone: a live worker has their tasks.
     pub held: u64,
+    /// Left for some seconds: a worker may be about to send the callback of their chord.
+    pub postponed: u64,
     /// Why nothing could be judged; all are left alone then.
     pub uncertain: Option<String>,
 }
@@ -269,9 +271,13 @@ impl Client {
                 if let Some(part) = &part
                     && self.may_be_completing(part, held).await?
                 {
-                    restored.held += 1;
+                    restored.postponed += 1;
                     return Ok(());
                 }
+            }
+            Fate::Postpone => {
+                restored.postponed += 1;
+                return Ok(());
             }
         }
         if let Some((queue, message)) = self.redelivery(value).await? {

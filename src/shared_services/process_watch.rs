@@ -53,10 +53,8 @@ impl ProcessWatch {
                 let mut below = tree.iter().skip(1);
                 below.any(|process| u32::try_from(process.pid).is_ok_and(|pid| pid == *child))
             });
-        if !has_its_pool && !(is_of_this_host(node) && is_celery(pid)) {
-            return None;
-        }
-        Self::begin(pid, start_time)
+        let is_it = has_its_pool || (is_of_this_host(node) && is_celery(pid));
+        is_it.then(|| Self::begin(pid, start_time)).flatten()
     }
 
     /// Waits for its end. Safe to cancel.

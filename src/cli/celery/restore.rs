@@ -41,9 +41,9 @@ pub fn main(args: &RestoreArgs) -> anyhow::Result<u8> {
         }
     })?
     .map_err(|error| Refusal::because(Outcome::InfrastructureFailed, error.to_string()))?;
-    let (requeued, acknowledged) = (restored.requeued, restored.acknowledged);
+    let (requeued, acknowledged, postponed) = (restored.requeued, restored.acknowledged, restored.postponed);
     if args.json {
-        let object = json!({ "requeued": requeued, "acknowledged": acknowledged, "uncertain": restored.uncertain });
+        let object = json!({ "requeued": requeued, "acknowledged": acknowledged, "postponed": postponed, "uncertain": restored.uncertain });
         print_json(&object);
     } else {
         match &restored.uncertain {
@@ -51,9 +51,15 @@ pub fn main(args: &RestoreArgs) -> anyhow::Result<u8> {
                 "nothing was moved: {why}\n  hint:  name a worker that is dead, `--node NODE`: its answer is not waited for"
             )),
             Some(why) => print(&format!("nothing was moved: {why}")),
-            None => print(&format!(
-                "{requeued} put back on their queues, {acknowledged} were finished already"
-            )),
+            None => {
+                let later = match postponed {
+                    0 => String::new(),
+                    _ => format!("; {postponed} wait for the callback of their chord: try again in 10 s"),
+                };
+                print(&format!(
+                    "{requeued} put back on their queues, {acknowledged} were finished already{later}"
+                ));
+            }
         }
     }
     Ok(u8::from(restored.uncertain.is_some()))
