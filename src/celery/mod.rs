@@ -44,6 +44,7 @@ mod python_repr;
 mod queues;
 mod reply_list;
 mod restore;
+mod restore_scope;
 mod result_tree;
 mod results;
 mod server;

@@ -16,8 +16,9 @@ use tokio::time::{sleep, timeout};
 use super::chord_part::{ChordPart, Fate, fate};
 use super::client::Client;
 use super::inspect::Execution;
-use super::mailbox::{Replies, Target};
+use super::mailbox::Target;
 use super::message::QueuedTask;
+use super::restore_scope::{HeldTasks, RestoreScope};
 use super::{EventKind, NodeName, Notice, Result, TaskId, WorkerEvent};
 
 /// Between the two looks: longer than a task is between its end and its acknowledgement.
@@ -60,78 +61,6 @@ impl Restored {
         Self {
             uncertain: Some(why),
             ..Self::default()
-        }
-    }
-}
-
-/// Whose messages are put back, and with which right.
-enum RestoreScope<'a> {
-    /// Of any dead worker: every listener says what it holds.
-    AllAnswer,
-    /// As above but for `dead`, which are dead by the word of a person; `beating` were heard just now.
-    Without {
-        dead: &'a BTreeSet<NodeName>,
-        beating: BTreeSet<NodeName>,
-    },
-    /// Of a worker whose process was seen to end at `until` (unix seconds), of what it is known to have held.
-    Process { tasks: &'a HashSet<TaskId>, until: f64 },
-}
-
-/// What workers have answered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct HeldTasks {
-    tasks: HashSet<TaskId>,
-    /// Who has answered all questions.
-    answered: BTreeSet<NodeName>,
-    /// Who could not answer one, and why.
-    refused: BTreeMap<NodeName, String>,
-    /// Of the question with the fewest answers.
-    answers: u64,
-    listeners: u64,
-}
-
-impl RestoreScope<'_> {
-    /// Why nothing may be moved.
-    fn doubt(&self, held: &HeldTasks) -> Option<String> {
-        let HeldTasks { answers, listeners, .. } = held;
-        let refused = |but: &BTreeSet<NodeName>| {
-            let mut refused = held.refused.iter().filter(|(node, _)| !but.contains(*node));
-            refused.next().map(|(node, why)| format!("{node} {why}"))
-        };
-        match self {
-            RestoreScope::Process { .. } => None,
-            RestoreScope::AllAnswer if *listeners == 0 => Some("no worker listens".to_owned()),
-            RestoreScope::AllAnswer if answers < listeners => {
-                Some(format!("{answers} of {listeners} workers have answered"))
-            }
-            RestoreScope::AllAnswer => refused(&BTreeSet::new()),
-            RestoreScope::Without { dead, beating } => {
-                let lives = |node: &&NodeName| held.answered.contains(*node) || beating.contains(*node);
-                if let Some(node) = dead.iter().find(lives) {
-                    return Some(format!("{node} lives: it answers, or sends heartbeats"));
-                }
-                let mut silent = beating.iter().filter(|node| !held.answered.contains(*node));
-                if let Some(node) = silent.next() {
-                    return Some(format!("{node} sends heartbeats and has not said what it holds"));
-                }
-                let missing = listeners.saturating_sub(*answers);
-                let named = u64::try_from(dead.len()).unwrap_or(u64::MAX);
-                if missing > named {
-                    return Some(format!(
-                        "{answers} of {listeners} workers have answered, and {named} of the others are named as dead"
-                    ));
-                }
-                refused(dead)
-            }
-        }
-    }
-
-    fn concerns(&self, task: &TaskId, taken_at: Option<f64>) -> bool {
-        match self {
-            RestoreScope::AllAnswer | RestoreScope::Without { .. } => true,
-            RestoreScope::Process { tasks, until } => {
-                tasks.contains(task) && taken_at.is_none_or(|taken_at| taken_at <= *until)
-            }
         }
     }
 }
@@ -434,88 +363,9 @@ fn last_taken_first(mut messages: Vec<Suspect>, taken_at: &HashMap<Vec<u8>, f64>
     messages
 }
 
-impl HeldTasks {
-    /// Takes one question's answers into the account of who has answered.
-    fn judge<T>(&mut self, replies: &Replies<T>) {
-        self.answers = self.answers.min(replies.answers);
-        self.listeners = self.listeners.max(replies.listeners);
-        self.answered.retain(|node| replies.of(node).is_some());
-        for (node, answer) in &replies.nodes {
-            if let Err(why) = answer {
-                self.refused.insert(node.clone(), why.clone());
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn nodes(names: &[&str]) -> BTreeSet<NodeName> {
-        names.iter().map(|name| NodeName::from(*name)).collect()
-    }
-
-    fn held(answered: &[&str], listeners: u64) -> HeldTasks {
-        HeldTasks {
-            answered: nodes(answered),
-            answers: answered.len() as u64,
-            listeners,
-            ..HeldTasks::default()
-        }
-    }
-
-    #[test]
-    fn a_dead_worker_by_name_need_not_answer_and_everybody_else_must() {
-        let without = |dead: &[&str], beating: &[&str], held: HeldTasks| {
-            let (dead, beating) = (nodes(dead), nodes(beating));
-            RestoreScope::Without { dead: &dead, beating }.doubt(&held)
-        };
-        // Its connection is still counted, or is gone; also when nobody is left.
-        assert_eq!(without(&["d"], &["a"], held(&["a"], 2)), None);
-        assert_eq!(without(&["d"], &["a"], held(&["a"], 1)), None);
-        assert_eq!(without(&["d"], &[], held(&[], 0)), None);
-        for (dead, beating, held, word) in [
-            (vec!["d"], vec![], held(&["a", "d"], 2), "d lives"),
-            (vec!["d"], vec!["d", "a"], held(&["a"], 2), "d lives"),
-            (vec!["d"], vec!["a", "b"], held(&["a"], 2), "b sends heartbeats"),
-            (vec!["d"], vec!["a"], held(&["a"], 3), "1 of 3 workers"),
-        ] {
-            let why = without(&dead, &beating, held).unwrap();
-            assert!(why.contains(word), "{why}");
-        }
-        let mut refuses = held(&["a"], 2);
-        refuses.refused.insert(NodeName::from("b"), "is confused".to_owned());
-        assert_eq!(
-            without(&["d"], &["a"], refuses.clone()).as_deref(),
-            Some("b is confused")
-        );
-        assert_eq!(without(&["b"], &["a"], refuses), None);
-    }
-
-    #[test]
-    fn without_a_name_every_listener_must_answer_and_of_a_seen_death_none() {
-        let all = |held: &HeldTasks| RestoreScope::AllAnswer.doubt(held);
-        assert_eq!(all(&held(&["a", "b"], 2)), None);
-        assert_eq!(all(&held(&[], 0)).as_deref(), Some("no worker listens"));
-        assert_eq!(all(&held(&["a"], 2)).as_deref(), Some("1 of 2 workers have answered"));
-        let tasks = HashSet::from([TaskId::from("t")]);
-        let seen = RestoreScope::Process {
-            tasks: &tasks,
-            until: 10.0,
-        };
-        assert_eq!(seen.doubt(&held(&["a"], 2)), None);
-        let [ours, other] = ["t", "u"].map(TaskId::from);
-        for (task, taken_at, concerns) in [
-            (&ours, Some(9.0), true),
-            (&ours, None, true),
-            // Taken by another since.
-            (&ours, Some(11.0), false),
-            (&other, Some(9.0), false),
-        ] {
-            assert_eq!(seen.concerns(task, taken_at), concerns, "{task} {taken_at:?}");
-        }
-    }
 
     #[test]
     fn what_was_taken_last_is_put_back_first() {

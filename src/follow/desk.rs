@@ -21,8 +21,8 @@ use super::ledger::{EventEnd, Ledger, Owner};
 use super::queue_watch::QueueWatch;
 use super::vitals::{AtWork, ChunkEnd};
 use crate::celery::{
-    self, Batch, Census, Consumers, Control, EventStream, Execution, News, NodeName, Replies, RunningTask, Signal,
-    Stats, Target, TaskId, TaskNews,
+    self, Batch, Census, Consumers, Control, EventStream, Execution, News, NodeName, Replies, RunningTask, Scheduled,
+    Signal, Stats, Target, TaskId, TaskNews,
 };
 use crate::run::{self, Level};
 
@@ -109,7 +109,7 @@ impl Desk {
             control.reserved(all, WORKER_DEADLINE),
             control.scheduled(all, WORKER_DEADLINE),
         );
-        note_holders(context, &active, &reserved);
+        note_holders(context, &active, &reserved, &scheduled);
         let mut ledger = Ledger::default();
         // Where jobs are picked up, what is at work may be theirs: it is nobody's until its job is known.
         let (active, reserved, scheduled) = if context.earlier.is_empty() {
@@ -441,11 +441,12 @@ impl Desk {
         let control = self.context.celery.control();
         let all = &Target::All;
         if self.holders_unknown.swap(false, Ordering::Relaxed) {
-            let (active, reserved) = tokio::join!(
+            let (active, reserved, scheduled) = tokio::join!(
                 control.active(all, WORKER_DEADLINE),
-                control.reserved(all, WORKER_DEADLINE)
+                control.reserved(all, WORKER_DEADLINE),
+                control.scheduled(all, WORKER_DEADLINE),
             );
-            note_holders(&self.context, &active, &reserved);
+            note_holders(&self.context, &active, &reserved, &scheduled);
         }
         let (stats, queues, events) = tokio::join!(
             control.stats(all, WORKER_DEADLINE),
@@ -529,7 +530,13 @@ fn note_holders(
     context: &Context,
     active: &celery::Result<Replies<Vec<RunningTask>>>,
     reserved: &celery::Result<Replies<Vec<RunningTask>>>,
+    scheduled: &celery::Result<Replies<Vec<Scheduled>>>,
 ) {
+    for (node, tasks) in scheduled.iter().flat_map(Replies::good) {
+        for task in tasks {
+            context.shared.took(node.as_str(), &task.request.id);
+        }
+    }
     for replies in [active, reserved].into_iter().flatten() {
         for (node, tasks) in replies.good() {
             for task in tasks {

@@ -170,3 +170,50 @@ impl SharedState {
         self.living.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_living_worker_that_has_not_answered_may_hold_anything() {
+        let nodes = |names: &[&str]| -> BTreeSet<NodeName> { names.iter().map(|name| NodeName::from(*name)).collect() };
+        let (shared, _dead) = SharedWorkers::new();
+        assert_eq!(shared.living_beyond(&nodes(&[])), None);
+        shared.set_living(nodes(&["a", "b"]));
+        assert_eq!(shared.living_beyond(&nodes(&["a", "c"])), Some(NodeName::from("b")));
+        assert_eq!(shared.living_beyond(&nodes(&["a", "b"])), None);
+        assert_eq!(
+            SharedWorkers::default().living_beyond(&nodes(&[])),
+            None,
+            "none is shared"
+        );
+    }
+
+    #[test]
+    fn an_absence_is_named_before_it_is_final_and_ends_with_the_next_worker() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let (shared, _dead) = SharedWorkers::new();
+            let soon = Duration::from_millis(20);
+            let absence = |is_final| Absence {
+                reason: "none".to_owned(),
+                is_final,
+            };
+            assert!(tokio::time::timeout(soon, shared.absent(false)).await.is_err());
+            shared.set_absence(Some(absence(false)));
+            assert_eq!(shared.absent(false).await, absence(false));
+            assert!(tokio::time::timeout(soon, shared.absent(true)).await.is_err());
+            shared.set_absence(Some(absence(true)));
+            assert_eq!(shared.absent(true).await, absence(true));
+            assert!(tokio::time::timeout(soon, shared.present()).await.is_err());
+            shared.set_absence(None);
+            shared.present().await;
+        });
+    }
+}

@@ -21,7 +21,9 @@ use crate::services::Failure;
 /// From one question to the next.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// How long workers have to answer.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a worker has to answer whose process seems to have ended.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// No worker consumes, or Redis does not answer, for this long: that is no blink any more.
 const ABSENCE_GRACE: Duration = Duration::from_secs(10);
 /// A question that begins so much too late: this process stood still.
@@ -116,6 +118,8 @@ impl WorkerWatch {
                 }
             }
             Ok(_) => watched.roster.pardon(now),
+            // A server that loads its data answers nothing else.
+            Err(_) if self.is_loading().await => watched.roster.pardon(Instant::now()),
             Err(error) => {
                 watched.roster.pardon(now);
                 let since = *watched.away_since.get_or_insert(begun);
@@ -133,6 +137,10 @@ impl WorkerWatch {
             }
         }
         Ok(())
+    }
+
+    async fn is_loading(&self) -> bool {
+        self.client.with_deadline(ANSWER_TIMEOUT).server_info().await.is_ok()
     }
 
     /// Reports an outage that is over, also one between two questions.
@@ -204,7 +212,7 @@ impl WorkerWatch {
     async fn process_ended(&self, watched: &mut WatchState, node: NodeName, pid: u32) {
         let seen_at = now_unix();
         let control = self.client.control();
-        let answer = control.stats(&Target::from(&node), ANSWER_TIMEOUT).await;
+        let answer = control.stats(&Target::from(&node), CONFIRM_TIMEOUT).await;
         if let Ok(replies) = &answer
             && replies.of(&node).is_some_and(|stats| stats.pid == pid)
         {
