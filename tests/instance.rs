@@ -110,12 +110,23 @@ fn exec_has_the_environment_and_the_exit_code() {
         .orch(&["exec", "--", "sh", "-c", "echo url $REDIS_URL; exit 7"])
         .finish();
     ended.expect_code(7);
-    assert!(ended.stdout.contains("url redis://:"), "{}", ended.stdout);
+    assert!(ended.stdout.contains("url redis://default:"), "{}", ended.stdout);
     // The address and password are those of the Redis that runs.
     let ask = "import os, redis; print('pong', redis.Redis.from_url(os.environ['REDIS_URL']).ping())";
     let ended = project.orch(&["exec", "--", ".venv/bin/python", "-c", ask]).finish();
     ended.expect_code(0);
     assert!(ended.stdout.contains("pong True"), "{}", ended.stdout);
+    // As do redis-cli's own ways to log in.
+    let ask = "redis-cli -u \"$CELERY_BROKER_URL\" ping && redis-cli -p $REDIS_PORT ping";
+    let ended = project.orch(&["exec", "--", "sh", "-c", ask]).finish();
+    ended.expect_code(0);
+    assert_eq!(
+        ended.stdout.matches("PONG").count(),
+        2,
+        "{}{}",
+        ended.stdout,
+        ended.stderr
+    );
     let ended = project.orch(&["exec", "--", "no-such-command"]).finish();
     ended.expect_code(127);
     assert!(ended.stderr.contains("no-such-command"), "{}", ended.stderr);

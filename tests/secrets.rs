@@ -181,12 +181,12 @@ fn run_of_a_leaky_app(flags: &str) {
         finished.unwrap()["reason"].as_str().unwrap_or_default().to_owned()
     };
     assert!(
-        told("fails").contains("redis://:**@127.0.0.1"),
+        told("fails").contains("redis://default:**@127.0.0.1"),
         "the reason is told, without the password: {}",
         told("fails")
     );
     assert!(told("fails").contains("REDIS_PASSWORD=**"), "{}", told("fails"));
-    assert!(told("answers").contains("redis://:**@127.0.0.1"), "{}", told("answers"));
+    assert!(told("answers").contains("redis://default:**@127.0.0.1"), "{}", told("answers"));
     secrets.assert_nowhere(
         &project,
         &ended,
@@ -224,7 +224,7 @@ fn the_end_of_a_log_is_told_without_secrets() {
     let ended = project.orch(&["up", "-vv"]).finish();
     ended.expect_code(3);
     assert!(
-        ended.stdout.contains("redis://:**@127.0.0.1"),
+        ended.stdout.contains("redis://default:**@127.0.0.1"),
         "its end is told: {}",
         ended.stdout
     );

@@ -6,6 +6,9 @@ use crate::config::Secret;
 
 /// orch's own user in a Redis that it started.
 pub const OWN_USER: &str = "orch";
+/// The user of whoever gives a password and no name. URLs name it: redis-cli takes the empty name of `redis://:password@`
+/// for a user's, and is refused.
+const DEFAULT_USER: &str = "default";
 
 /// Address and credentials of the Redis in use, owned or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +32,11 @@ impl RedisConnection {
         format!("{}:{}", self.host, self.port)
     }
 
+    /// Whether an app that gives no password, or another one, is refused by a Redis that orch started.
+    pub fn guards_password(&self) -> bool {
+        self.owned && self.password.is_some()
+    }
+
     /// By what orch itself is let in: user name and password.
     pub fn credentials(&self) -> (Option<&str>, Option<&Secret>) {
         match &self.own_password {
@@ -47,7 +55,7 @@ impl RedisConnection {
             (user, Some(password)) => {
                 format!(
                     "{}:{}@",
-                    percent_encode(user.unwrap_or("")),
+                    percent_encode(user.unwrap_or(DEFAULT_USER)),
                     percent_encode(password.expose())
                 )
             }
@@ -68,6 +76,8 @@ impl RedisConnection {
         let broker = self.url(self.broker_db).expose().to_owned();
         let backend = self.url(self.result_db).expose().to_owned();
         let password = self.password.as_ref().map(|password| password.expose().to_owned());
+        // redis-cli gives this password without a name, which is right for the default user only.
+        let for_redis_cli = password.clone().filter(|_| self.username.is_none());
         [
             ("CELERY_BROKER_URL", Some(broker.clone())),
             ("CELERY_RESULT_BACKEND", Some(backend)),
@@ -76,6 +86,7 @@ impl RedisConnection {
             ("REDIS_PORT", Some(self.port.to_string())),
             ("REDIS_PASSWORD", password),
             ("REDIS_USERNAME", self.username.clone()),
+            ("REDISCLI_AUTH", for_redis_cli),
         ]
         .map(|(name, value)| (name.to_owned(), value))
         .into()
@@ -126,12 +137,24 @@ mod tests {
             result_db: 1,
             owned: true,
         };
-        assert_eq!(connection.url(1).expose(), "redis://:p%40ss%2F1@127.0.0.1:6379/1");
+        assert_eq!(
+            connection.url(1).expose(),
+            "redis://default:p%40ss%2F1@127.0.0.1:6379/1"
+        );
         assert!(!format!("{connection:?}").contains("p@ss"));
         assert!(!format!("{connection:?}").contains("orch's"));
         assert_eq!(connection.credentials().0, Some("orch"));
         let variables: std::collections::BTreeMap<_, _> = connection.environment().into_iter().collect();
         assert_eq!(variables["REDIS_PASSWORD"].as_deref(), Some("p@ss/1"));
         assert_eq!(variables["REDIS_USERNAME"], None);
+        assert_eq!(variables["REDISCLI_AUTH"].as_deref(), Some("p@ss/1"));
+        let named = RedisConnection {
+            username: Some("app".into()),
+            ..connection
+        };
+        assert_eq!(named.url(1).expose(), "redis://app:p%40ss%2F1@127.0.0.1:6379/1");
+        let variables: std::collections::BTreeMap<_, _> = named.environment().into_iter().collect();
+        assert_eq!(variables["REDIS_USERNAME"].as_deref(), Some("app"));
+        assert_eq!(variables["REDISCLI_AUTH"], None, "it would log in as another user");
     }
 }
