@@ -186,7 +186,11 @@ fn run_of_a_leaky_app(flags: &str) {
         told("fails")
     );
     assert!(told("fails").contains("REDIS_PASSWORD=**"), "{}", told("fails"));
-    assert!(told("answers").contains("redis://default:**@127.0.0.1"), "{}", told("answers"));
+    assert!(
+        told("answers").contains("redis://default:**@127.0.0.1"),
+        "{}",
+        told("answers")
+    );
     secrets.assert_nowhere(
         &project,
         &ended,

@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime};
 use super::connection::RedisConnection;
 use super::environment::merge;
 use super::failure::Failure;
+use super::import_path;
 use super::launcher::Launcher;
 use super::life::Role;
 use super::probe::{self, ProbeContext};
@@ -177,7 +178,10 @@ impl Program for Beat {
         Box::pin(async move {
             make_schedule_directory(&self.config.beat_schedule)?;
             *self.before.lock().unwrap_or_else(PoisonError::into_inner) = stamps(&self.config.beat_schedule);
-            Ok(Prepared::Spawn(Box::new(self.order.clone())))
+            let mut order = self.order.clone();
+            // The worker says where that cannot be done.
+            import_path::extend(&mut order.environment, &self.config.directory);
+            Ok(Prepared::Spawn(Box::new(order)))
         })
     }
 

@@ -11,6 +11,7 @@ use super::connection::RedisConnection;
 use super::consumption::ConsumptionCare;
 use super::environment::merge;
 use super::failure::Failure;
+use super::import_path;
 use super::late_acknowledgement;
 use super::life::Role;
 use super::program::{Boxed, Prepared, Program, Start};
@@ -413,7 +414,8 @@ impl Program for Celery {
 
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {
         Box::pin(async move {
-            if self.first_start.swap(false, Ordering::Relaxed) {
+            let is_first = self.first_start.swap(false, Ordering::Relaxed);
+            if is_first {
                 if !self.connection.owned
                     && let Some(node) = self.look_around().await?
                 {
@@ -431,6 +433,13 @@ impl Program for Celery {
             }
             let mut order = self.order.clone();
             order.argv = worker_argv(&self.config, &self.program, self.node());
+            if let Some(message) = import_path::extend(&mut order.environment, &self.config.directory)
+                && is_first
+                && !self.is_on_demand()
+            {
+                let level = Level::Info;
+                self.recorder.emit(EventKind::Noticed { level, message });
+            }
             Ok(Prepared::Spawn(Box::new(order)))
         })
     }

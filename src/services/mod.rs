@@ -12,6 +12,7 @@ mod entry;
 mod environment;
 mod failure;
 mod http_probe;
+mod import_path;
 mod inbox;
 mod joined;
 mod late_acknowledgement;
