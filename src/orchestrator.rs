@@ -375,6 +375,7 @@ impl Orchestrator {
             history: self.history(),
             force: self.options.force,
             in_flight: Arc::clone(&self.in_flight),
+            directory: self.directory.clone(),
             stop_requests: self.directory.stop_requests(),
             shared,
             dead_workers,

@@ -11,11 +11,9 @@ use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict};
 use crate::run::{
-    EventKind, History, Level, Outcome, Progress, Recorder, Resumption, ServiceName, SiteName, StopReason,
+    EventKind, History, Level, Outcome, Progress, Recorder, Resumption, RunDirectory, ServiceName, SiteName, StopReason,
 };
-use crate::services::{
-    Failure, OnDemand, RedisConnection, Usable, refused_connections, site_service_name, without_password,
-};
+use crate::services::{Failure, OnDemand, RedisConnection, RefusalWatch, Usable, site_service_name};
 use crate::shared_services::{DeadWorker, SharedWorkers};
 use crate::sites::{self, AllHeld, LeaseStore};
 use crate::stop_requests;
@@ -97,6 +95,8 @@ pub struct Scrape {
     pub workers: OnDemand,
     /// Set once sites may be in flight, so that a stop can cancel them.
     pub in_flight: Arc<OnceLock<sites::Context>>,
+    /// Where the services log.
+    pub directory: RunDirectory,
     /// Where others ask for the stop of a site.
     pub stop_requests: PathBuf,
     /// Workers that the run does not own.
@@ -117,7 +117,7 @@ impl Scrape {
         }
     }
 
-    /// Proxies, then sites; ended early when the app turns out to use Redis without its password.
+    /// Proxies, then sites; ended early when there is evidence that the app uses Redis without its password.
     pub async fn run(&self) -> Ending {
         let (Some(client), Some(leases)) = (&self.client, &self.leases) else {
             return Ending::failed(
@@ -125,16 +125,6 @@ impl Scrape {
                     .hint("`orch run` needs `[redis]` and `[celery]`; `orch up` does not"),
             );
         };
-        let guards_password = self
-            .connection
-            .as_ref()
-            .is_some_and(|connection| connection.owned && connection.password.is_some());
-        let refused_before = if guards_password {
-            refused_connections(client).await
-        } else {
-            0
-        };
-        let refused = async || guards_password && refused_connections(client).await > refused_before;
         let context = sites::Context::new(
             client.clone(),
             self.recorder.clone(),
@@ -155,32 +145,44 @@ impl Scrape {
         };
         // Once a process: a scrape is run once.
         self.in_flight.set(context.clone()).ok();
-        let mut failures = context.task_failures.subscribe();
-        let without_its_password = async {
-            while failures.changed().await.is_ok() {
-                if refused().await {
-                    return;
-                }
+        let guarded = self.connection.as_ref().is_some_and(RedisConnection::guards_password);
+        let refusals = guarded.then(|| RefusalWatch::new(client.clone(), &self.worker_logs()));
+        let refused = async {
+            let mut failures = context.task_failures.subscribe();
+            match &refusals {
+                Some(refusals) => refusals.until_refused(&mut failures).await,
+                None => std::future::pending().await,
             }
-            std::future::pending().await
         };
+        let mut reasons = Vec::new();
         let ending = tokio::select! {
             never = self.put_back(client, &context) => match never {},
             never = self.put_back_of_the_dead(client, &context) => match never {},
             never = stop_requests::hear(&self.stop_requests, &context.stops) => match never {},
-            () = without_its_password => return Ending::failed(without_password()),
-            ending = self.proxies_then_sites(&context, leases) => ending,
+            failure = refused => return Ending::failed(failure),
+            ending = self.proxies_then_sites(&context, leases, &mut reasons) => ending,
         };
         // Sites lose their leases before the outage of another's Redis ends the run.
         if let (Ending::Done(Outcome::SitesFailed), Some(away)) = (&ending, self.shared.redis_away()) {
             return Ending::failed(away);
         }
-        // An app may swallow the refusal and report a job done that saved nothing.
-        if refused().await {
-            Ending::failed(without_password())
-        } else {
-            ending
+        let Some(refusals) = &refusals else { return ending };
+        if let Ending::Failed(_, failure) = &ending {
+            reasons.push(failure.to_string());
         }
+        // An app may swallow the refusal and report a job done that saved nothing.
+        match refusals.at_the_end(&reasons, &self.recorder).await {
+            Some(failure) => Ending::failed(failure),
+            None => ending,
+        }
+    }
+
+    /// The logs of whoever runs the app.
+    fn worker_logs(&self) -> Vec<PathBuf> {
+        let own = self.config.sites.iter().filter(|site| site.worker.is_some());
+        let own = own.map(|site| site_service_name(&site.name).to_string());
+        let names = ["celery".to_owned(), "beat".to_owned()].into_iter().chain(own);
+        names.map(|name| self.directory.log(&name)).collect()
     }
 
     /// Puts back what a worker held whose process was seen to end, in whichever Redis; never ends. The messages of others
@@ -298,7 +300,13 @@ impl Scrape {
         .collect()
     }
 
-    async fn proxies_then_sites(&self, context: &sites::Context, leases: &LeaseStore) -> Ending {
+    /// `reasons` gets why sites have failed.
+    async fn proxies_then_sites(
+        &self,
+        context: &sites::Context,
+        leases: &LeaseStore,
+        reasons: &mut Vec<String>,
+    ) -> Ending {
         let at_once = self.config.orch.max_parallel_sites;
         let expected = self.history.expected();
         let refresh = proxies::Refresh {
@@ -352,6 +360,7 @@ impl Scrape {
             }
         }
         let reports = sites::run_all(context, work, leases.clone(), self.wait_until).await;
+        reasons.extend(reports.iter().filter_map(|report| report.reason.clone()));
         if let Some(held) = AllHeld::told_by(&reports) {
             return Ending::busy(&held);
         }

@@ -146,6 +146,93 @@ fn an_app_whose_broker_url_has_no_password_is_found_while_it_starts() {
     assert!(shown(&ended).contains("without a password"), "{}", shown(&ended));
 }
 
+#[test]
+fn an_app_without_the_password_is_found_before_a_site_begins() {
+    for (variable, value, evidence) in [
+        (
+            "HARD_WIRED_BACKEND",
+            "1",
+            "its setting `result_backend` is redis://127.0.0.1:",
+        ),
+        ("HARD_WIRED_EARLY", "1", "AuthenticationError: Authentication required"),
+        (
+            "HARD_WIRED_PASSWORD",
+            "no-longer-valid",
+            "invalid username-password pair",
+        ),
+    ] {
+        let project = hard_wired("mode = \"own\"\nport = 0");
+        let orch = project.orch_with(&["run"], &[(variable, value)], Duration::from_secs(15));
+        let ended = orch.finish();
+        ended.expect_code(2);
+        let shown = shown(&ended);
+        assert!(shown.contains(evidence), "{variable}: {shown}");
+        assert!(!shown.contains("no-longer-valid"), "{shown}");
+        assert!(ended.events_of("site_started").is_empty(), "{variable}: {shown}");
+        assert!(
+            ended
+                .events_of("service_ready")
+                .iter()
+                .all(|event| event["service"] != "celery")
+        );
+    }
+}
+
+/// The port of the Redis that orch started.
+fn own_port(orch: &mut Orch<'_>) -> u16 {
+    let ready = orch.wait_for_service("service_ready", "redis");
+    let (_, port) = ready["detail"].as_str().unwrap().rsplit_once(':').unwrap();
+    port.parse().unwrap()
+}
+
+#[test]
+fn a_stranger_without_the_password_decides_nothing() {
+    let configuration = "[redis]\nmode = \"own\"\nport = 0\n[celery]\napp = \"workshop\"\nconcurrency = 1\n\
+         [sites.shop]\ndispatch = { task = \"workshop.wait\", args = [\"go_on\"] }\n\
+         [sites.fails]\ndispatch = { task = \"workshop.wait\" }\n";
+    let project = bookshop::project_with("workshop", configuration);
+    let mut orch = project.orch(&["run"]);
+    let port = own_port(&mut orch);
+    let requests: [&[&str]; 3] = [&["PING"], &["INFO"], &["AUTH", "guessed"]];
+    // While the worker starts, and while its tasks run and one of them fails.
+    ask(port, &requests);
+    orch.wait_for("a task", |_| project.file("begun").exists());
+    ask(port, &requests);
+    fs::write(project.file("go_on"), "").unwrap();
+    let ended = orch.finish();
+    ended.expect_code(1);
+    let finished = ended.events_of("site_finished");
+    let status = |site: &str| finished.iter().find(|event| event["site"] == site).unwrap()["status"].clone();
+    assert_eq!(status("shop"), "complete", "{}", ended.stdout);
+    assert_eq!(status("fails"), "failed");
+    let warnings = ended.events_of("noticed");
+    let warnings: Vec<&str> = warnings.iter().filter_map(|event| event["message"].as_str()).collect();
+    let told =
+        |warning: &&str| warning.contains("Redis refused 4 commands (INFO, PING) of a client without a password");
+    assert_eq!(
+        warnings.iter().filter(|warning| told(warning)).count(),
+        1,
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_refusal_that_an_app_swallows_is_a_warning_that_names_the_commands() {
+    let project = hard_wired("mode = \"own\"\nport = 0");
+    let configuration = fs::read_to_string(project.file("orch.toml")).unwrap();
+    fs::write(
+        project.file("orch.toml"),
+        configuration.replace("hard_wired.dispatch", "hard_wired.swallow"),
+    )
+    .unwrap();
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(0);
+    let warnings = ended.events_of("noticed");
+    let message = warnings.iter().find_map(|event| event["message"].as_str()).unwrap();
+    assert!(message.contains("SELECT") || message.contains("SET"), "{message}");
+    assert!(message.contains("if it is the app, build its URL"), "{message}");
+}
+
 /// Speaks to the Redis of a running instance as its services do; each answer as text.
 fn ask(port: u16, requests: &[&[&str]]) -> Vec<String> {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();

@@ -140,6 +140,21 @@ impl Client {
         Ok(counts.collect())
     }
 
+    /// Commands that the server has rejected before it ran them, and how often, since its start; by the names of Redis'
+    /// statistics, such as `ping` or `client setinfo`.
+    pub async fn rejected_commands(&self) -> Result<std::collections::BTreeMap<String, u64>> {
+        let fields = self.info("commandstats").await?;
+        let counts = info_fields(&fields).filter_map(|(name, value)| {
+            let mut fields = value.split(',');
+            let count = fields
+                .find_map(|field| field.strip_prefix("rejected_calls="))?
+                .parse()
+                .ok()?;
+            Some((name.strip_prefix("cmdstat_")?.replace('|', " "), count))
+        });
+        Ok(counts.filter(|(_, count)| *count > 0).collect())
+    }
+
     async fn info(&self, section: &str) -> Result<String> {
         let mut info = redis::pipe();
         info.cmd("INFO").arg(section);

@@ -15,6 +15,7 @@ use super::import_path;
 use super::late_acknowledgement;
 use super::life::Role;
 use super::program::{Boxed, Prepared, Program, Start};
+use super::refusal::{self, WatchedLog, refused};
 use super::site_worker;
 use super::unknown_tasks::missing_tasks;
 use super::worker_command::{node_name, worker_argv};
@@ -24,8 +25,6 @@ use crate::config::{BeatMode, CeleryConfig, LivenessConfig, RateLimit};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::{EventKind, Level, Recorder, RunId, ServiceName};
 
-/// A worker that is there answers a ping in a few milliseconds; a busy machine gets a second.
-const REUSE_PATIENCE: Duration = Duration::from_secs(1);
 /// Pause between pings that nobody received: a worker that starts subscribes within a second.
 const PING_PAUSE: Duration = Duration::from_millis(10);
 /// How long one ping of a starting worker waits for its answer.
@@ -34,10 +33,8 @@ const PING_PATIENCE: Duration = Duration::from_millis(500);
 const CHECK_PAUSE: Duration = Duration::from_millis(250);
 /// For finding out whether two host names are one.
 const LOOK_UP_PATIENCE: Duration = Duration::from_secs(2);
-/// Digits of the run id in the name of a node whose usual name is taken.
-const RUN_DIGITS: usize = 4;
 /// For the questions after readiness.
-const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const QUESTION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Whose tasks a worker does.
 #[derive(Clone, Debug)]
@@ -52,23 +49,23 @@ pub enum Duty {
 pub struct Celery {
     name: ServiceName,
     duty: Duty,
-    config: CeleryConfig,
-    connection: RedisConnection,
-    client: Client,
+    pub(super) config: CeleryConfig,
+    pub(super) connection: RedisConnection,
+    pub(super) client: Client,
     /// What the node's name begins with.
-    node_begin: String,
-    run_id: RunId,
+    pub(super) node_begin: String,
+    pub(super) run_id: RunId,
     program: PathBuf,
     /// The node in use, ours or a reused one; known once a first look at who is there has been taken.
-    node: OnceLock<NodeName>,
+    pub(super) node: OnceLock<NodeName>,
     /// All but the arguments, which name the node.
     order: SpawnOrder,
     /// Task names that it must know.
-    required: BTreeSet<String>,
+    pub(super) required: BTreeSet<String>,
     /// Progress keys of jobs, as glob patterns, for the clean-up of an owned Redis.
     progress_patterns: Vec<String>,
     kept: Kept,
-    recorder: Recorder,
+    pub(super) recorder: Recorder,
     first_start: AtomicBool,
     consumption: ConsumptionCare,
 }
@@ -161,72 +158,6 @@ impl Celery {
         self.node.get_or_init(|| node_name(&self.node_begin))
     }
 
-    /// Looks who is there already. A healthy worker of the same app is given to be reused; else this run's own gets a
-    /// name that is free: two workers of one name would both answer, and both obey, what is meant for one.
-    async fn look_around(&self) -> Result<Option<NodeName>, Failure> {
-        let control = self.client.control();
-        let pong = control
-            .ping(&Target::All, REUSE_PATIENCE)
-            .await
-            .map_err(|error| self.not_told("whether they are there", &error))?;
-        let nodes: Vec<NodeName> = pong.good().map(|(node, ())| node.clone()).collect();
-        // Who listens and does not answer may be a busy solo worker of our name.
-        let name_is_free = !pong.is_incomplete() && !nodes.contains(&node_name(&self.node_begin));
-        let reusable = match nodes.is_empty() {
-            true => None,
-            false => self.find_reusable(nodes).await?,
-        };
-        if let Some(node) = &reusable {
-            self.node.set(node.clone()).ok();
-        } else if !name_is_free {
-            let begin: String = self.run_id.as_str().chars().take(RUN_DIGITS).collect();
-            self.node.set(node_name(&format!("{}-{begin}", self.node_begin))).ok();
-        }
-        Ok(reusable)
-    }
-
-    /// A worker among `nodes` that consumes the same queues and knows the same tasks. Warns of one that consumes a
-    /// queue of ours without knowing our tasks: it discards what it takes.
-    async fn find_reusable(&self, nodes: Vec<NodeName>) -> Result<Option<NodeName>, Failure> {
-        // Without a task name to recognise the app by, any answer could be another app's.
-        if self.required.is_empty() {
-            return Ok(None);
-        }
-        let control = self.client.control();
-        let target = Target::Nodes(nodes);
-        let (registered, queues) = tokio::join!(
-            control.registered(&target, QUESTION_PATIENCE),
-            control.active_queues(&target, QUESTION_PATIENCE)
-        );
-        let registered = registered.map_err(|error| self.not_told("for their tasks", &error))?;
-        let queues = queues.map_err(|error| self.not_told("for their queues", &error))?;
-        let mut reusable = None;
-        for (node, tasks) in registered.good() {
-            let consumed = queues.of(node).map(Vec::as_slice).unwrap_or_default();
-            let consumes = |queue: &&String| consumed.iter().any(|found| found.name == **queue);
-            if self.required.iter().all(|task| tasks.contains(task)) {
-                if self.config.reuse && self.config.queues.iter().all(|queue| consumes(&queue)) {
-                    reusable.get_or_insert_with(|| node.clone());
-                }
-            } else if let Some(queue) = self.config.queues.iter().find(consumes) {
-                let message = format!(
-                    "worker `{node}` on {} consumes the queue `{queue}` too, but is of another app: it discards the \
-                     tasks of this one that it takes\n  hint:  give one of the apps queues of its own (`[celery] queues`), \
-                     or another database (`[redis] broker_db`)",
-                    self.connection.address()
-                );
-                let level = Level::Warning;
-                self.recorder.emit(EventKind::Noticed { level, message });
-            }
-        }
-        Ok(reusable)
-    }
-
-    fn not_told(&self, what: &str, error: &crate::celery::Error) -> Failure {
-        Failure::infrastructure(format!("ask the workers on {} {what}", self.connection.address()))
-            .because(error.to_string())
-    }
-
     /// Removes (owned Redis) or reports what dead runs left, before any worker exists that would take it up.
     async fn clear_leftovers(&self) -> Result<(), Failure> {
         let Duty::All { own_queues } = &self.duty else {
@@ -309,8 +240,16 @@ impl Celery {
         }
     }
 
+    /// Gives the failure if there is evidence that the app is refused by orch's Redis, in what the worker has logged.
+    async fn refusal(&self, log: &mut WatchedLog) -> Option<Failure> {
+        if !self.connection.guards_password() {
+            return None;
+        }
+        refusal::by_log(refused(&self.client).await, log)
+    }
+
     /// Is it the worker that this run needs? Asked once it answers.
-    async fn check(&self) -> Result<String, Failure> {
+    async fn check(&self, mut log: WatchedLog) -> Result<String, Failure> {
         let control = self.client.control();
         let target = Target::Nodes(vec![self.node().clone()]);
         let asked = |what: &str, why: String| {
@@ -318,9 +257,10 @@ impl Celery {
                 .because(why)
                 .with_log(&self.order.log)
         };
-        let (stats, registered) = tokio::join!(
+        let (stats, registered, settings) = tokio::join!(
             control.stats(&target, QUESTION_PATIENCE),
-            control.registered(&target, QUESTION_PATIENCE)
+            control.registered(&target, QUESTION_PATIENCE),
+            control.conf(&target, QUESTION_PATIENCE)
         );
         let stats = stats.map_err(|error| asked("its stats", error.to_string()))?;
         let Some(stats) = stats.of(self.node()) else {
@@ -344,6 +284,17 @@ impl Celery {
         if !missing.is_empty() {
             return Err(missing_tasks(&missing, tasks));
         }
+        // A worker that does not tell its settings is found later, by what it logs.
+        let settings = settings.ok();
+        let settings = settings.as_ref().and_then(|settings| settings.of(self.node()));
+        if let Some(settings) = settings.filter(|_| self.connection.guards_password())
+            && let Some(failure) = refusal::by_settings(settings, &self.here())
+        {
+            return Err(failure);
+        }
+        if let Some(failure) = self.refusal(&mut log).await {
+            return Err(failure);
+        }
         if let Duty::Site { rate } = &self.duty {
             let log = &self.order.log;
             site_worker::check_slots(self.node(), stats.pool_slots, self.config.concurrency, log)?;
@@ -360,19 +311,6 @@ impl Celery {
         };
         Ok(format!("{} with {slots}", self.node()))
     }
-}
-
-/// How often Redis has refused somebody who gave no password; 0 where it cannot be asked now.
-pub async fn refused_connections(client: &Client) -> u64 {
-    let counts = client.errorstats().await.unwrap_or_default();
-    counts.get("NOAUTH").copied().unwrap_or(0)
-}
-
-/// The app connects to an owned Redis without its password.
-pub fn without_password() -> Failure {
-    Failure::configuration("this service's app connects to Redis without a password")
-        .because("the Redis that orch started has refused connections of the app (NOAUTH in its error counters)")
-        .hint("set `[redis] auth = false`, or build the app's URL from REDIS_PASSWORD or CELERY_BROKER_URL")
 }
 
 impl Program for Celery {
@@ -448,12 +386,12 @@ impl Program for Celery {
         Box::pin(async move {
             let control = self.client.control();
             let target = Target::Nodes(vec![self.node().clone()]);
-            let refused_before = refused_connections(&self.client).await;
+            let mut log = WatchedLog::new(self.order.log.clone(), start.log_offset);
             let mut next_check = Instant::now() + CHECK_PAUSE;
             let mut last_error = None;
             loop {
                 match control.ping(&target, PING_PATIENCE).await {
-                    Ok(pong) if pong.of(self.node()).is_some() => return self.check().await,
+                    Ok(pong) if pong.of(self.node()).is_some() => return self.check(log).await,
                     Ok(_) => {}
                     // Redis may be restarting; the deadline judges.
                     Err(error) => last_error = Some(error.to_string()),
@@ -468,11 +406,8 @@ impl Program for Celery {
                         Some(Announced::Other(url)) => return Err(self.wrong_broker(&url)),
                         Some(Announced::Redis(_)) | None => {}
                     }
-                    if self.connection.owned
-                        && self.connection.password.is_some()
-                        && refused_connections(&self.client).await > refused_before
-                    {
-                        return Err(without_password().with_log(&self.order.log));
+                    if let Some(failure) = self.refusal(&mut log).await {
+                        return Err(failure);
                     }
                 }
                 if now >= start.deadline {

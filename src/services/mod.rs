@@ -26,7 +26,10 @@ mod probe;
 mod program;
 mod redis;
 mod redis_probe;
+mod refusal;
+mod refusal_watch;
 mod restart;
+mod reused_worker;
 mod site_worker;
 mod state;
 mod supervisor;
@@ -36,7 +39,7 @@ mod worker_command;
 mod worker_log;
 
 pub use beat::Beat;
-pub use celery::{Celery, CelerySetup, Duty, refused_connections, without_password};
+pub use celery::{Celery, CelerySetup, Duty};
 pub use command::Command;
 pub use connection::{RedisConnection, client as celery_client};
 pub use environment::{base_environment, merge as merge_environment};
@@ -50,6 +53,7 @@ pub use on_demand::{Needed, OnDemand};
 pub use order::{StartOrder, stop_ranks};
 pub use program::{Boxed, Prepared, Program, Start};
 pub use redis::{Decision, Redis, decide as decide_redis};
+pub use refusal_watch::RefusalWatch;
 pub use site_worker::{
     is_service as is_site_service, node_begin as site_node_begin, service_name as site_service_name,
     settings as site_worker_settings,

@@ -32,7 +32,7 @@ const LOADING_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a service may not ask of an owned Redis: what takes it away from orch or out of its directory. Everything else
 /// stays: apps do use KEYS, INFO, FLUSHDB and CLIENT. All exist since Redis 6.2.
-const ADMINISTRATIVE: [&str; 13] = [
+pub(super) const ADMINISTRATIVE: [&str; 13] = [
     "acl",
     "bgrewriteaof",
     "bgsave",

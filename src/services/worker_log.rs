@@ -27,7 +27,17 @@ impl std::fmt::Display for BrokerAddress {
 impl BrokerAddress {
     /// Whether both mean one server and database; loopback has several names.
     pub fn same(&self, other: &Self) -> bool {
-        self.port == other.port && self.db == other.db && canonical(&self.host) == canonical(&other.host)
+        self.db == other.db && self.same_server(other)
+    }
+
+    /// Whether both mean one server.
+    pub fn same_server(&self, other: &Self) -> bool {
+        self.port == other.port && canonical(&self.host) == canonical(&other.host)
+    }
+
+    /// Reads what follows the scheme of a URL.
+    pub fn read(rest: &str) -> Option<Self> {
+        redis_address(rest)
     }
 }
 
