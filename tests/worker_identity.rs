@@ -13,6 +13,9 @@ mod support {
 use support::bookshop;
 use support::orch::{Ended, Project};
 
+/// The least patient liveness: one silent probe is a restart.
+const IMPATIENT: &str = "[celery.liveness]\ninterval = \"200ms\"\ntimeout = \"300ms\"\nfailures = 1";
+
 /// A project of the workshop app with one site; `celery` are further lines of its section.
 fn workshop(celery: &str, task: &str, args: &str) -> Project {
     bookshop::project_with(
@@ -28,6 +31,31 @@ fn run(project: &Project, environment: &[(&str, &str)]) -> Ended {
     project
         .orch_with(&["run"], environment, Duration::from_secs(15))
         .finish()
+}
+
+fn expect_no_restart(ended: &Ended) {
+    ended.expect_code(0);
+    for kind in ["service_restarting", "service_unhealthy"] {
+        assert!(ended.events_of(kind).is_empty(), "{}", ended.stdout);
+    }
+}
+
+#[test]
+fn a_solo_pool_that_the_app_or_an_argument_chooses_is_known_by_the_worker_s_word() {
+    let by_the_app = workshop(IMPATIENT, "work", "2.5");
+    expect_no_restart(&run(&by_the_app, &[("WORKSHOP_POOL", "solo")]));
+    let by_argument = workshop(&format!("extra_args = [\"-P\", \"solo\"]\n{IMPATIENT}"), "work", "2.5");
+    expect_no_restart(&run(&by_argument, &[]));
+}
+
+#[test]
+fn a_task_that_computes_in_the_main_process_is_no_death() {
+    let project = workshop(
+        &format!("extra_args = [\"-P\", \"threads\"]\n{IMPATIENT}"),
+        "compute",
+        "3",
+    );
+    expect_no_restart(&run(&project, &[]));
 }
 
 #[test]

@@ -16,6 +16,7 @@ use super::late_acknowledgement;
 use super::life::Role;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::refusal::{self, WatchedLog, refused};
+use super::silent_worker::{self, LastAnswer};
 use super::site_worker;
 use super::unknown_tasks::missing_tasks;
 use super::worker_command::{node_name, worker_argv};
@@ -68,6 +69,7 @@ pub struct Celery {
     pub(super) recorder: Recorder,
     first_start: AtomicBool,
     consumption: ConsumptionCare,
+    pub(super) last_answer: LastAnswer,
 }
 
 /// What it takes to build [`Celery`].
@@ -135,6 +137,7 @@ impl Celery {
             recorder: setup.recorder,
             first_start: AtomicBool::new(true),
             consumption: ConsumptionCare::default(),
+            last_answer: LastAnswer::default(),
         }
     }
 
@@ -249,7 +252,7 @@ impl Celery {
     }
 
     /// Is it the worker that this run needs? Asked once it answers.
-    async fn check(&self, mut log: WatchedLog) -> Result<String, Failure> {
+    async fn check(&self, mut log: WatchedLog, spawned: Option<i32>) -> Result<String, Failure> {
         let control = self.client.control();
         let target = Target::Nodes(vec![self.node().clone()]);
         let asked = |what: &str, why: String| {
@@ -287,6 +290,7 @@ impl Celery {
         // A worker that does not tell its settings is found later, by what it logs.
         let settings = settings.ok();
         let settings = settings.as_ref().and_then(|settings| settings.of(self.node()));
+        self.last_answer.learn(stats, settings, &self.config.pool, spawned);
         if let Some(settings) = settings.filter(|_| self.connection.guards_password())
             && let Some(failure) = refusal::by_settings(settings, &self.here())
         {
@@ -361,6 +365,7 @@ impl Program for Celery {
                         let target = Target::Nodes(vec![node.clone()]);
                         late_acknowledgement::warn_of_unreached(&self.client.control(), &target, &self.recorder).await;
                     }
+                    self.learn_of_reused(&node).await;
                     return Ok(Prepared::Reuse(node.to_string()));
                 }
                 self.clear_leftovers().await?;
@@ -391,7 +396,7 @@ impl Program for Celery {
             let mut last_error = None;
             loop {
                 match control.ping(&target, PING_PATIENCE).await {
-                    Ok(pong) if pong.of(self.node()).is_some() => return self.check(log).await,
+                    Ok(pong) if pong.of(self.node()).is_some() => return self.check(log, start.pid).await,
                     Ok(_) => {}
                     // Redis may be restarting; the deadline judges.
                     Err(error) => last_error = Some(error.to_string()),
@@ -431,12 +436,27 @@ impl Program for Celery {
         Box::pin(async move {
             let patience = self.config.liveness.timeout;
             let target = Target::Nodes(vec![self.node().clone()]);
+            let asked = self.last_answer.ask();
             match self.client.control().ping(&target, patience).await {
-                Ok(pong) if pong.of(self.node()).is_some() => self.consumption.check(&self).await,
-                // A solo pool answers between tasks only: silence is work, and its death is seen as a process's.
-                Ok(_) if self.config.pool == "solo" => Ok(()),
-                Ok(_) if self.consumption.may_be_reconnecting(&self.client).await => Ok(()),
-                Ok(_) => Err(format!("`{}` does not answer a ping within {patience:?}", self.node())),
+                Ok(pong) if pong.of(self.node()).is_some() => {
+                    let consumes = self.consumption.check(&self).await;
+                    self.last_answer.answered(self.consumption.has_task());
+                    consumes
+                }
+                Ok(_) => {
+                    let reconnecting = self.consumption.may_be_reconnecting(&self.client).await;
+                    let verdict = match self.last_answer.silence(asked, reconnecting) {
+                        Some(silence) => silent_worker::judge(silence),
+                        None if reconnecting => silent_worker::Verdict::Reconnecting,
+                        None => silent_worker::Verdict::Dead(None),
+                    };
+                    let silent = || format!("`{}` does not answer a ping within {patience:?}", self.node());
+                    match verdict {
+                        silent_worker::Verdict::Busy | silent_worker::Verdict::Reconnecting => Ok(()),
+                        silent_worker::Verdict::Dead(None) => Err(silent()),
+                        silent_worker::Verdict::Dead(Some(why)) => Err(format!("{}: {why}", silent())),
+                    }
+                }
                 // A broker that is down is Redis' matter; a restart of the worker would not mend it.
                 Err(_broker) => {
                     self.consumption.broker_is_away();

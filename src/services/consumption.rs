@@ -29,6 +29,8 @@ struct Memory {
     away: Option<Instant>,
     /// The server's run, which is another after its restart.
     server: Option<String>,
+    /// At the last look, if there was one.
+    has_task: Option<bool>,
 }
 
 impl ConsumptionCare {
@@ -62,6 +64,11 @@ impl ConsumptionCare {
         restarted
     }
 
+    /// Whether the worker had a task at the last look, or one that was about to run; `None` where it has not said.
+    pub fn has_task(&self) -> Option<bool> {
+        self.memory().has_task
+    }
+
     fn memory(&self) -> std::sync::MutexGuard<'_, Memory> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,6 +87,7 @@ impl ConsumptionCare {
         };
         let verdict = {
             let mut memory = self.memory();
+            memory.has_task = observation.worker.as_ref().map(|view| view.active + view.held > 0);
             let fresh = || ConsumptionWatch::new(worker.node().clone(), config.stalled_after);
             memory.watch.get_or_insert_with(fresh).look(&observation)
         };

@@ -30,6 +30,7 @@ mod refusal;
 mod refusal_watch;
 mod restart;
 mod reused_worker;
+mod silent_worker;
 mod site_worker;
 mod state;
 mod supervisor;

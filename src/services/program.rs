@@ -31,6 +31,8 @@ pub struct Start {
     pub deadline: Instant,
     /// When it was spawned.
     pub spawned: Instant,
+    /// Its main process; `None` where it has ended already.
+    pub pid: Option<i32>,
     /// Length of its log before it was spawned: what is before that was said by an earlier one.
     pub log_offset: u64,
 }

@@ -79,4 +79,18 @@ impl Celery {
         Failure::infrastructure(format!("ask the workers on {} {what}", self.connection.address()))
             .because(error.to_string())
     }
+
+    /// Learns what a worker is that was there before.
+    pub(super) async fn learn_of_reused(&self, node: &NodeName) {
+        let stats = self
+            .client
+            .control()
+            .stats(&Target::from(node), QUESTION_PATIENCE)
+            .await;
+        if let Ok(stats) = stats
+            && let Some(stats) = stats.of(node)
+        {
+            self.last_answer.learn(stats, None, &self.config.pool, None);
+        }
+    }
 }

@@ -420,9 +420,14 @@ impl Supervisor {
                 let generation = entry.next_generation();
                 let spawned = Instant::now();
                 let deadline = spawned + program.start_timeout();
+                let pid = match entry.service.state {
+                    ServiceState::Starting { pid, .. } => pid,
+                    _ => None,
+                };
                 let start = Start {
                     deadline,
                     spawned,
+                    pid,
                     log_offset: entry.log_offset,
                 };
                 let task = tokio::spawn(async move {
