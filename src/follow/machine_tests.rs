@@ -588,7 +588,7 @@ fn a_job_whose_dispatch_task_never_ended_is_lost_unless_the_app_says_otherwise()
     for (kind, inputs, end) in [
         // Its dispatch task may have published a part of its tasks and died: that they succeeded says nothing.
         (Kind::SiteWithOwnJobId, vec![tallied(3, 0, 0)], Lost),
-        (Kind::PickedUp, vec![gone(false)], Lost),
+        (Kind::PickedUp, vec![gone(false)], Unknown),
         (Kind::PickedUp, vec![tallied(3, 0, 0)], Lost),
         (Kind::PickedUp, vec![keys("COMPLETE", Some(10)), gone(false)], Complete),
         (Kind::PickedUp, vec![keys("", Some(10)), gone(false)], Lost),

@@ -18,9 +18,7 @@ pub async fn refresh_when_asked(context: &Context, desk: &Desk, refresh: &Refres
     }
     let config = &refresh.config;
     let deadline = Instant::now() + config.timeout;
-    let refreshed = refresh.run(context, desk, deadline).await;
-    context.refresh_asks.close();
-    match refreshed {
+    match refresh.run(context, desk, deadline).await {
         Ok(ProxyVerdict::Enough { .. }) => {}
         Ok(ProxyVerdict::Unreadable { reason, hint }) => notice(
             Level::Warning,

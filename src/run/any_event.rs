@@ -255,10 +255,14 @@ fn of_proxies() -> BoxedStrategy<EventKind> {
 fn cause() -> impl Strategy<Value = EndCause> {
     prop_oneof![
         any::<(u64, Option<u64>)>().prop_map(|(least, median)| EndCause::TooFewResults { least, median }),
-        any::<u32>().prop_map(|in_a_row| EndCause::Failure { in_a_row }),
+        any::<(u32, Option<u64>)>().prop_map(|(in_a_row, median)| EndCause::Failure { in_a_row, median }),
         Just(EndCause::Refused),
         Just(EndCause::ByAnotherRun),
-        any::<(u32, u32)>().prop_map(|(failures, runs)| EndCause::SkippedAfterFailures { failures, runs }),
+        any::<(u32, u32, Option<u64>)>().prop_map(|(failures, runs, median)| EndCause::SkippedAfterFailures {
+            failures,
+            runs,
+            median
+        }),
     ]
 }
 

@@ -38,10 +38,11 @@ impl Tries {
 
 impl Skip {
     /// What the runs after this one have to know.
-    pub fn cause(&self) -> EndCause {
+    pub fn cause(&self, median: Option<u64>) -> EndCause {
         EndCause::SkippedAfterFailures {
             failures: self.failures,
             runs: self.runs,
+            median,
         }
     }
 }
@@ -68,13 +69,13 @@ impl<'r> Streak<'r> {
                 (SiteStatus::Failed, Some(EndCause::Refused)) | (SiteStatus::Cancelled, _) => {}
                 (SiteStatus::Failed, cause) => {
                     streak.reason = streak.reason.or(result.reason.as_deref());
-                    if let Some(EndCause::Failure { in_a_row }) = cause {
+                    if let Some(EndCause::Failure { in_a_row, .. }) = cause {
                         streak.failures = streak.failures.saturating_add(in_a_row);
                         return streak;
                     }
                     streak.failures = streak.failures.saturating_add(1);
                 }
-                (SiteStatus::Skipped, Some(EndCause::SkippedAfterFailures { failures, runs })) => {
+                (SiteStatus::Skipped, Some(EndCause::SkippedAfterFailures { failures, runs, .. })) => {
                     if streak.failures == 0 {
                         streak.passed = runs;
                     }
@@ -145,12 +146,13 @@ mod tests {
                 SiteStatus::Failed,
                 Some(EndCause::Failure {
                     in_a_row: streak.failures + 1,
+                    median: None,
                 }),
             ),
             'R' => (SiteStatus::Failed, Some(EndCause::Refused)),
             'C' => (SiteStatus::Cancelled, None),
             'S' => match streak.tries(limit) {
-                Tries::Skipped(skip) => (SiteStatus::Skipped, Some(skip.cause())),
+                Tries::Skipped(skip) => (SiteStatus::Skipped, Some(skip.cause(None))),
                 tries => panic!("not skipped but {tries:?}"),
             },
             _ => (SiteStatus::Skipped, None),
@@ -250,7 +252,7 @@ mod tests {
                     .collect();
                 let (tries, seen) = (Streak::of(&all).tries(limit), Streak::of(&own).tries(limit));
                 match (&tries, &seen) {
-                    (Tries::Skipped(all), Tries::Skipped(seen)) => prop_assert_eq!(all.cause(), seen.cause()),
+                    (Tries::Skipped(all), Tries::Skipped(seen)) => prop_assert_eq!(all.cause(None), seen.cause(None)),
                     _ => prop_assert_eq!(&tries, &seen),
                 }
                 let expected_to_skip = failures > limit && passed < limit;

@@ -328,7 +328,8 @@ impl<'r> Begun<'r> {
                 (SiteStatus::Complete, None, None)
             }
         };
-        let completion = status.is_success().then(|| Completion {
+        let has_yielded = status == SiteStatus::Complete || !counts.has_no_results();
+        let completion = (status.is_success() && has_yielded).then(|| Completion {
             status,
             counts,
             reason: reason.clone(),

@@ -85,9 +85,9 @@ impl SiteReport {
     }
 
     /// It has failed too often in earlier runs.
-    pub(super) fn not_tried(site: &SiteName, skip: &Skip) -> Self {
+    pub(super) fn not_tried(site: &SiteName, skip: &Skip, cause: EndCause) -> Self {
         Self {
-            cause: Some(skip.cause()),
+            cause: Some(cause),
             ..Self::not_begun(site, SiteStatus::Skipped, skip.why.clone())
         }
     }

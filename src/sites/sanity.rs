@@ -74,6 +74,11 @@ impl Least {
         }
     }
 
+    /// The usual number of results.
+    pub fn usual(&self) -> Option<u64> {
+        self.usual
+    }
+
     /// Of a complete site that came to this.
     pub fn judge(&self, counts: SiteCounts) -> Yield {
         let why = &self.why;
@@ -114,10 +119,7 @@ fn usual(results: &[PastSite]) -> Option<(u64, String)> {
         return Some((median, nights));
     }
     // So long ago that no complete run is looked at any more; that it was degraded ever since does not make it usual.
-    let handed_on = results.iter().find_map(|result| match result.cause {
-        Some(EndCause::TooFewResults { median, .. }) => median,
-        _ => None,
-    });
+    let handed_on = results.iter().find_map(|result| result.cause?.median());
     handed_on.map(|median| (median, "the median of complete runs of long ago".to_owned()))
 }
 
@@ -281,6 +283,29 @@ mod tests {
         // What is usual is handed on.
         let median = Some(101);
         assert_eq!(short.cause, EndCause::TooFewResults { least: 1, median });
+    }
+
+    #[test]
+    fn failures_and_skips_hand_on_what_is_usual() {
+        let share = MinResults::OfMedian(60);
+        let median = Some(100);
+        for cause in [
+            EndCause::TooFewResults { least: 60, median },
+            EndCause::Failure { in_a_row: 12, median },
+            EndCause::SkippedAfterFailures {
+                failures: 3,
+                runs: 1,
+                median,
+            },
+        ] {
+            let mut history = vec![result(SiteStatus::Cancelled, None); 2];
+            history.push(PastSite {
+                cause: Some(cause),
+                ..result(SiteStatus::Failed, Some(0))
+            });
+            let expected = "1 result, `min_results` is 60 % of the median of complete runs of long ago with 100: 60";
+            assert_eq!(judged(share, &history, Some(1)), expected, "{cause:?}");
+        }
     }
 
     proptest! {

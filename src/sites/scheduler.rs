@@ -97,6 +97,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
         if let Some(proxies) = &proxies {
             Box::pin(refresh_when_asked(context, &desk, proxies)).await;
         }
+        context.refresh_asks.close();
         std::future::pending().await
     };
     let finish = async {
@@ -328,8 +329,9 @@ impl<'r> Run<'r> {
 
     fn not_tried(&self, site: SiteId) -> SiteReport {
         let name = &self.sites[site.place()].name;
-        match &self.standings[site.place()].tries {
-            Tries::Skipped(skip) => SiteReport::not_tried(name, skip),
+        let standing = &self.standings[site.place()];
+        match &standing.tries {
+            Tries::Skipped(skip) => SiteReport::not_tried(name, skip, standing.skip(skip)),
             Tries::Closed | Tries::Once => {
                 unreachable!("an agenda leaves out those that are skipped: `Work::in_view_of`")
             }

@@ -5,7 +5,7 @@
 //! long ago meant is handed on in those after it ([`EndCause`]), so that it matters neither how many runs are looked at nor how
 //! many of them were of other sites.
 
-use super::breaker::{Streak, Tries};
+use super::breaker::{Skip, Streak, Tries};
 use super::sanity::{Least, Yield};
 use crate::config::SiteConfig;
 use crate::run::{EndCause, PastSite, SiteCounts};
@@ -38,7 +38,13 @@ impl Standing {
     pub fn failure(&self) -> EndCause {
         EndCause::Failure {
             in_a_row: self.failures.saturating_add(1),
+            median: self.least.usual(),
         }
+    }
+
+    /// What a skip now tells the runs after this one.
+    pub fn skip(&self, skip: &Skip) -> EndCause {
+        skip.cause(self.least.usual())
     }
 
     /// Of a complete site that came to this.
