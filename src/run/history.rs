@@ -14,7 +14,8 @@ use serde::Deserialize;
 use super::end_cause::EndCause;
 use super::event::{Command, SiteCounts, SiteStatus};
 use super::ids::{RunId, ServiceName, SiteName};
-use super::journal::{each_line_told, first_line, has_early, is_being_written};
+use super::journal::{each_line_told, is_being_written};
+use super::journal_head::{RunStart, has_begun};
 use super::usual::{EXPECTED_BY, Usual};
 use crate::median::median;
 
@@ -30,21 +31,6 @@ pub struct PastRun {
     pub at: f64,
     /// The run that it continues.
     pub resumes: Option<RunId>,
-}
-
-/// What the first line of a run's journal says of it; the names of its sites are not kept.
-#[derive(Deserialize)]
-pub(super) struct RunStart {
-    pub at: f64,
-    pub run_id: RunId,
-    pub command: Command,
-    #[serde(default)]
-    pub resumes: Option<Resumed>,
-}
-
-#[derive(Deserialize)]
-pub(super) struct Resumed {
-    pub run_id: RunId,
 }
 
 impl PastRun {
@@ -69,7 +55,7 @@ pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
     for directory in RunDirectory::kept(state_dir)? {
         let journal = directory.journal();
         // Else killed before its first event.
-        let Some(start) = first_line::<RunStart>(&journal) else {
+        let Some(start) = RunStart::read(&journal) else {
             continue;
         };
         if start.command != Command::Run {
@@ -90,11 +76,6 @@ pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
             .then_with(|| modified(one).cmp(&modified(other)))
     });
     Ok(found)
-}
-
-/// As [`PastRun::has_begun`]. Reads only the begin of the journal.
-pub(super) fn has_begun(journal: &Path) -> bool {
-    has_early(journal, &["site_dispatched", "site_picked_up"]).unwrap_or(false)
 }
 
 /// How a site ended in one run.

@@ -116,40 +116,7 @@ pub fn read_journal(path: &Path) -> Result<Journal, JournalError> {
 }
 
 /// Bytes of a line that is read. A run's first event names every site of its configuration, all others are short.
-const LONGEST_LINE: u64 = 16 << 20;
-
-/// The first line of a journal, as far as the caller wants to know of it; `None` where it is no whole one that this version
-/// knows.
-pub fn first_line<T: DeserializeOwned>(path: &Path) -> Option<T> {
-    let mut line = Vec::new();
-    let mut bounded = BufReader::new(regular_file::open(path).ok()?).take(LONGEST_LINE);
-    bounded.read_until(b'\n', &mut line).ok()?;
-    serde_json::from_slice(&line).ok()
-}
-
-/// Bytes behind the first line in which an early event is looked for.
-const EARLY: u64 = 1 << 20;
-
-/// Whether an event of these kinds is among the first of a journal. One that is longer than what is looked at counts as having
-/// one: a run that did nothing writes little.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn has_early(path: &Path, kinds: &[&str]) -> io::Result<bool> {
-    let mut reader = BufReader::new(regular_file::open(path)?);
-    // It names all sites of the run.
-    reader.skip_until(b'\n')?;
-    let (mut bounded, mut line) = (reader.take(EARLY), Vec::new());
-    loop {
-        line.clear();
-        if bounded.read_until(b'\n', &mut line)? == 0 {
-            return Ok(bounded.limit() == 0);
-        }
-        if kind_of(&line).is_some_and(|named| kinds.iter().any(|kind| named == kind.as_bytes())) {
-            return Ok(true);
-        }
-    }
-}
+pub(super) const LONGEST_LINE: u64 = 16 << 20;
 
 /// Hands on each event of a journal, tolerating a torn last line and kinds of a newer minor version. No more than a line is
 /// in memory at a time; a longer one than any run writes counts as unknown. What is given back has no events.
@@ -190,7 +157,7 @@ pub fn each_line_told<T: DeserializeOwned>(
 }
 
 /// The kind of event that a line tells, without parsing it.
-fn kind_of(line: &[u8]) -> Option<&[u8]> {
+pub(super) fn kind_of(line: &[u8]) -> Option<&[u8]> {
     let begin = &line[..line.len().min(KIND_WITHIN)];
     let key = b"\"event\":\"";
     let at = memchr::memmem::find(begin, key)?;
@@ -354,34 +321,6 @@ mod tests {
         let fifo = directory.path().join("fifo");
         nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).expect("a FIFO");
         assert!(matches!(read_journal(&fifo), Err(JournalError::Io { .. })));
-    }
-
-    #[test]
-    fn an_early_event_is_found_without_reading_the_whole_journal() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("journal.jsonl");
-        let has = |text: &str| {
-            std::fs::write(&path, text).expect("written");
-            has_early(&path, &["site_dispatched", "site_picked_up"]).expect("readable")
-        };
-        let start = "{\"seq\":1,\"event\":\"run_started\",\"sites\":[\"site_dispatched\"]}\n";
-        let other = "{\"seq\":2,\"event\":\"noticed\",\"message\":\"\\\"event\\\":\\\"site_dispatched\\\"\"}\n";
-        let wanted = "{\"seq\":3,\"event\":\"site_picked_up\"}\n";
-        for (text, found) in [
-            (String::new(), false),
-            (start.to_owned(), false),
-            (format!("{start}{other}"), false),
-            (format!("{start}{other}{wanted}"), true),
-            // Torn: the kind is there.
-            (format!("{start}{}", &wanted[..wanted.len() - 3]), true),
-            (
-                format!("{start}{}", other.repeat((EARLY as usize).div_ceil(other.len()))),
-                true,
-            ),
-        ] {
-            assert_eq!(has(&text), found, "{} bytes", text.len());
-        }
-        assert!(has_early(Path::new("/nowhere"), &[]).is_err());
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod health;
 mod history;
 mod ids;
 mod journal;
+mod journal_head;
 mod left_out;
 mod local_time;
 mod no_results;

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use super::directory::JOURNAL;
 use super::event::Command;
-use super::history::{RunStart, has_begun};
-use super::journal::{first_line, is_being_written};
+use super::journal::is_being_written;
+use super::journal_head::{RunStart, has_begun};
 
 /// What a run was, as far as it matters for how long it is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,7 +51,7 @@ impl Kind {
     }
 
     fn of(journal: &Path) -> Self {
-        match first_line::<RunStart>(journal) {
+        match RunStart::read(journal) {
             Some(start) if start.command != Command::Run => Kind::Up,
             Some(_) if has_begun(journal) => Kind::Night,
             Some(_) | None => Kind::Nothing,
