@@ -254,3 +254,33 @@ fn a_site_that_another_run_has_completed_meanwhile_is_not_done_again() {
         assert_eq!(plan["sites"][0]["expected_seconds"], Value::Null, "{plan}");
     }
 }
+
+#[test]
+fn a_site_that_another_run_is_at_is_waited_for_by_the_one_that_lost_it() {
+    let redis = RedisServer::start();
+    let (first, second) = (host(&redis, "first", "3s"), host(&redis, "second", "3s"));
+    let mut stopped = first.orch(&[
+        "run",
+        "--sites",
+        "shop",
+        "--wait",
+        "2m",
+        "--set",
+        "sites.shop.retries=1",
+    ]);
+    wait_until_begun(&mut stopped, &first);
+    stopped.signal(Signal::SIGSTOP);
+    wait_until_it_ends(&redis);
+    let mut other = second.orch(&["run", "--sites", "shop"]);
+    wait_until_begun(&mut other, &second);
+    stopped.signal(Signal::SIGCONT);
+    stopped.wait_for("the wait", |event| noticed(event, "shop waits for run "));
+    finish(&second);
+    other.finish().expect_code(0);
+    let ended = stopped.finish();
+    ended.expect_code(0);
+    let end = site_finished(&ended, "shop");
+    assert_eq!(end["cause"]["by"], "by_another_run", "{end}");
+    let waits = ended.events.iter().filter(|event| noticed(event, "waits for run"));
+    assert_eq!(waits.count(), 1, "{}", ended.stdout);
+}

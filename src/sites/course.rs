@@ -6,7 +6,7 @@ use super::attempt::Attempt;
 use super::attempt_end::{AttemptEnd, Bounds, Next, Verdict};
 use super::breaker::Tries;
 use super::end_site::end_site;
-use super::lease::{Completed, Completion, Lease, Leases, Refused};
+use super::lease::{Completed, Completion, Lease, Leases, Occupant, Refused};
 use super::registry::RegistryStatus;
 use super::report::{SiteReport, stopped_by};
 use super::schedule::Pause;
@@ -15,7 +15,7 @@ use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
 use super::under_lease::{self, Came, Under};
 use crate::config::{SiteConfig, SiteTimeout};
 use crate::follow::{Asker, Context, Desk, Failure, Manner};
-use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteStatus};
+use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteName, SiteStatus};
 use crate::services::{Needed, OnDemand, site_service_name};
 
 /// Whatever the chunks of a site and its history say.
@@ -61,6 +61,8 @@ pub(super) struct Begun<'r> {
     /// An earlier run's job that is to be followed further first.
     under_way: Option<&'r JobSoFar>,
     lease: Lease<'r>,
+    /// It was reported that it waits for the run that has its lease now.
+    told: bool,
     /// Its own worker, if it is to have one, while it has its turn.
     worker: Option<Needed>,
     /// The pause before the next attempt.
@@ -127,6 +129,7 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
                 attempt_begun: None,
                 under_way,
                 lease,
+                told: false,
                 worker: None,
                 paused: None,
                 before: None,
@@ -139,15 +142,19 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
     match refused {
         Refused::Held(occupant) if !left.is_zero() => {
             if !told {
-                let message = format!("{} waits for {occupant}, which is at it", site.name);
-                let level = Level::Info;
-                context.recorder.emit(EventKind::Noticed { level, message });
+                tell_waiting(context, &site.name, &occupant);
             }
             let again = Instant::now() + LOOK_AGAIN_AFTER.min(left);
             Step::Pause(Course::NotBegun { told: true }, Pause::BeforeItBegins, again)
         }
         refused => Step::Ended(Box::new(SiteReport::refused(&site.name, refused))),
     }
+}
+
+fn tell_waiting(context: &Context, site: &SiteName, occupant: &Occupant) {
+    let message = format!("{site} waits for {occupant}, which is at it");
+    let level = Level::Info;
+    context.recorder.emit(EventKind::Noticed { level, message });
 }
 
 /// All attempts together.
@@ -182,6 +189,17 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
                         course.number -= 1;
                         return course.by_another(site, completed).await;
                     }
+                }
+                // The other may complete it.
+                Err(Refused::Held(occupant)) if Instant::now() < around.wait_until => {
+                    if !std::mem::replace(&mut course.told, true) {
+                        tell_waiting(context, &site.name, &occupant);
+                    }
+                    let left = around.wait_until.saturating_duration_since(Instant::now());
+                    let again = Instant::now() + LOOK_AGAIN_AFTER.min(left);
+                    let due = Instant::now();
+                    course.paused = Some(Paused { due, awaits_refresh });
+                    return Step::Pause(Course::Begun(course), Pause::BeforeARetry, again);
                 }
                 Err(refused) => {
                     // The attempt that was next has not begun.
