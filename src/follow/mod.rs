@@ -6,6 +6,8 @@
 mod allowance;
 mod answer;
 mod context;
+#[cfg(test)]
+mod contract_tests;
 mod counts;
 mod deaths;
 mod desk;

@@ -354,10 +354,15 @@ impl PlainView {
                 if *status == SiteStatus::Skipped {
                     return Some(format!("{site}: {word}{reason}"));
                 }
+                let counts = counts_of(site, state);
+                let cure = match *status == SiteStatus::Complete && counts == SiteCounts::default() {
+                    true => " (return {\"saved\": N, \"errors\": N} from the job's last task)",
+                    false => "",
+                };
                 format!(
-                    "{site}: {word} after {}, {}{reason}",
+                    "{site}: {word} after {}, {}{cure}{reason}",
                     seconds(*elapsed_ms),
-                    described(&counts_of(site, state))
+                    described(&counts)
                 )
             }
         })
