@@ -128,7 +128,7 @@ fn trial(agenda: Agenda, was: &[&PastSite]) -> Trial {
             then: Ok(match site.status {
                 SiteStatus::Complete => Outcome::Complete,
                 SiteStatus::Degraded => Outcome::Degraded,
-                SiteStatus::Failed | SiteStatus::Skipped => Outcome::Failed,
+                SiteStatus::Failed | SiteStatus::Unknown | SiteStatus::Skipped => Outcome::Failed,
                 SiteStatus::Cancelled => Outcome::Cancelled,
             }),
         }

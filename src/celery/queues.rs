@@ -47,11 +47,14 @@ pub struct UnackedMessage {
     pub task: Option<QueuedTask>,
 }
 
+/// Messages of one job that a census names.
+const REMEMBERED: usize = 10_000;
+
 /// What is under way of some jobs, a job being all tasks with one `root_id`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// Those of the jobs that have a message in a queue or among the unacknowledged.
-    pub with_messages: HashSet<TaskId>,
+    /// Tasks with a message in a queue or among the unacknowledged, by job; not all of them where every job has one.
+    pub messages: HashMap<TaskId, Vec<TaskId>>,
     /// Every task that a worker runs, has reserved or has scheduled, of whatever job: a worker does not tell the root.
     /// Without the executions that are known to have ended.
     pub held: HashSet<TaskId>,
@@ -100,7 +103,10 @@ impl Search {
         self.sighted(&task.id, place);
         let root = task.root_id.as_ref().unwrap_or(&task.id);
         if self.roots.contains(root) {
-            self.census.with_messages.insert(root.clone());
+            let seen = self.census.messages.entry(root.clone()).or_default();
+            if seen.len() < REMEMBERED {
+                seen.push(task.id.clone());
+            }
         }
     }
 
@@ -113,7 +119,7 @@ impl Search {
 
     /// Reading further messages could tell nothing new.
     fn knows_all_messages(&self) -> bool {
-        self.wanted.is_empty() && self.census.with_messages.len() == self.roots.len()
+        self.wanted.is_empty() && self.census.messages.len() == self.roots.len()
     }
 }
 

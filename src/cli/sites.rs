@@ -89,6 +89,7 @@ fn letter(status: SiteStatus) -> char {
         SiteStatus::Complete => '.',
         SiteStatus::Degraded => 'd',
         SiteStatus::Failed => 'F',
+        SiteStatus::Unknown => 'U',
         SiteStatus::Cancelled => 'C',
         SiteStatus::Skipped => 'S',
     }

@@ -171,6 +171,7 @@ fn word(status: SiteStatus) -> &'static str {
         SiteStatus::Failed => "had failed",
         SiteStatus::Cancelled => "was stopped",
         SiteStatus::Skipped => "was skipped",
+        SiteStatus::Unknown => "ended, and how is not known",
     }
 }
 

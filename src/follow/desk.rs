@@ -653,7 +653,8 @@ impl Page<'_> {
     }
 
     fn judge(&self, census: &Census, known: &HashSet<TaskId>) -> Left {
-        if census.with_messages.contains(&self.root) {
+        if let Some(waiting) = census.messages.get(&self.root) {
+            self.desk.books().ledger.note_waiting(&self.root, waiting);
             return Left::Something;
         }
         if let Some(node) = self.desk.context.shared.living_beyond(&census.answered) {

@@ -23,6 +23,8 @@ pub struct EventTasks {
     pub ended: HashMap<TaskId, EventOutcome>,
     /// Received, and no end was seen.
     pub unfinished: Vec<TaskId>,
+    /// Their messages were seen in a queue.
+    pub seen_waiting: Vec<TaskId>,
     /// `task ID (NAME): EXCEPTION`.
     pub first_failure: Option<String>,
     /// Whether events were missed since the job was published, or more tasks ended than are remembered.
@@ -50,8 +52,6 @@ pub struct Remains {
     pub is_recorded: bool,
     pub events: EventTasks,
     pub stored: Descendants,
-    /// Tasks whose messages were seen in a queue.
-    pub seen_waiting: Vec<TaskId>,
     pub open_chords: Vec<OpenChord>,
     pub worker_died: bool,
 }
@@ -91,14 +91,13 @@ impl Inventory {
             is_recorded,
             events,
             stored,
-            seen_waiting,
             open_chords,
             worker_died,
         } = remains;
         let apart: HashSet<&TaskId> = dispatch.iter().collect();
         // In the order of their ids: the same remains give the same words.
         let mut ends: BTreeMap<&TaskId, Option<EventOutcome>> = BTreeMap::new();
-        for task in events.unfinished.iter().chain(&seen_waiting) {
+        for task in events.unfinished.iter().chain(&events.seen_waiting) {
             ends.insert(task, None);
         }
         for (task, end) in &events.ended {

@@ -121,6 +121,8 @@ struct JobPage {
     /// Every end that was seen but the dispatch task's.
     ended: HashMap<TaskId, EventOutcome>,
     first_failure: Option<String>,
+    /// Tasks whose messages were seen in a queue.
+    seen_waiting: HashSet<TaskId>,
     /// Events were missed, or more tasks ended than are remembered.
     is_broken: bool,
 }
@@ -300,6 +302,14 @@ impl Ledger {
         }
     }
 
+    /// Messages of these tasks of the job were seen in a queue: should they vanish, the tasks are lost.
+    pub fn note_waiting(&mut self, root: &TaskId, tasks: &[TaskId]) {
+        if let Some(page) = self.jobs.get_mut(root) {
+            let room = ENDED.saturating_sub(page.seen_waiting.len());
+            page.seen_waiting.extend(tasks.iter().take(room).cloned());
+        }
+    }
+
     /// Whether a worker has taken `task` and it has not ended.
     pub fn is_unfinished(&self, task: &TaskId) -> bool {
         self.unfinished.contains_key(task)
@@ -318,6 +328,7 @@ impl Ledger {
             Some(page) => EventTasks {
                 ended: page.ended.iter().map(|(task, end)| (task.clone(), *end)).collect(),
                 unfinished,
+                seen_waiting: page.seen_waiting.iter().cloned().collect(),
                 first_failure: page.first_failure.clone(),
                 is_broken: page.is_broken,
                 is_silent: page.changes == 0,

@@ -591,7 +591,7 @@ fn a_job_whose_dispatch_task_never_ended_is_lost_unless_the_app_says_otherwise()
         (Kind::PickedUp, vec![gone(false)], Unknown),
         (Kind::PickedUp, vec![tallied(3, 0, 0)], Lost),
         (Kind::PickedUp, vec![keys("COMPLETE", Some(10)), gone(false)], Complete),
-        (Kind::PickedUp, vec![keys("", Some(10)), gone(false)], Lost),
+        (Kind::PickedUp, vec![keys("", Some(10)), gone(false)], Unknown),
         (Kind::PickedUp, vec![chord_answer(), gone(false)], Lost),
         (
             Kind::PickedUp,

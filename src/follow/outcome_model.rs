@@ -769,10 +769,10 @@ fn verdict_of(celery: &mut Celery, job: Job) -> Option<Result<(), Failure>> {
                 is_broken: celery.seen == Seen::Some || job.picked_up,
                 is_silent: celery.seen == Seen::Nothing
                     || (celery.events.ended.is_empty() && celery.events.unfinished.is_empty() && !dispatch_is_seen),
+                seen_waiting: celery.seen_waiting.clone(),
                 ..celery.events.clone()
             },
             stored,
-            seen_waiting: celery.seen_waiting.clone(),
             open_chords,
             worker_died: celery.worker_died,
         });

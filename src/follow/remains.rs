@@ -33,6 +33,7 @@ pub(super) async fn read(client: &Client, page: &Page<'_>, listed: Option<&Liste
         .ended
         .keys()
         .chain(&events.unfinished)
+        .chain(&events.seen_waiting)
         .chain(listed_tasks)
         .collect();
     let known: Vec<TaskId> = known.into_iter().cloned().collect();

@@ -274,6 +274,7 @@ fn of_sites() -> BoxedStrategy<EventKind> {
         SiteStatus::Failed,
         SiteStatus::Cancelled,
         SiteStatus::Skipped,
+        SiteStatus::Unknown,
     ];
     prop_oneof![
         any::<u64>().prop_map(|in_ms| EventKind::EndExpected { in_ms }),

@@ -86,6 +86,8 @@ pub enum SiteStatus {
     Degraded,
     /// It ended with an error, or could not be followed to its end.
     Failed,
+    /// Whether it did its work cannot be known: nothing of it is left, and evidence is missing.
+    Unknown,
     /// orch gave it up: Ctrl+C or a stop of the run.
     Cancelled,
     /// Never begun: what it depends on has not succeeded, or it has failed too often in the last runs.
@@ -97,7 +99,7 @@ impl SiteStatus {
     pub fn is_success(self) -> bool {
         match self {
             SiteStatus::Complete | SiteStatus::Degraded => true,
-            SiteStatus::Failed | SiteStatus::Cancelled | SiteStatus::Skipped => false,
+            SiteStatus::Failed | SiteStatus::Unknown | SiteStatus::Cancelled | SiteStatus::Skipped => false,
         }
     }
 }

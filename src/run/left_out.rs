@@ -54,7 +54,7 @@ impl fmt::Display for Age {
         const UNITS: [(u64, &str); 4] = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
         for (length, unit) in UNITS {
             let count = self.0 / length;
-            if count > 0 && self.0 % length == 0 && (unit != "d" || count >= 3) {
+            if count > 0 && self.0.is_multiple_of(length) && (unit != "d" || count >= 3) {
                 return write!(formatter, "{count}{unit}");
             }
         }

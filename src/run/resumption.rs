@@ -153,7 +153,7 @@ impl Unfinished {
                     let counts = *counts;
                     (site, Progress::Kept { counts, shortfall })
                 }
-                SiteStatus::Failed | SiteStatus::Skipped => (site, Progress::ToDo),
+                SiteStatus::Failed | SiteStatus::Unknown | SiteStatus::Skipped => (site, Progress::ToDo),
                 SiteStatus::Cancelled => return,
             },
             _ => return,

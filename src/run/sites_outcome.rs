@@ -10,7 +10,7 @@ impl Outcome {
             SiteStatus::Complete => true,
             // A night in which a site yields nothing is no success for whoever reads exit codes.
             SiteStatus::Degraded => !strict && !counts.has_no_results(),
-            SiteStatus::Failed | SiteStatus::Cancelled | SiteStatus::Skipped => false,
+            SiteStatus::Failed | SiteStatus::Unknown | SiteStatus::Cancelled | SiteStatus::Skipped => false,
         };
         if ends.all(is_good) {
             Outcome::Succeeded

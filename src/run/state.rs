@@ -169,6 +169,7 @@ pub enum SitePhase {
     Complete,
     Degraded,
     Failed,
+    Unknown,
     Cancelled,
     Skipped,
 }
@@ -179,6 +180,7 @@ impl From<SiteStatus> for SitePhase {
             SiteStatus::Complete => SitePhase::Complete,
             SiteStatus::Degraded => SitePhase::Degraded,
             SiteStatus::Failed => SitePhase::Failed,
+            SiteStatus::Unknown => SitePhase::Unknown,
             SiteStatus::Cancelled => SitePhase::Cancelled,
             SiteStatus::Skipped => SitePhase::Skipped,
         }
@@ -192,6 +194,7 @@ impl SitePhase {
             SitePhase::Complete
             | SitePhase::Degraded
             | SitePhase::Failed
+            | SitePhase::Unknown
             | SitePhase::Cancelled
             | SitePhase::Skipped => true,
             SitePhase::Waiting

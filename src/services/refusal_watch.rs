@@ -80,7 +80,7 @@ impl RefusalWatch {
 
     async fn strangers(&self, times: u64) -> String {
         let rejected = self.client.rejected_commands().await.unwrap_or_default();
-        let commands = rejected.into_iter().map(|(command, _)| command);
+        let commands = rejected.into_keys();
         describe(times, commands)
     }
 }

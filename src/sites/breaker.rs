@@ -66,7 +66,7 @@ impl<'r> Streak<'r> {
         for result in results {
             match (result.status, result.cause) {
                 (SiteStatus::Complete | SiteStatus::Degraded, _) => break,
-                (SiteStatus::Failed, Some(EndCause::Refused)) | (SiteStatus::Cancelled, _) => {}
+                (SiteStatus::Failed, Some(EndCause::Refused)) | (SiteStatus::Cancelled | SiteStatus::Unknown, _) => {}
                 (SiteStatus::Failed, cause) => {
                     streak.reason = streak.reason.or(result.reason.as_deref());
                     if let Some(EndCause::Failure { in_a_row, .. }) = cause {

@@ -321,7 +321,7 @@ impl<'r> Begun<'r> {
 
     async fn end(self: Box<Self>, around: &Surroundings<'r>, site: &SiteConfig, ended: AttemptEnd) -> Step<'r> {
         // No further attempt would find it.
-        if let Verdict::Failed(Failure::Lost(_)) = ended.verdict
+        if let Verdict::Failed(Failure::Lost(_) | Failure::Unknown(_)) = ended.verdict
             && let Some(completed) = around.leases.completed_since(&site.name, self.lease.token()).await
         {
             return self.by_another(site, completed).await;
@@ -332,6 +332,7 @@ impl<'r> Begun<'r> {
             None => ended,
         };
         let (status, reason, cause) = match verdict {
+            Verdict::Failed(Failure::Unknown(reason)) => (SiteStatus::Unknown, Some(reason), None),
             Verdict::Failed(failure) => {
                 let reason = failure.reason().to_owned();
                 (SiteStatus::Failed, Some(reason), Some(course.standing.failure()))

@@ -280,7 +280,7 @@ impl<'r> Run<'r> {
                 let outcome = match report.status {
                     SiteStatus::Complete => Outcome::Complete,
                     SiteStatus::Degraded => Outcome::Degraded,
-                    SiteStatus::Failed | SiteStatus::Skipped => Outcome::Failed,
+                    SiteStatus::Failed | SiteStatus::Unknown | SiteStatus::Skipped => Outcome::Failed,
                     SiteStatus::Cancelled => Outcome::Cancelled,
                 };
                 self.report(site, *report);

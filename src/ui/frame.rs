@@ -338,7 +338,7 @@ fn site_lines(sites: &[&SiteView], state: &RunState, layout: &Layout) -> Vec<Lin
 fn badness(site: &SiteView) -> (u8, Reverse<SiteHealth>, Reverse<u64>) {
     let rank = match site.phase {
         SitePhase::Running | SitePhase::Dispatching | SitePhase::Retrying => 0,
-        SitePhase::Failed | SitePhase::Degraded | SitePhase::Cancelled | SitePhase::Skipped => 1,
+        SitePhase::Failed | SitePhase::Unknown | SitePhase::Degraded | SitePhase::Cancelled | SitePhase::Skipped => 1,
         SitePhase::Queued | SitePhase::Waiting => 2,
         SitePhase::Complete => 3,
     };

@@ -84,11 +84,13 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
             let sites_in = |phase| state.totals.in_phase(phase);
             let (skipped, complete) = (sites_in(SitePhase::Skipped), sites_in(SitePhase::Complete));
             let degraded = sites_in(SitePhase::Degraded);
-            let failed = state.sites.len() - skipped - complete - degraded;
+            let unknown = sites_in(SitePhase::Unknown);
+            let failed = state.sites.len() - skipped - complete - degraded - unknown;
             let empty = state.sites.iter().filter(|site| yielded_nothing(site)).count();
             let sites = plural(state.sites.len() as u64, "site");
             let parts = [
                 (failed, "failed"),
+                (unknown, "of unknown outcome"),
                 (empty, "yielded nothing"),
                 (degraded - empty, "degraded"),
                 (skipped, "skipped"),
@@ -219,7 +221,7 @@ pub fn tone(phase: SitePhase) -> Tone {
         SitePhase::Dispatching | SitePhase::Running => Tone::Busy,
         SitePhase::Retrying | SitePhase::Degraded | SitePhase::Cancelled | SitePhase::Skipped => Tone::Warning,
         SitePhase::Complete => Tone::Good,
-        SitePhase::Failed => Tone::Bad,
+        SitePhase::Failed | SitePhase::Unknown => Tone::Bad,
     }
 }
 
@@ -234,6 +236,7 @@ pub fn status(phase: SitePhase) -> &'static str {
         SitePhase::Complete => "COMPLETE",
         SitePhase::Degraded => "DEGRADED",
         SitePhase::Failed => "FAILED",
+        SitePhase::Unknown => "UNKNOWN",
         SitePhase::Cancelled => "CANCELLED",
         SitePhase::Skipped => "SKIPPED",
     }

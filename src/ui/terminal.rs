@@ -170,7 +170,7 @@ fn tone(kind: &EventKind) -> Tone {
             level: Level::Error, ..
         }
         | EventKind::SiteFinished {
-            status: SiteStatus::Failed,
+            status: SiteStatus::Failed | SiteStatus::Unknown,
             ..
         } => Tone::Bad,
         EventKind::ServiceUnhealthy { .. }
