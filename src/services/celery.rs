@@ -291,6 +291,7 @@ impl Celery {
         let settings = settings.ok();
         let settings = settings.as_ref().and_then(|settings| settings.of(self.node()));
         self.last_answer.learn(stats, settings, &self.config.pool, spawned);
+        self.last_answer.watch_tasks(&self.client, self.node()).await;
         if let Some(settings) = settings.filter(|_| self.connection.guards_password())
             && let Some(failure) = refusal::by_settings(settings, &self.here())
         {

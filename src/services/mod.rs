@@ -34,6 +34,7 @@ mod silent_worker;
 mod site_worker;
 mod state;
 mod supervisor;
+mod task_watch;
 mod tree_memory;
 mod unknown_tasks;
 mod worker_command;

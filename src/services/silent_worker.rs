@@ -2,12 +2,13 @@
 //! by what its main process does. Not here: a worker that answers and does not consume (`consumption`).
 
 use std::fs;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 
-use crate::celery::Stats;
+use super::task_watch::TaskWatch;
+use crate::celery::{Client, NodeName, Stats};
 use crate::guard::process_tree;
 
 /// How long a task without a time limit may keep a worker from answering when it computes.
@@ -74,8 +75,8 @@ pub(super) struct Silence {
     pub pool: Pool,
     /// Since its last answer.
     pub lasted: Duration,
-    /// At its last answer it ran a task, or had one that was about to run.
-    pub had_task: bool,
+    /// For how long the youngest task that it is known to have has run.
+    pub task: Option<Duration>,
     /// Of its tasks, by its own settings.
     pub time_limit: Option<Duration>,
     pub activity: Activity,
@@ -94,17 +95,19 @@ pub(super) enum Verdict {
 
 /// Judges a worker that does not answer.
 pub(super) fn judge(silence: Silence) -> Verdict {
-    let lasts = |deadline| silence.lasted > silence.time_limit.unwrap_or(deadline);
+    // A task that began later than the silence may take its own time.
+    let computes_for = silence.task.map_or(silence.lasted, |task| task.min(silence.lasted));
+    let may = |taken: Duration, deadline| taken <= silence.time_limit.unwrap_or(deadline);
     match (silence.pool, silence.activity) {
         (_, Activity::Stopped) => Verdict::Dead(Some("its process is stopped by a signal")),
         _ if silence.may_be_reconnecting => Verdict::Reconnecting,
         // Whether it has a task cannot be seen, and its death is seen as a process's.
         (Pool::Solo, _) => Verdict::Busy,
-        (Pool::Shared | Pool::Threads, Activity::Computing) if !lasts(COMPUTING_DEADLINE) => Verdict::Busy,
-        (Pool::Shared | Pool::Threads, Activity::Computing) => {
-            Verdict::Dead(Some("it computes for longer than a task may take"))
-        }
-        (Pool::Shared, _) if silence.had_task && !lasts(WAITING_DEADLINE) => Verdict::Busy,
+        (Pool::Shared | Pool::Threads, Activity::Computing) => match may(computes_for, COMPUTING_DEADLINE) {
+            true => Verdict::Busy,
+            false => Verdict::Dead(Some("it computes for longer than a task may take")),
+        },
+        (Pool::Shared, _) if silence.task.is_some_and(|task| may(task, WAITING_DEADLINE)) => Verdict::Busy,
         (Pool::Shared | Pool::Threads | Pool::Separate, _) => Verdict::Dead(None),
     }
 }
@@ -160,6 +163,7 @@ struct Known {
     pid: Option<i32>,
     time_limit: Option<Duration>,
     answered: Instant,
+    /// At its last answer it ran a task, or had one that was about to run.
     had_task: bool,
 }
 
@@ -172,11 +176,27 @@ pub(super) struct Asked {
 
 /// Remembers what a worker says of itself, for when it says nothing.
 #[derive(Default)]
-pub(super) struct LastAnswer(Mutex<Option<Known>>);
+pub(super) struct LastAnswer {
+    known: Mutex<Option<Known>>,
+    tasks: Mutex<Option<TaskWatch>>,
+}
 
 impl LastAnswer {
-    fn known(&self) -> std::sync::MutexGuard<'_, Option<Known>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> MutexGuard<'_, Option<Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Option<TaskWatch>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Watches the tasks of a worker in which a task that waits may keep it from answering.
+    pub async fn watch_tasks(&self, client: &Client, node: &NodeName) {
+        self.tasks().take();
+        if self.known().is_some_and(|known| known.pool == Pool::Shared) {
+            let watch = TaskWatch::open(client, node.clone()).await;
+            *self.tasks() = watch;
+        }
     }
 
     /// Learns what a worker is, once it can be asked. `spawned` is the process that orch has started for it: another is not
@@ -216,10 +236,12 @@ impl LastAnswer {
     /// It has not answered. `None` where it has never said what it is.
     pub fn silence(&self, asked: Asked, may_be_reconnecting: bool) -> Option<Silence> {
         let known = (*self.known())?;
+        let lasted = known.answered.elapsed();
+        let begun = self.tasks().as_ref().and_then(TaskWatch::youngest);
         Some(Silence {
             pool: known.pool,
-            lasted: known.answered.elapsed(),
-            had_task: known.had_task,
+            lasted,
+            task: begun.or(known.had_task.then_some(lasted)),
             time_limit: known.time_limit,
             activity: activity(asked.look, known.pid.and_then(look), asked.at.elapsed()),
             may_be_reconnecting,
@@ -248,7 +270,7 @@ mod tests {
         Silence {
             pool,
             lasted: Duration::from_secs(30),
-            had_task: false,
+            task: None,
             time_limit: None,
             activity,
             may_be_reconnecting: false,
@@ -278,7 +300,7 @@ mod tests {
             (Solo, Unknown, false, Verdict::Busy),
         ] {
             let mut silence = silence(pool, activity);
-            silence.had_task = had_task;
+            silence.task = had_task.then_some(silence.lasted);
             assert_eq!(judge(silence), expected, "{silence:?}");
             silence.may_be_reconnecting = true;
             assert_eq!(judge(silence), Verdict::Reconnecting, "{silence:?}");
@@ -286,7 +308,7 @@ mod tests {
         for pool in [Separate, Threads, Shared, Solo] {
             for had_task in [false, true] {
                 let mut silence = silence(pool, Stopped);
-                silence.had_task = had_task;
+                silence.task = had_task.then_some(silence.lasted);
                 assert!(matches!(judge(silence), Verdict::Dead(Some(_))));
             }
         }
@@ -309,11 +331,16 @@ mod tests {
         ] {
             let silence = Silence {
                 lasted,
-                had_task: true,
+                task: Some(lasted),
                 time_limit: limit,
                 ..silence(Pool::Shared, activity)
             };
             assert_eq!(judge(silence) == Verdict::Busy, busy, "{silence:?}");
+            let next = Silence {
+                task: Some(seconds(1)),
+                ..silence
+            };
+            assert_eq!(judge(next), Verdict::Busy, "a later task has a time of its own");
             let solo = Silence {
                 pool: Pool::Solo,
                 ..silence
