@@ -4,6 +4,8 @@ mod support;
 
 #[path = "sites/answers.rs"]
 mod answers;
+#[path = "sites/canvases.rs"]
+mod canvases;
 #[path = "sites/dependencies.rs"]
 mod dependencies;
 #[path = "sites/fallbacks.rs"]

@@ -64,11 +64,12 @@ impl Scene {
     }
 
     pub fn start_worker_with(&mut self, options: WorkerOptions) {
+        self.start_worker_with_app("jobs_app", options);
+    }
+
+    pub fn start_worker_with_app(&mut self, app: &'static str, options: WorkerOptions) {
         self.worker = None;
-        let options = WorkerOptions {
-            app: "jobs_app",
-            ..options
-        };
+        let options = WorkerOptions { app, ..options };
         self.worker = Some(Worker::start(&self.redis, options));
     }
 
@@ -156,12 +157,16 @@ impl Scene {
 
 /// Runs a test on one thread, as orch does.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
+    run_within(LIMIT, test)
+}
+
+pub fn run_within<T>(limit: Duration, test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("a runtime");
-    let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, test).await });
-    outcome.unwrap_or_else(|_| panic!("the test has not ended after {LIMIT:?}"))
+    let outcome = runtime.block_on(async { tokio::time::timeout(limit, test).await });
+    outcome.unwrap_or_else(|_| panic!("the test has not ended after {limit:?}"))
 }
 
 pub const PACE: Pace = Pace {

@@ -42,6 +42,8 @@ pub struct WorkerOptions {
     pub arguments: Vec<String>,
     /// Settings of the app, as JSON: `CONF_<NAME>`.
     pub settings: Vec<(&'static str, &'static str)>,
+    /// Further variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
 }
 
 impl Default for WorkerOptions {
@@ -53,6 +55,7 @@ impl Default for WorkerOptions {
             events: true,
             arguments: Vec::new(),
             settings: Vec::new(),
+            environment: Vec::new(),
         }
     }
 }
@@ -94,6 +97,7 @@ impl Worker {
         ]);
         command.args(options.events.then_some("--events"));
         command.args(&options.arguments);
+        command.envs(options.environment.iter().map(|(name, value)| (name, value)));
         for (name, value) in &options.settings {
             command.env(format!("CONF_{}", name.to_uppercase()), value);
         }
