@@ -25,6 +25,8 @@ const NO_CHILDREN: &[u8] = br#""traceback": null, "children": [], "date_done": "
 pub struct StoredTask {
     /// `None`: no end is stored.
     pub outcome: Option<Outcome>,
+    /// A list of children names it; a chord's callback, and what that starts first, stands in none.
+    pub is_listed: bool,
 }
 
 /// See the module.
@@ -45,10 +47,30 @@ impl Descendants {
         let groups = children.groups.iter().chain(&children.upstream_groups);
         for ChildGroup { id, tasks } in groups {
             self.groups.insert(id.clone());
-            self.meet(tasks, found);
+            self.list(tasks, found);
         }
-        self.meet(&children.tasks, found);
-        self.meet(&children.upstream_tasks, found);
+        self.list(&children.tasks, found);
+        self.list(&children.upstream_tasks, found);
+    }
+
+    /// Adds tasks that a list of children names; gives the ids that are new.
+    fn list(&mut self, tasks: &[TaskId], found: &mut Vec<TaskId>) {
+        self.meet(tasks, found);
+        for task in tasks {
+            self.tasks.entry(task.clone()).or_default().is_listed = true;
+        }
+    }
+
+    /// Adds a task that belongs to the others, by what its result says.
+    pub fn adopt(&mut self, result: &TaskResult) {
+        self.take(result, &mut Vec::new());
+    }
+
+    /// Marks tasks as listed: of the task whose children they are nothing else is read.
+    pub fn mark_listed<'t>(&mut self, tasks: impl IntoIterator<Item = &'t TaskId>) {
+        for task in tasks {
+            self.tasks.entry(task.clone()).or_default().is_listed = true;
+        }
     }
 
     fn meet(&mut self, tasks: &[TaskId], found: &mut Vec<TaskId>) {

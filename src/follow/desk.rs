@@ -608,6 +608,11 @@ impl Page<'_> {
         self.desk.books().ledger.open_header(&self.root)
     }
 
+    /// Tasks that were revoked and whose jobs are not known.
+    pub fn strays(&self) -> Vec<TaskId> {
+        self.desk.books().ledger.strays()
+    }
+
     /// The job's tasks besides its dispatch task, by their events.
     pub fn tasks(&self) -> EventTasks {
         self.desk.books().ledger.tasks(&self.root)

@@ -77,9 +77,20 @@ impl Listed {
         self.groups.iter().any(|group| group == id)
     }
 
-    /// Whether `id` can be that of a callback: those are not listed, only what they wait for.
+    /// Whether `id` can be that of a callback: those are not listed, only what they wait for. The one task that was started
+    /// is as good.
     pub fn may_be_callback(&self, id: &str) -> bool {
-        !self.names_group(id) && !self.is_listed(id)
+        !self.names_group(id) && (!self.is_listed(id) || self.count() == 1 && self.groups.is_empty())
+    }
+
+    /// Whether all that was started is one group or chord.
+    pub fn is_one_group(&self) -> bool {
+        self.groups.len() == 1 && self.tasks.is_empty()
+    }
+
+    /// Whether `id` is that of a task beside others: its success says nothing of those.
+    pub fn is_one_of_several(&self, id: &str) -> bool {
+        self.is_listed(id) && self.count() > 1
     }
 }
 

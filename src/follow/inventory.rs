@@ -65,6 +65,8 @@ pub struct Inventory {
     /// Known to belong to the job, and without an end.
     pub unended: Vec<TaskId>,
     pub open_chords: Vec<OpenChord>,
+    /// Tasks that no list of children names, as a chord's callback is, have run.
+    pub has_unlisted: bool,
     /// The awaited id is that of a group of tasks of the job.
     pub awaited_is_group: bool,
     /// Why tasks may exist that are not listed here.
@@ -130,6 +132,11 @@ impl Inventory {
             worker_died,
             ..Self::default()
         };
+        let is_listed = |task: &TaskId| stored.tasks.get(task).is_some_and(|found| found.is_listed);
+        inventory.has_unlisted = events
+            .ended
+            .keys()
+            .any(|task| !is_listed(task) && !apart.contains(task));
         let awaited = callback.as_ref();
         for (task, end) in ends.into_iter().filter(|(task, _)| !apart.contains(task)) {
             match end {

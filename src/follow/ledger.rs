@@ -21,6 +21,9 @@ const RECENT: usize = 64;
 /// received beyond them is of unknown owner until it ends, and is looked up where it matters.
 const UNFINISHED: usize = 200_000;
 
+/// Revoked tasks of unknown jobs that are remembered.
+const STRAYS: usize = 1_000;
+
 /// Tasks of one job whose ends are remembered one by one: what stores no result is known by its event alone.
 const ENDED: usize = 100_000;
 
@@ -100,6 +103,9 @@ pub struct Ledger {
     /// Root of each task that was received and has not ended.
     unfinished: HashMap<TaskId, TaskId>,
     foreign: HashSet<TaskId>,
+    /// Revoked without having been received, the latest: a worker drops a message that has expired before it says that it has
+    /// taken it (Celery wire, observed on 5.2 to 5.7), so that its job is not known.
+    strays: VecDeque<TaskId>,
     jobs: HashMap<TaskId, JobPage>,
 }
 
@@ -246,7 +252,12 @@ impl Ledger {
 
     /// As above, having run for this long.
     pub fn ended_after(&mut self, task: &TaskId, end: EventEnd<&str>, runtime: Option<Duration>) -> Option<TaskId> {
-        let root = self.unfinished.remove(task)?;
+        let Some(root) = self.unfinished.remove(task) else {
+            if let EventEnd::Revoked(_) = end {
+                self.stray(task);
+            }
+            return None;
+        };
         let page = self.jobs.get_mut(&root)?;
         page.changes += 1;
         // The dispatch task itself is no part of the tally: it is judged by its own end.
@@ -284,6 +295,18 @@ impl Ledger {
         let space = oldest.map(|(_, end)| end.into_text()).unwrap_or_default();
         page.recent.push_back((task.clone(), end.kept_in(space)));
         Some(root)
+    }
+
+    fn stray(&mut self, task: &TaskId) {
+        if self.strays.len() == STRAYS {
+            self.strays.pop_front();
+        }
+        self.strays.push_back(task.clone());
+    }
+
+    /// Tasks that were revoked and whose jobs are not known.
+    pub fn strays(&self) -> Vec<TaskId> {
+        self.strays.iter().cloned().collect()
     }
 
     /// Events were missed: which tasks are unfinished is not known any more.

@@ -367,12 +367,12 @@ impl Following {
         };
         match end {
             TaskEnd::Succeeded(result) => {
-                let is_only = self
-                    .listed
-                    .as_ref()
-                    .is_none_or(|listed| listed.groups.len() == 1 && listed.tasks.is_empty());
+                let is_end = self.listed.as_ref().is_none_or(|listed| match self.callback {
+                    Callback::Guessed => listed.is_one_group(),
+                    _ => !listed.is_one_of_several(&chord_id),
+                });
                 self.outcome = merged(callback_counts(&result), self.outcome);
-                if self.callback == Callback::Guessed && !is_only {
+                if !is_end {
                     self.callback = Callback::Unnamed;
                     return self.fall_back("the task that the dispatch result names has succeeded", now, facts);
                 }

@@ -502,6 +502,7 @@ fn any_inventory() -> impl Strategy<Value = Inventory> {
             unended: chunks(unended),
             open_chords,
             awaited_is_group,
+            has_unlisted: !awaited_is_group,
             unlisted,
             sees_callbacks,
             no_end_is_proof,

@@ -267,7 +267,7 @@ fn of_remains(evidence: &Evidence<'_>, inventory: &Inventory) -> (Rule, Verdict)
     }
     if evidence.callback == Callback::Named && !inventory.awaited_is_group {
         let is_all_known = unended.is_empty() && inventory.failed == 0 && inventory.open_chords.is_empty();
-        if !inventory.no_end_is_proof || (is_all_known && !inventory.sees_callbacks) {
+        if !inventory.no_end_is_proof || (is_all_known && (!inventory.sees_callbacks || inventory.has_unlisted)) {
             let reason = format!(
                 "the end of the chord's callback is not known: it has no readable result, no event of its end arrived, and it is {nowhere}{how_far}"
             );

@@ -246,7 +246,7 @@ impl Celery {
     fn list(&mut self, listed: &Listed) {
         if self.stored == Stored::All {
             for task in listed.members.iter().chain(&listed.tasks) {
-                self.tasks.entry(task.clone()).or_default();
+                self.tasks.entry(task.clone()).or_default().is_listed = true;
             }
             self.groups
                 .extend(listed.groups.iter().map(|group| GroupId::from(group.as_str())));
@@ -266,7 +266,7 @@ impl Celery {
                 for (place, (id, link)) in ids.iter().zip(links).enumerate() {
                     // A link stands among the children of the one before it.
                     if place > 0 && self.stored == Stored::All {
-                        self.tasks.entry(id.clone()).or_default();
+                        self.tasks.entry(id.clone()).or_default().is_listed = true;
                     }
                     // The next link is published before the result is stored.
                     is_whole = self.run(id, link) || link.fate == Fate::LostUncounted;
@@ -332,9 +332,9 @@ impl Celery {
             // A chain and a chord are counted by their last task.
             let member = TaskId::from(started.id.as_str());
             if self.stored == Stored::All {
-                self.tasks.entry(member.clone()).or_default();
+                self.tasks.entry(member.clone()).or_default().is_listed = true;
                 for task in started.listed.members.iter().chain(&started.listed.tasks) {
-                    self.tasks.entry(task.clone()).or_default();
+                    self.tasks.entry(task.clone()).or_default().is_listed = true;
                 }
             }
             members.push(member.clone());

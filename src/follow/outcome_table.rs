@@ -117,7 +117,7 @@ impl Rule {
                 "no result, no event of its end, no message",
             ],
             Self::CallbackUnknown => [
-                "the named callback has no readable result, and the end of another task may have been missed or its id may be a group's",
+                "the named callback has no readable result, and its end may have been missed, or its id may be that of a group (Celery gives a group that is the callback another id where a task of the header was tried again)",
                 "UNKNOWN",
                 "",
             ],

@@ -38,9 +38,15 @@ pub(super) async fn read(client: &Client, page: &Page<'_>, listed: Option<&Liste
         .collect();
     let known: Vec<TaskId> = known.into_iter().cloned().collect();
     let mut stored = client.results().descendants(&known).await?;
+    stored.mark_listed(
+        listed
+            .iter()
+            .flat_map(|listed| listed.members.iter().chain(&listed.tasks)),
+    );
     for group in listed.iter().flat_map(|listed| &listed.groups) {
         stored.groups.insert(GroupId::from(group.as_str()));
     }
+    adopt_strays(client, page, &mut stored).await?;
     let open_chords = open_chords(client, &mut stored).await?;
     Ok(Remains {
         events,
@@ -49,6 +55,30 @@ pub(super) async fn read(client: &Client, page: &Page<'_>, listed: Option<&Liste
         is_recorded: listed.is_some(),
         ..Remains::default()
     })
+}
+
+/// Adds revoked tasks that no worker has received and that are the job's by their parent or their group.
+async fn adopt_strays(client: &Client, page: &Page<'_>, stored: &mut Descendants) -> celery::Result<()> {
+    for task in page.strays() {
+        if stored.tasks.contains_key(&task) {
+            continue;
+        }
+        let Ok(Some(result)) = client.results().get(&task).await else {
+            continue;
+        };
+        let is_child = result
+            .parent_id
+            .as_ref()
+            .is_some_and(|parent| stored.tasks.contains_key(parent));
+        let is_member = result
+            .group_id
+            .as_ref()
+            .is_some_and(|group| stored.groups.contains(group));
+        if is_child || is_member {
+            stored.adopt(&result);
+        }
+    }
+    Ok(())
 }
 
 async fn open_chords(client: &Client, stored: &mut Descendants) -> celery::Result<Vec<OpenChord>> {

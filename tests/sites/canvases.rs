@@ -164,7 +164,8 @@ fn the_verdict_on_random_canvases_agrees_with_the_ledger() {
         let complaint = match verdict {
             0 if !is_whole && !is_handled => "false COMPLETE",
             1 if is_whole => "false FAILED",
-            2 if is_whole => "UNKNOWN where everything was seen",
+            // Celery gives the group another id where a task of the header was tried again.
+            2 if is_whole && named_node(last).is_some() => "UNKNOWN where everything was seen",
             _ => continue,
         };
         wrong.push(format!(
