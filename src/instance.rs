@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
+use crate::celery::Transport;
 use crate::config::Secret;
 use crate::free_port;
 use crate::guard::{self, Holder};
@@ -33,6 +34,8 @@ pub struct InstanceFile {
     pub start_time: u64,
     /// None: the instance has no Redis.
     pub redis: Option<RedisConnection>,
+    /// The transport settings of the app.
+    pub transport: Transport,
     /// `[ports]` as chosen.
     pub ports: BTreeMap<String, u16>,
     /// Services that it does not restart any more.
@@ -53,6 +56,8 @@ struct Stored {
     #[serde(default)]
     start_time: u64,
     redis: Option<StoredRedis>,
+    #[serde(default)]
+    transport: Transport,
     ports: BTreeMap<String, u16>,
     #[serde(default)]
     given_up: Vec<ServiceName>,
@@ -91,6 +96,7 @@ pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
             result_db: redis.result_db,
             owned: redis.owned,
         }),
+        transport: file.transport.clone(),
         ports: file.ports.clone(),
         given_up: file.given_up.clone(),
     };
@@ -138,6 +144,7 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
             result_db: redis.result_db,
             owned: redis.owned,
         }),
+        transport: stored.transport,
         ports: stored.ports,
         given_up: stored.given_up,
     }))
@@ -223,6 +230,7 @@ mod tests {
             pid: std::process::id().cast_signed(),
             start_time,
             redis: None,
+            transport: Transport::default(),
             ports: BTreeMap::new(),
             given_up: Vec::new(),
         };
@@ -264,6 +272,10 @@ mod tests {
                 result_db: 1,
                 owned: true,
             }),
+            transport: Transport {
+                separator: ":".to_owned(),
+                ..Transport::default()
+            },
             ports: BTreeMap::from([("web".to_owned(), 8080)]),
             given_up: vec!["celery".into()],
         };

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio::time::sleep;
 
-use crate::celery::Client;
+use crate::celery::{Client, Transport};
 use crate::claim::{Claim, holder, take_locks};
 pub use crate::claim::{Options, StartError};
 use crate::clean;
@@ -546,6 +546,11 @@ impl Orchestrator {
             pid: std::process::id().cast_signed(),
             start_time: guard::own_start_time(),
             redis: job.connection.clone(),
+            transport: job
+                .client
+                .as_ref()
+                .map(|client| Transport::clone(&client.transport()))
+                .unwrap_or_default(),
             ports: self.config.ports.clone(),
             given_up: given_up.to_vec(),
         };

@@ -10,9 +10,9 @@ use crate::config::{BeatMode, CommandKind, Config, OwnWorker, RedisMode, SiteCon
 use crate::instance::InstanceFile;
 use crate::run::{Recorder, Resumption, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
-    Beat, Celery, CelerySetup, Command, Decision, Duty, Failure, Joined, Launcher, Program, Redis, RedisConnection,
-    StartOrder, celery_client, decide_redis, is_site_service, site_node_begin, site_service_name, site_worker_settings,
-    stop_ranks,
+    AppSource, Beat, Celery, CelerySetup, Command, Decision, Duty, Failure, Joined, Launcher, Learner, Program, Redis,
+    RedisConnection, StartOrder, celery_client, decide_redis, is_site_service, merge_environment, site_node_begin,
+    site_service_name, site_worker_settings, stop_ranks, worker_settings,
 };
 use crate::sites;
 
@@ -121,6 +121,7 @@ impl Plan {
         if let (true, Some(connection)) = (config.celery.enabled, &connection) {
             let program = celery_program(&config, &context.base)?;
             let talk = celery_client(connection)?;
+            let learner = Arc::new(learner(&context, connection, &program, &talk));
             let name: ServiceName = "celery".into();
             programs.push(Arc::new(Celery::new(CelerySetup {
                 name: name.clone(),
@@ -132,6 +133,7 @@ impl Plan {
                 run_id: &context.run_id,
                 connection,
                 client: talk.clone(),
+                learner: Some(Arc::clone(&learner)),
                 program: program.clone(),
                 log: log(&name),
                 base: &context.base,
@@ -155,7 +157,14 @@ impl Plan {
                 );
                 programs.push(Arc::new(beat));
             }
-            programs.extend(site_workers(&context, connection, &talk, &program, rank));
+            programs.extend(site_workers(
+                &context,
+                connection,
+                &talk,
+                Some(&learner),
+                &program,
+                rank,
+            ));
             client = Some(talk);
         }
         let stop_bound = stop_bound(&config, &ranks);
@@ -191,6 +200,10 @@ impl Plan {
             Some(connection) if config.celery.enabled => Some(celery_client(connection)?),
             _ => None,
         };
+        // It has asked the app.
+        if let Some(client) = &client {
+            client.use_transport(instance.transport.clone());
+        }
         // The workers of single sites are the run's own.
         let mut stop_bound = Duration::ZERO;
         if let (Some(connection), Some(client)) = (&instance.redis, &client)
@@ -198,7 +211,7 @@ impl Plan {
         {
             let program = celery_program(config, &context.base)?;
             add_site_workers(&mut order, context);
-            programs.extend(site_workers(context, connection, client, &program, |_| 0));
+            programs.extend(site_workers(context, connection, client, None, &program, |_| 0));
             stop_bound = config.celery.grace + config.celery.quit_grace;
         }
         Ok(Self {
@@ -229,10 +242,28 @@ fn add_site_workers(order: &mut StartOrder, context: &PlanContext) {
     }
 }
 
+/// Begins to ask the app for its transport settings.
+fn learner(context: &PlanContext, connection: &RedisConnection, program: &Path, client: &Client) -> Learner {
+    let celery = &context.config.celery;
+    let must = connection.environment();
+    let source = AppSource {
+        program: program.to_owned(),
+        app: celery.app.clone(),
+        directory: celery.directory.clone(),
+        settings: worker_settings(celery),
+        environment: merge_environment(&context.base, &celery.env, &must),
+        of_this_run: must.into_iter().map(|(name, _)| name).collect(),
+        log: context.directory.log("celery-settings"),
+        cache: context.config.orch.state_dir.join("app-settings.json"),
+    };
+    Learner::start(source, context.launcher.clone(), client.clone())
+}
+
 fn site_workers(
     context: &PlanContext,
     connection: &RedisConnection,
     client: &Client,
+    learner: Option<&Arc<Learner>>,
     program: &Path,
     rank: impl Fn(&ServiceName) -> u32,
 ) -> Vec<Arc<dyn Program>> {
@@ -252,6 +283,7 @@ fn site_workers(
             run_id: &context.run_id,
             connection,
             client: client.clone(),
+            learner: learner.cloned(),
             program: program.to_owned(),
             base: &context.base,
             required,

@@ -7,7 +7,6 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
-use super::keys::{Keys, PRIORITY_STEPS};
 use super::message::QueuedTask;
 use super::queues::{PAGE, SCAN_LIMIT};
 use super::{Result, TaskId};
@@ -66,7 +65,7 @@ impl Client {
         } = self.find_keys().await?;
         let keys = self.broker_keys();
         let mut messages: BTreeMap<String, u64> = BTreeMap::new();
-        for set in bindings.iter().filter(|set| !Keys::is_control_bindings(set)) {
+        for set in bindings.iter().filter(|set| !keys.is_control_bindings(set)) {
             match self.bound_queues(set).await? {
                 Some(queues) => messages.extend(queues.into_iter().map(|queue| (queue, 0))),
                 None => unseen = Some(format!("`{set}` holds more than {MOST_BINDINGS} bindings")),
@@ -110,8 +109,7 @@ impl Client {
         let mut waiting = Waiting::default();
         for queue in queues {
             let mut counts: HashMap<TaskId, u64> = HashMap::new();
-            for step in PRIORITY_STEPS {
-                let list = self.broker_keys().queue(queue, step);
+            for (_, list) in self.broker_keys().lists(queue) {
                 if !self.count_in_list(&list, roots, &mut counts).await? {
                     waiting.unseen = Some(format!("queue `{queue}` holds more than {SCAN_LIMIT} messages"));
                 }

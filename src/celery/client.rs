@@ -1,6 +1,6 @@
 //! The client: one broker, one result backend, every call with a deadline.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::chord::{self, ChordProgress};
@@ -11,7 +11,7 @@ use super::keys::Keys;
 use super::mailbox::{Mailbox, Request};
 use super::results::Results;
 use super::server::{ServerInfo, info_fields};
-use super::{Endpoints, GroupId, Result};
+use super::{Endpoints, GroupId, Result, Transport};
 
 /// Used unless [`Client::with_deadline`] says otherwise.
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(5);
@@ -31,11 +31,28 @@ pub struct Client {
 struct Shared {
     endpoints: Endpoints,
     broker: Arc<Commands>,
-    broker_keys: Keys,
     backend: Arc<Commands>,
-    backend_keys: Keys,
+    names: RwLock<Names>,
     mailboxes: Mutex<Vec<Mailbox>>,
     results: Mutex<Option<Results>>,
+}
+
+/// The names of keys and channels, by the app's transport settings as far as they are known.
+struct Names {
+    transport: Arc<Transport>,
+    broker: Arc<Keys>,
+    backend: Arc<Keys>,
+}
+
+impl Names {
+    fn new(endpoints: &Endpoints, transport: Transport) -> Self {
+        let transport = Arc::new(transport);
+        Self {
+            broker: Arc::new(Keys::of_broker(&endpoints.broker, &transport)),
+            backend: Arc::new(Keys::of_backend(&endpoints.backend, &transport)),
+            transport,
+        }
+    }
 }
 
 impl Client {
@@ -43,9 +60,13 @@ impl Client {
     pub fn connect(endpoints: Endpoints) -> Result<Self> {
         let broker = Commands::new(Connector::new(endpoints.broker.clone())?);
         let backend = Commands::new(Connector::new(endpoints.backend.clone())?);
+        let transport = Transport {
+            key_prefix: endpoints.broker.key_prefix.clone(),
+            backend_key_prefix: endpoints.backend.key_prefix.clone(),
+            ..Transport::default()
+        };
         let shared = Shared {
-            broker_keys: Keys::of(&endpoints.broker),
-            backend_keys: Keys::of(&endpoints.backend),
+            names: RwLock::new(Names::new(&endpoints, transport)),
             endpoints,
             broker: Arc::new(broker),
             backend: Arc::new(backend),
@@ -71,6 +92,27 @@ impl Client {
         &self.shared.endpoints
     }
 
+    /// The transport settings by which it names keys and channels.
+    pub fn transport(&self) -> Arc<Transport> {
+        let names = self.shared.names.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&names.transport)
+    }
+
+    /// Names keys and channels by these settings from now on, in all clones. What was opened before (event streams,
+    /// [`Results`]) keeps its names: call it first.
+    pub fn use_transport(&self, transport: Transport) {
+        let mut names = self.shared.names.write().unwrap_or_else(PoisonError::into_inner);
+        if *names.transport == transport {
+            return;
+        }
+        *names = Names::new(&self.shared.endpoints, transport);
+        drop(names);
+        let mut mailboxes = self.shared.mailboxes.lock().unwrap_or_else(PoisonError::into_inner);
+        mailboxes.clear();
+        drop(mailboxes);
+        *self.shared.results.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Results; all share one subscription connection. Call it inside a tokio runtime.
     pub fn results(&self) -> Results {
         let mut results = self.shared.results.lock().unwrap_or_else(PoisonError::into_inner);
@@ -80,7 +122,7 @@ impl Client {
             _ => {
                 let backend = self.shared.backend.clone();
                 results
-                    .insert(Results::new(backend, self.shared.backend_keys.clone(), self.deadline))
+                    .insert(Results::new(backend, Keys::clone(&self.backend_keys()), self.deadline))
                     .clone()
             }
         }
@@ -89,12 +131,12 @@ impl Client {
     /// How far a chord's header is. `None` when there is no bookkeeping: not begun, complete, or expired. The group's
     /// id is in the [`children`](super::TaskResult::children) of the task that started the chord.
     pub async fn chord_progress(&self, group: &GroupId) -> Result<Option<ChordProgress>> {
-        chord::progress(&self.shared.backend, &self.shared.backend_keys, group, self.deadline).await
+        chord::progress(&self.shared.backend, &self.backend_keys(), group, self.deadline).await
     }
 
     /// Subscribes to the workers' events: what is published after this returned arrives.
     pub async fn events(&self) -> Result<EventStream> {
-        EventStream::open(self.broker().connector(), &self.shared.broker_keys).await
+        EventStream::open(self.broker().connector(), &self.broker_keys()).await
     }
 
     /// Commands of the caller's own in the result backend's database, such as reading an app's keys; names are used as
@@ -167,8 +209,8 @@ impl Client {
         let mut publish = redis::pipe();
         publish
             .cmd("PUBLISH")
-            .arg(self.shared.broker_keys.control())
-            .arg(request.encode(None, self.deadline)?);
+            .arg(self.broker_keys().control())
+            .arg(request.encode(&self.broker_keys().control_exchange(), None, self.deadline)?);
         let (listeners,) = self
             .shared
             .broker
@@ -193,12 +235,14 @@ impl Client {
         &self.shared.backend
     }
 
-    pub(super) fn backend_keys(&self) -> &Keys {
-        &self.shared.backend_keys
+    pub(super) fn backend_keys(&self) -> Arc<Keys> {
+        let names = self.shared.names.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&names.backend)
     }
 
-    pub(super) fn broker_keys(&self) -> &Keys {
-        &self.shared.broker_keys
+    pub(super) fn broker_keys(&self) -> Arc<Keys> {
+        let names = self.shared.names.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&names.broker)
     }
 
     /// A connection for control replies that an earlier call left.

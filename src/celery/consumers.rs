@@ -185,6 +185,7 @@ mod tests {
                 listeners,
                 answers,
                 malformed,
+                shared: BTreeMap::new(),
             };
             assert_eq!(
                 Consumers::of(&replies).unknown,

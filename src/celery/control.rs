@@ -62,7 +62,7 @@ impl Control {
                     Err(error) => tracing::debug!(%error, "a kept connection is gone"),
                 }
             }
-            let mut mailbox = Mailbox::open(self.client.shared_broker(), self.client.broker_keys()).await?;
+            let mut mailbox = Mailbox::open(self.client.shared_broker(), &self.client.broker_keys()).await?;
             let listeners = mailbox.publish(request, ticket, within).await?;
             Ok((mailbox, listeners))
         };

@@ -1,12 +1,9 @@
 //! Names of Celery's keys and channels (Celery wire, observed on 5.2 to 5.7).
 
-use super::{Endpoint, GroupId, TaskId};
+use std::sync::Arc;
 
-/// Stands between a queue's name and its priority step.
-pub(super) const SEPARATOR: &str = "\u{6}\u{16}";
-/// kombu's default `priority_steps`; 0 is served first and has no suffix.
-pub(super) const PRIORITY_STEPS: [u8; 4] = [0, 3, 6, 9];
-const REPLY_SUFFIX: &str = ".reply.celery.pidbox";
+use super::{Endpoint, GroupId, TaskId, Transport};
+
 /// Ends the names of all queues and exchanges of remote control.
 const PIDBOX_SUFFIX: &str = ".pidbox";
 /// Begins the names of queues of events.
@@ -23,27 +20,50 @@ const QUARANTINE: &str = "orch:quarantine:";
 pub(super) struct Keys {
     prefix: String,
     database: u32,
+    transport: Arc<Transport>,
 }
 
 impl Keys {
-    pub(super) fn of(endpoint: &Endpoint) -> Self {
+    /// Returns the names in a broker.
+    pub(super) fn of_broker(endpoint: &Endpoint, transport: &Arc<Transport>) -> Self {
         Self {
-            prefix: endpoint.key_prefix.clone(),
+            prefix: transport.key_prefix.clone(),
             database: endpoint.database,
+            transport: Arc::clone(transport),
         }
     }
 
-    /// The list that a message of this priority waits in: that of the largest step below or at it.
+    /// Returns the names in a result backend.
+    pub(super) fn of_backend(endpoint: &Endpoint, transport: &Arc<Transport>) -> Self {
+        Self {
+            prefix: transport.backend_key_prefix.clone(),
+            database: endpoint.database,
+            transport: Arc::clone(transport),
+        }
+    }
+
+    /// Stands between a queue's name and its priority step, and between the parts of a binding.
+    pub(super) fn separator(&self) -> &str {
+        &self.transport.separator
+    }
+
+    /// The list that a message of this priority waits in.
     pub(super) fn queue(&self, queue: &str, priority: u8) -> String {
-        let step = PRIORITY_STEPS
-            .into_iter()
-            .rev()
-            .find(|step| *step <= priority)
-            .unwrap_or(0);
+        self.list(queue, self.transport.step_of(priority))
+    }
+
+    /// The list of a priority step; that of step 0 has no suffix.
+    pub(super) fn list(&self, queue: &str, step: u8) -> String {
         match step {
             0 => format!("{}{queue}", self.prefix),
-            step => format!("{}{queue}{SEPARATOR}{step}", self.prefix),
+            step => format!("{}{queue}{}{step}", self.prefix, self.transport.separator),
         }
+    }
+
+    /// All lists of a queue with their priority steps, the step that is served first at the head.
+    pub(super) fn lists(&self, queue: &str) -> Vec<(u8, String)> {
+        let steps = self.transport.steps().into_iter();
+        steps.map(|step| (step, self.list(queue, step))).collect()
     }
 
     pub(super) fn result(&self, task: &TaskId) -> String {
@@ -61,11 +81,11 @@ impl Keys {
     }
 
     pub(super) fn unacked(&self) -> String {
-        format!("{}unacked", self.prefix)
+        format!("{}{}", self.prefix, self.transport.unacked_key)
     }
 
     pub(super) fn unacked_index(&self) -> String {
-        format!("{}unacked_index", self.prefix)
+        format!("{}{}", self.prefix, self.transport.unacked_index_key)
     }
 
     /// Set of an exchange's bindings: `<routing key> SEP <pattern> SEP <queue>`.
@@ -85,23 +105,28 @@ impl Keys {
 
     /// Returns the queue that a binding names, unless it is a queue of remote control or of events.
     pub(super) fn bound_queue<'m>(&self, member: &'m str) -> Option<&'m str> {
-        let (_pattern, queue) = member.rsplit_once(SEPARATOR)?;
+        let (_pattern, queue) = member.rsplit_once(self.separator())?;
         let is_internal = queue.is_empty() || queue.ends_with(PIDBOX_SUFFIX) || queue.starts_with(EVENTS_PREFIX);
         (!is_internal).then_some(queue)
     }
 
-    /// Whether a set of bindings is that of an exchange of remote control: it may have a member for each process there ever
-    /// was, and none is a queue of tasks.
-    pub(super) fn is_control_bindings(key: &str) -> bool {
-        key.ends_with(PIDBOX_SUFFIX)
+    /// Whether a set of bindings is that of an exchange of remote control or of events: it may have a member for each
+    /// process there ever was, and none is a queue of tasks.
+    pub(super) fn is_control_bindings(&self, key: &str) -> bool {
+        key.ends_with(PIDBOX_SUFFIX) || key == self.bindings(&self.transport.event_exchange)
     }
 
-    /// Returns the queue whose messages a list holds, at whatever priority, going by its name. `None`: the list is one of
+    /// Returns the queue whose messages a list holds, at any step of the app, going by its name. `None`: the list is one of
     /// remote control, of a chord's bookkeeping or of what was moved aside.
     pub(super) fn queue_of_list<'k>(&self, list: &'k str) -> Option<&'k str> {
         let name = list.strip_prefix(&self.prefix)?;
-        let queue = match name.rsplit_once(SEPARATOR) {
-            Some((queue, step)) if step.parse::<u8>().is_ok() => queue,
+        // A separator such as `:` may be part of a queue's name: what follows it must be a step of the app.
+        let is_step = |text: &str| {
+            let mut steps = self.transport.priority_steps.iter();
+            steps.any(|step| *step != 0 && step.to_string() == text)
+        };
+        let queue = match name.rsplit_once(self.separator()) {
+            Some((queue, step)) if is_step(step) => queue,
             _ => name,
         };
         let is_other = queue.is_empty()
@@ -113,27 +138,45 @@ impl Keys {
 
     /// Channel of remote control.
     pub(super) fn control(&self) -> String {
-        format!("{}/{}.celery.pidbox", self.prefix, self.database)
+        self.channel(&self.control_exchange())
+    }
+
+    /// The exchange of remote control.
+    pub(super) fn control_exchange(&self) -> String {
+        format!("{}{PIDBOX_SUFFIX}", self.transport.control_exchange)
     }
 
     /// Pattern of all event channels.
     pub(super) fn events(&self) -> String {
-        format!("{}/{}.celeryev/*", escaped(&self.prefix), self.database)
+        let channel = escaped(&self.channel(&self.transport.event_exchange));
+        match self.transport.fanout_patterns {
+            true => format!("{channel}/*"),
+            false => channel,
+        }
+    }
+
+    fn channel(&self, exchange: &str) -> String {
+        let fanout = self.transport.fanout_prefix.replace("{db}", &self.database.to_string());
+        format!("{}{fanout}{exchange}", self.prefix)
+    }
+
+    fn reply_suffix(&self) -> String {
+        format!(".reply.{}", self.control_exchange())
     }
 
     /// The reply queue's name as a worker is told it: the worker's transport adds the prefix.
-    pub(super) fn reply_queue(client: &str) -> String {
-        format!("{client}{REPLY_SUFFIX}")
+    pub(super) fn reply_queue(&self, client: &str) -> String {
+        format!("{client}{}", self.reply_suffix())
     }
 
     /// The list behind a reply queue.
     pub(super) fn reply_list(&self, reply_queue: &str) -> String {
-        format!("{}{reply_queue}", self.prefix)
+        self.queue(reply_queue, 0)
     }
 
     /// Pattern of all lists of control replies at any priority; it matches the binding set too, see [`Self::is_reply_list`].
     pub(super) fn reply_lists(&self) -> String {
-        format!("{}*{REPLY_SUFFIX}*", escaped(&self.prefix))
+        format!("{}*{}*", escaped(&self.prefix), escaped(&self.reply_suffix()))
     }
 
     /// Whether a key is a client's reply list, and not `_kombu.binding.reply.celery.pidbox`.
@@ -141,9 +184,14 @@ impl Keys {
         let Some(name) = key.strip_prefix(&self.prefix) else {
             return false;
         };
-        let queue = name.split(SEPARATOR).next().unwrap_or(name);
+        let steps = self.transport.steps().into_iter().filter(|step| *step != 0);
+        let suffixes = steps.map(|step| format!("{}{step}", self.transport.separator));
+        let queue = suffixes
+            .into_iter()
+            .find_map(|suffix| name.strip_suffix(suffix.as_str()));
         queue
-            .strip_suffix(REPLY_SUFFIX)
+            .unwrap_or(name)
+            .strip_suffix(self.reply_suffix().as_str())
             .is_some_and(|client| !client.starts_with("_kombu.binding"))
     }
 
@@ -169,32 +217,65 @@ fn escaped(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_priority_goes_to_the_step_below_it() {
-        let keys = Keys {
-            prefix: "P".to_owned(),
-            database: 3,
+    fn keys(transport: Transport) -> Keys {
+        let transport = Transport {
+            key_prefix: "P".to_owned(),
+            ..transport
         };
-        for (priority, list) in [
-            (0, "Pcelery"),
-            (2, "Pcelery"),
-            (3, "Pcelery\u{6}\u{16}3"),
-            (5, "Pcelery\u{6}\u{16}3"),
-            (6, "Pcelery\u{6}\u{16}6"),
-            (9, "Pcelery\u{6}\u{16}9"),
-            (255, "Pcelery\u{6}\u{16}9"),
+        Keys::of_broker(&Endpoint::tcp("h", 1, 3), &Arc::new(transport))
+    }
+
+    #[test]
+    fn names_follow_the_transport_settings() {
+        let own = keys(Transport {
+            separator: ":".to_owned(),
+            priority_steps: (0..10).collect(),
+            fanout_prefix: String::new(),
+            fanout_patterns: false,
+            control_exchange: "shop".to_owned(),
+            event_exchange: "shop-ev".to_owned(),
+            unacked_key: "taken".to_owned(),
+            unacked_index_key: "taken-at".to_owned(),
+            ..Transport::default()
+        });
+        let default = keys(Transport::default());
+        for (found, expected) in [
+            (default.queue("celery", 5), "Pcelery\u{6}\u{16}3"),
+            (default.queue("celery", 2), "Pcelery"),
+            (own.queue("celery", 5), "Pcelery:5"),
+            (own.queue("celery", 0), "Pcelery"),
+            (default.control(), "P/3.celery.pidbox"),
+            (own.control(), "Pshop.pidbox"),
+            (default.events(), "P/3.celeryev/*"),
+            (own.events(), "Pshop-ev"),
+            (default.unacked(), "Punacked"),
+            (own.unacked(), "Ptaken"),
+            (own.unacked_index(), "Ptaken-at"),
+            (own.reply_list(&own.reply_queue("me")), "Pme.reply.shop.pidbox"),
         ] {
-            assert_eq!(keys.queue("celery", priority), list, "{priority}");
+            assert_eq!(found, expected);
         }
-        assert_eq!(keys.control(), "P/3.celery.pidbox");
+        assert_eq!(own.lists("q").len(), 10);
+        assert_eq!(default.lists("q").last(), Some(&(9, "Pq\u{6}\u{16}9".to_owned())));
+        let fixed = keys(Transport {
+            fanout_prefix: "/app{db}.".to_owned(),
+            ..Transport::default()
+        });
+        assert_eq!(fixed.control(), "P/app3.celery.pidbox");
+        let backend = Keys::of_backend(
+            &Endpoint::tcp("h", 1, 1),
+            &Arc::new(Transport {
+                key_prefix: "P".to_owned(),
+                backend_key_prefix: "R_".to_owned(),
+                ..Transport::default()
+            }),
+        );
+        assert_eq!(backend.result(&TaskId::from("x")), "R_celery-task-meta-x");
     }
 
     #[test]
     fn a_reply_list_is_told_from_the_binding_set() {
-        let keys = Keys {
-            prefix: "P".to_owned(),
-            database: 0,
-        };
+        let keys = keys(Transport::default());
         assert!(keys.is_reply_list("P0ab9.reply.celery.pidbox"));
         assert!(keys.is_reply_list("P0ab9.reply.celery.pidbox\u{6}\u{16}3"));
         assert!(!keys.is_reply_list("P_kombu.binding.reply.celery.pidbox"));
@@ -205,10 +286,7 @@ mod tests {
 
     #[test]
     fn a_list_and_a_binding_name_their_queue() {
-        let keys = Keys {
-            prefix: "P".to_owned(),
-            database: 0,
-        };
+        let keys = keys(Transport::default());
         for (list, queue) in [
             ("Pslow", Some("slow")),
             ("Pslow\u{6}\u{16}9", Some("slow")),
@@ -234,5 +312,41 @@ mod tests {
         ] {
             assert_eq!(keys.bound_queue(member), queue, "{member:?}");
         }
+    }
+
+    #[test]
+    fn a_list_and_a_binding_of_an_app_with_its_own_separator_name_their_queue() {
+        let keys = keys(Transport {
+            separator: ":".to_owned(),
+            priority_steps: vec![0, 5],
+            control_exchange: "shop".to_owned(),
+            event_exchange: "shop-ev".to_owned(),
+            ..Transport::default()
+        });
+        for (list, queue) in [
+            ("Pslow", Some("slow")),
+            ("Pslow:5", Some("slow")),
+            ("Pslow:3", Some("slow:3")),
+            ("Pslow:0", Some("slow:0")),
+            ("Pslow:05", Some("slow:05")),
+            ("Pshard:5:5", Some("shard:5")),
+            ("Pslow\u{6}\u{16}3", Some("slow\u{6}\u{16}3")),
+            ("P0ab9.reply.shop.pidbox", None),
+            ("P0ab9.reply.shop.pidbox:5", None),
+            ("Porch:quarantine:5", None),
+        ] {
+            assert_eq!(keys.queue_of_list(list), queue, "{list:?}");
+        }
+        for (member, queue) in [
+            ("slow::slow", Some("slow")),
+            ("slow:slow.#:slow", Some("slow")),
+            ("::w1@h.shop.pidbox", None),
+            ("slow\u{6}\u{16}\u{6}\u{16}slow", None),
+        ] {
+            assert_eq!(keys.bound_queue(member), queue, "{member:?}");
+        }
+        assert!(keys.is_control_bindings("P_kombu.binding.shop.pidbox"));
+        assert!(keys.is_control_bindings("P_kombu.binding.shop-ev"));
+        assert!(!keys.is_control_bindings("P_kombu.binding.shop"));
     }
 }

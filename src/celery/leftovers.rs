@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashSet};
 
 use super::client::Client;
 use super::connection::Commands;
-use super::keys::PRIORITY_STEPS;
 use super::message::QueuedTask;
 use super::{Result, TaskId};
 
@@ -75,8 +74,8 @@ impl Client {
         let keys = self.broker_keys();
         let mut doomed: Vec<String> = queues
             .iter()
-            .flat_map(|queue| PRIORITY_STEPS.map(|step| keys.queue(queue, step)))
-            .flat_map(|list| [list.clone() + ASIDE, list])
+            .flat_map(|queue| keys.lists(queue))
+            .flat_map(|(_step, list)| [list.clone() + ASIDE, list])
             .collect();
         doomed.extend([keys.unacked(), keys.unacked_index()]);
         doomed.extend(self.reply_lists().await?);
@@ -90,8 +89,8 @@ impl Client {
         let mut leftovers = Leftovers::default();
         for queue in queues {
             let mut removed = 0;
-            for step in PRIORITY_STEPS {
-                removed += self.sift(&self.broker_keys().queue(queue, step), kept).await?;
+            for (_step, list) in self.broker_keys().lists(queue) {
+                removed += self.sift(&list, kept).await?;
             }
             if removed > 0 {
                 leftovers.queued.insert((*queue).to_owned(), removed);

@@ -45,6 +45,8 @@ pub struct Replies<T> {
     pub listeners: u64,
     /// Replies received; more than `nodes` when two workers share a node name.
     pub answers: u64,
+    /// Names from which more than one reply came: so many workers share each.
+    pub shared: BTreeMap<NodeName, u64>,
     /// Messages on our list that could not be read.
     pub malformed: u64,
 }
@@ -56,6 +58,7 @@ impl<T> Default for Replies<T> {
             nodes: BTreeMap::new(),
             listeners: 0,
             answers: 0,
+            shared: BTreeMap::new(),
             malformed: 0,
         }
     }
@@ -89,6 +92,7 @@ impl<T> Replies<T> {
                 .collect(),
             listeners: self.listeners,
             answers: self.answers,
+            shared: self.shared,
             malformed: self.malformed,
         }
     }
@@ -129,7 +133,7 @@ struct Headers {
 
 impl Request<'_> {
     /// The message to publish; replies go to the list named `reply_to`, if any.
-    pub(super) fn encode(&self, reply: Option<(&str, &str)>, within: Duration) -> Result<Vec<u8>> {
+    pub(super) fn encode(&self, exchange: &str, reply: Option<(&str, &str)>, within: Duration) -> Result<Vec<u8>> {
         let (destination, pattern, matcher) = match self.target {
             Target::All => (None, None, None),
             Target::Nodes(nodes) => (Some(nodes.as_slice()), None, None),
@@ -155,7 +159,7 @@ impl Request<'_> {
                 expires: (now + within).as_secs_f64(),
             },
             body: &body,
-            exchange: "celery.pidbox",
+            exchange,
             routing_key: "",
             priority: 0,
             correlation_id: None,
@@ -169,6 +173,7 @@ impl Request<'_> {
 pub(super) struct Mailbox {
     replies: ReplyList,
     channel: String,
+    exchange: String,
 }
 
 impl Mailbox {
@@ -177,12 +182,13 @@ impl Mailbox {
         Ok(Self {
             replies: ReplyList::open(broker, keys).await?,
             channel: keys.control(),
+            exchange: keys.control_exchange(),
         })
     }
 
     /// Publishes a request; gives the number of its listeners.
     pub(super) async fn publish(&mut self, request: &Request<'_>, ticket: &str, within: Duration) -> Result<u64> {
-        let message = request.encode(Some((self.replies.queue(), ticket)), within)?;
+        let message = request.encode(&self.exchange, Some((self.replies.queue(), ticket)), within)?;
         self.replies.publish(&self.channel, &message, within).await
     }
 
@@ -198,6 +204,7 @@ impl Mailbox {
             nodes: BTreeMap::new(),
             listeners,
             answers: 0,
+            shared: BTreeMap::new(),
             malformed: 0,
         };
         while !is_complete(&replies, target) {
@@ -209,7 +216,12 @@ impl Mailbox {
                 Ok(None) => {}
                 Ok(Some(answers)) => {
                     replies.answers += 1;
-                    replies.nodes.extend(answers);
+                    for (node, answer) in answers {
+                        if replies.nodes.contains_key(&node) {
+                            *replies.shared.entry(node.clone()).or_insert(1) += 1;
+                        }
+                        replies.nodes.insert(node, answer);
+                    }
                 }
                 Err(error) => {
                     replies.malformed += 1;
@@ -289,7 +301,7 @@ mod tests {
                 target: &target,
             };
             let message = request
-                .encode(Some(("list", "ticket")), Duration::from_secs(1))
+                .encode("celery.pidbox", Some(("list", "ticket")), Duration::from_secs(1))
                 .expect("encodable");
             let mut ours = frames::decoded(&message);
             assert_eq!(ours["body"]["ticket"], "ticket");
@@ -313,7 +325,12 @@ mod tests {
             arguments: &json!({}),
             target: &target,
         };
-        let body = frames::decoded(&request.encode(None, Duration::from_secs(1)).expect("encodable"))["body"].clone();
+        let body = frames::decoded(
+            &request
+                .encode("celery.pidbox", None, Duration::from_secs(1))
+                .expect("encodable"),
+        )["body"]
+            .clone();
         assert_eq!(
             body,
             json!({"method": "shutdown", "arguments": {}, "destination": null, "pattern": "w*", "matcher": "glob"})
@@ -363,6 +380,7 @@ mod tests {
                 nodes,
                 listeners,
                 answers: answered.len() as u64,
+                shared: BTreeMap::new(),
                 malformed: 0,
             };
             assert_eq!(

@@ -35,6 +35,7 @@ mod keys;
 mod leftovers;
 mod mailbox;
 mod message;
+mod observed_lists;
 mod poison;
 #[cfg(test)]
 mod properties;
@@ -55,6 +56,7 @@ mod sweep;
 mod task;
 mod task_news;
 mod task_result;
+mod transport;
 
 pub use broker_queues::{BrokerQueues, Waiting};
 pub use chord::ChordProgress;
@@ -89,3 +91,4 @@ pub use sweep::{InWorkers, Swept};
 pub use task::{DEFAULT_QUEUE, Task};
 pub use task_news::{News, TaskNews};
 pub use task_result::{TaskFailure, TaskResult, TaskState};
+pub use transport::Transport;

@@ -9,7 +9,6 @@ use jiff::Timestamp;
 use serde_json::{Value, json as object};
 
 use super::client::Client;
-use super::keys::PRIORITY_STEPS;
 use super::message::QueuedTask;
 use super::{Result, TaskId, json};
 
@@ -212,16 +211,15 @@ impl Client {
     pub async fn inspect_messages(&self, queues: &[String]) -> Result<Inspection> {
         let mut inspection = Inspection::default();
         for queue in queues {
-            for step in PRIORITY_STEPS {
-                self.inspect_list(queue, step, &mut inspection).await?;
+            for (step, list) in self.broker_keys().lists(queue) {
+                self.inspect_list(queue, step, list, &mut inspection).await?;
             }
         }
         self.inspect_unacked(&mut inspection).await?;
         Ok(inspection)
     }
 
-    async fn inspect_list(&self, queue: &str, step: u8, inspection: &mut Inspection) -> Result<()> {
-        let list = self.broker_keys().queue(queue, step);
+    async fn inspect_list(&self, queue: &str, step: u8, list: String, inspection: &mut Inspection) -> Result<()> {
         for start in (0..LIMIT).step_by(PAGE) {
             // From the end that workers take from: what comes in meanwhile shifts nothing.
             let (first, last) = (-1 - start.cast_signed(), -((start + PAGE).cast_signed()));
@@ -293,7 +291,7 @@ impl Client {
     pub async fn quarantine(&self, found: &Harmful) -> Result<bool> {
         let keys = self.broker_keys();
         let (name, list) = match &found.place {
-            Place::Queued { queue, step } => (queue.as_str(), keys.queue(queue, *step)),
+            Place::Queued { queue, step } => (queue.as_str(), keys.list(queue, *step)),
             Place::Unacked { .. } => ("unacked", keys.unacked()),
         };
         let mut kept = object!({ "at": Timestamp::now().to_string(), "reason": found.diagnosis.reason, "list": list });

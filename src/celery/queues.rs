@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::client::Client;
 use super::inspect::{Execution, RunningTask, Scheduled};
-use super::keys::PRIORITY_STEPS;
 use super::mailbox::{Replies, Target};
 use super::message::QueuedTask;
 use super::{NodeName, Result, TaskId};
@@ -124,17 +123,18 @@ impl Search {
 }
 
 impl Client {
-    /// Messages that wait in a queue, by priority step (0, 3, 6, 9).
+    /// Messages that wait in a queue, by priority step.
     pub async fn queue_depth(&self, queue: &str) -> Result<BTreeMap<u8, u64>> {
         let mut lengths = redis::pipe();
-        for step in PRIORITY_STEPS {
-            lengths.cmd("LLEN").arg(self.broker_keys().queue(queue, step));
+        let lists = self.broker_keys().lists(queue);
+        for (_step, list) in &lists {
+            lengths.cmd("LLEN").arg(list);
         }
         let lengths: Vec<u64> = self
             .broker()
             .query("read a queue's depth", &lengths, self.deadline())
             .await?;
-        Ok(PRIORITY_STEPS.into_iter().zip(lengths).collect())
+        Ok(lists.into_iter().map(|(step, _list)| step).zip(lengths).collect())
     }
 
     /// Messages that workers have taken and not acknowledged, of all queues.
@@ -227,8 +227,8 @@ impl Client {
             ..Search::default()
         };
         for queue in queues {
-            for step in PRIORITY_STEPS {
-                self.look_in_queue(queue, step, &mut search).await?;
+            for (_step, list) in self.broker_keys().lists(queue) {
+                self.look_in_queue(queue, &list, &mut search).await?;
             }
         }
         self.look_in_unacked(&mut search).await?;
@@ -245,8 +245,8 @@ impl Client {
             ..Search::default()
         };
         for queue in queues {
-            for step in PRIORITY_STEPS {
-                self.look_in_queue(queue, step, &mut search).await?;
+            for (_step, list) in self.broker_keys().lists(queue) {
+                self.look_in_queue(queue, &list, &mut search).await?;
             }
         }
         self.look_in_unacked(&mut search).await?;
@@ -259,13 +259,12 @@ impl Client {
         Ok(search)
     }
 
-    async fn look_in_queue(&self, queue: &str, step: u8, search: &mut Search) -> Result<()> {
-        let list = self.broker_keys().queue(queue, step);
+    async fn look_in_queue(&self, queue: &str, list: &str, search: &mut Search) -> Result<()> {
         // From the end that is pushed to: what comes in meanwhile makes us read an item twice, never miss one, and what
         // goes out at the other end shifts nothing.
         for start in (0..SCAN_LIMIT).step_by(PAGE) {
             let mut page = redis::pipe();
-            page.cmd("LRANGE").arg(&list).arg(start).arg(start + PAGE - 1);
+            page.cmd("LRANGE").arg(list).arg(start).arg(start + PAGE - 1);
             let (items,): (Vec<Vec<u8>>,) = self.broker().query("read a queue", &page, self.deadline()).await?;
             for item in &items {
                 // An unreadable item is no task that we are looking for.

@@ -56,7 +56,7 @@ impl ReplyList {
     pub(super) async fn open(broker: Arc<Commands>, keys: &Keys) -> Result<Self> {
         let action = "open a connection for control replies";
         let (connection, told) = broker.connector().open_tracking(action).await?;
-        let queue = Keys::reply_queue(&Uuid::new_v4().to_string());
+        let queue = keys.reply_queue(&Uuid::new_v4().to_string());
         Ok(Self {
             broker,
             connection,

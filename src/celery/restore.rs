@@ -324,8 +324,9 @@ impl Client {
             .broker()
             .query("read an exchange's bindings", &members, self.deadline())
             .await?;
+        let keys = self.broker_keys();
         Ok(members.iter().find_map(|member| {
-            let mut parts = member.split(super::keys::SEPARATOR);
+            let mut parts = member.split(keys.separator());
             let (key, _pattern, queue) = (parts.next()?, parts.next()?, parts.next()?);
             (key == routing_key).then(|| queue.to_owned())
         }))

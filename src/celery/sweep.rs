@@ -7,7 +7,6 @@ use std::collections::{HashMap, HashSet};
 
 use super::client::Client;
 use super::inspect::Execution;
-use super::keys::PRIORITY_STEPS;
 use super::message::QueuedTask;
 use super::queues::{PAGE, SCAN_LIMIT, Search, Whereabouts};
 use super::{Result, TaskId};
@@ -41,8 +40,7 @@ impl Client {
     pub async fn sweep(&self, roots: &HashSet<TaskId>, queues: &[&str]) -> Result<Swept> {
         let mut swept = Swept::default();
         for queue in queues {
-            for step in PRIORITY_STEPS {
-                let list = self.broker_keys().queue(queue, step);
+            for (_step, list) in self.broker_keys().lists(queue) {
                 if !self.sweep_list(&list, roots, &mut swept).await? {
                     swept.unseen = Some(format!("queue `{queue}` holds more than {SCAN_LIMIT} messages"));
                 }

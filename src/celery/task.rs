@@ -9,7 +9,6 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::envelope::Outgoing;
-use super::keys::SEPARATOR;
 use super::signature::Signature;
 use super::{Error, GroupId, Link, Result, TaskId, python_repr};
 
@@ -212,7 +211,7 @@ impl Task {
             return refused("its id is empty or holds control characters");
         }
         if let Some(queue) = &self.queue
-            && (queue.is_empty() || queue.contains(SEPARATOR))
+            && (queue.is_empty() || queue.contains("\u{6}\u{16}"))
         {
             return refused("its queue's name is empty or holds the priority separator");
         }

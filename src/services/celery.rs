@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use super::app_settings::Learner;
 use super::connection::RedisConnection;
 use super::consumption::ConsumptionCare;
 use super::environment::merge;
@@ -53,6 +54,7 @@ pub struct Celery {
     pub(super) config: CeleryConfig,
     pub(super) connection: RedisConnection,
     pub(super) client: Client,
+    learner: Option<Arc<Learner>>,
     /// What the node's name begins with.
     pub(super) node_begin: String,
     pub(super) run_id: RunId,
@@ -82,6 +84,8 @@ pub struct CelerySetup<'a> {
     pub run_id: &'a RunId,
     pub connection: &'a RedisConnection,
     pub client: Client,
+    /// Asks the app for its settings; none where the instance that is up has done so.
+    pub learner: Option<Arc<Learner>>,
     pub program: PathBuf,
     pub log: PathBuf,
     pub base: &'a [(String, String)],
@@ -126,6 +130,7 @@ impl Celery {
             config: config.clone(),
             connection: connection.clone(),
             client: setup.client,
+            learner: setup.learner,
             node_begin: setup.node_begin.to_owned(),
             run_id: setup.run_id.clone(),
             program: setup.program,
@@ -260,6 +265,11 @@ impl Celery {
                 .because(why)
                 .with_log(&self.order.log)
         };
+        if let Some(learner) = &self.learner {
+            learner
+                .ask_worker(&self.client, self.node(), &self.config.app, &self.recorder)
+                .await?;
+        }
         let (stats, registered, settings) = tokio::join!(
             control.stats(&target, QUESTION_PATIENCE),
             control.registered(&target, QUESTION_PATIENCE),
@@ -357,6 +367,10 @@ impl Program for Celery {
 
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {
         Box::pin(async move {
+            // Names of queues and channels depend on it.
+            if let Some(learner) = &self.learner {
+                learner.check(&self.config.app).await?;
+            }
             let is_first = self.first_start.swap(false, Ordering::Relaxed);
             if is_first {
                 if !self.connection.owned
@@ -422,7 +436,10 @@ impl Program for Celery {
                         self.node(),
                         self.config.start_timeout
                     );
-                    let cause = last_error.unwrap_or_else(|| "it runs, but does not answer a ping".to_owned());
+                    let mut cause = last_error.unwrap_or_else(|| "it runs, but does not answer a ping".to_owned());
+                    if let Some(learner) = &self.learner {
+                        cause.extend(learner.why_unknown().await.map(|why| format!("; {why}")));
+                    }
                     return Err(Failure::infrastructure(what)
                         .because(cause)
                         .with_log(&self.order.log)

@@ -2,6 +2,7 @@
 //!
 //! Policy only: the guard does the spawning and the ending, `celery` the talking.
 
+mod app_settings;
 mod attention;
 mod beat;
 mod celery;
@@ -40,6 +41,7 @@ mod unknown_tasks;
 mod worker_command;
 mod worker_log;
 
+pub use app_settings::{AppSettings, AppSource, Learner, Learnt};
 pub use beat::Beat;
 pub use celery::{Celery, CelerySetup, Duty};
 pub use command::Command;
@@ -62,3 +64,4 @@ pub use site_worker::{
 };
 pub use state::Service;
 pub use supervisor::{GivenUp, Supervisor, Usable};
+pub use worker_command::settings as worker_settings;

@@ -15,6 +15,17 @@ pub fn node_name(instance: &str) -> NodeName {
     NodeName::new(format!("{instance}@{}", host.to_string_lossy()))
 }
 
+/// Returns the settings that stand behind `--` of the worker's command line.
+pub fn settings(config: &CeleryConfig) -> Vec<String> {
+    let mut settings = Vec::new();
+    if config.acks_late {
+        settings.extend(LATE_ACKNOWLEDGEMENT.map(str::to_owned));
+    }
+    // The last one of a name holds: what is written out is stronger.
+    settings.extend(config.settings.iter().map(|(name, value)| format!("{name}={value}")));
+    settings
+}
+
 /// The command line of the worker: alone, with events, with the settings of `[celery]`.
 pub fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Vec<String> {
     let mut argv = vec![
@@ -40,12 +51,7 @@ pub fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Ve
         ]);
     }
     argv.extend(config.extra_args.iter().cloned());
-    let mut settings = Vec::new();
-    if config.acks_late {
-        settings.extend(LATE_ACKNOWLEDGEMENT.map(str::to_owned));
-    }
-    // The last one of a name holds: what is written out is stronger.
-    settings.extend(config.settings.iter().map(|(name, value)| format!("{name}={value}")));
+    let settings = settings(config);
     if !settings.is_empty() {
         argv.push("--".into());
         argv.extend(settings);

@@ -68,6 +68,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::celery::Transport;
     use crate::guard;
     use crate::run::RunId;
 
@@ -77,6 +78,7 @@ mod tests {
             pid: std::process::id().cast_signed(),
             start_time,
             redis: None,
+            transport: Transport::default(),
             ports: BTreeMap::new(),
             given_up: Vec::new(),
         }

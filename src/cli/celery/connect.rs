@@ -2,15 +2,20 @@
 
 use std::future::Future;
 use std::path::Path;
+use std::time::Duration;
 
 use clap::Args;
 
-use crate::celery::{Client, Endpoints};
+use crate::celery::{Client, Endpoints, Target, Transport};
 use crate::cli::output::say;
 use crate::cli::{ConfigArgs, Refusal};
 use crate::printable::one_line;
 use crate::run::Outcome;
+use crate::services::AppSettings;
 use crate::{instance, services};
+
+/// How long workers have to say their settings.
+const CONF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the broker and the results are.
 #[derive(Args, Clone, Debug)]
@@ -23,23 +28,17 @@ pub struct ConnectArgs {
     #[arg(long, global = true, value_name = "URL")]
     backend: Option<String>,
     /// What the app's `broker_transport_options` have as `global_keyprefix`
-    #[arg(
-        long,
-        global = true,
-        value_name = "PREFIX",
-        default_value = "",
-        hide_default_value = true
-    )]
-    key_prefix: String,
+    #[arg(long, global = true, value_name = "PREFIX")]
+    key_prefix: Option<String>,
     /// The same of its `result_backend_transport_options`; Celery 5.3 and 5.4 write an underscore behind it, 5.2 knows none
-    #[arg(
-        long,
-        global = true,
-        value_name = "PREFIX",
-        default_value = "",
-        hide_default_value = true
-    )]
-    backend_key_prefix: String,
+    #[arg(long, global = true, value_name = "PREFIX")]
+    backend_key_prefix: Option<String>,
+    /// What the app's `broker_transport_options` have as `sep` [default: what the workers, or the queues, say]
+    #[arg(long, global = true, value_name = "TEXT", value_parser = clap::builder::NonEmptyStringValueParser::new())]
+    sep: Option<String>,
+    /// What they have as `priority_steps`, such as 0,3,6,9 [default: what the workers, or the queues, say]
+    #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
+    priority_steps: Vec<u8>,
     /// Say on standard error which broker is used, and by whose word
     #[arg(short, long, global = true)]
     verbose: bool,
@@ -63,7 +62,8 @@ impl ConnectArgs {
                 )
             })?;
             self.tell(&client, "the instance that is up here");
-            return self.prefixed(client.endpoints().clone());
+            self.name_keys(&client);
+            return Ok(client);
         };
         let backend = self
             .backend
@@ -71,15 +71,61 @@ impl ConnectArgs {
             .or_else(|| variable("CELERY_RESULT_BACKEND"))
             .unwrap_or_else(|| broker.clone());
         let endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
-        let client = self.prefixed(endpoints)?;
+        let client = Client::connect(endpoints).map_err(|error| usage(error.to_string()))?;
+        self.name_keys(&client);
         self.tell(&client, source);
         Ok(client)
     }
 
-    fn prefixed(&self, mut endpoints: Endpoints) -> anyhow::Result<Client> {
-        endpoints.broker.key_prefix.clone_from(&self.key_prefix);
-        endpoints.backend.key_prefix.clone_from(&self.backend_key_prefix);
-        Client::connect(endpoints).map_err(|error| Refusal::because(Outcome::ConfigurationError, error.to_string()))
+    /// Names keys and channels by the flags where there are some.
+    fn name_keys(&self, client: &Client) {
+        let mut transport = Transport::clone(&client.transport());
+        let set = |value: &mut String, flag: &Option<String>| {
+            if let Some(flag) = flag {
+                value.clone_from(flag);
+            }
+        };
+        set(&mut transport.key_prefix, &self.key_prefix);
+        set(&mut transport.backend_key_prefix, &self.backend_key_prefix);
+        set(&mut transport.separator, &self.sep);
+        if !self.priority_steps.is_empty() {
+            transport.priority_steps.clone_from(&self.priority_steps);
+        }
+        client.use_transport(transport);
+    }
+
+    /// Names the lists of these queues as the app does, where neither a flag nor an instance that is up says how: by what
+    /// the workers answer, else by what the queues themselves show.
+    pub async fn name_lists(&self, client: &Client, queues: &[String]) -> crate::celery::Result<()> {
+        let known = client.transport();
+        let default = Transport::default();
+        if (&known.separator, &known.priority_steps) != (&default.separator, &default.priority_steps)
+            || self.sep.is_some()
+            || !self.priority_steps.is_empty()
+        {
+            return Ok(());
+        }
+        let mut found = Transport::clone(&known);
+        let arguments = serde_json::json!({ "with_defaults": false });
+        let replies = client
+            .control()
+            .call("conf", arguments, &Target::All, CONF_TIMEOUT)
+            .await?;
+        let said = replies.good().map(|(_, conf)| AppSettings::read(conf).transport).next();
+        if let Some(said) = said {
+            found.separator = said.separator;
+            found.priority_steps = said.priority_steps;
+        } else {
+            for queue in queues {
+                if let Some((separator, steps)) = client.observed_lists(queue).await? {
+                    found.separator = separator;
+                    found.priority_steps.extend(steps);
+                    found.priority_steps = found.steps();
+                }
+            }
+        }
+        client.use_transport(found);
+        Ok(())
     }
 
     /// Without user and password.
@@ -106,12 +152,16 @@ fn of_instance() -> anyhow::Result<Option<Client>> {
         return Ok(None);
     }
     let config = ConfigArgs::default().load(&[])?;
-    let redis = match instance::read(&config.orch.state_dir) {
-        Ok(Some(file)) if file.is_alive() => file.redis,
-        _ => None,
+    let Ok(Some(file)) = instance::read(&config.orch.state_dir) else {
+        return Ok(None);
     };
-    let client = redis.map(|redis| services::celery_client(&redis)).transpose();
-    client.map_err(|failure| Refusal::because(Outcome::ConfigurationError, failure))
+    let Some(redis) = file.redis.as_ref().filter(|_| file.is_alive()) else {
+        return Ok(None);
+    };
+    let client =
+        services::celery_client(redis).map_err(|failure| Refusal::because(Outcome::ConfigurationError, failure))?;
+    client.use_transport(file.transport);
+    Ok(Some(client))
 }
 
 /// Runs one conversation on a runtime of its own.

@@ -1,6 +1,6 @@
 //! `orch celery ping`: are the workers there? Fit for an exec probe and for cron.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -43,11 +43,16 @@ pub struct PingArgs {
 /// Between two looks at a worker that leaves work waiting.
 const PAUSE: Duration = Duration::from_millis(250);
 
+/// How long others are waited for to see whether they have the name of a node that was asked for.
+const SHARED_NAME_TIMEOUT: Duration = Duration::from_millis(500);
+
 /// What was seen.
 struct Seen {
     /// How many listen to control requests.
     listeners: u64,
     nodes: BTreeSet<NodeName>,
+    /// Names that several workers have, with their number.
+    shared: BTreeMap<NodeName, u64>,
     /// None: was not asked.
     queues: Option<BTreeSet<String>>,
     /// Who does not consume, and why.
@@ -60,27 +65,34 @@ pub fn main(args: &PingArgs) -> anyhow::Result<u8> {
     let started = Instant::now();
     let seen = converse(look(&client, args))?;
     let elapsed = started.elapsed();
-    let (nodes, verdict) = match seen {
+    let (nodes, warnings, verdict) = match seen {
         Ok(seen) => {
             let verdict = judge(&seen, args);
-            (seen.nodes, verdict)
+            let warnings = shared_names(&seen.shared);
+            (seen.nodes, warnings, verdict)
         }
-        Err(error) => (BTreeSet::new(), Err(error.to_string())),
+        Err(error) => (BTreeSet::new(), Vec::new(), Err(error.to_string())),
     };
     let names: Vec<&str> = nodes.iter().map(NodeName::as_str).collect();
     let milliseconds = elapsed.as_secs_f64() * 1000.0;
     let reason = verdict.as_ref().err().map(|reason| one_line(reason));
     if args.json {
-        let object =
-            json!({ "healthy": reason.is_none(), "nodes": names, "reason": reason, "elapsed_ms": milliseconds });
+        let object = json!({
+            "healthy": reason.is_none(),
+            "nodes": names,
+            "reason": reason,
+            "warnings": warnings,
+            "elapsed_ms": milliseconds,
+        });
         print_json(&object);
     } else {
+        let warnings: String = warnings.iter().map(|warning| format!("; {warning}")).collect();
         match &reason {
             None => print(&format!(
-                "healthy: {} in {milliseconds:.1} ms",
+                "healthy: {} in {milliseconds:.1} ms{warnings}",
                 one_line(&names.join(", "))
             )),
-            Some(reason) => print(&format!("unhealthy: {reason}")),
+            Some(reason) => print(&format!("unhealthy: {reason}{warnings}")),
         }
     }
     Ok(u8::from(reason.is_some()))
@@ -97,9 +109,18 @@ async fn look(client: &Client, args: &PingArgs) -> crate::celery::Result<Seen> {
     let mut seen = Seen {
         listeners: pong.listeners,
         nodes,
+        shared: pong.shared,
         queues: None,
         not_consuming: Vec::new(),
     };
+    // A call to nodes ends with the first answer of each.
+    if !args.node.is_empty() && seen.listeners > args.node.len() as u64 {
+        let all = control
+            .ping(&Target::All, args.timeout.min(SHARED_NAME_TIMEOUT))
+            .await?;
+        seen.shared = all.shared;
+        seen.shared.retain(|node, _| seen.nodes.contains(node));
+    }
     if seen.nodes.is_empty() || (args.queues.is_empty() && !args.consuming) {
         return Ok(seen);
     }
@@ -156,6 +177,16 @@ fn consumed(replies: &Replies<Vec<ConsumedQueue>>) -> BTreeSet<String> {
         .collect()
 }
 
+/// Warns of workers that cannot be told from each other.
+fn shared_names(shared: &BTreeMap<NodeName, u64>) -> Vec<String> {
+    let warning = |(node, workers): (&NodeName, &u64)| {
+        one_line(&format!(
+            "{workers} workers have the same name {node}: what is sent to one reaches all of them, give each its own (`-n`)"
+        ))
+    };
+    shared.iter().map(warning).collect()
+}
+
 /// The verdict: the first thing that is wrong, in one line.
 fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
     let silent: Vec<&str> = args
@@ -171,8 +202,13 @@ fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
             args.timeout
         ));
     }
-    if seen.nodes.len() < args.min_workers {
-        let answered = seen.nodes.len();
+    // Workers of one name are still as many.
+    let others: u64 = seen.shared.values().map(|workers| workers.saturating_sub(1)).sum();
+    let answered = seen
+        .nodes
+        .len()
+        .saturating_add(usize::try_from(others).unwrap_or(usize::MAX));
+    if answered < args.min_workers {
         return Err(match answered {
             0 if seen.listeners == 0 => "no worker listens".to_owned(),
             0 => format!("no worker answers within {:?}", args.timeout),
@@ -216,6 +252,7 @@ mod tests {
             &Seen {
                 listeners: 9,
                 nodes,
+                shared: BTreeMap::new(),
                 queues,
                 not_consuming: Vec::new(),
             },

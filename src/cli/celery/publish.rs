@@ -125,6 +125,7 @@ pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
     let task = task_of(args).map_err(usage)?;
     let client = args.connect.client()?;
     converse(async {
+        name_lists(&client, args, std::slice::from_ref(&task)).await?;
         // Watched before it is published: its end cannot be missed.
         let mut watch = args.wait.then(|| client.results().watch(&task.id));
         client.publish(&task).await.map_err(|error| match &error {
@@ -169,13 +170,16 @@ fn publish_all(args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
     let queues = queues_of(tasks);
     let published = converse(async {
-        client.publish_batch(tasks).await?;
+        name_lists(&client, args, tasks).await?;
+        if let Err(error) = client.publish_batch(tasks).await {
+            return Ok(Err(error));
+        }
         if !args.json {
             tasks.iter().for_each(|task| print(task.id.as_str()));
         }
-        Ok(warn_without_consumer(&client, &queues).await)
+        anyhow::Ok(Ok(warn_without_consumer(&client, &queues).await))
     })?;
-    let consumers = published.map_err(|error: BatchError| {
+    let consumers = published?.map_err(|error: BatchError| {
         let outcome = match error.error {
             crate::celery::Error::Task { .. } => Outcome::ConfigurationError,
             _ => Outcome::InfrastructureFailed,
@@ -235,6 +239,23 @@ fn by_queue<'q>(queues: &BTreeSet<&'q str>, consumers: Option<&Consumers>) -> Op
     let consumers = consumers?;
     let of = |queue: &&'q str| (*queue, consumers.of_queue(queue).cloned().collect());
     Some(queues.iter().map(of).collect())
+}
+
+/// Names the lists of the tasks' queues as the app does. The list of the first step is the queue's name alone, so that
+/// nothing need be known for tasks without a priority.
+async fn name_lists(client: &Client, args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<()> {
+    let with_priority = tasks.iter().filter(|task| task.priority > 0);
+    let queues: BTreeSet<String> = with_priority
+        .map(|task| task.queue.clone().unwrap_or_else(|| DEFAULT_QUEUE.to_owned()))
+        .collect();
+    if queues.is_empty() {
+        return Ok(());
+    }
+    let queues: Vec<String> = queues.into_iter().collect();
+    args.connect
+        .name_lists(client, &queues)
+        .await
+        .map_err(|error| Refusal::because(Outcome::InfrastructureFailed, error.to_string()))
 }
 
 fn task_of(args: &PublishArgs) -> Result<Task, String> {

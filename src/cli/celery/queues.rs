@@ -19,6 +19,8 @@ use crate::ui::span;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// More unacknowledged messages than this are not listed.
 const LONGEST_LIST: usize = 10_000;
+/// Queues whose keys are read for the app's separator and steps where no worker answers.
+const MOST_SHOWING: usize = 100;
 
 /// Shows the depth of queues by priority, their consumers, and the messages that are taken and not acknowledged
 #[derive(Args, Debug)]
@@ -51,7 +53,11 @@ pub fn main(args: &QueuesArgs) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
     let failed = |error: crate::celery::Error| Refusal::because(Outcome::InfrastructureFailed, error.to_string());
     if args.check || args.quarantine {
-        return converse(super::poison::check(&client, &args.queues, args.quarantine, args.json))?.map_err(failed);
+        let checked = converse(async {
+            args.connect.name_lists(&client, &args.queues).await?;
+            super::poison::check(&client, &args.queues, args.quarantine, args.json).await
+        });
+        return checked?.map_err(failed);
     }
     let seen = converse(look(&client, args))?.map_err(failed)?;
     let now = SystemTime::now()
@@ -158,12 +164,25 @@ async fn look(client: &Client, args: &QueuesArgs) -> crate::celery::Result<Seen>
     let mut unseen = None;
     let names: BTreeSet<String> = match args.queues.as_slice() {
         [] => {
-            let found = client.broker_queues().await?;
+            let consumed: Vec<String> = consumers.names().map(str::to_owned).collect();
+            // The separator decides which queue a list belongs to.
+            args.connect.name_lists(client, &consumed).await?;
+            let mut found = client.broker_queues().await?;
+            if consumed.is_empty() {
+                let before = client.transport();
+                let shown: Vec<String> = found.messages.keys().take(MOST_SHOWING).cloned().collect();
+                args.connect.name_lists(client, &shown).await?;
+                if client.transport() != before {
+                    found = client.broker_queues().await?;
+                }
+            }
             unseen = found.unseen;
-            let consumed = consumers.names().map(str::to_owned);
             found.messages.into_keys().chain(consumed).collect()
         }
-        named => named.iter().cloned().collect(),
+        named => {
+            args.connect.name_lists(client, named).await?;
+            named.iter().cloned().collect()
+        }
     };
     let mut depths = Depths::new();
     for name in names {
@@ -205,15 +224,19 @@ fn depths_table(depths: &Depths, consumers: &Consumers) -> Vec<String> {
         .max()
         .unwrap_or(0)
         .max("QUEUE".len());
+    let steps: BTreeSet<&u8> = depths.values().flat_map(BTreeMap::keys).collect();
+    let steps: Vec<String> = steps.into_iter().map(u8::to_string).collect();
+    let steps = format!("PRIORITY {}", steps.join("/"));
+    let steps_width = steps.len().max(16);
     let mut lines = vec![format!(
-        "{:<width$}  {:>8}  PRIORITY 0/3/6/9  CONSUMERS",
+        "{:<width$}  {:>8}  {steps:<steps_width$}  CONSUMERS",
         "QUEUE", "MESSAGES"
     )];
     for (name, depth) in depths {
         let total: u64 = depth.values().sum();
         let steps: Vec<String> = depth.values().map(u64::to_string).collect();
         lines.push(format!(
-            "{:<width$}  {total:>8}  {:<16}  {}",
+            "{:<width$}  {total:>8}  {:<steps_width$}  {}",
             one_line(name),
             steps.join("/"),
             consumers_of(name, consumers)

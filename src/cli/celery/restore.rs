@@ -35,6 +35,7 @@ pub fn main(args: &RestoreArgs) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
     let dead: BTreeSet<NodeName> = args.nodes.iter().map(|node| NodeName::from(node.as_str())).collect();
     let restored = converse(async {
+        args.connect.name_lists(&client, &[]).await?;
         match dead.is_empty() {
             true => client.restore_unacked(&HashSet::new()).await,
             false => client.restore_without(&dead).await,

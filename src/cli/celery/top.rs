@@ -74,6 +74,7 @@ pub fn main(args: &TopArgs) -> anyhow::Result<u8> {
     let live = !args.once && !args.json && std::io::stdout().is_terminal();
     let once = args.once || (!args.json && !live);
     converse(async {
+        args.connect.name_lists(&client, &[]).await.map_err(failed)?;
         let mut events = client.events().await.map_err(failed)?;
         if args.enable {
             client

@@ -54,7 +54,7 @@ pub(in crate::config) fn celery(root: &Section<'_>, state_dir: &Path, surroundin
         log_level: section.or("log_level", "INFO".to_owned(), |item| {
             item.choice(&levels).map(str::to_owned)
         }),
-        extra_args: section.or("extra_args", Vec::new(), |item| item.list(Item::text)),
+        extra_args: section.or("extra_args", Vec::new(), |item| item.list(worker_argument)),
         acks_late: section.or("acks_late", false, Item::boolean),
         settings: policy::settings(&section),
         env,
@@ -77,6 +77,32 @@ pub(in crate::config) fn celery(root: &Section<'_>, state_dir: &Path, surroundin
 /// Pool slots that Celery itself would choose.
 fn processors() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
+}
+
+/// Refuses the options that orch gives the worker itself, and by which it finds the worker and its queues again.
+fn worker_argument(item: &Item<'_>) -> Option<String> {
+    let text = item.text()?;
+    let has = |short: &str, long: &str| {
+        let is_short = text.starts_with(short) && !text.starts_with("--");
+        is_short || text == long || text.strip_prefix(long).is_some_and(|rest| rest.starts_with('='))
+    };
+    let problem = |what: &str, cure: &str| item.report(item.problem(format!("`{}` must not {what}", item.path), cure));
+    if has("-n", "--hostname") {
+        return problem(
+            "name the node",
+            "the node is `<[orch] instance>@<host>`: set `[orch] instance`",
+        );
+    }
+    if has("-Q", "--queues") {
+        return problem("name queues", "set `[celery] queues`");
+    }
+    if has("-D", "--detach") {
+        return problem(
+            "detach the worker",
+            "orch keeps the worker in the background itself: remove it",
+        );
+    }
+    Some(text)
 }
 
 fn queues(item: &Item<'_>) -> Option<Vec<String>> {

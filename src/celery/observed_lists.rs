@@ -1,0 +1,74 @@
+//! What a queue's keys in the broker show of the app's separator and priority steps, where nobody else says them.
+
+use super::client::Client;
+use super::{Result, Transport};
+
+impl Client {
+    /// Reads separator and priority steps from a queue's binding and lists: the steps are those of lists that hold
+    /// something. `None`: the queue has neither a binding of its own nor such lists.
+    pub async fn observed_lists(&self, queue: &str) -> Result<Option<(String, Vec<u8>)>> {
+        let transport = self.transport();
+        let keys = self.broker_keys();
+        let mut members = redis::pipe();
+        // The default of Celery: an exchange and a routing key of the queue's own name.
+        members.cmd("SMEMBERS").arg(keys.bindings(queue));
+        let (members,): (Vec<Vec<u8>>,) = self
+            .broker()
+            .query("read a queue's binding", &members, self.deadline())
+            .await?;
+        let bound = members
+            .iter()
+            .filter_map(|member| std::str::from_utf8(member).ok())
+            .find_map(|member| separator_in(member, queue));
+        let is_bound = bound.is_some();
+        let separator = bound.unwrap_or(&transport.separator);
+        let named = |step: u8| match step {
+            0 => keys.list(queue, 0),
+            step => format!("{}{separator}{step}", keys.list(queue, 0)),
+        };
+        let mut exist = redis::pipe();
+        for step in 0..=Transport::LARGEST_PRIORITY {
+            exist.cmd("EXISTS").arg(named(step));
+        }
+        let exist: Vec<bool> = self
+            .broker()
+            .query("look for a queue's lists", &exist, self.deadline())
+            .await?;
+        let steps: Vec<u8> = (0..)
+            .zip(exist)
+            .filter_map(|(step, exists)| exists.then_some(step))
+            .collect();
+        let observed = is_bound || !steps.is_empty();
+        Ok(observed.then(|| (separator.to_owned(), steps)))
+    }
+}
+
+/// Returns the separator of a binding `<queue> SEP <pattern> SEP <queue>` whose pattern is empty.
+fn separator_in<'m>(member: &'m str, queue: &str) -> Option<&'m str> {
+    let between = member.strip_prefix(queue)?.strip_suffix(queue)?;
+    let (first, second) = between.split_at_checked(between.len() / 2)?;
+    (!first.is_empty() && first == second).then_some(first)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_binding_shows_the_separator() {
+        for (member, queue, separator) in [
+            ("celery\u{6}\u{16}\u{6}\u{16}celery", "celery", Some("\u{6}\u{16}")),
+            ("celery::celery", "celery", Some(":")),
+            ("a:b::a:b", "a:b", Some(":")),
+            ("celery--celery", "celery", Some("-")),
+            ("qéééq", "q", None),
+            ("other::celery", "celery", None),
+            ("celery:*:celery", "celery", None),
+            ("celerycelery", "celery", None),
+            ("celery", "celery", None),
+            ("", "celery", None),
+        ] {
+            assert_eq!(separator_in(member, queue), separator, "{member}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! What was learnt from apps before, in `<state>/app-settings.json`: it holds while the files that the import has read are
+//! the same.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::{atomic_file, regular_file};
+
+/// Apps, or environments of one app, that are remembered.
+const MOST_ENTRIES: usize = 8;
+/// Bytes that are read.
+const LARGEST: u64 = 8 << 20;
+
+/// A file that decides about the settings: path, time of its contents, of its inode, and size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct SourceFile(String, i128, i128, u64);
+
+impl SourceFile {
+    fn is_unchanged(&self) -> bool {
+        let Ok(now) = fs::metadata(&self.0) else { return false };
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        now.is_file()
+            && nanoseconds(now.mtime(), now.mtime_nsec()) == self.1
+            && nanoseconds(now.ctime(), now.ctime_nsec()) == self.2
+            && now.len() == self.3
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Entry {
+    /// Of interpreter, app, directory, settings and environment.
+    key: u64,
+    files: Vec<SourceFile>,
+    settings: Value,
+}
+
+/// Returns the settings that were learnt under this key, if every file is as it was.
+pub(super) fn find(file: &Path, key: u64) -> Option<Value> {
+    let entry = read(file).into_iter().find(|entry| entry.key == key)?;
+    let holds = !entry.files.is_empty() && entry.files.iter().all(SourceFile::is_unchanged);
+    holds.then_some(entry.settings)
+}
+
+/// Remembers the settings; the oldest are forgotten.
+pub(super) fn remember(file: &Path, key: u64, files: Vec<SourceFile>, settings: &Value) {
+    let mut entries = read(file);
+    entries.retain(|entry| entry.key != key);
+    entries.push(Entry {
+        key,
+        files,
+        settings: settings.clone(),
+    });
+    let surplus = entries.len().saturating_sub(MOST_ENTRIES);
+    entries.drain(..surplus);
+    let written = serde_json::to_vec(&entries)
+        .map_err(std::io::Error::from)
+        .and_then(|bytes| atomic_file::replace(file, &bytes));
+    if let Err(error) = written {
+        // The next start asks the app again.
+        tracing::warn!(%error, file = %file.display(), "could not remember the app's settings");
+    }
+}
+
+fn read(file: &Path) -> Vec<Entry> {
+    let bytes = regular_file::read(file, LARGEST).unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn source(path: &Path) -> SourceFile {
+        let now = fs::metadata(path).expect("there");
+        let nanoseconds = |seconds: i64, rest: i64| i128::from(seconds) * 1_000_000_000 + i128::from(rest);
+        SourceFile(
+            path.display().to_string(),
+            nanoseconds(now.mtime(), now.mtime_nsec()),
+            nanoseconds(now.ctime(), now.ctime_nsec()),
+            now.len(),
+        )
+    }
+
+    #[test]
+    fn an_entry_holds_until_one_of_its_files_changes() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = directory.path().join("app-settings.json");
+        let (app, other) = (directory.path().join("app.py"), directory.path().join("other.py"));
+        fs::write(&app, "x = 1").expect("written");
+        fs::write(&other, "").expect("written");
+        let settings = json!({ "control_exchange": "c" });
+        remember(&cache, 1, vec![source(&app), source(&other)], &settings);
+        assert_eq!(find(&cache, 1), Some(settings.clone()));
+        assert_eq!(find(&cache, 2), None);
+        fs::write(&app, "x = 12").expect("written");
+        assert_eq!(find(&cache, 1), None);
+        remember(&cache, 1, vec![source(&app)], &settings);
+        fs::remove_file(&app).expect("removed");
+        assert_eq!(find(&cache, 1), None);
+        // Without a file that would tell of a change nothing is believed.
+        remember(&cache, 1, Vec::new(), &settings);
+        assert_eq!(find(&cache, 1), None);
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten_and_a_damaged_file_is_no_entry() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cache = directory.path().join("app-settings.json");
+        let app = directory.path().join("app.py");
+        fs::write(&app, "").expect("written");
+        for key in 0..=MOST_ENTRIES as u64 {
+            remember(&cache, key, vec![source(&app)], &json!(key));
+        }
+        assert_eq!(find(&cache, 0), None);
+        assert_eq!(find(&cache, 1), Some(json!(1)));
+        for damage in ["", "{}", "[{}]", "[1, 2", "[{\"key\":1,\"files\":7,\"settings\":0}]"] {
+            fs::write(&cache, damage).expect("written");
+            assert_eq!(find(&cache, 1), None, "{damage}");
+        }
+        remember(&cache, 1, vec![source(&app)], &json!(1));
+        assert_eq!(find(&cache, 1), Some(json!(1)));
+    }
+}

@@ -1,0 +1,326 @@
+//! The transport settings of the app as the app itself has them: what orch follows, and what it refuses by name.
+
+mod cache;
+mod interpreter;
+mod learner;
+
+use serde_json::Value;
+
+pub use learner::{AppSource, Learner, Learnt};
+
+use super::failure::Failure;
+use crate::celery::Transport;
+
+/// Largest number of elements of `priority_steps` that is read; kombu polls one list for each.
+const MOST_STEPS: usize = 256;
+
+/// The effective settings of an app that orch depends on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppSettings {
+    pub transport: Transport,
+    /// The first setting that orch cannot follow.
+    refused: Option<RefusedSetting>,
+}
+
+/// A setting that orch cannot work with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct RefusedSetting {
+    /// Name and value, such as `worker_enable_remote_control = false`.
+    setting: String,
+    why: &'static str,
+    cure: &'static str,
+}
+
+impl AppSettings {
+    /// Reads the settings as the app's process or a worker's answer to `conf` has them. Absent means Celery's default.
+    pub fn read(settings: &Value) -> Self {
+        let mut reading = Reading { refused: None };
+        reading.judge_serializers(settings);
+        let empty = Value::Null;
+        let options = settings.get("broker_transport_options").unwrap_or(&empty);
+        let default = Transport::default();
+        let text = |value: Option<&Value>, default: String| match value {
+            Some(Value::String(text)) => text.clone(),
+            _ => default,
+        };
+        let priority_steps = reading.priority_steps(options.get("priority_steps"));
+        let transport = Transport {
+            key_prefix: reading.option(options, "global_keyprefix", String::new()),
+            backend_key_prefix: text(settings.get("backend_key_prefix"), String::new()),
+            separator: reading.option(options, "sep", default.separator),
+            priority_steps: priority_steps.unwrap_or(default.priority_steps),
+            fanout_prefix: match options.get("fanout_prefix") {
+                Some(Value::String(own)) if !own.is_empty() => own.clone(),
+                Some(off) if !is_true(off) => String::new(),
+                _ => default.fanout_prefix,
+            },
+            fanout_patterns: options.get("fanout_patterns").is_none_or(is_true),
+            control_exchange: text(settings.get("control_exchange"), default.control_exchange),
+            event_exchange: text(settings.get("event_exchange"), default.event_exchange),
+            unacked_key: reading.option(options, "unacked_key", default.unacked_key),
+            unacked_index_key: reading.option(options, "unacked_index_key", default.unacked_index_key),
+        };
+        if transport.separator.is_empty() {
+            reading.refuse(
+                "broker_transport_options: sep = \"\"".to_owned(),
+                "without a separator a queue of priority 3 and a queue whose name ends in 3 are one list",
+                "remove `sep` from `broker_transport_options`",
+            );
+        }
+        Self {
+            transport,
+            refused: reading.refused,
+        }
+    }
+
+    /// Refuses what orch cannot follow.
+    ///
+    /// # Errors
+    /// A setting of the app cannot be followed; the failure names it with the cure.
+    pub fn check(&self, app: &str) -> Result<(), Failure> {
+        match &self.refused {
+            None => Ok(()),
+            Some(refused) => Err(Failure::configuration(format!(
+                "the app `{app}` has a setting that orch cannot work with: {}",
+                refused.setting
+            ))
+            .because(refused.why)
+            .hint(refused.cure)),
+        }
+    }
+}
+
+/// Collects the first refusal.
+struct Reading {
+    refused: Option<RefusedSetting>,
+}
+
+impl Reading {
+    fn refuse(&mut self, setting: String, why: &'static str, cure: &'static str) {
+        self.refused.get_or_insert(RefusedSetting { setting, why, cure });
+    }
+
+    fn judge_serializers(&mut self, settings: &Value) {
+        if settings
+            .get("worker_enable_remote_control")
+            .is_some_and(|value| !is_true(value))
+        {
+            self.refuse(
+                "worker_enable_remote_control = False".to_owned(),
+                "by remote control orch sees whether the worker is ready, lives, and which tasks it has",
+                "remove it from the app, or overrule it for this worker: \
+                 `[celery] settings = { \"worker.enable_remote_control\" = 1 }`",
+            );
+        }
+        if let Some(accepted) = settings.get("accept_content")
+            && !accepts_json(accepted)
+        {
+            self.refuse(
+                format!("accept_content = {accepted}"),
+                "orch sends tasks and control requests as JSON, which this worker discards",
+                "add \"json\" to `accept_content` of the app",
+            );
+        }
+        for (name, why, cure) in [
+            (
+                "task_serializer",
+                "the worker writes its answers to control requests with it, and orch reads JSON alone",
+                "set it to \"json\" in the app, or for this worker: `[celery] settings = { \"task.serializer\" = \"json\" }`",
+            ),
+            (
+                "event_serializer",
+                "the worker writes its events with it, and orch reads JSON alone",
+                "set it to \"json\" in the app, or for this worker: `[celery] settings = { \"event.serializer\" = \"json\" }`",
+            ),
+        ] {
+            if let Some(Value::String(serializer)) = settings.get(name)
+                && !is_json(serializer)
+            {
+                self.refuse(format!("{name} = \"{serializer}\""), why, cure);
+            }
+        }
+    }
+
+    fn option(&mut self, options: &Value, name: &'static str, default: String) -> String {
+        match options.get(name) {
+            None | Some(Value::Null) => default,
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => {
+                self.refuse(
+                    format!("broker_transport_options: {name} = {other}"),
+                    "orch reads a text here",
+                    "write it as a text in `broker_transport_options` of the app",
+                );
+                default
+            }
+        }
+    }
+
+    fn priority_steps(&mut self, value: Option<&Value>) -> Option<Vec<u8>> {
+        let value = value.filter(|value| !value.is_null())?;
+        let steps: Option<Vec<u8>> = value
+            .as_array()
+            .filter(|steps| !steps.is_empty() && steps.len() <= MOST_STEPS)
+            .and_then(|steps| {
+                let step = |step: &Value| step.as_u64().and_then(|step| u8::try_from(step).ok());
+                steps.iter().map(step).collect()
+            });
+        if steps.is_none() {
+            self.refuse(
+                format!("broker_transport_options: priority_steps = {value}"),
+                "orch knows steps from 0 to 255 only, one at least",
+                "write `priority_steps` as a list of such numbers, such as `list(range(10))`",
+            );
+        }
+        steps
+    }
+}
+
+/// Returns whether Python takes a value for true.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(value) => *value,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
+}
+
+fn is_json(name: &str) -> bool {
+    name == "json" || name == "application/json"
+}
+
+fn accepts_json(accepted: &Value) -> bool {
+    match accepted {
+        // Python's `None` accepts all that is enabled; a single text is what Celery splits at commas.
+        Value::Null => true,
+        Value::String(text) => text.split(',').any(|name| is_json(name.trim())),
+        Value::Array(names) => names.iter().filter_map(Value::as_str).any(is_json),
+        _ => true,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn settings_become_names() {
+        let default = Transport::default();
+        for (settings, expected) in [
+            (json!({}), default.clone()),
+            (
+                json!({"broker_transport_options": null, "accept_content": ["json"]}),
+                default.clone(),
+            ),
+            (
+                json!({"broker_transport_options": {"global_keyprefix": "shop-"}, "backend_key_prefix": "R_"}),
+                Transport {
+                    key_prefix: "shop-".to_owned(),
+                    backend_key_prefix: "R_".to_owned(),
+                    ..default.clone()
+                },
+            ),
+            (
+                json!({"broker_transport_options": {"sep": ":", "priority_steps": [0, 5]}}),
+                Transport {
+                    separator: ":".to_owned(),
+                    priority_steps: vec![0, 5],
+                    ..default.clone()
+                },
+            ),
+            (
+                json!({"broker_transport_options": {"fanout_prefix": false, "fanout_patterns": 0}}),
+                Transport {
+                    fanout_prefix: String::new(),
+                    fanout_patterns: false,
+                    ..default.clone()
+                },
+            ),
+            (
+                json!({"broker_transport_options": {"fanout_prefix": true, "fanout_patterns": true}}),
+                default.clone(),
+            ),
+            (
+                json!({"broker_transport_options": {"fanout_prefix": "/a.", "unacked_key": "u", "unacked_index_key": "i"},
+                       "control_exchange": "c", "event_exchange": "e"}),
+                Transport {
+                    fanout_prefix: "/a.".to_owned(),
+                    unacked_key: "u".to_owned(),
+                    unacked_index_key: "i".to_owned(),
+                    control_exchange: "c".to_owned(),
+                    event_exchange: "e".to_owned(),
+                    ..default
+                },
+            ),
+        ] {
+            let read = AppSettings::read(&settings);
+            assert_eq!(read.transport, expected, "{settings}");
+            assert_eq!(read.check("app"), Ok(()), "{settings}");
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_followed_is_refused_by_name() {
+        for (settings, name) in [
+            (
+                json!({"worker_enable_remote_control": false}),
+                "worker_enable_remote_control = False",
+            ),
+            (
+                json!({"worker_enable_remote_control": 0}),
+                "worker_enable_remote_control",
+            ),
+            (json!({"accept_content": ["pickle"]}), "accept_content = [\"pickle\"]"),
+            (json!({"accept_content": []}), "accept_content"),
+            (json!({"task_serializer": "pickle"}), "task_serializer = \"pickle\""),
+            (json!({"event_serializer": "yaml"}), "event_serializer"),
+            (json!({"broker_transport_options": {"sep": ""}}), "sep"),
+            (json!({"broker_transport_options": {"sep": 3}}), "sep = 3"),
+            (
+                json!({"broker_transport_options": {"global_keyprefix": ["x"]}}),
+                "global_keyprefix",
+            ),
+            (
+                json!({"broker_transport_options": {"priority_steps": []}}),
+                "priority_steps",
+            ),
+            (
+                json!({"broker_transport_options": {"priority_steps": [-1]}}),
+                "priority_steps = [-1]",
+            ),
+            (
+                json!({"broker_transport_options": {"priority_steps": [0, 300]}}),
+                "priority_steps",
+            ),
+            (
+                json!({"broker_transport_options": {"priority_steps": "0123"}}),
+                "priority_steps",
+            ),
+        ] {
+            let failure = AppSettings::read(&settings)
+                .check("shop")
+                .expect_err("refused")
+                .to_string();
+            assert!(
+                failure.contains(name) && failure.contains("`shop`"),
+                "{settings}: {failure}"
+            );
+            assert!(failure.contains("hint"), "{failure}");
+        }
+        for accepted in [
+            json!(["json"]),
+            json!(["application/json", "pickle"]),
+            json!("pickle,json"),
+            json!(null),
+        ] {
+            let settings =
+                json!({ "accept_content": accepted, "task_serializer": "json", "result_serializer": "pickle" });
+            assert_eq!(AppSettings::read(&settings).check("shop"), Ok(()), "{settings}");
+        }
+    }
+}
