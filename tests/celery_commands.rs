@@ -832,3 +832,95 @@ fn an_app_whose_keys_have_a_prefix_is_reached() {
     );
     assert_eq!(sum, "t1 SUCCESS 3");
 }
+
+#[test]
+fn two_workers_of_one_name_are_named_and_counted() {
+    let redis = RedisServer::start();
+    let url = redis.url(0);
+    let first = Worker::start(&redis, WorkerOptions::default());
+    let second = Worker::start(&redis, WorkerOptions::default());
+    let warning = "; 2 workers have the same name w1@test: what is sent to one reaches all of them";
+    for arguments in [
+        &["ping"][..],
+        &["ping", "--node", "w1@test"],
+        &["ping", "--min-workers", "2"],
+        &["ping", "--queues", "celery"],
+    ] {
+        let healthy = said(&orch(arguments, Some(&url)), 0);
+        assert!(
+            healthy.starts_with("healthy: w1@test in ") && healthy.contains(warning),
+            "{healthy}"
+        );
+    }
+    let unhealthy = said(
+        &orch(&["ping", "--min-workers", "3", "--timeout", "300ms"], Some(&url)),
+        1,
+    );
+    assert!(
+        unhealthy.starts_with("unhealthy: 2 of 3 workers answer within 300ms; 2 workers have"),
+        "{unhealthy}"
+    );
+    let object: Value = serde_json::from_str(&said(&orch(&["ping", "--json"], Some(&url)), 0)).unwrap();
+    assert!(object["warnings"][0].as_str().unwrap().contains("w1@test"), "{object}");
+    drop(second);
+    let third = Worker::start(
+        &redis,
+        WorkerOptions {
+            node: "w3@test",
+            ..WorkerOptions::default()
+        },
+    );
+    let healthy = said(&orch(&["ping", "--node", "w1@test"], Some(&url)), 0);
+    assert!(!healthy.contains("same name"), "{healthy}");
+    drop((first, third));
+}
+
+/// Whatever the app's own names are: without an instance, first by what the queues show, then by what the worker says.
+#[test]
+fn queues_with_a_separator_and_steps_of_the_apps_own_are_counted_and_published_to() {
+    let redis = RedisServer::start();
+    let url = redis.url(0);
+    let options = r#"{"sep": ":", "priority_steps": [0, 2, 4, 7]}"#;
+    let depth = |arguments: &[&str]| -> Value {
+        let all = [&["queues", "--queues", "celery", "--json"], arguments].concat();
+        let object: Value = serde_json::from_str(&said(&orch(&all, Some(&url)), 0)).unwrap();
+        object["queues"]["celery"].clone()
+    };
+    let line = format!(
+        "wire_app.app.conf.broker_transport_options = {options}; \
+         [wire_app.add.apply_async((1, 1), priority=priority) for priority in (0, 2, 3, 7, 9)]"
+    );
+    python(&redis, "wire_app", &line);
+    // Of steps that hold nothing only Celery's own are known.
+    assert_eq!(
+        depth(&[]),
+        serde_json::json!({"0": 1, "2": 2, "3": 0, "6": 0, "7": 2, "9": 0})
+    );
+    let flags = ["--sep", ":", "--priority-steps", "0,2,4,7"];
+    assert_eq!(depth(&flags), serde_json::json!({"0": 1, "2": 2, "4": 0, "7": 2}));
+    let worker = Worker::start(
+        &redis,
+        WorkerOptions {
+            settings: vec![("broker_transport_options", options)],
+            ..WorkerOptions::default()
+        },
+    );
+    // To the list of step 4, as the worker says; in that of Celery's own step 3 nobody would look.
+    let arguments = [
+        "publish",
+        "wire_app.add",
+        "--args",
+        "[20, 1]",
+        "--priority",
+        "5",
+        "--wait",
+    ];
+    let backend = redis.url(1);
+    let result = said(
+        &orch(&[&arguments[..], &["--backend", &backend]].concat(), Some(&url)),
+        0,
+    );
+    assert!(result.contains("21"), "{result}");
+    assert_eq!(depth(&[]), serde_json::json!({"0": 0, "2": 0, "4": 0, "7": 0}));
+    drop(worker);
+}
