@@ -242,6 +242,11 @@ fn commands_and_runs_next_to_an_instance_use_what_it_has_learnt() {
     let ping = project.orch_bare(&["celery", "ping"]).finish();
     ping.expect_code(0);
     assert!(ping.stdout.starts_with("healthy: "), "{}", ping.stdout);
+    // The variables name the broker of the instance.
+    let within = project
+        .orch_bare(&["exec", "--", env!("CARGO_BIN_EXE_orch"), "celery", "ping"])
+        .finish();
+    within.expect_code(0);
     let published = project
         .orch_bare(&[
             "celery",

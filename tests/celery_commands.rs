@@ -875,6 +875,27 @@ fn two_workers_of_one_name_are_named_and_counted() {
     drop((first, third));
 }
 
+#[test]
+fn a_worker_that_listens_under_another_name_is_named() {
+    let redis = RedisServer::start();
+    let url = redis.url(0);
+    let worker = Worker::start(
+        &redis,
+        WorkerOptions {
+            settings: vec![("broker_transport_options", r#"{"global_keyprefix": "shop-"}"#)],
+            ..WorkerOptions::default()
+        },
+    );
+    let unhealthy = said(&orch(&["ping"], Some(&url)), 1);
+    assert!(
+        unhealthy.contains("prefix `shop-`") && unhealthy.ends_with("try `--key-prefix shop-`"),
+        "{unhealthy}"
+    );
+    let healthy = said(&orch(&["ping", "--key-prefix", "shop-"], Some(&url)), 0);
+    assert!(healthy.starts_with("healthy: w1@test"), "{healthy}");
+    drop(worker);
+}
+
 /// Whatever the app's own names are: without an instance, first by what the queues show, then by what the worker says.
 #[test]
 fn queues_with_a_separator_and_steps_of_the_apps_own_are_counted_and_published_to() {

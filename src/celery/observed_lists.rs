@@ -1,7 +1,13 @@
-//! What a queue's keys in the broker show of the app's separator and priority steps, where nobody else says them.
+//! What keys in the broker show of the app's transport settings, where nobody else says them.
+
+use std::collections::BTreeSet;
 
 use super::client::Client;
 use super::{Result, Transport};
+
+/// Keys that one SCAN looks at, and how often it is done.
+const PAGE: usize = 1000;
+const PAGES: usize = 100;
 
 impl Client {
     /// Reads separator and priority steps from a queue's binding and lists: the steps are those of lists that hold
@@ -43,6 +49,44 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Looks among the broker's keys for mailboxes of workers with other settings than the client's: pairs of
+    /// `global_keyprefix` and `control_exchange`. A mailbox may be of workers that are gone. Not all keys of a large
+    /// database are looked at.
+    pub async fn other_mailboxes(&self) -> Result<BTreeSet<(String, String)>> {
+        let own = self.transport();
+        let own = (own.key_prefix.clone(), own.control_exchange.clone());
+        let mut found = BTreeSet::new();
+        let mut cursor = 0_u64;
+        for _page in 0..PAGES {
+            let mut page = redis::pipe();
+            page.cmd("SCAN")
+                .arg(cursor)
+                .arg("MATCH")
+                .arg("*_kombu.binding.*.pidbox");
+            page.arg("COUNT").arg(PAGE);
+            let ((next, keys),): ((u64, Vec<Vec<u8>>),) = self
+                .broker()
+                .query("look for mailboxes of workers", &page, self.deadline())
+                .await?;
+            let keys = keys.iter().filter_map(|key| std::str::from_utf8(key).ok());
+            found.extend(keys.filter_map(mailbox_in).filter(|mailbox| *mailbox != own));
+            cursor = next;
+            if cursor == 0 {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// Returns prefix and control exchange of a mailbox's key.
+fn mailbox_in(key: &str) -> Option<(String, String)> {
+    let (prefix, exchange) = key.split_once("_kombu.binding.")?;
+    let exchange = exchange.strip_suffix(".pidbox")?;
+    (!exchange.starts_with("reply.")).then(|| (prefix.to_owned(), exchange.to_owned()))
+}
+
 /// Returns the separator of a binding `<queue> SEP <pattern> SEP <queue>` whose pattern is empty.
 fn separator_in<'m>(member: &'m str, queue: &str) -> Option<&'m str> {
     let between = member.strip_prefix(queue)?.strip_suffix(queue)?;
@@ -53,6 +97,21 @@ fn separator_in<'m>(member: &'m str, queue: &str) -> Option<&'m str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mailbox_shows_prefix_and_exchange() {
+        for (key, expected) in [
+            ("_kombu.binding.celery.pidbox", Some(("", "celery"))),
+            ("shop-_kombu.binding.celery.pidbox", Some(("shop-", "celery"))),
+            ("_kombu.binding.a.b.pidbox", Some(("", "a.b"))),
+            ("_kombu.binding.reply.celery.pidbox", None),
+            ("_kombu.binding_permanent.celery.pidbox", None),
+            ("_kombu.binding.celery", None),
+        ] {
+            let expected = expected.map(|(prefix, exchange)| (prefix.to_owned(), exchange.to_owned()));
+            assert_eq!(mailbox_in(key), expected, "{key}");
+        }
+    }
 
     #[test]
     fn a_binding_shows_the_separator() {

@@ -162,6 +162,7 @@ impl Place {
                 "version",
                 "instance.json",
                 "ports.json",
+                "app-settings.json",
                 "summary.json",
                 "journal.jsonl",
             ];
@@ -171,7 +172,9 @@ impl Place {
             let text = fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
             let whole = match name.as_str() {
                 "version" => text == "1\n",
-                "instance.json" | "ports.json" | "summary.json" => serde_json::from_str::<Value>(&text).is_ok(),
+                "instance.json" | "ports.json" | "app-settings.json" | "summary.json" => {
+                    serde_json::from_str::<Value>(&text).is_ok()
+                }
                 // Appended to: the last line may be torn.
                 _ => {
                     let lines: Vec<&str> = text.split('\n').collect();

@@ -72,6 +72,12 @@ impl ConnectArgs {
             .unwrap_or_else(|| broker.clone());
         let endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
         let client = Client::connect(endpoints).map_err(|error| usage(error.to_string()))?;
+        // Within `orch exec` the variables name the broker of the instance, which has asked the app.
+        if let Ok(Some(instance)) = of_instance()
+            && is_same_database(&instance, &client)
+        {
+            client.use_transport(Transport::clone(&instance.transport()));
+        }
         self.name_keys(&client);
         self.tell(&client, source);
         Ok(client)
@@ -139,6 +145,12 @@ impl ConnectArgs {
             ));
         }
     }
+}
+
+/// Returns whether both speak to one broker.
+fn is_same_database(one: &Client, other: &Client) -> bool {
+    let (one, other) = (&one.endpoints().broker, &other.endpoints().broker);
+    (&one.address, one.database) == (&other.address, other.database)
 }
 
 /// A client of the instance that is up in this directory, if there is one.

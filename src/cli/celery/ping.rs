@@ -53,6 +53,8 @@ struct Seen {
     nodes: BTreeSet<NodeName>,
     /// Names that several workers have, with their number.
     shared: BTreeMap<NodeName, u64>,
+    /// Prefixes and control exchanges of other mailboxes in the broker; looked for only where nobody listens.
+    others: BTreeSet<(String, String)>,
     /// None: was not asked.
     queues: Option<BTreeSet<String>>,
     /// Who does not consume, and why.
@@ -110,6 +112,11 @@ async fn look(client: &Client, args: &PingArgs) -> crate::celery::Result<Seen> {
         listeners: pong.listeners,
         nodes,
         shared: pong.shared,
+        others: match pong.listeners {
+            // A user without this right is no less healthy.
+            0 => client.other_mailboxes().await.unwrap_or_default(),
+            _ => BTreeSet::new(),
+        },
         queues: None,
         not_consuming: Vec::new(),
     };
@@ -187,6 +194,21 @@ fn shared_names(shared: &BTreeMap<NodeName, u64>) -> Vec<String> {
     shared.iter().map(warning).collect()
 }
 
+/// Says that nobody listens, and which settings of the app may be why.
+fn nobody_listens(others: &BTreeSet<(String, String)>) -> String {
+    match others.first() {
+        None => "no worker listens".to_owned(),
+        Some((prefix, exchange)) if !prefix.is_empty() => format!(
+            "no worker listens; the broker has keys of workers with the prefix `{prefix}` and `control_exchange` \
+             `{exchange}`: try `--key-prefix {prefix}`"
+        ),
+        Some((_, exchange)) => format!(
+            "no worker listens; the broker has keys of workers whose `control_exchange` is `{exchange}`: orch reaches \
+             those where its instance runs them"
+        ),
+    }
+}
+
 /// The verdict: the first thing that is wrong, in one line.
 fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
     let silent: Vec<&str> = args
@@ -210,7 +232,7 @@ fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
         .saturating_add(usize::try_from(others).unwrap_or(usize::MAX));
     if answered < args.min_workers {
         return Err(match answered {
-            0 if seen.listeners == 0 => "no worker listens".to_owned(),
+            0 if seen.listeners == 0 => nobody_listens(&seen.others),
             0 => format!("no worker answers within {:?}", args.timeout),
             _ => format!(
                 "{answered} of {} workers answer within {:?}",
@@ -253,6 +275,7 @@ mod tests {
                 listeners: 9,
                 nodes,
                 shared: BTreeMap::new(),
+                others: BTreeSet::new(),
                 queues,
                 not_consuming: Vec::new(),
             },

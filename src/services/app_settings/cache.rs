@@ -125,5 +125,10 @@ mod tests {
         }
         remember(&cache, 1, vec![source(&app)], &json!(1));
         assert_eq!(find(&cache, 1), Some(json!(1)));
+        // A directory in its place is no reason to fail.
+        fs::remove_file(&cache).expect("removed");
+        fs::create_dir(&cache).expect("made");
+        remember(&cache, 1, vec![source(&app)], &json!(1));
+        assert_eq!(find(&cache, 1), None);
     }
 }
