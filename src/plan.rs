@@ -253,6 +253,7 @@ fn learner(context: &PlanContext, connection: &RedisConnection, program: &Path, 
         settings: worker_settings(celery),
         environment: merge_environment(&context.base, &celery.env, &must),
         of_this_run: must.into_iter().map(|(name, _)| name).collect(),
+        timeout: celery.start_timeout,
         log: context.directory.log("celery-settings"),
         cache: context.config.orch.state_dir.join("app-settings.json"),
     };

@@ -168,6 +168,40 @@ fn a_dead_workers_messages_are_put_back_and_run_exactly_once_more() {
     );
 }
 
+/// Put back on the list that the next worker polls, found by its own words.
+#[test]
+fn messages_of_a_dead_worker_are_put_back_on_lists_of_the_apps_own_names() {
+    let redis = RedisServer::start();
+    let url = redis.url(0);
+    let transport = r#"{"sep": "|", "priority_steps": [0, 4]}"#;
+    let options = |node| WorkerOptions {
+        node,
+        concurrency: 1,
+        settings: vec![("broker_transport_options", transport)],
+        ..WorkerOptions::default()
+    };
+    let mut worker = Worker::start(&redis, options("w1@test"));
+    let line = format!(
+        "wire_app.app.conf.broker_transport_options = {transport}; \
+         [wire_app.sleep_late.apply_async((60, number), priority=5) for number in range(3)]"
+    );
+    python(&redis, "wire_app", &line);
+    let mut broker = redis.connection(0);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut taken = || redis::cmd("HLEN").arg("unacked").query::<u64>(&mut broker).unwrap();
+    while taken() < 3 {
+        assert!(Instant::now() < deadline, "the worker does not take them");
+    }
+    worker.process.kill();
+    let _next = Worker::start(&redis, options("w2@test"));
+    let text = said(&orch(&["restore"], Some(&url)), 0);
+    assert_eq!(text, "3 put back on their queues, 0 were finished already");
+    // The second worker takes them, one of them from the list of step 4.
+    while taken() < 3 {
+        assert!(Instant::now() < deadline, "nobody takes them again");
+    }
+}
+
 /// A command of the app's worker.
 struct Shop {
     redis: RedisServer,

@@ -87,7 +87,8 @@ mod tests {
     /// Values from `steps[bisect(steps, n) - 1]` in Python 3.11.
     #[test]
     fn a_priority_goes_to_the_step_that_kombu_chooses() {
-        let cases: [(&[u8], &[(u8, u8)]); 6] = [
+        type Case = (&'static [u8], &'static [(u8, u8)]);
+        let cases: [Case; 6] = [
             (
                 &[0, 3, 6, 9],
                 &[(0, 0), (2, 0), (3, 3), (5, 3), (6, 6), (9, 9), (255, 9)],

@@ -25,8 +25,6 @@ use crate::services::launcher::Launcher;
 const SCRIPT: &str = include_str!("print_settings.py");
 /// Begins the line that the child prints.
 const MARK: &str = "orch-app-settings ";
-/// How long the app may take for its import: a worker that starts imports it too.
-const IMPORT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How long a worker has to say its settings.
 const CONF_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bytes of the child's output that are read, from the end.
@@ -59,6 +57,8 @@ pub struct AppSource {
     pub environment: Vec<(String, String)>,
     /// Variables whose values orch chooses anew for each run: no app makes a setting of them.
     pub of_this_run: Vec<String>,
+    /// How long the import may take: as long as the start of the worker, which imports the app too.
+    pub timeout: Duration,
     /// Where the child's output goes.
     pub log: PathBuf,
     /// Where settings are remembered.
@@ -137,7 +137,8 @@ impl Learner {
         }
     }
 
-    /// Asks the worker for the settings where the app could not be asked. It can say all but the prefix of results.
+    /// Asks the worker for the settings where the app could not be asked. It hides the values of
+    /// names with `key` in them, such as `global_keyprefix`: a warning names those that the app sets.
     ///
     /// # Errors
     /// A setting of the app cannot be followed.
@@ -165,6 +166,16 @@ impl Learner {
         };
         let learnt = AppSettings::read(settings);
         learnt.check(app)?;
+        let hidden = super::hidden_options(settings);
+        if !hidden.is_empty() {
+            let message = format!(
+                "the app `{app}` sets {}, and its worker does not say to which value; Celery's default is used\n  cause: \
+                 {why}\n  hint:  let `[celery] program` be the `celery` command next to the app's Python",
+                hidden.join(", ")
+            );
+            let level = Level::Warning;
+            recorder.emit(EventKind::Noticed { level, message });
+        }
         client.use_transport(learnt.transport);
         Ok(())
     }
@@ -211,7 +222,7 @@ async fn ask(source: &AppSource, launcher: &Launcher) -> Result<Value, String> {
         },
     };
     let log = source.log.display();
-    match launcher.run_to_end(order, IMPORT_TIMEOUT).await {
+    match launcher.run_to_end(order, source.timeout).await {
         Ok(ExitStatus::Code(0)) => {}
         Ok(status) => {
             let last = last_lines(&source.log, 1).pop();
@@ -280,6 +291,7 @@ mod tests {
                 ("SHLVL".to_owned(), "1".to_owned()),
             ],
             of_this_run: vec!["REDIS_PORT".to_owned()],
+            timeout: Duration::from_secs(1),
             log: "/log".into(),
             cache: "/cache".into(),
         }

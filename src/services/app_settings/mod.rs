@@ -11,6 +11,8 @@ pub use learner::{AppSource, Learner, Learnt};
 use super::failure::Failure;
 use crate::celery::Transport;
 
+/// What a worker's answer to `conf` has in place of each value whose name has `key` in it, such as `global_keyprefix`.
+const HIDDEN: &str = "********";
 /// Largest number of elements of `priority_steps` that is read; kombu polls one list for each.
 const MOST_STEPS: usize = 256;
 
@@ -144,6 +146,7 @@ impl Reading {
     fn option(&mut self, options: &Value, name: &'static str, default: String) -> String {
         match options.get(name) {
             None | Some(Value::Null) => default,
+            Some(Value::String(text)) if text == HIDDEN => default,
             Some(Value::String(text)) => text.clone(),
             Some(other) => {
                 self.refuse(
@@ -174,6 +177,18 @@ impl Reading {
         }
         steps
     }
+}
+
+/// Returns the names of transport options whose values a worker's answer hides.
+fn hidden_options(settings: &Value) -> Vec<String> {
+    let sections = ["broker_transport_options", "result_backend_transport_options"];
+    let hidden = sections.into_iter().flat_map(|section| {
+        let options = settings.get(section).and_then(Value::as_object).into_iter().flatten();
+        options
+            .filter(|(_, value)| value.as_str() == Some(HIDDEN))
+            .map(move |(name, _)| format!("`{name}` of `{section}`"))
+    });
+    hidden.collect()
 }
 
 /// Returns whether Python takes a value for true.
@@ -246,6 +261,10 @@ mod tests {
                 default.clone(),
             ),
             (
+                json!({"broker_transport_options": {"unacked_key": "********", "global_keyprefix": "********"}}),
+                default.clone(),
+            ),
+            (
                 json!({"broker_transport_options": {"fanout_prefix": "/a.", "unacked_key": "u", "unacked_index_key": "i"},
                        "control_exchange": "c", "event_exchange": "e"}),
                 Transport {
@@ -262,6 +281,22 @@ mod tests {
             assert_eq!(read.transport, expected, "{settings}");
             assert_eq!(read.check("app"), Ok(()), "{settings}");
         }
+    }
+
+    #[test]
+    fn what_a_worker_hides_is_named() {
+        let settings = json!({
+            "broker_transport_options": {"global_keyprefix": "********", "sep": ":"},
+            "result_backend_transport_options": {"global_keyprefix": "********"},
+        });
+        assert_eq!(
+            hidden_options(&settings),
+            [
+                "`global_keyprefix` of `broker_transport_options`",
+                "`global_keyprefix` of `result_backend_transport_options`"
+            ]
+        );
+        assert!(hidden_options(&json!({"broker_transport_options": null})).is_empty());
     }
 
     #[test]
