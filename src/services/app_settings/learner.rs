@@ -236,6 +236,9 @@ async fn ask(source: &AppSource, launcher: &Launcher) -> Result<Value, String> {
     }
     let told = read_told(&source.log, begin)
         .ok_or_else(|| format!("the app's process has printed no settings (log: {log})"))?;
+    // What the app prints at its import stands in the worker's log, too, and may be secret: it is kept only where it explains
+    // a failure.
+    std::fs::remove_file(&source.log).ok();
     if let Some(files) = told.files {
         cache::remember(&source.cache, key, files, &told.settings);
     }
