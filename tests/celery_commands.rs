@@ -858,7 +858,9 @@ fn an_app_whose_keys_have_a_prefix_is_reached() {
         _ => "shop:",
     };
     let with = |words: &[&'static str]| [words, &["--key-prefix", "shop:", "--backend-key-prefix", prefix]].concat();
-    assert_eq!(shop.says(&["ping"], 1), "unhealthy: no worker listens");
+    let without = shop.says(&["ping"], 1);
+    assert!(without.starts_with("unhealthy: no worker listens; "), "{without}");
+    assert!(without.ends_with(": try `--key-prefix shop:`"), "{without}");
     assert!(shop.says(&with(&["ping"]), 0).starts_with("healthy: w1@test in "));
     let sum = shop.says(
         &with(&["publish", "wire_app.add", "--args", "[1, 2]", "--id", "t1", "--wait"]),
