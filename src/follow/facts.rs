@@ -2,6 +2,7 @@
 //!
 //! Not here: what follows from them (`machine`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -98,7 +99,7 @@ impl Listed {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Input {
     /// The dispatch task's result, and what it lists as started.
-    DispatchEnded { end: TaskEnd, listed: Listed },
+    DispatchEnded { end: TaskEnd, listed: Arc<Listed> },
     /// An event tells the dispatch task's end, and no result is stored: it is ignored.
     DispatchEndedUnrecorded(TaskEnd),
     /// The result of the chord's callback.

@@ -63,7 +63,7 @@ pub struct Follower<'a> {
     /// So many at the header's begin are the chord's; what follows the dispatch task has started besides.
     chunks: usize,
     /// What the dispatch task's result lists as started.
-    listed: Option<Listed>,
+    listed: Option<Arc<Listed>>,
     /// What the header's tasks had come to when the callback was first seen.
     header_check: Option<HeaderCheck>,
     chord: Option<ChordProgress>,
@@ -319,9 +319,9 @@ impl<'a> Follower<'a> {
                         self.page.know_header(&group.tasks);
                         self.chunks = group.tasks.len();
                     }
-                    let listed = listed(&result.children);
+                    let listed = Arc::new(listed(&result.children));
                     self.header = listed.members.iter().chain(&listed.tasks).cloned().collect();
-                    self.listed = Some(listed.clone());
+                    self.listed = Some(Arc::clone(&listed));
                     Input::DispatchEnded { end, listed }
                 } else {
                     Input::CallbackEnded(end)
@@ -550,7 +550,7 @@ impl<'a> Follower<'a> {
             let dispatch = final_result(&results, dispatch).await?;
             let callback = final_result(&results, callback).await?;
             let remains = if with_remains {
-                remains::read(client, &page, listed.as_ref()).await?
+                remains::read(client, &page, listed.as_deref()).await?
             } else {
                 Remains::default()
             };

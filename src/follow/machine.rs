@@ -11,6 +11,7 @@
 //!      \------------------------+-> TaskEvents (no job id, no file)
 //! ```
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::allowance::Allowance;
@@ -61,7 +62,7 @@ pub struct Following {
     stage: Stage,
     dispatch: DispatchEnd,
     /// What the dispatch task's result lists as started; `None` where it was not stored or read.
-    listed: Option<Listed>,
+    listed: Option<Arc<Listed>>,
     callback: Callback,
     /// The pool file was written since the job was published.
     file_changed: bool,
@@ -196,7 +197,7 @@ impl Following {
         let how_far = self.how_far();
         let evidence = Evidence {
             dispatch: self.dispatch.clone(),
-            children: self.listed.as_ref().map(Listed::count),
+            children: self.listed.as_deref().map(Listed::count),
             callback: self.callback.clone(),
             picked_up: self.rules.picked_up,
             keys: self.keys.as_ref(),
@@ -266,7 +267,7 @@ impl Following {
             }
         };
         self.dispatch = DispatchEnd::Succeeded(Answer::Other);
-        let started = self.listed.as_ref().map_or(0, Listed::count);
+        let started = self.listed.as_deref().map_or(0, Listed::count);
         match DispatchAnswer::read(&result) {
             DispatchAnswer::Failed { job, error } => {
                 self.learn(job);
@@ -333,7 +334,7 @@ impl Following {
     /// The dispatch task says that all is done; what it started may say something else.
     fn done_by_answer(&mut self, now: Instant, facts: &mut Vec<Fact>) {
         self.dispatch = DispatchEnd::Succeeded(Answer::Done);
-        match self.listed.as_ref().map(Listed::count) {
+        match self.listed.as_deref().map(Listed::count) {
             Some(0) => {}
             Some(_) => self.fall_back(
                 "the dispatch task says that all is done, and it started tasks",

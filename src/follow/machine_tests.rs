@@ -116,7 +116,7 @@ use FollowStageOrEnd::*;
 fn answered(result: Value, started: u64) -> Input {
     Input::DispatchEnded {
         end: TaskEnd::Succeeded(result),
-        listed: header_of(started),
+        listed: header_of(started).into(),
     }
 }
 
@@ -196,7 +196,7 @@ fn what_the_dispatch_task_answers_decides_the_way() {
     let no_chord = || answered(json!({"job_id": "j", "total_urls": 9}), 0);
     let raised = |end| Input::DispatchEnded {
         end,
-        listed: Listed::default(),
+        listed: Listed::default().into(),
     };
     let header = || answered(json!({"job_id": "j", "chord_id": "header", "total_chunks": 4}), 4);
     for (kind, input, stage) in [
@@ -457,7 +457,7 @@ fn a_late_dispatch_result_is_better_than_a_fall_back() {
     assert_eq!(case.stages_entered(), [FollowStage::FileTime, FollowStage::Chord]);
     let case = Case::new(Kind::Proxies).see(gone(false)).see(Input::DispatchEnded {
         end: failed("x"),
-        listed: Listed::default(),
+        listed: Listed::default().into(),
     });
     assert_eq!(case.stage(), Told);
 }
@@ -515,7 +515,7 @@ fn any_input() -> impl Strategy<Value = Input> {
     prop_oneof![
         (any_end(), 0u64..3).prop_map(|(end, started)| Input::DispatchEnded {
             end,
-            listed: header_of(started),
+            listed: header_of(started).into(),
         }),
         any_end().prop_map(Input::DispatchEndedUnrecorded),
         any_end().prop_map(Input::CallbackEnded),
@@ -652,7 +652,7 @@ fn an_id_without_a_name_is_a_callback_only_where_all_else_fits() {
     let several = Case::new(Kind::Site)
         .see(Input::DispatchEnded {
             end: TaskEnd::Succeeded(json!(BODY)),
-            listed,
+            listed: listed.into(),
         })
         .see(succeeded());
     assert_eq!(several.stage(), At(FollowStage::TaskEvents));
@@ -669,7 +669,7 @@ fn an_id_without_a_name_is_a_callback_only_where_all_else_fits() {
         };
         let case = Case::new(Kind::Site).see(Input::DispatchEnded {
             end: TaskEnd::Succeeded(json!(id)),
-            listed,
+            listed: listed.into(),
         });
         assert_eq!(case.stage(), At(FollowStage::TaskEvents));
     }

@@ -683,7 +683,7 @@ fn verdict_of(celery: &mut Celery, job: Job) -> Option<Result<(), Failure>> {
     } else if is_recorded {
         let input = Input::DispatchEnded {
             end: TaskEnd::Succeeded(job.answer.clone()),
-            listed: job.listed.clone(),
+            listed: job.listed.clone().into(),
         };
         see(&mut following, input);
     } else if dispatch_is_seen {
