@@ -110,10 +110,12 @@ fn a_worker_that_holds_too_much_is_started_anew_and_says_so_and_nothing_is_lost(
     assert_eq!(of("service_unhealthy"), restarted);
     let restarting = ended.events_of("service_restarting")[0];
     let reason = restarting["reason"].as_str().expect("why");
-    assert!(
-        reason.starts_with("its processes hold 2") && reason.ends_with(" MiB of memory, `max_memory` is 150 MiB"),
-        "{reason}"
-    );
+    // It may be measured while the chunk is still taking its memory.
+    let held = reason
+        .strip_prefix("its processes hold ")
+        .and_then(|rest| rest.strip_suffix(" MiB of memory, `max_memory` is 150 MiB"))
+        .and_then(|held| held.parse::<u64>().ok());
+    assert!(held.is_some_and(|held| held >= 150), "{reason}");
     // Warm: what ran came to its end, what was reserved went back. Late acknowledgement is at least once.
     for site in ["fat", "slim"] {
         let end = ended
