@@ -75,6 +75,8 @@ pub struct Inventory {
     pub sees_callbacks: bool,
     /// Whether a task that has neither a stored result nor an event of its end has not ended: neither can have been missed.
     pub no_end_is_proof: bool,
+    /// Whether no event of the job was missed, but for the last ones of a worker that died.
+    pub are_events_unbroken: bool,
     pub worker_died: bool,
 }
 
@@ -124,9 +126,12 @@ impl Inventory {
             .tasks
             .iter()
             .any(|(task, found)| found.outcome.is_some() && !events.ended.contains_key(task) && !apart.contains(task));
-        let events_are_whole = !events.is_broken && !events.is_silent && !worker_died && !is_event_missed;
+        let are_unbroken = !events.is_broken && !events.is_silent && !is_event_missed;
+        // A worker that dies may take the last events with it.
+        let events_are_whole = are_unbroken && !worker_died;
         let mut inventory = Self {
             first_failure: events.first_failure.or(stored.first_failure),
+            are_events_unbroken: are_unbroken,
             sees_callbacks: stores_results && events_are_whole,
             no_end_is_proof: stores_results || events_are_whole,
             worker_died,

@@ -154,6 +154,7 @@ fn known() -> Inventory {
     Inventory {
         sees_callbacks: true,
         no_end_is_proof: true,
+        are_events_unbroken: true,
         ..Inventory::default()
     }
 }
@@ -506,6 +507,7 @@ fn any_inventory() -> impl Strategy<Value = Inventory> {
             unlisted,
             sees_callbacks,
             no_end_is_proof,
+            are_events_unbroken: no_end_is_proof,
             worker_died,
         },
     )

@@ -250,7 +250,8 @@ fn of_remains(evidence: &Evidence<'_>, inventory: &Inventory) -> (Rule, Verdict)
             let reason = format!("nothing is left of the earlier run's job: its tasks are {nowhere}{how_far}");
             return (Rule::DispatchUnknown, Unknown(reason));
         }
-        if !inventory.no_end_is_proof {
+        // Of the moment in which a worker dies no more is believed than that it took its task with it.
+        if !inventory.no_end_is_proof && !inventory.are_events_unbroken {
             return (
                 Rule::DispatchUnknown,
                 Unknown(format!(
