@@ -69,9 +69,18 @@ impl Listed {
         u64::try_from(count).unwrap_or(u64::MAX)
     }
 
+    /// Every task that is listed, of a group or of none.
+    pub fn all(&self) -> impl Iterator<Item = &TaskId> {
+        self.members.iter().chain(&self.tasks)
+    }
+
+    /// The tasks of the one group that was started; `None` where there are several or none.
+    pub fn header(&self) -> Option<&[TaskId]> {
+        (self.groups.len() == 1).then_some(self.members.as_slice())
+    }
+
     fn is_listed(&self, id: &str) -> bool {
-        let is_it = |task: &TaskId| task.as_str() == id;
-        self.tasks.iter().any(is_it) || self.members.iter().any(is_it)
+        self.all().any(|task| task.as_str() == id)
     }
 
     pub fn names_group(&self, id: &str) -> bool {

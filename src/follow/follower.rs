@@ -59,9 +59,6 @@ pub struct Follower<'a> {
     callback: Option<ResultWatch>,
     /// The chord's header, as the dispatch task's result names it.
     group: Option<GroupId>,
-    header: Vec<TaskId>,
-    /// So many at the header's begin are the chord's; what follows the dispatch task has started besides.
-    chunks: usize,
     /// What the dispatch task's result lists as started.
     listed: Option<Arc<Listed>>,
     /// What the header's tasks had come to when the callback was first seen.
@@ -114,8 +111,6 @@ impl<'a> Follower<'a> {
             following,
             callback: None,
             group: None,
-            header: Vec::new(),
-            chunks: 0,
             listed: None,
             header_check: None,
             chord: None,
@@ -315,12 +310,10 @@ impl<'a> Follower<'a> {
                 if dispatch {
                     let group = result.children.groups.first();
                     self.group = group.map(|group| group.id.clone());
-                    if let [group] = result.children.groups.as_slice() {
-                        self.page.know_header(&group.tasks);
-                        self.chunks = group.tasks.len();
-                    }
                     let listed = Arc::new(listed(&result.children));
-                    self.header = listed.members.iter().chain(&listed.tasks).cloned().collect();
+                    if let Some(header) = listed.header() {
+                        self.page.know_header(header);
+                    }
                     self.listed = Some(Arc::clone(&listed));
                     Input::DispatchEnded { end, listed }
                 } else {
@@ -331,15 +324,20 @@ impl<'a> Follower<'a> {
         self.see(input, tell);
     }
 
+    /// The tasks of the one chord that was started; none where there is no such chord.
+    fn header(&self) -> &[TaskId] {
+        self.listed.as_deref().and_then(Listed::header).unwrap_or_default()
+    }
+
     /// Whether the callback runs or has run.
     fn is_callback_seen(&self) -> bool {
-        let callback = self.following.job().callback();
+        let is_running = |callback| self.page.is_unfinished(&callback);
         self.following.wants_header_check()
-            || (self.chunks > 0 && callback.is_some_and(|callback| self.page.is_unfinished(&callback)))
+            || (!self.header().is_empty() && self.following.job().callback().is_some_and(is_running))
     }
 
     fn check_header(&self) -> UnderWay<'a, HeaderCheck> {
-        let header = self.header.iter().take(self.chunks).cloned().collect();
+        let header = self.header().to_vec();
         Box::pin(remains::check_header(
             self.context.celery.results(),
             Arc::clone(&self.page),
@@ -586,7 +584,7 @@ impl<'a> Follower<'a> {
         dispatch
             .into_iter()
             .chain(callback)
-            .chain(self.header.iter().cloned())
+            .chain(self.listed.iter().flat_map(|listed| listed.all()).cloned())
             .collect()
     }
 

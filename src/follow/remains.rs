@@ -26,9 +26,7 @@ const EVENT_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Reads the stored results of all tasks that are known, of those that they started, and the counters of their chords.
 pub(super) async fn read(client: &Client, page: &Page<'_>, listed: Option<&Listed>) -> celery::Result<Remains> {
     let events = page.tasks();
-    let listed_tasks = listed
-        .iter()
-        .flat_map(|listed| listed.members.iter().chain(&listed.tasks));
+    let listed_tasks = listed.iter().flat_map(|listed| listed.all());
     let known: HashSet<&TaskId> = events
         .ended
         .keys()
@@ -38,11 +36,7 @@ pub(super) async fn read(client: &Client, page: &Page<'_>, listed: Option<&Liste
         .collect();
     let known: Vec<TaskId> = known.into_iter().cloned().collect();
     let mut stored = client.results().descendants(&known).await?;
-    stored.mark_listed(
-        listed
-            .iter()
-            .flat_map(|listed| listed.members.iter().chain(&listed.tasks)),
-    );
+    stored.mark_listed(listed.iter().flat_map(|listed| listed.all()));
     for group in listed.iter().flat_map(|listed| &listed.groups) {
         stored.groups.insert(GroupId::from(group.as_str()));
     }
