@@ -202,6 +202,21 @@ impl Client {
         Ok(Some(state))
     }
 
+    /// The tasks that an open chord has counted; `None` where it is complete, or its entries cannot be read.
+    ///
+    /// # Errors
+    /// Redis does not answer within the client's deadline, or refuses a command.
+    pub async fn counted_in_chord(&self, group: &GroupId) -> Result<Option<HashSet<TaskId>>> {
+        let keys = self.backend_keys();
+        let (counted, size) = (keys.chord(group, ".j"), keys.chord(group, ".s"));
+        let mut script = redis::pipe();
+        script.cmd("EVAL").arg(COUNTED).arg(1).arg(counted);
+        script.cmd("EXISTS").arg(size);
+        let (ids, is_open): (Vec<String>, u64) = self.backend_query("read what a chord has counted", &script).await?;
+        let is_readable = is_open > 0 && ids.iter().all(|id| !id.is_empty());
+        Ok(is_readable.then(|| ids.into_iter().map(TaskId::from).collect()))
+    }
+
     /// Looks whether a live worker may be about to send the callback of a chord: it has one of its tasks then.
     pub(super) async fn may_be_completing(&self, part: &ChordPart, held: &HashSet<TaskId>) -> Result<bool> {
         if held.is_empty() {

@@ -80,7 +80,7 @@ pub use mailbox::{Replies, Target};
 pub use message::QueuedTask;
 pub use poison::{Diagnosis, Harm, Harmful, Inspection, Place, diagnose};
 pub use publish::{BatchError, Chord};
-pub use queues::{Census, UnackedMessage, Whereabouts};
+pub use queues::{Census, Sighting, UnackedMessage, Whereabouts};
 pub use restore::Restored;
 pub use result_tree::{ChildGroup, Children};
 pub use results::{GroupProgress, ResultWatch, Results};

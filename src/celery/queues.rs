@@ -63,6 +63,17 @@ pub struct Census {
     pub unseen: Option<String>,
 }
 
+/// One look for some tasks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sighting {
+    /// Tasks that are in none of the places that could be looked at, and have no final result.
+    pub nowhere: HashSet<TaskId>,
+    /// Workers that said what they run.
+    pub answered: BTreeSet<NodeName>,
+    /// What could not be looked at.
+    pub unseen: Option<String>,
+}
+
 /// What was found of the tasks being looked for, and what could not be looked at.
 #[derive(Default)]
 pub(super) struct Search {
@@ -199,7 +210,7 @@ impl Client {
             if wanted.is_empty() {
                 break;
             }
-            let search = self.look_everywhere(wanted, queues).await?;
+            let search = self.look_everywhere(wanted, queues, HashSet::new()).await?;
             places.extend(search.found);
             if look == 2 {
                 for id in ids
@@ -239,9 +250,29 @@ impl Client {
         })
     }
 
-    async fn look_everywhere(&self, wanted: HashSet<TaskId>, queues: &[&str]) -> Result<Search> {
+    /// Looks once for each of these tasks: in these queues, among the unacknowledged messages, in the workers, among the results.
+    /// A task that moves on while we look may be missed: look twice, with time in between. `ended` are executions that
+    /// workers list though they have ended.
+    pub async fn look_for(&self, ids: &[TaskId], queues: &[&str], ended: HashSet<Execution>) -> Result<Sighting> {
+        let wanted: HashSet<TaskId> = ids.iter().cloned().collect();
+        let search = self.look_everywhere(wanted, queues, ended).await?;
+        let nowhere = search.wanted.into_iter().filter(|id| !search.found.contains_key(id));
+        Ok(Sighting {
+            nowhere: nowhere.collect(),
+            answered: search.census.answered,
+            unseen: search.unseen,
+        })
+    }
+
+    async fn look_everywhere(
+        &self,
+        wanted: HashSet<TaskId>,
+        queues: &[&str],
+        ended: HashSet<Execution>,
+    ) -> Result<Search> {
         let mut search = Search {
             wanted,
+            ended,
             ..Search::default()
         };
         for queue in queues {

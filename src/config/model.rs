@@ -331,6 +331,8 @@ pub struct SiteConfig {
     pub min_results: MinResults,
     /// `on_degraded`. Default retry.
     pub on_degraded: DegradedAction,
+    /// `on_lost`. Default retry.
+    pub on_lost: LossAction,
     /// `skip_after_failures`: runs in a row in which it must have failed to be tried once and then skipped. Default none.
     pub skip_after_failures: Option<u32>,
     pub health: HealthConfig,
@@ -389,6 +391,16 @@ pub enum DegradedAction {
     Fail,
     /// As `Retry`, with the refresh before every retry.
     RefreshProxies,
+}
+
+/// `on_lost`: the consequence of a chunk that is lost or fails while others run, where the chord's callback cannot run without it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LossAction {
+    /// The attempt ends at once where another one follows; else as `Finish`.
+    #[default]
+    Retry,
+    /// The other chunks run to their end.
+    Finish,
 }
 
 /// `workers = { ... }`, `max_chunks_in_flight`, `rate`: a Celery worker that does the tasks of one site and of no other.

@@ -59,8 +59,8 @@ type Pages = foldhash::HashMap<TaskId, Arc<Notify>>;
 
 /// What events have told; both are asked with each of them.
 #[derive(Default)]
-struct Books {
-    ledger: Ledger,
+pub(super) struct Books {
+    pub ledger: Ledger,
     deaths: Deaths,
 }
 
@@ -230,7 +230,7 @@ impl Desk {
         self.queues.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
+    pub(super) fn books(&self) -> MutexGuard<'_, Books> {
         self.books.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -548,8 +548,8 @@ fn note_holders(
 
 /// One job's part of the desk; dropping it ends that.
 pub struct Page<'d> {
-    desk: &'d Desk,
-    root: TaskId,
+    pub(super) desk: &'d Desk,
+    pub(super) root: TaskId,
     changed: Arc<Notify>,
 }
 

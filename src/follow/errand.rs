@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::answer::Job;
 use super::facts::{Fact, Failure};
@@ -29,6 +29,9 @@ pub struct Errand<'a> {
     pub look_after: Option<Duration>,
     /// Pool slots that do the job's tasks, where it is known; else all are taken to.
     pub slots: Option<u64>,
+    /// Until then a loss in the header of the job's chord ends the job at once, since another attempt follows; `None`: the job
+    /// goes on to its end.
+    pub ends_at_loss_until: Option<Instant>,
     /// Values that orch itself wrote under the app's names.
     pub ours: Arc<Mutex<Vec<Option<String>>>>,
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::answer::Job;
 use super::inventory::Inventory;
-use super::outcome::HeaderCheck;
+use super::outcome::{HeaderCheck, HeaderLoss};
 use crate::celery::TaskId;
 use crate::run::{FollowStage, SiteCounts};
 
@@ -117,6 +117,8 @@ pub enum Input {
     CallbackEndedUnrecorded(TaskEnd),
     /// What the header's tasks had come to when the callback began.
     HeaderChecked(HeaderCheck),
+    /// Tasks of the named callback's header that do not succeed, all so far; if `ends_job`, another attempt is to follow at once.
+    HeaderLost { loss: HeaderLoss, ends_job: bool },
     /// Results cannot be read at all, for this reason.
     ResultsUnreadable(String),
     /// The progress keys; none of them exists.
@@ -148,6 +150,11 @@ pub enum Fact {
     },
     ChordCompleted {
         chord_id: String,
+    },
+    /// The callback cannot run any more; if `ends_job`, another attempt follows at once.
+    HeaderLost {
+        loss: HeaderLoss,
+        ends_job: bool,
     },
 }
 

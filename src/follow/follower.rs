@@ -15,8 +15,9 @@ use super::errand::{Ending, Errand, Told};
 use super::facts::{Fact, Failure, Input, Keys, Listed, TaskEnd};
 use super::inventory::{Inventory, Remains};
 use super::ledger::{EventEnd, LONGEST_END};
+use super::loss::{LossSigns, Losses};
 use super::machine::{Following, Stage};
-use super::outcome::HeaderCheck;
+use super::outcome::{HeaderCheck, HeaderLoss};
 use super::pending::{UnderWay, done, file_changed, finished};
 use super::pool_stamp::FileStamp;
 use super::progress::{self, Reading};
@@ -42,6 +43,8 @@ const RESULT_GRACE: Duration = Duration::from_secs(1);
 const FILE_POLL: Duration = Duration::from_millis(500);
 /// A chord whose header has ended and whose callback no worker has taken is searched for after this.
 const CALLBACK_GRACE: Duration = Duration::from_secs(2);
+/// A search for lost chunks that could not look everywhere is put off by no more than this.
+const LONGEST_LOSS_PAUSE: Duration = Duration::from_secs(30);
 /// For the last look at the counts.
 const LAST_READING: Duration = Duration::from_secs(2);
 
@@ -78,6 +81,12 @@ pub struct Follower<'a> {
     settle_at: Option<Instant>,
     file_watch: Option<FileWatch>,
     are_results_unreadable: bool,
+    /// What is known to be lost of the chord's header.
+    loss: HeaderLoss,
+    loss_signs: LossSigns,
+    /// When lost tasks of the header are looked for, and how long a search that could not look everywhere is put off.
+    loss_due: Option<Instant>,
+    loss_pause: Duration,
 }
 
 /// What was read last of a job of which nothing is left.
@@ -125,6 +134,10 @@ impl<'a> Follower<'a> {
             settle_at: None,
             file_watch: None,
             are_results_unreadable: false,
+            loss: HeaderLoss::default(),
+            loss_signs: LossSigns::default(),
+            loss_due: None,
+            loss_pause: UNSURE_PAUSE,
             errand,
         }
     }
@@ -137,6 +150,7 @@ impl<'a> Follower<'a> {
         let mut settling: Option<UnderWay<'a, celery::Result<LastLook>>> = None;
         let mut look: Option<UnderWay<'a, AtWork>> = None;
         let mut check: Option<UnderWay<'a, HeaderCheck>> = None;
+        let mut loss: Option<UnderWay<'a, Losses>> = None;
         let mut awake_by = Instant::now();
         while !matches!(self.following.stage(), Stage::Ended(_)) {
             let now = Instant::now();
@@ -163,8 +177,14 @@ impl<'a> Follower<'a> {
             if check.is_none() && self.header_check.is_none() && self.is_callback_seen() {
                 check = Some(self.check_header());
             }
+            if loss.is_none() && self.loss_due.is_some_and(|due| now >= due) {
+                loss = self.look_for_losses();
+            }
             let page = Arc::clone(&self.page);
-            let wake_at = self.wake_at(reading.is_none(), search.is_none(), settling.is_none());
+            let mut wake_at = self.wake_at(reading.is_none(), search.is_none(), settling.is_none());
+            if let Some(due) = self.loss_due.filter(|_| loss.is_none() && self.has_named_header()) {
+                wake_at = wake_at.min(due);
+            }
             awake_by = wake_at;
             tokio::select! {
                 biased;
@@ -194,12 +214,14 @@ impl<'a> Follower<'a> {
                     self.header_check = Some(checked);
                     self.tell_header_check(tell);
                 }
+                found = done(&mut loss) => self.take_losses(found, tell),
                 found = done(&mut look) => {
                     self.look_later();
                     tell(Told::Vital(Vital::Looked(found)));
                 }
                 Ok(()) = deaths.changed() => {
                     self.search_at = Instant::now();
+                    self.loss_due = Some(self.search_at);
                     look = None;
                     self.lives(Vital::Disturbed, tell);
                 }
@@ -378,14 +400,84 @@ impl<'a> Follower<'a> {
             Stage::ProgressKeys { .. } | Stage::TaskEvents | Stage::FileTime
         );
         let tally = self.page.tally();
-        let is_over = |(ended, size): (u64, u64)| ended == size;
+        let lost = u64::try_from(self.loss.lost.len()).unwrap_or(u64::MAX);
+        let is_over = |(ended, size): (u64, u64)| ended.saturating_add(lost) >= size;
         if unannounced && tally.unfinished == 0 {
             self.search_at = now;
-        } else if tally.unfinished == 0 && tally.header.is_some_and(is_over) {
+        } else if tally.unfinished <= lost && tally.header.is_some_and(is_over) {
             // Its callback comes now, or its id is none that a result is stored under.
             self.search_at = now + CALLBACK_GRACE;
         }
         self.hear_end_without_result(tell);
+        self.hear_losses(tell);
+    }
+
+    /// Whether the end of the job is that of a named callback, whose header is all that the dispatch task started.
+    fn has_named_header(&self) -> bool {
+        let is_one = self.listed.as_ref().is_some_and(|listed| listed.is_one_group());
+        is_one && self.group.is_some() && self.following.named_callback().is_some()
+    }
+
+    /// Takes in what events say of the header's tasks.
+    fn hear_losses(&mut self, tell: &mut (dyn FnMut(Told) + Send)) {
+        let signs = self.page.loss_signs();
+        if signs == self.loss_signs || !self.has_named_header() {
+            return;
+        }
+        if signs.gaps != self.loss_signs.gaps || signs.rejected > self.loss_signs.rejected {
+            self.loss_due = Some(Instant::now());
+        }
+        self.loss_signs = signs;
+        // Of a header that has ended Celery itself stores the failure.
+        let is_over = |(ended, size): (u64, u64)| ended == size;
+        if signs.failed > 0 && !self.page.tally().header.is_some_and(is_over) {
+            self.see_losses(&[], tell);
+        }
+    }
+
+    /// Looks for lost tasks of the header, where its callback is named.
+    fn look_for_losses(&mut self) -> Option<UnderWay<'a, Losses>> {
+        let group = self.group.clone().filter(|_| self.has_named_header())?;
+        self.loss_due = None;
+        let page = Arc::clone(&self.page);
+        Some(Box::pin(async move { page.losses(&group).await }))
+    }
+
+    fn take_losses(&mut self, found: Losses, tell: &mut (dyn FnMut(Told) + Send)) {
+        match found {
+            Losses::Found(lost) => {
+                self.loss_pause = UNSURE_PAUSE;
+                self.see_losses(&lost, tell);
+            }
+            Losses::Unsure(reason) => {
+                tracing::debug!(reason, root = %self.errand.root, "cannot tell whether chunks are lost");
+                self.loss_due = Some(Instant::now() + self.loss_pause);
+                self.loss_pause = (self.loss_pause * 2).min(LONGEST_LOSS_PAUSE);
+            }
+        }
+    }
+
+    /// Hands on what is lost of the header, where that is news: each further lost task, and the first one that failed.
+    fn see_losses(&mut self, found: &[TaskId], tell: &mut (dyn FnMut(Told) + Send)) {
+        let failed = self.page.failed_chunks();
+        let new: Vec<&TaskId> = found.iter().filter(|task| !self.loss.lost.contains(task)).collect();
+        let is_first_failure = failed.count > 0 && self.loss.failed == 0;
+        if new.is_empty() && !is_first_failure {
+            return;
+        }
+        let mut lost = self.loss.lost.clone();
+        lost.extend(new.into_iter().cloned());
+        lost.sort();
+        self.loss = HeaderLoss {
+            lost,
+            failed: failed.count,
+            first_failure: failed.first,
+            size: u64::try_from(self.header().len()).unwrap_or(u64::MAX),
+        };
+        let until = self.errand.ends_at_loss_until;
+        let ends_job = until.is_some_and(|until| Instant::now() < until);
+        let loss = self.loss.clone();
+        self.see(Input::HeaderLost { loss, ends_job }, tell);
     }
 
     /// Results that cannot be read, and ends that events have brought.

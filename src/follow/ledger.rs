@@ -9,7 +9,9 @@ use std::time::Duration;
 use foldhash::{HashMap, HashSet};
 
 use super::facts::Tally;
+use super::header::{FailedChunks, Header};
 use super::inventory::{EventOutcome, EventTasks};
+use super::loss::LossSigns;
 use super::vitals::ChunkEnd;
 use crate::celery::TaskId;
 use crate::printable::shortened;
@@ -107,6 +109,8 @@ pub struct Ledger {
     /// taken it (Celery wire, observed on 5.2 to 5.7), so that its job is not known.
     strays: VecDeque<TaskId>,
     jobs: HashMap<TaskId, JobPage>,
+    /// Rises each time when events may have been missed.
+    gaps: u64,
 }
 
 #[derive(Debug, Default)]
@@ -122,11 +126,12 @@ struct JobPage {
     recent: VecDeque<(TaskId, EventEnd)>,
     /// Ends that were not asked for yet, of all tasks but those that are watched.
     ends: VecDeque<ChunkEnd>,
-    /// Of the chord's header: tasks whose end was not seen, and how many it has.
-    header: Option<(HashSet<TaskId>, usize)>,
+    /// The chord's header, once it is known.
+    header: Option<Header>,
     /// Every end that was seen but the dispatch task's.
     ended: HashMap<TaskId, EventOutcome>,
-    first_failure: Option<String>,
+    /// The first task that failed, and `task ID: EXCEPTION`.
+    first_failure: Option<(TaskId, String)>,
     /// Tasks whose messages were seen in a queue.
     seen_waiting: HashSet<TaskId>,
     /// Events were missed, or more tasks ended than are remembered.
@@ -145,20 +150,39 @@ impl JobPage {
             self.is_broken = true;
         }
         if outcome != EventOutcome::Succeeded && self.first_failure.is_none() {
-            let text = match end {
-                EventEnd::Succeeded(text) | EventEnd::Failed(text) | EventEnd::Revoked(text) => *text,
-                EventEnd::Rejected => "rejected",
-            };
-            self.first_failure = Some(format!("task {task}: {}", shortened(text, LONGEST_FAILURE)));
+            self.first_failure = Some((task.clone(), failure_text(task, end)));
         }
     }
 
     /// Ends seen of the header's tasks, and how many it has.
     fn header(&self) -> Option<(u64, u64)> {
-        let (open, size) = self.header.as_ref()?;
-        let ended = size.saturating_sub(open.len());
-        Some((u64::try_from(ended).ok()?, u64::try_from(*size).ok()?))
+        let header = self.header.as_ref()?;
+        Some((
+            u64::try_from(header.ended_count()).ok()?,
+            u64::try_from(header.size()).ok()?,
+        ))
     }
+
+    /// `task` of the job was taken by a worker; `is_root`: it is the job's first one.
+    fn taken(&mut self, task: &TaskId, is_root: bool) {
+        if let Some(header) = &mut self.header
+            && !header.taken(task)
+            && !is_root
+            && !self.watched.contains_key(task)
+            && !self.ended.contains_key(task)
+        {
+            header.note_other();
+        }
+    }
+}
+
+/// `task ID: EXCEPTION`
+fn failure_text(task: &TaskId, end: &EventEnd<&str>) -> String {
+    let text = match end {
+        EventEnd::Succeeded(text) | EventEnd::Failed(text) | EventEnd::Revoked(text) => *text,
+        EventEnd::Rejected => "rejected",
+    };
+    format!("task {task}: {}", shortened(text, LONGEST_FAILURE))
 }
 
 impl Ledger {
@@ -196,13 +220,22 @@ impl Ledger {
 
     /// The tasks of the job's chord; what ended a moment ago is known.
     pub fn know_header(&mut self, root: &TaskId, tasks: &[TaskId]) {
-        if let Some(page) = self.jobs.get_mut(root)
-            && page.header.is_none()
-        {
-            let is_counted = |task: &&TaskId| page.ended.get(task).is_some_and(|end| *end != EventOutcome::Rejected);
-            let open = tasks.iter().filter(|task| !is_counted(task)).cloned().collect();
-            page.header = Some((open, tasks.len()));
+        let Some(page) = self.jobs.get_mut(root).filter(|page| page.header.is_none()) else {
+            return;
+        };
+        let mut header = Header::new(tasks, &page.ended, page.first_failure.as_ref());
+        let members: HashSet<&TaskId> = tasks.iter().collect();
+        let is_other = |task: &TaskId| !members.contains(task) && task != root && !page.watched.contains_key(task);
+        if page.ended.keys().any(is_other) {
+            header.note_other();
         }
+        for (task, _) in self.unfinished.iter().filter(|(_, owner)| *owner == root) {
+            if is_other(task) {
+                header.note_other();
+            }
+            header.taken(task);
+        }
+        page.header = Some(header);
     }
 
     /// Forgets the job.
@@ -217,6 +250,7 @@ impl Ledger {
             page.changes += 1;
             page.unfinished += u64::from(is_kept && task != root);
             page.is_broken |= !is_kept;
+            page.taken(&task, task == root);
             root.clone()
         });
         let before = if is_kept {
@@ -241,7 +275,11 @@ impl Ledger {
     /// `task` shows a sign of life that is no end. Returns the job that it touches.
     pub fn moved(&mut self, task: &TaskId) -> Option<TaskId> {
         let root = self.unfinished.get(task)?;
-        self.jobs.get_mut(root)?.changes += 1;
+        let page = self.jobs.get_mut(root)?;
+        page.changes += 1;
+        if let Some(header) = &mut page.header {
+            header.moved(task);
+        }
         Some(root.clone())
     }
 
@@ -252,7 +290,9 @@ impl Ledger {
 
     /// As above, having run for this long.
     pub fn ended_after(&mut self, task: &TaskId, end: EventEnd<&str>, runtime: Option<Duration>) -> Option<TaskId> {
-        let Some(root) = self.unfinished.remove(task) else {
+        let in_hand = self.unfinished.remove(task);
+        let was_in_hand = in_hand.is_some();
+        let Some(root) = in_hand.or_else(|| self.owner_by_header(task, &end)) else {
             if let EventEnd::Revoked(_) = end {
                 self.stray(task);
             }
@@ -263,16 +303,20 @@ impl Ledger {
         // The dispatch task itself is no part of the tally: it is judged by its own end.
         let outcome = end.outcome();
         if *task != root {
-            page.count_out();
+            if was_in_hand {
+                page.count_out();
+            }
             match outcome {
                 EventOutcome::Succeeded => page.succeeded += 1,
                 EventOutcome::Failed | EventOutcome::Rejected => page.failed += 1,
             }
             page.remember(task, outcome, &end);
         }
-        // A rejected task is never counted in its chord.
-        let is_counted = outcome != EventOutcome::Rejected;
-        let is_chunk = is_counted && page.header.as_mut().is_some_and(|(open, _)| open.remove(task));
+        let text = || Some(failure_text(task, &end));
+        let is_chunk = page
+            .header
+            .as_mut()
+            .is_some_and(|header| header.ended(task, outcome, text));
         if let Some(watched) = page.watched.get_mut(task) {
             *watched = Some(end.clone().kept_in(String::new()));
         } else if *task != root {
@@ -297,6 +341,18 @@ impl Ledger {
         Some(root)
     }
 
+    /// The job of a task that was revoked before a worker said that it had taken it.
+    fn owner_by_header(&self, task: &TaskId, end: &EventEnd<&str>) -> Option<TaskId> {
+        if !matches!(end, EventEnd::Revoked(_)) {
+            return None;
+        }
+        let has_it = |page: &JobPage| page.header.as_ref().is_some_and(|header| header.is_open(task));
+        self.jobs
+            .iter()
+            .find(|(_, page)| has_it(page))
+            .map(|(root, _)| root.clone())
+    }
+
     fn stray(&mut self, task: &TaskId) {
         if self.strays.len() == STRAYS {
             self.strays.pop_front();
@@ -312,6 +368,7 @@ impl Ledger {
     /// Events were missed: which tasks are unfinished is not known any more.
     pub fn forget_unfinished(&mut self) {
         self.unfinished.clear();
+        self.gaps += 1;
         for page in self.jobs.values_mut() {
             page.unfinished = 0;
             page.is_broken = true;
@@ -340,8 +397,43 @@ impl Ledger {
 
     /// Tasks of the job's header whose end was not seen; `None` where the header is not known.
     pub fn open_header(&self, root: &TaskId) -> Option<Vec<TaskId>> {
-        let (open, _) = self.jobs.get(root)?.header.as_ref()?;
-        Some(open.iter().cloned().collect())
+        let header = self.jobs.get(root)?.header.as_ref()?;
+        Some(header.open().cloned().collect())
+    }
+
+    /// Tasks of the job's header that have failed.
+    pub fn failed_chunks(&self, root: &TaskId) -> FailedChunks {
+        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        header.map(|header| header.failed().clone()).unwrap_or_default()
+    }
+
+    /// Signs of the job that tasks of its header are lost, or have failed.
+    pub fn loss_signs(&self, root: &TaskId) -> LossSigns {
+        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        LossSigns {
+            failed: header.map_or(0, |header| header.failed().count),
+            rejected: header.map_or(0, Header::rejected),
+            gaps: self.gaps,
+        }
+    }
+
+    /// Tasks of the job's header that would be in a queue or at a worker if they were not lost; none where that is not known.
+    pub fn loss_candidates(&self, root: &TaskId) -> Vec<TaskId> {
+        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        header.map(Header::candidates).unwrap_or_default()
+    }
+
+    /// Remembers tasks of the job's header that were found nowhere.
+    pub fn suspect(&mut self, root: &TaskId, tasks: impl IntoIterator<Item = TaskId>) {
+        if let Some(header) = self.jobs.get_mut(root).and_then(|page| page.header.as_mut()) {
+            header.suspect(tasks);
+        }
+    }
+
+    /// Those of which no event has come since.
+    pub fn suspects(&self, root: &TaskId) -> Vec<TaskId> {
+        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        header.map(Header::suspects).unwrap_or_default()
     }
 
     /// The job's tasks besides its dispatch task.
@@ -352,7 +444,7 @@ impl Ledger {
                 ended: page.ended.iter().map(|(task, end)| (task.clone(), *end)).collect(),
                 unfinished,
                 seen_waiting: page.seen_waiting.iter().cloned().collect(),
-                first_failure: page.first_failure.clone(),
+                first_failure: page.first_failure.as_ref().map(|(_, text)| text.clone()),
                 is_broken: page.is_broken,
                 is_silent: page.changes == 0,
             },

@@ -19,7 +19,7 @@ use super::answer::{DispatchAnswer, Job, callback_counts};
 use super::counts::merged;
 use super::facts::{Fact, Failure, Input, Keys, KeysStatus, Listed, TaskEnd};
 use super::inventory::Inventory;
-use super::outcome::{self, Answer, Callback, DispatchEnd, Evidence, HeaderCheck, PoolFile, Verdict};
+use super::outcome::{self, Answer, Callback, DispatchEnd, Evidence, HeaderCheck, HeaderLoss, PoolFile, Verdict};
 use super::pace::dynamic_timeout;
 use crate::celery::TaskId;
 use crate::config::Pace;
@@ -153,7 +153,7 @@ impl Following {
         if matches!(self.stage, Stage::Ended(_)) {
             return (self, facts);
         }
-        let (mut inventory, mut unconsumed) = (None, None);
+        let (mut inventory, mut unconsumed, mut ending_loss) = (None, None, None);
         match input {
             Input::DispatchEnded { end, listed } => {
                 if self.dispatch == DispatchEnd::Open {
@@ -169,6 +169,16 @@ impl Following {
             Input::CallbackEnded(end) => self.callback_ended(end, true, now, &mut facts),
             Input::CallbackEndedUnrecorded(end) => self.callback_ended(end, false, now, &mut facts),
             Input::HeaderChecked(check) => self.header_checked(check),
+            Input::HeaderLost { loss, ends_job } => {
+                if self.callback == Callback::Named {
+                    self.lost_chunks = u64::try_from(loss.lost.len()).unwrap_or(u64::MAX);
+                    facts.push(Fact::HeaderLost {
+                        loss: loss.clone(),
+                        ends_job,
+                    });
+                    ending_loss = Some(loss).filter(|_| ends_job);
+                }
+            }
             Input::ResultsUnreadable(reason) => self.results_unreadable(&reason, now, &mut facts),
             Input::KeysRead(keys) => self.keys = keys,
             Input::FileChanged => self.file_changed |= self.stage == Stage::FileTime,
@@ -185,12 +195,12 @@ impl Following {
             self.stage = Stage::FileTime;
             return (self, facts);
         }
-        self.judge(inventory.as_ref(), unconsumed.as_deref());
+        self.judge(inventory.as_ref(), unconsumed.as_deref(), ending_loss.as_ref());
         (self, facts)
     }
 
     /// Decides whether the job has ended, by what is known now.
-    fn judge(&mut self, inventory: Option<&Inventory>, unconsumed: Option<&str>) {
+    fn judge(&mut self, inventory: Option<&Inventory>, unconsumed: Option<&str>, loss: Option<&HeaderLoss>) {
         if matches!(self.stage, Stage::Ended(_)) {
             return;
         }
@@ -199,6 +209,7 @@ impl Following {
             dispatch: self.dispatch.clone(),
             children: self.listed.as_deref().map(Listed::count),
             callback: self.callback.clone(),
+            loss,
             picked_up: self.rules.picked_up,
             keys: self.keys.as_ref(),
             keys_decide: matches!(self.stage, Stage::ProgressKeys { .. }),

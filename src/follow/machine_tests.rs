@@ -95,7 +95,7 @@ impl Case {
     fn stages_entered(&self) -> Vec<FollowStage> {
         let stage = |fact: &Fact| match fact {
             Fact::StageEntered { stage, .. } => Some(*stage),
-            Fact::JobStarted { .. } | Fact::ChordCompleted { .. } => None,
+            Fact::JobStarted { .. } | Fact::ChordCompleted { .. } | Fact::HeaderLost { .. } => None,
         };
         self.facts.iter().filter_map(stage).collect()
     }

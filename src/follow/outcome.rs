@@ -56,6 +56,18 @@ pub enum HeaderCheck {
     Missing(Vec<TaskId>),
 }
 
+/// Tasks of a chord's header that do not succeed, so that its callback cannot run any more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderLoss {
+    /// Nobody will do them.
+    pub lost: Vec<TaskId>,
+    pub failed: u64,
+    /// `task ID: EXCEPTION`
+    pub first_failure: Option<String>,
+    /// Tasks of the header in all.
+    pub size: u64,
+}
+
 /// The file of a proxy pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PoolFile {
@@ -74,6 +86,8 @@ pub struct Evidence<'a> {
     /// Tasks that the dispatch task's stored result lists; `None` where no result was stored or read.
     pub children: Option<u64>,
     pub callback: Callback,
+    /// What is lost of the named callback's header, where that ends the job at once: another attempt follows.
+    pub loss: Option<&'a HeaderLoss>,
     /// An earlier run has published the job.
     pub picked_up: bool,
     /// The app's progress keys.
@@ -104,6 +118,8 @@ pub enum Rule {
     HeaderIncomplete,
     HeaderUnchecked,
     CallbackSucceeded,
+    HeaderLost,
+    HeaderFailed,
     KeysFailed,
     KeysComplete,
     PoolFileChanged,
@@ -200,6 +216,12 @@ fn first_rule(evidence: &Evidence<'_>) -> (Rule, Verdict) {
         Callback::Succeeded(HeaderCheck::Pending) => return (Rule::HeaderUnchecked, Open),
         Callback::Succeeded(HeaderCheck::Passed) => return (Rule::CallbackSucceeded, Complete),
         Callback::Unnamed | Callback::Guessed | Callback::Named => {}
+    }
+    if let Some(loss) = evidence.loss {
+        return match loss.lost.is_empty() {
+            false => (Rule::HeaderLost, Lost(loss.reason())),
+            true => (Rule::HeaderFailed, Failed(loss.reason())),
+        };
     }
     let keys_decide = evidence.keys_decide || evidence.inventory.is_some();
     match evidence.keys.and_then(|keys| keys.status.as_ref()) {
@@ -351,6 +373,35 @@ fn of_remains(evidence: &Evidence<'_>, inventory: &Inventory) -> (Rule, Verdict)
             )),
         ),
         Some(_) | None => (Rule::AllSucceeded, Complete),
+    }
+}
+
+impl HeaderLoss {
+    pub fn is_empty(&self) -> bool {
+        self.lost.is_empty() && self.failed == 0
+    }
+
+    /// `2 of its 10 chunks are lost and 1 failed, so its callback cannot run: IDS; the first failure: TEXT`
+    pub fn reason(&self) -> String {
+        let lost = self.lost.len();
+        let verb = if lost == 1 { "is" } else { "are" };
+        let first = self.first_failure.as_deref().unwrap_or("its exception is not known");
+        match (lost, self.failed) {
+            (0, failed) => format!(
+                "{failed} of its {} chunks failed, so its callback cannot run; the first failure: {first}",
+                self.size
+            ),
+            (_, 0) => format!(
+                "{lost} of its {} chunks {verb} lost, so its callback cannot run: {}",
+                self.size,
+                named(&self.lost)
+            ),
+            (_, failed) => format!(
+                "{lost} of its {} chunks {verb} lost and {failed} failed, so its callback cannot run: {}; the first failure: {first}",
+                self.size,
+                named(&self.lost)
+            ),
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use super::outcome::Rule;
 
 impl Rule {
     /// All rules, in the order in which they are tried.
-    pub(super) const ALL: [Self; 29] = [
+    pub(super) const ALL: [Self; 31] = [
         Self::DispatchFailed,
         Self::DispatchRevoked,
         Self::AnswerIsError,
@@ -13,6 +13,8 @@ impl Rule {
         Self::HeaderIncomplete,
         Self::HeaderUnchecked,
         Self::CallbackSucceeded,
+        Self::HeaderLost,
+        Self::HeaderFailed,
         Self::KeysFailed,
         Self::KeysComplete,
         Self::PoolFileChanged,
@@ -70,6 +72,16 @@ impl Rule {
                 "the callback that the dispatch result names succeeded",
                 "COMPLETE",
                 "the callback's result, else its event; the results of its header",
+            ],
+            Self::HeaderLost => [
+                "tasks of the named callback's header are lost while others still run; only where `on_lost` is `\"retry\"` and another attempt follows",
+                "FAILED (lost), with the lost tasks: the next attempt begins",
+                "two looks at queues, `unacked`, workers and results, no event in between, and the chord's counters",
+            ],
+            Self::HeaderFailed => [
+                "tasks of the named callback's header failed while others still run; only where `on_lost` is `\"retry\"` and another attempt follows",
+                "FAILED, with the first failure: the next attempt begins",
+                "the events of the header's tasks",
             ],
             Self::KeysFailed => [
                 "the app's status key says FAILED or CANCELLED, and no callback is waited for any more",

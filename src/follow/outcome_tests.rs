@@ -6,6 +6,7 @@ use std::path::Path;
 use super::facts::{Keys, KeysStatus};
 use super::inventory::{Inventory, OpenChord};
 use super::outcome::*;
+use crate::celery::TaskId;
 use crate::run::SiteCounts;
 
 const BEGIN: &str = "<!-- rules: begin -->\n";
@@ -43,6 +44,7 @@ fn evidence<'a>(inventory: Option<&'a Inventory>, keys: Option<&'a Keys>) -> Evi
         dispatch: DispatchEnd::Succeeded(Answer::Other),
         children: Some(3),
         callback: Callback::Unnamed,
+        loss: None,
         picked_up: false,
         keys,
         keys_decide: false,
@@ -109,6 +111,16 @@ fn each_rule_decides_what_its_row_says() {
     let behind = keys(None, Some(4));
     let running = keys(Some(KeysStatus::Running("PROCESSING".to_owned())), None);
     let all_chunks = keys(None, Some(10));
+    let lost_chunks = HeaderLoss {
+        lost: vec!["a".into()],
+        failed: 1,
+        first_failure: None,
+        size: 3,
+    };
+    let failed_chunks = HeaderLoss {
+        lost: vec![],
+        ..lost_chunks.clone()
+    };
     let base = |inventory| evidence(inventory, None);
     let dispatch = |dispatch| Evidence { dispatch, ..base(None) };
     let callback = |callback, inventory| Evidence {
@@ -136,6 +148,20 @@ fn each_rule_decides_what_its_row_says() {
         (
             Rule::CallbackSucceeded,
             callback(Callback::Succeeded(HeaderCheck::Passed), None),
+        ),
+        (
+            Rule::HeaderLost,
+            Evidence {
+                loss: Some(&lost_chunks),
+                ..callback(Callback::Named, None)
+            },
+        ),
+        (
+            Rule::HeaderFailed,
+            Evidence {
+                loss: Some(&failed_chunks),
+                ..callback(Callback::Named, None)
+            },
         ),
         (
             Rule::KeysFailed,
@@ -248,4 +274,35 @@ fn each_rule_decides_what_its_row_says() {
     }
     let is_sorted = Rule::ALL.windows(2).all(|pair| pair[0] < pair[1]);
     assert!(is_sorted, "the rules are listed in their order");
+}
+
+#[test]
+fn a_loss_is_said_with_what_is_lost_and_what_failed() {
+    let loss = |lost: &[&str], failed, first: Option<&str>| HeaderLoss {
+        lost: lost.iter().map(|id| TaskId::from(*id)).collect(),
+        failed,
+        first_failure: first.map(str::to_owned),
+        size: 10,
+    };
+    let first = Some("task c: ValueError('no')");
+    for (loss, reason) in [
+        (
+            loss(&["a"], 0, None),
+            "1 of its 10 chunks is lost, so its callback cannot run: a",
+        ),
+        (
+            loss(&["a", "b"], 0, None),
+            "2 of its 10 chunks are lost, so its callback cannot run: a, b",
+        ),
+        (
+            loss(&[], 3, first),
+            "3 of its 10 chunks failed, so its callback cannot run; the first failure: task c: ValueError('no')",
+        ),
+        (
+            loss(&["a"], 1, first),
+            "1 of its 10 chunks is lost and 1 failed, so its callback cannot run: a; the first failure: task c: ValueError('no')",
+        ),
+    ] {
+        assert_eq!(loss.reason(), reason);
+    }
 }

@@ -181,6 +181,7 @@ async fn follow(
         keys_prefix: Box::new(move |job_id| keys_prefix(&template, job_id)),
         pool_file: Some(pool_file),
         look_after: None,
+        ends_at_loss_until: None,
         ours: Default::default(),
     };
     desk.watch_queues(links.iter().filter_map(|link| link.task.queue.clone()));
@@ -224,6 +225,10 @@ fn tell(context: &Context, told: Told) {
             timeout_ms: EventKind::millis(timeout),
         },
         Told::Fact(Fact::StageEntered { stage, reason }) => EventKind::ProxyStageEntered { stage, reason },
+        Told::Fact(Fact::HeaderLost { loss, ends_job: _ }) => EventKind::Noticed {
+            level: Level::Warning,
+            message: format!("the refresh of the proxies: {}; its other chunks go on", loss.reason()),
+        },
         // The end of the refresh says it.
         Told::Fact(Fact::ChordCompleted { .. }) | Told::Vital(_) => return,
         Told::Progressed { counts, .. } => match counts.completed_chunks {

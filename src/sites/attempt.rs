@@ -22,7 +22,7 @@ use crate::follow::{
     Allowance, AtWork, Context, Desk, Ending, Errand, Fact, Failure, Follower, Job, Manner, Rules, TemplateError, Told,
     Vital, end_work, fill, placeholders, publish,
 };
-use crate::run::{EventKind, HealthAction, JobId, JobSoFar, ProgressSource, SiteCounts, SiteHealth};
+use crate::run::{EventKind, HealthAction, JobId, JobSoFar, Level, ProgressSource, SiteCounts, SiteHealth};
 
 /// For each thing that is tidied up after the end.
 const TIDYING: Duration = Duration::from_secs(2);
@@ -43,6 +43,8 @@ pub(super) struct Attempt<'a> {
     task: TaskId,
     /// An earlier run has published it.
     is_published: bool,
+    /// Until then a loss among its chunks ends it, since another attempt follows.
+    ends_at_loss_until: Option<Instant>,
     /// Random, or the earlier run's; the job's own as long as nothing else names one.
     job_id: JobId,
     app_prefix: Arc<AppPrefix<'a>>,
@@ -88,6 +90,7 @@ impl<'a> Attempt<'a> {
             fencing_token,
             task: TaskId::random(),
             is_published: false,
+            ends_at_loss_until: None,
             job_id: JobId::new(Uuid::new_v4().to_string()),
             app_prefix: Arc::new(AppPrefix::new(site)),
             entry: watch::Sender::new(entry),
@@ -113,6 +116,15 @@ impl<'a> Attempt<'a> {
             is_published: true,
             job_id: job.job_id.clone().unwrap_or_else(|| new.job_id.clone()),
             ..new
+        }
+    }
+
+    /// Ends at once where a chunk is lost before `until`: another attempt follows.
+    #[must_use]
+    pub(super) fn ending_at_loss(self, until: Option<Instant>) -> Self {
+        Self {
+            ends_at_loss_until: until,
+            ..self
         }
     }
 
@@ -197,6 +209,7 @@ impl<'a> Attempt<'a> {
             pool_file: None,
             look_after: self.site.health.stall_after,
             slots: self.site.worker.as_ref().map(|worker| worker.concurrency as u64),
+            ends_at_loss_until: self.ends_at_loss_until,
             ours: Arc::clone(&self.ours),
         };
         self.desk.watch_queues(task.queue.clone());
@@ -301,6 +314,15 @@ impl<'a> Attempt<'a> {
         match fact {
             Fact::ChordCompleted { chord_id } => emit(EventKind::SiteChordCompleted { site, chord_id }),
             Fact::StageEntered { stage, reason } => emit(EventKind::SiteStageEntered { site, stage, reason }),
+            Fact::HeaderLost { loss, ends_job } => {
+                let consequence = match ends_job {
+                    true => "the attempt ends, and another one follows (`on_lost`)",
+                    false => "its other chunks go on",
+                };
+                let message = format!("{site}: {}; {consequence}", loss.reason());
+                let level = Level::Warning;
+                emit(EventKind::Noticed { level, message });
+            }
             Fact::JobStarted { job, timeout } => {
                 self.note_in_flight(&job);
                 let Job {

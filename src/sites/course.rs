@@ -9,11 +9,12 @@ use super::end_site::end_site;
 use super::lease::{Completed, Completion, Lease, Leases, Occupant, Refused};
 use super::registry::RegistryStatus;
 use super::report::{SiteReport, stopped_by};
+use super::retry::pause_before_retry;
 use super::schedule::Pause;
 use super::standing::Standing;
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
 use super::under_lease::{self, Came, Under};
-use crate::config::{SiteConfig, SiteTimeout};
+use crate::config::{LossAction, SiteConfig, SiteTimeout};
 use crate::follow::{Asker, Context, Desk, Failure, Manner};
 use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteName, SiteStatus};
 use crate::services::{Needed, OnDemand, site_service_name};
@@ -221,6 +222,7 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         Some(job) => Attempt::picked_up(context, desk, site, course.standing, job, deadline, token),
         None => Attempt::new(context, desk, site, course.standing, course.number, deadline, token),
     };
+    let attempt = attempt.ending_at_loss(course.ends_at_loss_until(site, picked_up.is_some()));
     let under = Under {
         site: &site.name,
         lease: &course.lease,
@@ -279,6 +281,20 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
 }
 
 impl<'r> Begun<'r> {
+    /// Until when a loss among the chunks of the attempt that begins now ends it: as long as another attempt would follow.
+    fn ends_at_loss_until(&self, site: &SiteConfig, is_picked_up: bool) -> Option<Instant> {
+        if site.on_lost == LossAction::Finish {
+            return None;
+        }
+        // An earlier run's job does not count as an attempt.
+        if is_picked_up {
+            return Some(self.deadline);
+        }
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        let pause = pause_before_retry(None, self.number, self.retries, site.retry_backoff, left)?;
+        self.deadline.checked_sub(pause)
+    }
+
     /// The lease is kept until nothing of the site is under way.
     async fn stop(self: Box<Self>, around: &Surroundings<'r>, site: &SiteConfig, by: &Asker) -> Box<SiteReport> {
         let Surroundings { context, desk, .. } = *around;

@@ -98,6 +98,7 @@ pub(super) mod tests {
             tags: Vec::new(),
             min_results: Default::default(),
             on_degraded: Default::default(),
+            on_lost: Default::default(),
             skip_after_failures: None,
             health: Default::default(),
             worker: None,

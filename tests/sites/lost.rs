@@ -1,8 +1,10 @@
 //! Jobs that can never end are recognised in seconds, not at their deadline; an outage of Redis loses none.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use orch::celery::Target;
+use orch::celery::{Target, TaskId};
+use orch::config::{LossAction, SiteConfig};
 use orch::run::{EventKind, SiteStatus};
 use serde_json::json;
 
@@ -18,8 +20,18 @@ async fn running(scene: &Scene, tasks: usize) {
             .await
             .expect("Redis answers");
         // The worker says so before its acknowledgement is with Redis; what is not is not lost.
-        let unacked = scene.context.celery.unacked_count().await.expect("Redis answers");
-        if active.good().map(|(_, active)| active.len()).sum::<usize>() >= tasks && unacked == 0 {
+        let unacked = scene
+            .context
+            .celery
+            .unacked_messages(1000)
+            .await
+            .expect("Redis answers");
+        let unacked: HashSet<TaskId> = unacked
+            .into_iter()
+            .filter_map(|message| Some(message.task?.id))
+            .collect();
+        let running = active.good().flat_map(|(_, active)| active);
+        if running.filter(|task| !unacked.contains(&task.id)).count() >= tasks {
             return;
         }
         assert!(Instant::now() < deadline, "only {active:?} run");
@@ -180,4 +192,122 @@ fn chunks_whose_results_are_lost_in_an_outage_are_known_to_be_lost() {
         noticed(&scene)
     );
     assert_eq!(reports[0].attempts, 2, "{reports:#?}\n{:#?}", noticed(&scene));
+}
+
+/// Lets a site of 24 chunks run whose first worker dies with two of them. Returns the reason for the second attempt, and how
+/// many chunks were done when it began.
+fn with_two_chunks_lost(on_lost: LossAction) -> (Scene, String, u64) {
+    let mut scene = Scene::without_worker();
+    scene.start_worker(2);
+    let context = scene.context.clone();
+    let site = SiteConfig {
+        retries: 1,
+        on_lost,
+        ..dispatched("loses", json!({"chunks": 24, "seconds": 0.5, "track": false}))
+    };
+    let is_retry = |event: &EventKind| matches!(event, EventKind::SiteRetrying { .. });
+    let (reports, done) = run(async {
+        let loss = async {
+            let is_started = |event: &EventKind| matches!(event, EventKind::SiteJobStarted { .. });
+            scene.until("the chord's start", is_started).await;
+            running(&scene, 2).await;
+            scene.kill_worker();
+            scene.start_worker(2);
+            let restore = async {
+                loop {
+                    let restored = scene.context.celery.restore_unacked(&scene.context.ghosts.all()).await;
+                    restored.expect("Redis answers");
+                    tokio::time::sleep(Duration::from_millis(200)).await;
+                }
+            };
+            tokio::select! {
+                () = restore => unreachable!("it goes on for ever"),
+                () = scene.until("the second attempt", is_retry) => {}
+            }
+            scene.key("jobs:chunks").and_then(|text| text.parse().ok()).unwrap_or(0)
+        };
+        tokio::join!(run_all(&context, vec![site], 1), loss)
+    });
+    let report = &reports[0];
+    let events = scene.events();
+    assert_eq!(
+        (report.status, report.attempts),
+        (SiteStatus::Complete, 2),
+        "{report:#?}\n{events:#?}"
+    );
+    let reason = events.into_iter().find_map(|event| match event {
+        EventKind::SiteRetrying { reason, .. } => Some(reason),
+        _ => None,
+    });
+    (scene, reason.expect("it was tried again"), done)
+}
+
+#[test]
+fn a_lost_chunk_ends_the_attempt_while_others_run() {
+    let (scene, reason, done) = with_two_chunks_lost(LossAction::Retry);
+    // One of the two may have ended when its worker was killed.
+    assert!(
+        ["1 of its 24 chunks is", "2 of its 24 chunks are"]
+            .iter()
+            .any(|begin| reason.starts_with(&format!("{begin} lost, so its callback cannot run: "))),
+        "{reason}"
+    );
+    assert!(done < 22, "all {done} other chunks were done for nothing");
+    let notices = noticed(&scene);
+    let notice = format!("loses: {reason}; the attempt ends, and another one follows (`on_lost`)");
+    assert!(notices.contains(&notice), "{notices:#?}");
+}
+
+#[test]
+fn the_other_chunks_of_a_site_may_finish_after_a_loss() {
+    let (scene, reason, done) = with_two_chunks_lost(LossAction::Finish);
+    let lost = 24 - done;
+    assert!(
+        lost > 0 && reason.starts_with(&format!("the chord can never finish, {lost} of its 24 chunks ")),
+        "{reason}, and {done} were done"
+    );
+    let notices = noticed(&scene);
+    let is_said = |notice: &String| {
+        notice.starts_with(&format!("loses: {lost} of its 24 chunks "))
+            && notice.contains(" lost, so its callback cannot run: ")
+            && notice.ends_with("; its other chunks go on")
+    };
+    assert!(notices.iter().any(is_said), "{notices:#?}");
+}
+
+#[test]
+fn a_chunk_that_fails_ends_the_attempt_while_others_run() {
+    let scene = Scene::new();
+    let mut fails = site(
+        "fails",
+        "jobs.one_chunk_fails_at_first",
+        json!({"chunks": 16, "seconds": 0.7}),
+    );
+    fails.retries = 1;
+    let is_retry = |event: &EventKind| matches!(event, EventKind::SiteRetrying { .. });
+    let (reports, done) = run(async {
+        let second = async {
+            scene.until("the second attempt", is_retry).await;
+            let done = scene.key("jobs:chunks").and_then(|text| text.parse().ok());
+            done.unwrap_or(0)
+        };
+        tokio::join!(run_all(&scene.context, vec![fails], 1), second)
+    });
+    let report = &reports[0];
+    assert_eq!(
+        (report.status, report.attempts),
+        (SiteStatus::Complete, 2),
+        "{report:#?}"
+    );
+    assert!(done < 15, "all {done} other chunks were done for nothing");
+    let reason = scene.events().into_iter().find_map(|event| match event {
+        EventKind::SiteRetrying { reason, .. } => Some(reason),
+        _ => None,
+    });
+    let reason = reason.expect("it was tried again");
+    assert!(
+        reason.starts_with("1 of its 16 chunks failed, so its callback cannot run; the first failure: task ")
+            && reason.ends_with("ValueError('chunk 0 is broken')"),
+        "{reason}"
+    );
 }

@@ -221,6 +221,7 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
         tags: Vec::new(),
         min_results: Default::default(),
         on_degraded: Default::default(),
+        on_lost: Default::default(),
         skip_after_failures: None,
         health: Default::default(),
         worker: None,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::config::item::Item;
-use crate::config::model::{DegradedAction, HealthConfig};
+use crate::config::model::{DegradedAction, HealthConfig, LossAction};
 use crate::config::section::Section;
 use crate::config::tree::Value;
 use crate::run::HealthAction;
@@ -63,6 +63,11 @@ pub(super) fn on_degraded(item: &Item<'_>) -> Option<DegradedAction> {
         asks_for_proxies(item);
     }
     Some(action)
+}
+
+/// Reads `on_lost`.
+pub(super) fn on_lost(item: &Item<'_>) -> Option<LossAction> {
+    item.choice(&[("retry", LossAction::Retry), ("finish", LossAction::Finish)])
 }
 
 /// Notes that there must be a chain that refreshes the proxies.

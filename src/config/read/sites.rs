@@ -6,7 +6,9 @@ use std::time::Duration;
 use serde_json::{Map, Value as Json};
 
 use crate::config::item::{Item, bad_name, json};
-use crate::config::model::{DegradedAction, MinResults, Need, SiteConfig, SiteNeeds, SiteTimeout, TaskCall};
+use crate::config::model::{
+    DegradedAction, LossAction, MinResults, Need, SiteConfig, SiteNeeds, SiteTimeout, TaskCall,
+};
 use crate::config::problem::{Problem, nearest};
 use crate::config::section::{Reading, Section, SiteNeed};
 use crate::config::source::{SourceId, Span};
@@ -127,6 +129,7 @@ fn read(
         tags: section.or("tags", Vec::new(), |item| item.list(Item::name)),
         min_results: section.or("min_results", MinResults::default(), min_results),
         on_degraded: section.or("on_degraded", DegradedAction::default(), health::on_degraded),
+        on_lost: section.or("on_lost", LossAction::default(), health::on_lost),
         skip_after_failures: section
             .read("skip_after_failures", |item| item.integer(0..=100))
             .filter(|failures| *failures > 0),
