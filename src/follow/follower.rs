@@ -533,6 +533,11 @@ impl<'a> Follower<'a> {
             self.chord,
             self.page.tally(),
         );
+        // An app may count a chunk that ran twice twice.
+        counts.completed_chunks = match (counts.completed_chunks, counts.total_chunks) {
+            (Some(done), Some(total)) => Some(done.min(total)),
+            (done, _) => done,
+        };
         let lost = self.following.lost_chunks();
         if lost > 0 {
             counts.errors = Some(counts.errors.unwrap_or(0).saturating_add(lost));

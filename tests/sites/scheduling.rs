@@ -155,7 +155,8 @@ fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
                 .is_some_and(|reason| reason.starts_with("out of time")),
             "{report:#?}"
         );
-        assert!((3..6).contains(&report.elapsed.as_secs()), "{report:#?}");
+        // Its tasks take thirty seconds.
+        assert!((3..15).contains(&report.elapsed.as_secs()), "{report:#?}");
     }
     assert_eq!(active, 0, "the tasks of the sites still run");
     let queued: u64 = redis::cmd("LLEN")
