@@ -11,7 +11,7 @@ mod support {
     #[path = "orch.rs"]
     pub mod orch;
 }
-use support::orch::{Project, lives};
+use support::orch::{Project, lives, wait_until};
 
 const BASE: &str = "[redis]\nmode = \"off\"\n";
 
@@ -96,6 +96,69 @@ fn under_nohup_a_hangup_is_nothing() {
     orch.signal(Signal::SIGHUP);
     orch.signal(Signal::SIGTERM);
     orch.finish().expect_code(143);
+}
+
+/// A service whose program the test can take away.
+const REPLACED: &str = r#"
+[services.web]
+kind = "daemon"
+command = ["./program", "600"]
+[services.other]
+kind = "daemon"
+command = ["sleep", "600"]
+"#;
+
+#[test]
+fn a_program_that_is_missing_for_a_moment_at_a_restart_is_tried_again() {
+    let project = project(REPLACED);
+    let (program, away) = (project.file("program"), project.file("program.new"));
+    fs::copy("/bin/sleep", &program).unwrap();
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "other");
+    let spawned = orch.wait_for_service("service_spawned", "web");
+    fs::rename(&program, &away).unwrap();
+    let pid = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    orch.wait_for("a start that failed and is tried again", |event| {
+        event["event"] == "service_restarting"
+            && event["reason"].as_str().unwrap().contains("does not exist")
+            && event["backoff_ms"].as_u64().unwrap() > 0
+    });
+    fs::rename(&away, &program).unwrap();
+    orch.wait_for("another process", |event| {
+        event["event"] == "service_spawned" && event["service"] == "web" && event["pid"] != spawned["pid"]
+    });
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    ended.expect_code(143);
+    assert!(ended.events_of("service_failed").is_empty(), "{:#?}", ended.events);
+}
+
+#[test]
+fn a_program_that_stays_missing_is_given_up_after_its_limit() {
+    let restart = "restart = { limit = 2, stable = \"1ms\", backoff = \"1ms\" }\n[services.other]";
+    let project = project(&REPLACED.replace("[services.other]", restart));
+    let program = project.file("program");
+    fs::copy("/bin/sleep", &program).unwrap();
+    let mut orch = project.orch(&["up"]);
+    let spawned = orch.wait_for_service("service_spawned", "web");
+    // From here on all are up, and one that is given up does not end the others.
+    wait_until("instance.json", || project.state_dir().join("instance.json").exists());
+    fs::remove_file(&program).unwrap();
+    let pid = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let failed = orch.wait_for_service("service_failed", "web");
+    assert!(
+        failed["reason"].as_str().unwrap().contains("tried again 2 times"),
+        "{failed}"
+    );
+    orch.wait_for("that the others are kept up", |event| {
+        event["message"].as_str().is_some_and(|text| text.contains("kept up"))
+    });
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    ended.expect_code(143);
+    assert!(ended.stdout.contains("does not exist"), "{}", ended.stdout);
 }
 
 #[test]

@@ -112,6 +112,27 @@ impl Failure {
         self.because(text)
     }
 
+    /// States how often the same was tried again in vain.
+    #[must_use]
+    pub fn after_retries(mut self, retries: u32) -> Self {
+        let times = if retries == 1 { "once" } else { "times" };
+        let count = if retries == 1 {
+            String::new()
+        } else {
+            format!("{retries} ")
+        };
+        self.what = format!("{} (tried again {count}{times})", self.what);
+        self
+    }
+
+    /// What failed and the cause, for an event.
+    pub fn on_one_line(&self) -> String {
+        match &self.more.cause {
+            Some(cause) => format!("{}: {cause}", self.what),
+            None => self.what.clone(),
+        }
+    }
+
     /// Adds what to do.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {

@@ -1,4 +1,4 @@
-//! When a dead service is started again: at once, after a growing delay, or no more.
+//! When a dead service, or one that could not be started again, is tried again: at once, after a growing delay, or no more.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -22,7 +22,18 @@ pub enum Verdict {
 pub struct RestartHistory {
     recent: VecDeque<Instant>,
     in_a_row: u32,
+    /// Starts that failed since the last one that succeeded.
+    failed_starts: Option<FailedStarts>,
 }
+
+#[derive(Clone, Copy, Debug)]
+struct FailedStarts {
+    first: Instant,
+    count: u32,
+}
+
+/// The shortest wait after a start that failed: its cause lies outside of the service and needs time to go away.
+const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(100);
 
 impl RestartHistory {
     /// Judges a death at `now` of a process that was ready for `ready_for` (None: never became ready).
@@ -63,6 +74,28 @@ impl RestartHistory {
             attempt: self.in_a_row,
             after: delay(policy, self.in_a_row, random),
         }
+    }
+
+    /// Judges a start that failed at `now` before there was a process: the program is being replaced, the disk is full,
+    /// no process is allowed.
+    ///
+    /// Nothing has died, so it does not count as a restart. It is given up after `limit` failures in a row that span at
+    /// least `stable`: the cause is outside of the service, and often passes within seconds.
+    pub fn judge_failed_start(&mut self, policy: &RestartPolicy, now: Instant, random: f64) -> Verdict {
+        let failed = self.failed_starts.get_or_insert(FailedStarts { first: now, count: 0 });
+        if failed.count >= policy.limit && (policy.limit == 0 || now.duration_since(failed.first) >= policy.stable) {
+            return Verdict::GiveUp { restarts: failed.count };
+        }
+        failed.count = failed.count.saturating_add(1);
+        Verdict::Restart {
+            attempt: failed.count,
+            after: delay(policy, failed.count.saturating_add(1), random).max(MIN_RETRY_BACKOFF),
+        }
+    }
+
+    /// Notes that a start succeeded: there is a process.
+    pub fn started(&mut self) {
+        self.failed_starts = None;
     }
 }
 
@@ -144,6 +177,63 @@ mod tests {
         assert_ne!(judge(RestartWhen::OnFailure, ExitStatus::Code(1)), Verdict::LeaveDead);
         assert_ne!(judge(RestartWhen::Always, ExitStatus::Code(0)), Verdict::LeaveDead);
         assert_eq!(judge(RestartWhen::Never, KILLED), Verdict::LeaveDead);
+    }
+
+    #[test]
+    fn a_start_that_fails_is_tried_for_as_long_as_a_passing_cause_lasts() {
+        let mut history = RestartHistory::default();
+        let begin = Instant::now();
+        let mut now = begin;
+        let mut delays = Vec::new();
+        while let Verdict::Restart { attempt, after } = history.judge_failed_start(&policy(), now, 0.5) {
+            delays.push(after.as_millis());
+            assert_eq!(attempt as usize, delays.len());
+            now += after;
+        }
+        assert_eq!(delays, [250, 500, 1000, 2000, 4000, 8000, 16000]);
+        assert!(now - begin >= policy().stable);
+
+        // A start that succeeds ends the row, and failed starts are no deaths.
+        history.started();
+        assert_eq!(
+            history.judge(&policy(), KILLED, None, now, 0.5),
+            Verdict::Restart {
+                attempt: 1,
+                after: Duration::ZERO
+            }
+        );
+        let first = history.judge_failed_start(&policy(), now, 0.5);
+        assert!(matches!(first, Verdict::Restart { attempt: 1, .. }), "{first:?}");
+    }
+
+    #[test]
+    fn a_failed_start_follows_the_limit_and_never_spins() {
+        let judge = |policy: RestartPolicy, times: u32| {
+            let mut history = RestartHistory::default();
+            let mut now = Instant::now();
+            let mut last = Verdict::LeaveDead;
+            for _ in 0..times {
+                last = history.judge_failed_start(&policy, now, 0.5);
+                now += policy.stable;
+            }
+            last
+        };
+        let none = RestartPolicy { limit: 0, ..policy() };
+        assert_eq!(judge(none, 1), Verdict::GiveUp { restarts: 0 });
+        let one = RestartPolicy { limit: 1, ..policy() };
+        assert!(matches!(judge(one, 1), Verdict::Restart { .. }));
+        assert_eq!(judge(one, 2), Verdict::GiveUp { restarts: 1 });
+        let no_backoff = RestartPolicy {
+            backoff: Duration::ZERO,
+            ..policy()
+        };
+        assert_eq!(
+            judge(no_backoff, 1),
+            Verdict::Restart {
+                attempt: 1,
+                after: MIN_RETRY_BACKOFF
+            }
+        );
     }
 
     proptest! {

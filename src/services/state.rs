@@ -89,9 +89,10 @@ impl Service {
                 )
             }
             (S::Preparing { since }, Input::Prepared) => (S::Starting { since, pid: None }, vec![Action::Spawn]),
-            (S::Preparing { .. }, Input::PrepareFailed(failure)) => self.fail(failure),
+            (S::Preparing { .. }, Input::PrepareFailed(failure)) => self.start_failed(failure, now, random),
 
             (S::Starting { since, pid: None }, Input::Spawned(pid)) => {
+                self.history.started();
                 let event = EventKind::ServiceSpawned {
                     service: self.name.clone(),
                     pid,
@@ -107,7 +108,7 @@ impl Service {
                     )
                 }
             }
-            (S::Starting { .. }, Input::SpawnFailed(failure)) => self.fail(failure),
+            (S::Starting { pid: None, .. }, Input::SpawnFailed(failure)) => self.start_failed(failure, now, random),
             (S::Starting { since, pid: Some(pid) }, Input::BecameReady(detail)) => {
                 self.became_ready(since, pid, detail, now)
             }
@@ -368,6 +369,26 @@ impl Service {
             ServiceState::Failed,
             vec![Action::StopProbes, Action::Emit(event), Action::GiveUp(failure)],
         )
+    }
+
+    /// A start that failed before there was a process. The first one of a run shows a mistake; later the same start has
+    /// worked, so that the cause may pass.
+    fn start_failed(&mut self, failure: Failure, now: Instant, random: f64) -> (ServiceState, Vec<Action>) {
+        let Role::Daemon { restart, .. } = &self.role else {
+            return self.fail(failure);
+        };
+        if !self.has_been_ready {
+            return self.fail(failure);
+        }
+        match self.history.judge_failed_start(restart, now, random) {
+            Verdict::GiveUp { restarts } if restarts > 0 => self.fail(failure.after_retries(restarts)),
+            Verdict::GiveUp { .. } | Verdict::LeaveDead => self.fail(failure),
+            verdict @ Verdict::Restart { .. } => {
+                let (state, mut actions) = self.obey(verdict, failure.on_one_line(), ExitStatus::Unknown, now);
+                actions.insert(0, Action::StopProbes);
+                (state, actions)
+            }
+        }
     }
 
     /// An end before readiness. By itself, at the first start, it is a mistake that a restart would only repeat; a

@@ -109,6 +109,65 @@ fn an_exit_by_itself_before_readiness_fails_the_start_but_a_signal_does_not() {
     assert_eq!(service.state, ServiceState::Waiting);
 }
 
+/// A daemon that has been ready, has died, and is about to be started again.
+fn died_once() -> Service {
+    let mut service = daemon();
+    drive(&mut service, up());
+    drive(&mut service, [Input::Exited(KILLED), Input::Gone]);
+    assert_eq!(service.state, ServiceState::Waiting);
+    service
+}
+
+#[test]
+fn a_start_that_fails_after_a_first_success_is_tried_again_and_the_very_first_is_not() {
+    let refused = || Failure::infrastructure("start `web`").because("no such program");
+    for inputs in [
+        vec![Input::DependenciesReady, Input::PrepareFailed(refused())],
+        vec![Input::DependenciesReady, Input::Prepared, Input::SpawnFailed(refused())],
+    ] {
+        let mut fresh = daemon();
+        let actions = drive(&mut fresh, inputs.clone());
+        assert!(matches!(actions.last(), Some(Action::GiveUp(_))), "{actions:?}");
+        let mut once = oneshot();
+        drive(&mut once, inputs.clone());
+        assert_eq!(once.state, ServiceState::Failed);
+
+        let mut service = died_once();
+        let actions = drive(&mut service, inputs.clone());
+        let Some(Action::Emit(EventKind::ServiceRestarting { backoff_ms, reason, .. })) =
+            actions.get(actions.len() - 2)
+        else {
+            panic!("{actions:?}")
+        };
+        assert_eq!((*backoff_ms, reason.as_str()), (250, "start `web`: no such program"));
+        assert!(matches!(service.state, ServiceState::BackingOff { .. }));
+        assert!(!service.is_usable());
+        // The cause is gone: it is up again, and has used up none of its two restarts but that of its death.
+        drive(&mut service, [Input::BackoffElapsed]);
+        drive(&mut service, up());
+        drive(
+            &mut service,
+            [Input::Exited(KILLED), Input::Gone, Input::BackoffElapsed],
+        );
+        assert_eq!(service.state, ServiceState::Waiting);
+
+        // The cause stays.
+        let mut service = died_once();
+        let mut now = Instant::now();
+        let mut last = Vec::new();
+        for _ in 0..3 {
+            now += Duration::from_secs(30);
+            let again = inputs.iter().cloned().chain([Input::BackoffElapsed]);
+            last = again.flat_map(|input| service.step(input, now, 0.5)).collect();
+        }
+        let Some(Action::GiveUp(failure)) = last.last() else {
+            panic!("{last:?}")
+        };
+        assert!(failure.what.contains("tried again 2 times"), "{failure}");
+        assert_eq!(service.state, ServiceState::Failed);
+    }
+}
+
 #[test]
 fn only_a_series_of_failed_liveness_probes_counts_as_dead() {
     let mut service = daemon();
