@@ -22,6 +22,8 @@ pub enum Verdict {
 pub struct RestartHistory {
     recent: VecDeque<Instant>,
     in_a_row: u32,
+    /// Those of them that came soon after the start: a crash loop.
+    early_in_a_row: u32,
     /// Starts that failed since the last one that succeeded.
     failed_starts: Option<FailedStarts>,
 }
@@ -32,6 +34,8 @@ struct FailedStarts {
     count: u32,
 }
 
+/// What was ready for less than this has died early. s6 draws the same line: what ran for a second does not loop.
+const EARLY_DEATH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The shortest wait after a start that failed: its cause lies outside of the service and needs time to go away.
 const MIN_RETRY_BACKOFF: Duration = Duration::from_millis(100);
 
@@ -67,12 +71,20 @@ impl RestartHistory {
         }
         if ready_for.is_some_and(|ready| ready >= policy.stable) {
             self.in_a_row = 0;
+            self.early_in_a_row = 0;
         }
         self.in_a_row += 1;
         self.recent.push_back(now);
+        // The backoff slows a crash loop down. What has served for a while is wanted back at once; the limit still counts it.
+        let after = if ready_for.is_some_and(|ready| ready >= EARLY_DEATH_TIMEOUT.min(policy.stable)) {
+            Duration::ZERO
+        } else {
+            self.early_in_a_row += 1;
+            delay(policy, self.early_in_a_row, random)
+        };
         Verdict::Restart {
             attempt: self.in_a_row,
-            after: delay(policy, self.in_a_row, random),
+            after,
         }
     }
 
@@ -99,7 +111,7 @@ impl RestartHistory {
     }
 }
 
-/// The delay before restart number `attempt`: none before the first, then doubling up to the bound, jittered.
+/// The delay after early death number `attempt`: none after the first, then doubling up to the bound, jittered.
 fn delay(policy: &RestartPolicy, attempt: u32, random: f64) -> Duration {
     let Some(doublings) = attempt.checked_sub(2) else {
         return Duration::ZERO;
@@ -140,7 +152,7 @@ mod tests {
         let start = Instant::now();
         let mut delays = Vec::new();
         loop {
-            match history.judge(&policy(), KILLED, Some(Duration::from_secs(1)), start, 0.5) {
+            match history.judge(&policy(), KILLED, Some(Duration::from_millis(999)), start, 0.5) {
                 Verdict::Restart { after, .. } => delays.push(after.as_millis()),
                 verdict => {
                     assert_eq!(verdict, Verdict::GiveUp { restarts: 5 });
@@ -149,6 +161,40 @@ mod tests {
             }
         }
         assert_eq!(delays, [0, 250, 500, 1000, 2000]);
+    }
+
+    #[test]
+    fn what_was_ready_for_a_while_is_restarted_at_once_and_still_counts() {
+        // Each row: how long it was ready at its deaths in a row, in ms (None: never ready), and the delays that follow.
+        let rows: [(&[Option<u64>], &[u128]); 5] = [
+            (&[Some(1000), Some(1500), Some(29_999), Some(1000)], &[0, 0, 0, 0]),
+            (&[Some(10), Some(10), Some(10)], &[0, 250, 500]),
+            (&[None, None, Some(1000), None], &[0, 250, 0, 500]),
+            (&[Some(1000), None, None], &[0, 0, 250]),
+            (&[None, None, Some(30_000), None, None], &[0, 250, 0, 0, 250]),
+        ];
+        for (ready, expected) in rows {
+            let mut history = RestartHistory::default();
+            let now = Instant::now();
+            let delays: Vec<u128> = ready
+                .iter()
+                .map(|ready| {
+                    let ready = ready.map(Duration::from_millis);
+                    match history.judge(&policy(), KILLED, ready, now, 0.5) {
+                        Verdict::Restart { after, .. } => after.as_millis(),
+                        verdict => panic!("{ready:?}: {verdict:?}"),
+                    }
+                })
+                .collect();
+            assert_eq!(delays, expected, "{ready:?}");
+        }
+        let mut history = RestartHistory::default();
+        let now = Instant::now();
+        for _ in 0..5 {
+            history.judge(&policy(), KILLED, Some(Duration::from_secs(2)), now, 0.5);
+        }
+        let verdict = history.judge(&policy(), KILLED, Some(Duration::from_secs(2)), now, 0.5);
+        assert_eq!(verdict, Verdict::GiveUp { restarts: 5 });
     }
 
     #[test]

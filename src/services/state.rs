@@ -460,7 +460,8 @@ impl Service {
                     when: RestartWhen::Always,
                     ..*restart
                 };
-                self.history.judge(&policy, ExitStatus::Unknown, ready_for, now, random)
+                // It reaches its limit again and again: that is a loop, however long a turn of it takes.
+                self.history.judge(&policy, ExitStatus::Unknown, None, now, random)
             }
             Role::Daemon { .. } | Role::Oneshot => Verdict::Restart {
                 attempt: 1,
