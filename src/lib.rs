@@ -38,6 +38,7 @@ pub mod run;
 mod scrape;
 pub mod services;
 mod shared_services;
+mod signal_name;
 mod simulation;
 pub mod sites;
 mod state_directory;

@@ -198,9 +198,193 @@ fn two_ctrl_c_skip_the_grace() {
     orch.signal(Signal::SIGINT);
     orch.wait_for("the stop", |event| event["event"] == "stop_started");
     let hurried = std::time::Instant::now();
-    orch.signal(Signal::SIGINT);
+    orch.hurry();
     orch.finish().expect_code(130);
     assert!(hurried.elapsed() < Duration::from_secs(2), "{:?}", hurried.elapsed());
+}
+
+#[test]
+fn a_ctrl_c_that_a_wrapper_relays_takes_no_grace_away() {
+    let project = project(
+        r#"
+[services.web]
+kind = "daemon"
+grace = "30s"
+command = ["sh", "-c", "trap 'sleep 0.7; echo saved; exit 0' TERM; echo up; while :; do sleep 0.05; done"]
+readiness = { log = "up" }
+"#,
+    );
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    for _ in 0..3 {
+        orch.signal(Signal::SIGINT);
+    }
+    let run = orch.run_directory().unwrap();
+    let ended = orch.finish();
+    ended.expect_code(130);
+    assert!(ended.events_of("stop_hurried").is_empty(), "{:#?}", ended.events);
+    assert!(fs::read_to_string(run.join("web.log")).unwrap().contains("saved"));
+}
+
+/// Starts orch with all signals blocked, as a runtime does that masks signals in its threads.
+const BLOCKING: &str = r#"exec python3 -c 'import os, signal
+signal.pthread_sigmask(signal.SIG_BLOCK, range(1, 65))
+os.execv(os.environ["ORCH"], ["orch", "up"])'"#;
+
+#[test]
+fn signals_that_the_caller_has_blocked_are_heard_by_orch_and_by_services() {
+    for (signal, code) in [(Signal::SIGTERM, 143), (Signal::SIGINT, 130), (Signal::SIGHUP, 129)] {
+        let project = project(
+            r#"
+[services.web]
+kind = "daemon"
+command = ["sh", "-c", "grep SigBlk /proc/self/status; exec sleep 600"]
+readiness = { log = "SigBlk" }
+"#,
+        );
+        let mut orch = project.shell(BLOCKING);
+        orch.wait_for_service("service_ready", "web");
+        let run = orch.run_directory().unwrap();
+        orch.signal(signal);
+        orch.finish().expect_code(code);
+        let log = fs::read_to_string(run.join("web.log")).unwrap();
+        assert_eq!(log.trim(), "SigBlk:\t0000000000000000");
+    }
+}
+
+#[test]
+fn a_real_time_signal_stops_a_service_by_number_and_by_name() {
+    for (written, number) in [("40", 40), ("\"SIGRTMIN+3\"", 37), ("\"rtmax-1\"", 63)] {
+        let project = project(
+            &r#"
+[services.web]
+kind = "daemon"
+stop_signal = WRITTEN
+grace = "30s"
+readiness = { log = "up" }
+command = ["python3", "-c", '''
+import os, signal, time
+signal.signal(NUMBER, lambda number, frame: (print("got", number, flush=True), os._exit(0)))
+print("up", flush=True)
+while True:
+    time.sleep(1)
+''']
+"#
+            .replace("WRITTEN", written)
+            .replace("NUMBER", &number.to_string()),
+        );
+        let mut orch = project.orch(&["up"]);
+        orch.wait_for_service("service_ready", "web");
+        let run = orch.run_directory().unwrap();
+        orch.signal(Signal::SIGTERM);
+        orch.finish().expect_code(143);
+        let log = fs::read_to_string(run.join("web.log")).unwrap();
+        assert!(log.contains(&format!("got {number}")), "{written}: {log}");
+    }
+}
+
+#[test]
+fn a_signal_that_orch_has_no_use_for_ends_it_with_a_word_and_leaves_nothing() {
+    for signal in [Signal::SIGQUIT, Signal::SIGUSR1, Signal::SIGXCPU] {
+        let project = project("[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+        let mut orch = project.shell("ulimit -c 0; exec \"$ORCH\" up");
+        orch.wait_for_service("service_ready", "web");
+        orch.signal(signal);
+        let ended = orch.finish();
+        assert_eq!(ended.signal, Some(signal as i32), "{}", ended.stderr);
+        assert!(ended.left.is_empty(), "{:?}", ended.left);
+        assert!(ended.stderr.contains(signal.as_str()), "{}", ended.stderr);
+    }
+}
+
+/// A service that dies at once and comes back, for ever.
+const RESTLESS: &str = r#"
+[services.web]
+kind = "daemon"
+command = ["sh", "-c", "sleep 0.01; exit 1"]
+restart = { limit = 100000, backoff = "5ms", backoff_max = "5ms" }
+"#;
+
+#[test]
+fn nobody_reads_the_log_on_standard_error_and_the_supervision_goes_on() {
+    let project = project(RESTLESS);
+    // A full pipe that somebody holds open and never reads.
+    let mut orch = project.shell(
+        r#"exec python3 -c 'import os
+reader, writer = os.pipe()
+os.set_inheritable(reader, True)
+os.set_blocking(writer, False)
+try:
+    while True: os.write(writer, bytes(4096))
+except BlockingIOError: pass
+os.set_blocking(writer, True)
+os.dup2(writer, 2)
+os.execve(os.environ["ORCH"], ["orch", "up", "-vv"], dict(os.environ, ORCH_LOG="trace"))'"#,
+    );
+    orch.wait_for("twenty restarts", |event| {
+        event["event"] == "service_restarting" && event["attempt"].as_u64() >= Some(20)
+    });
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+}
+
+#[test]
+fn a_limit_of_the_size_of_files_ends_neither_orch_nor_its_guard() {
+    let project = project(RESTLESS);
+    let mut orch = project.shell("ulimit -f 8; exec \"$ORCH\" up");
+    orch.wait_for_service("service_restarting", "web");
+    let journal = orch.run_directory().unwrap().join("journal.jsonl");
+    wait_until("the journal that takes no more", || {
+        fs::metadata(&journal).unwrap().len() == 4096
+    });
+    assert!(lives(orch.pid), "{}", orch.stderr());
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
+}
+
+#[test]
+fn a_service_that_asks_its_parent_to_end_is_named_and_what_is_no_such_request_does_nothing() {
+    let rude = |signal: &str| {
+        format!(
+            "[services.base]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n\
+             [services.rude]\nkind = \"daemon\"\nafter = [\"base\"]\n\
+             command = [\"sh\", \"-c\", \"kill -{signal} $PPID; exec sleep 600\"]\n"
+        )
+    };
+    for signal in ["TERM", "INT", "HUP"] {
+        let project = project(&rude(signal));
+        let ended = project.orch(&["up"]).finish();
+        ended.expect_code(3);
+        let end = ended.events_of("run_finished")[0]["error"].as_str().unwrap().to_owned();
+        assert!(
+            end.contains(&format!("asked to end, by SIG{signal} from process")),
+            "{end}"
+        );
+        assert!(ended.events_of("service_restarting").is_empty(), "{:#?}", ended.events);
+    }
+    for signal in ["USR1", "QUIT", "TSTP", "40"] {
+        let project = project(&rude(signal));
+        let mut orch = project.orch(&["up"]);
+        orch.wait_for("a word about the signal", |event| {
+            event["message"]
+                .as_str()
+                .is_some_and(|text| text.contains("took no notice"))
+        });
+        orch.signal(Signal::SIGTERM);
+        orch.finish().expect_code(143);
+    }
+}
+
+#[test]
+fn killall_ends_orch_and_its_guard_as_one_request() {
+    let project = project("[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n");
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    let started = orch.wait_for("the start", |event| event["event"] == "run_started");
+    let guard = i32::try_from(started["guard_pid"].as_i64().unwrap()).unwrap();
+    kill(Pid::from_raw(guard), Signal::SIGTERM).unwrap();
+    orch.signal(Signal::SIGTERM);
+    orch.finish().expect_code(143);
 }
 
 #[test]

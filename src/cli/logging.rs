@@ -13,6 +13,7 @@ use tracing_subscriber::filter::Targets;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 
+use super::stderr;
 use crate::printable::one_line;
 use crate::redaction::redacted;
 use crate::regular_file;
@@ -88,7 +89,7 @@ impl Write for Tee {
             drop(file.write_all(line.as_bytes()));
         }
         if self.to_stderr {
-            drop(io::stderr().write_all(line.as_bytes()));
+            stderr::offer(line);
         }
         Ok(event.len())
     }

@@ -13,6 +13,7 @@ mod session;
 mod signals;
 mod simulate;
 mod sites;
+mod stderr;
 mod stop;
 mod table;
 mod up;
@@ -138,6 +139,7 @@ pub enum OutputFormat {
 
 /// Parses the command line and runs the subcommand.
 pub fn main() -> ExitCode {
+    signals::hear();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => {
@@ -158,8 +160,8 @@ pub fn main() -> ExitCode {
         Command::Demo(args) => demo::main(&args),
         Command::Celery(args) => celery::main(&args),
     };
-    match result {
-        Ok(code) => ExitCode::from(code),
+    let code = match result {
+        Ok(code) => code,
         Err(error) => {
             let text = format!("{error:#}");
             if !text.is_empty() {
@@ -168,9 +170,11 @@ pub fn main() -> ExitCode {
             let outcome = error
                 .downcast_ref::<Refusal>()
                 .map_or(Outcome::InfrastructureFailed, |refusal| refusal.outcome);
-            ExitCode::from(outcome.exit_code())
+            outcome.exit_code()
         }
-    }
+    };
+    stderr::flush();
+    ExitCode::from(code)
 }
 
 /// An end before a run began, with the exit code that it means.

@@ -6,18 +6,19 @@ use std::io::Write;
 
 use serde::Serialize;
 
+use super::stderr;
 use crate::config::ConfigErrors;
 use crate::printable;
 use crate::redaction::redacted;
 
 /// Talk goes to standard error; if that is closed there is nobody to tell.
 pub fn say(text: &str) {
-    drop(writeln!(std::io::stderr(), "{}", printable::text(&redacted(text))));
+    stderr::write(format!("{}\n", printable::text(&redacted(text))));
 }
 
 /// The same, of texts that are safe already and may be coloured.
 pub fn say_errors(errors: &ConfigErrors) {
-    drop(writeln!(std::io::stderr(), "{errors}"));
+    stderr::write(format!("{errors}\n"));
 }
 
 /// Data goes to standard output; a closed pipe is nobody's fault.

@@ -1,16 +1,71 @@
 //! Signals as facts: the first asks for a stop (or ends it, while nothing runs yet), the second skips the grace periods,
-//! the third leaves at once.
+//! the third leaves at once. Signals that come together count once.
 //!
 //! A plain thread with its own copy of the guard's socket: the runtime may be blocked in the stop itself.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use nix::sys::signal::{SigSet, Signal};
+use signal_hook::consts::{
+    SIGALRM, SIGCHLD, SIGHUP, SIGINT, SIGPROF, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2, SIGVTALRM, SIGXCPU, SIGXFSZ,
+};
 use signal_hook::iterator::Signals;
 use tokio::sync::watch;
 
+use super::output::say;
 use crate::guard::{HurrySwitch, reap_strangers};
 use crate::run::{EventKind, Recorder, StopReason};
+
+/// A wrapper (`npm run`, `sudo`, a launcher) relays the Ctrl+C that the terminal sends to orch as well, within this time.
+/// Nobody presses a key twice so fast.
+const RELAY_TIMEOUT: Duration = Duration::from_millis(300);
+
+/// Signals whose default ends the process at once, and which ask for nothing that orch could do.
+const FATAL: [i32; 7] = [SIGQUIT, SIGUSR1, SIGUSR2, SIGALRM, SIGVTALRM, SIGPROF, SIGXCPU];
+
+/// Lets through what this process handles and what the terminal sends: a caller that has blocked it would make orch deaf
+/// to any stop. A limit of the size of files becomes an error of the write instead of a death without a word.
+pub fn hear() {
+    let mut heard = SigSet::empty();
+    for signal in [
+        Signal::SIGINT,
+        Signal::SIGTERM,
+        Signal::SIGHUP,
+        Signal::SIGQUIT,
+        Signal::SIGCHLD,
+        Signal::SIGTSTP,
+        Signal::SIGCONT,
+        Signal::SIGWINCH,
+        Signal::SIGALRM,
+    ] {
+        heard.add(signal);
+    }
+    // Neither can fail for valid signals; without them orch is as it was started.
+    heard.thread_unblock().ok();
+    // A handler, unlike "ignore", is not handed on over exec.
+    signal_hook::flag::register(SIGXFSZ, Arc::new(AtomicBool::new(false))).ok();
+}
+
+/// Which of the stages of a stop a signal asks for.
+#[derive(Default)]
+struct Stages {
+    count: u32,
+    last: Option<Instant>,
+}
+
+impl Stages {
+    /// Counts a signal; `None`: it is the last one, relayed.
+    fn next(&mut self, now: Instant) -> Option<u32> {
+        if self.last.is_some_and(|last| now.duration_since(last) < RELAY_TIMEOUT) {
+            return None;
+        }
+        self.last = Some(now);
+        self.count += 1;
+        Some(self.count)
+    }
+}
 
 /// What the thread needs of a run, known only once the guard runs.
 pub struct Running {
@@ -41,11 +96,14 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
     if !is_ignored(SIGHUP) {
         signals.add_signal(SIGHUP)?;
     }
+    for signal in FATAL.into_iter().filter(|signal| !is_ignored(*signal)) {
+        signals.add_signal(signal)?;
+    }
     let (sender, receiver) = watch::channel(None);
     let armed = Arc::new(Armed::default());
     let theirs = Arc::clone(&armed);
     std::thread::Builder::new().name("signals".to_owned()).spawn(move || {
-        let mut count = 0_u32;
+        let mut stages = Stages::default();
         for signal in signals.forever() {
             if signal == SIGCHLD {
                 if let Some(running) = theirs.0.get() {
@@ -53,13 +111,19 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
                 }
                 continue;
             }
-            count += 1;
+            if FATAL.contains(&signal) {
+                die(signal);
+                continue;
+            }
+            let Some(stage) = stages.next(Instant::now()) else {
+                continue;
+            };
             let reason = match signal {
                 SIGINT => StopReason::Interrupt,
                 SIGHUP => StopReason::Hangup,
                 _ => StopReason::Terminate,
             };
-            match count {
+            match stage {
                 // Nothing is started yet (another run may be being waited for): there is nothing to stop.
                 1 if theirs.0.get().is_none() => leave(signal),
                 1 => {
@@ -90,6 +154,19 @@ fn is_ignored(signal: i32) -> bool {
     mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
 }
 
+/// Ends as the signal asks, core dump included, with the terminal given back and a word about it.
+fn die(signal: i32) {
+    crate::ui::release();
+    let name = Signal::try_from(signal).map_or("a signal", Signal::as_str);
+    say(&format!(
+        "ended at once by {name}; the guard stops the services\n  hint:  SIGTERM or Ctrl+C ask for an ordered stop"
+    ));
+    if let Err(error) = signal_hook::low_level::emulate_default_handler(signal) {
+        tracing::warn!(%error, name, "could not end by the signal");
+        leave(signal);
+    }
+}
+
 #[expect(
     clippy::exit,
     reason = "the third signal: the runtime may be wedged, and the guard ends what is left"
@@ -97,4 +174,28 @@ fn is_ignored(signal: i32) -> bool {
 fn leave(signal: i32) -> ! {
     crate::ui::release();
     std::process::exit(128 + signal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_together_is_one_request() {
+        let begin = Instant::now();
+        // Milliseconds after the first, and the stage that each asks for.
+        for (row, expected) in [
+            (vec![0, 5, 100, 299], vec![Some(1), None, None, None]),
+            (vec![0, 300, 305, 700], vec![Some(1), Some(2), None, Some(3)]),
+            (vec![0, 200, 400], vec![Some(1), None, Some(2)]),
+            (vec![0, 60_000], vec![Some(1), Some(2)]),
+        ] {
+            let mut stages = Stages::default();
+            let asked: Vec<Option<u32>> = row
+                .iter()
+                .map(|ms| stages.next(begin + Duration::from_millis(*ms)))
+                .collect();
+            assert_eq!(asked, expected, "{row:?}");
+        }
+    }
 }

@@ -479,7 +479,7 @@ impl Reader {
             Report::Refused { error, .. } => {
                 self.started.send(Err(error.clone())).ok();
             }
-            Report::Exited { .. } => {}
+            Report::Exited { .. } | Report::Signalled { .. } => {}
         }
         on_event(GuardEvent::Report(report));
     }

@@ -100,6 +100,14 @@ pub enum Report {
     },
     /// Answer to `StopAll`: the guard has no descendant left.
     AllGone,
+    /// Somebody other than orch has sent the guard a signal. Those that ask for an end leave it to orch, which is to order a
+    /// stop; the others do nothing.
+    Signalled {
+        signal: i32,
+        /// Pid of the sender; 0 is the kernel.
+        sender: u32,
+        asks_to_end: bool,
+    },
     /// An order could not be carried out; instead of `Started`: the guard cannot do its work.
     Refused {
         order: String,

@@ -3,7 +3,7 @@
 //! It is the subreaper of all services: whatever they fork, double-fork or `setsid` is re-parented to it, so that it can
 //! end every descendant. It reaps in one place only, never while it decides whom to kill: a zombie keeps its pid.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
@@ -25,11 +25,14 @@ use super::sweep::{Left, Tree, Trees, end_below, end_children};
 use super::{Hello, sys};
 use crate::memory::program_pages;
 use crate::printable::one_line;
+use crate::signal_name::signal_name;
 
 /// What was killed and is still there is killed again after this long (a fork may have escaped the first look).
 const REARM: Duration = Duration::from_millis(100);
 /// How long the ended are reaped before it is the rest's turn: what forks without end leaves more than there is time for.
 const REAPING: Duration = Duration::from_millis(50);
+/// How long orch is given to order the stop that a signal has asked for.
+const STOP_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 /// A longer line from orch is a broken one.
 const LONGEST_ORDER: usize = 8 << 20;
 
@@ -63,6 +66,10 @@ struct Guard {
     services: BTreeMap<String, Service>,
     /// Everything is to end.
     ending: bool,
+    /// A signal has asked for an end; orch may order it until then.
+    end_at: Option<Instant>,
+    /// Signals that were reported already.
+    signalled: BTreeSet<i32>,
     /// No more grace.
     hurry: bool,
     /// orch has said that it wants no more.
@@ -103,6 +110,8 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
         group_ended: false,
         services: BTreeMap::new(),
         ending: false,
+        end_at: None,
+        signalled: BTreeSet::new(),
         hurry: false,
         goodbye: false,
         all_gone_reported: false,
@@ -117,15 +126,12 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
     loop {
         guard.wait(&signal_fd);
         while let Ok(Some(signal)) = signal_fd.read_signal() {
-            let signal = Signal::try_from(signal.ssi_signo.cast_signed());
-            if matches!(signal, Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP)) {
-                log(&format!("told to end by {signal:?}: ordered stop"));
-                guard.ending = true;
-            }
+            guard.hear_signal(signal.ssi_signo.cast_signed(), signal.ssi_pid);
         }
         guard.flush();
         guard.reap();
         guard.take_orders();
+        guard.end_in_time();
         guard.settle();
         if guard.advance() && (guard.goodbye || guard.socket.is_none()) {
             guard.close();
@@ -149,18 +155,22 @@ pub fn refuse(mut socket: &UnixStream, error: &io::Error) {
 fn set_up(socket: &UnixStream, hello: &Hello) -> io::Result<(SignalFd, Records)> {
     process_table::check()?;
     sys::become_subreaper()?;
-    let mut signals = SigSet::empty();
-    // Blocked, never ignored: what is ignored would stay so in every service.
-    for signal in [
-        Signal::SIGCHLD,
-        Signal::SIGTERM,
-        Signal::SIGINT,
-        Signal::SIGHUP,
-        Signal::SIGPIPE,
+    // Blocked, never ignored: what is ignored would stay so in every service. All but those of faults of its own: nobody else
+    // has a say in the end of what owns all services, but for SIGKILL.
+    let mut signals = SigSet::all();
+    for fault in [
+        Signal::SIGSEGV,
+        Signal::SIGBUS,
+        Signal::SIGFPE,
+        Signal::SIGILL,
+        Signal::SIGTRAP,
+        Signal::SIGABRT,
+        Signal::SIGSYS,
     ] {
-        signals.add(signal);
+        signals.remove(fault);
     }
-    signals.thread_block()?;
+    // Exactly these: what the caller has blocked besides would stay so.
+    signals.thread_set_mask()?;
     let signal_fd = SignalFd::with_flags(&signals, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?;
     let records = Records::create(&hello.state_dir, &hello.run_id, hello.group.as_deref())?;
     socket.set_nonblocking(true)?;
@@ -176,6 +186,65 @@ impl Guard {
         }
     }
 
+    /// Takes a signal that was sent to the guard itself, by a service to its parent or by an administrator.
+    fn hear_signal(&mut self, signal: i32, sender: u32) {
+        match Signal::try_from(signal) {
+            // A death, an error of a write, and what does nothing by default either.
+            Ok(
+                Signal::SIGCHLD
+                | Signal::SIGPIPE
+                | Signal::SIGXFSZ
+                | Signal::SIGCONT
+                | Signal::SIGWINCH
+                | Signal::SIGURG,
+            ) => {}
+            Ok(Signal::SIGTERM | Signal::SIGINT | Signal::SIGHUP) => {
+                log(&format!(
+                    "asked to end by {}, from process {sender}",
+                    signal_name(signal)
+                ));
+                if self.ending {
+                    return;
+                }
+                if self.socket.is_none() {
+                    self.ending = true;
+                    return;
+                }
+                self.end_at.get_or_insert(Instant::now() + STOP_ORDER_TIMEOUT);
+                self.report(&Report::Signalled {
+                    signal,
+                    sender,
+                    asks_to_end: true,
+                });
+            }
+            Ok(_) | Err(_) => {
+                // Once each: it may be sent again and again.
+                if self.signalled.insert(signal) {
+                    log(&format!(
+                        "took no notice of {}, from process {sender}",
+                        signal_name(signal)
+                    ));
+                    self.report(&Report::Signalled {
+                        signal,
+                        sender,
+                        asks_to_end: false,
+                    });
+                }
+            }
+        }
+    }
+
+    /// Stops everything where orch has not ordered what a signal has asked for.
+    fn end_in_time(&mut self) {
+        if self.end_at.is_some_and(|at| Instant::now() >= at) {
+            self.end_at = None;
+            if !self.ending {
+                log("orch has not ordered the stop that a signal asked for: ordered stop");
+                self.ending = true;
+            }
+        }
+    }
+
     /// Sleeps until something happens or a deadline is over.
     fn wait(&self, signals: &SignalFd) {
         let now = Instant::now();
@@ -184,7 +253,8 @@ impl Guard {
             .values()
             .filter_map(|service| service.stop.as_ref())
             .map(|stop| stop.until);
-        let timeout = match deadlines.chain(self.sweep_at).chain(self.settled_at).min() {
+        let others = self.sweep_at.into_iter().chain(self.settled_at).chain(self.end_at);
+        let timeout = match deadlines.chain(others).min() {
             _ if self.unreaped => PollTimeout::ZERO,
             Some(deadline) => {
                 // Rounded up, or the loop would spin through the last millisecond.
@@ -564,15 +634,13 @@ impl Guard {
 
 /// Signals one of our children; SIGCONT follows what a stopped process would not hear.
 fn send(pid: i32, signal: i32) {
-    let Ok(signal) = Signal::try_from(signal) else { return };
-    let pid = Pid::from_raw(pid);
-    if let Err(error) = kill(pid, signal)
-        && error != Errno::ESRCH
+    if let Err(error) = sys::signal_process(pid, signal)
+        && error.raw_os_error() != Some(Errno::ESRCH as i32)
     {
-        log(&format!("signal {pid} with {signal}: {error}"));
+        log(&format!("signal {pid} with {}: {error}", signal_name(signal)));
     }
-    if signal != Signal::SIGKILL {
-        kill(pid, Signal::SIGCONT).ok();
+    if signal != Signal::SIGKILL as i32 {
+        kill(Pid::from_raw(pid), Signal::SIGCONT).ok();
     }
 }
 

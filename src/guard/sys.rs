@@ -32,10 +32,26 @@ pub fn adopt(received: RawFd) -> OwnedFd {
 /// Undoes what the caller ignores: with an ignored SIGCHLD the kernel would reap our children, and no end be seen.
 pub fn reset_signals() {
     // SIGPIPE stays ignored, as Rust's start has it: a closed socket is an error to be seen, not a death.
-    for signal in (1..32).filter(|signal| *signal != libc::SIGPIPE) {
+    for signal in (1..=libc::SIGRTMAX()).filter(|signal| *signal != libc::SIGPIPE) {
         // SAFETY: SIG_DFL runs no code of ours; SIGKILL and SIGSTOP refuse, as they should.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
     }
+    // A limit of the size of files is an error of the write, too. Each service gets the default back.
+    // SAFETY: as above.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
+/// Sends a signal, real-time ones included, which the library's typed form does not know.
+///
+/// # Errors
+/// There is no such process, it may not be signalled, or there is no such signal.
+pub fn signal_process(pid: i32, signal: i32) -> io::Result<()> {
+    if pid <= 0 {
+        // Those are groups, or everybody.
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: kill takes two integers and touches no memory of ours.
+    check(unsafe { libc::kill(pid, signal) })
 }
 
 /// How a child ended.
@@ -213,6 +229,7 @@ unsafe fn execute(words: &[*const libc::c_char], streams: [RawFd; 3]) {
 pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, label: &str) {
     let record: RawFd = record.as_raw_fd();
     let label = record_label(label);
+    let last_signal = libc::SIGRTMAX();
     let prepare = move || {
         // SAFETY: setsid, sigprocmask, signal, prctl and getppid are async-signal-safe; the only memory they touch is `none`, for
         // which all zeroes is a valid value.
@@ -228,7 +245,7 @@ pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, lab
             ))?;
             // What a caller ignores (a shell does so with SIGINT for its background jobs) would stay ignored over exec,
             // and a service's stop signal might be that one. SIGKILL and SIGSTOP refuse, as they should.
-            for signal in 1..32 {
+            for signal in 1..=last_signal {
                 libc::signal(signal, libc::SIG_DFL);
             }
             check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;

@@ -33,6 +33,8 @@ pub(super) enum Message {
     NotNeeded {
         name: ServiceName,
     },
+    /// The guard was asked to end, and orch was not.
+    Ended(Failure),
     /// What services held of memory just now.
     Measured(Vec<Held>),
 }

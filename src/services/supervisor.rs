@@ -20,9 +20,13 @@ use super::program::{Prepared, Program, Start};
 use super::tree_memory::{self, Held};
 use crate::guard::{GuardEvent, Report};
 use crate::run::{EventKind, Level, Recorder, ServiceName};
+use crate::signal_name::signal_name;
 
 /// From one look at what services hold of memory to the next.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
+
+/// How long after the guard orch may be asked to end by the same hand.
+const BOTH_ASKED_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// Which services can be used, for those who wait for them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -286,6 +290,10 @@ impl Supervisor {
                 self.step(index, Input::Needed)
             }
             Message::Measured(held) => self.take_measures(&held),
+            Message::Ended(failure) => Some(GivenUp {
+                service: "guard".into(),
+                failure,
+            }),
             Message::NotNeeded { name } => {
                 let index = self.find(name.as_str())?;
                 if let Some(entry) = self.entries.get_mut(index)
@@ -338,6 +346,11 @@ impl Supervisor {
                 let index = self.find(&service)?;
                 self.step(index, Input::Gone)
             }
+            GuardEvent::Report(Report::Signalled {
+                signal,
+                sender,
+                asks_to_end,
+            }) => self.take_signal_to_guard(signal, sender, asks_to_end),
             GuardEvent::Report(Report::Refused { order, error }) => {
                 self.recorder.emit(EventKind::Noticed {
                     level: Level::Warning,
@@ -350,6 +363,33 @@ impl Supervisor {
                 Report::Started { .. } | Report::Spawned { .. } | Report::SpawnFailed { .. } | Report::AllGone,
             ) => None,
         }
+    }
+
+    /// Somebody has sent the guard a signal. Where it asks for an end, and orch itself was not asked meanwhile, that is the
+    /// end of the run.
+    fn take_signal_to_guard(&mut self, signal: i32, sender: u32, asks_to_end: bool) -> Option<GivenUp> {
+        let from = match sender {
+            0 => "the kernel".to_owned(),
+            sender => format!("process {sender}"),
+        };
+        let name = signal_name(signal);
+        if !asks_to_end {
+            self.recorder.emit(EventKind::Noticed {
+                level: Level::Warning,
+                message: format!("the guard took no notice of {name} from {from}; it is the parent of all services"),
+            });
+            return None;
+        }
+        let failure = Failure::infrastructure(format!("the guard was asked to end, by {name} from {from}"))
+            .because("it is the parent of all services: they are stopped in order")
+            .hint("a service that signals its parent process does this; to stop orch, signal orch");
+        let sender = self.inbox.sender.clone();
+        tokio::spawn(async move {
+            // `killall orch` asks both, and then it is orch that was asked.
+            tokio::time::sleep(BOTH_ASKED_TIMEOUT).await;
+            drop(sender.send(Message::Ended(failure)));
+        });
+        None
     }
 
     fn current(&self, name: &ServiceName, generation: u64) -> Option<usize> {

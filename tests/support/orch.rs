@@ -293,6 +293,17 @@ impl Orch<'_> {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), signal);
     }
 
+    /// Sends a further Ctrl+C until it is taken for one: what comes together with the last counts once.
+    #[track_caller]
+    pub fn hurry(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.events().iter().any(|event| event["event"] == "stop_hurried") {
+            assert!(Instant::now() < deadline, "the stop is not hurried: {}", self.stderr());
+            self.signal(Signal::SIGINT);
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+    }
+
     /// The directory of its run, once there is one.
     pub fn run_directory(&self) -> Option<PathBuf> {
         runs(&self.project.state_dir())

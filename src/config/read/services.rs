@@ -12,6 +12,7 @@ use crate::config::programs::Surroundings;
 use crate::config::section::Section;
 use crate::config::tree::{Key, Value};
 use crate::run::ServiceName;
+use crate::signal_name::{is_signal, signal_number};
 
 use super::{policy, probe};
 
@@ -121,29 +122,36 @@ fn refuse(section: &Section<'_>, keys: &[&'static str], kind: &str) {
     }
 }
 
-/// A signal's name with or without `SIG`, or its number.
+/// A signal's name with or without `SIG`, or its number; real-time ones are `RTMIN+3` or `RTMAX-1`.
 fn signal(item: &Item<'_>) -> Option<i32> {
+    let examples = "such as `\"TERM\"`, `\"INT\"`, `\"QUIT\"`, `\"RTMIN+3\"`, or a number";
     if let Value::Integer(_) = item.node.value {
-        return item.integer(1..=64);
+        let number = item.integer(1..=64)?;
+        if is_signal(number) {
+            return Some(number);
+        }
+        let label = "the C library keeps this one for itself";
+        return item.report(
+            item.problem(format!("`{}` must be a signal", item.path), label)
+                .help(examples),
+        );
     }
-    let name = item.line()?.to_uppercase();
+    let name = item.line()?;
+    if let Some(signal) = signal_number(&name) {
+        return Some(signal);
+    }
+    let name = name.to_uppercase();
     let full = if name.starts_with("SIG") {
         name
     } else {
         format!("SIG{name}")
     };
-    match full.parse::<Signal>() {
-        Ok(signal) => Some(signal as i32),
-        Err(_) => {
-            let names = Signal::iterator().map(Signal::as_str);
-            let label = match crate::config::problem::nearest(&full, names) {
-                Some(near) => format!("did you mean `{}`?", near.trim_start_matches("SIG")),
-                None => "not a signal".to_owned(),
-            };
-            let problem = item.problem(format!("`{}` must be a signal", item.path), label);
-            item.report(problem.help("such as `\"TERM\"`, `\"INT\"`, `\"QUIT\"`, or a number"))
-        }
-    }
+    let label = match crate::config::problem::nearest(&full, Signal::iterator().map(Signal::as_str)) {
+        Some(near) => format!("did you mean `{}`?", near.trim_start_matches("SIG")),
+        None => "not a signal".to_owned(),
+    };
+    let problem = item.problem(format!("`{}` must be a signal", item.path), label);
+    item.report(problem.help(examples))
 }
 
 /// Where the commands of one service run.
