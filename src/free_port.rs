@@ -1,21 +1,26 @@
 //! Free TCP ports for what orch starts: none that the kernel may give to somebody else before the service listens, and
-//! never one to two living orch.
+//! never one to two living orch of a user.
 //!
 //! Between the choice of a port and its service's `bind` lies the start of a program. In that time any connection of
 //! any program may take a port of the kernel's own range (`ip_local_port_range`), so ports are chosen outside of it; and
-//! a second orch might choose the same, so each is reserved by a name that only one process can have: an abstract socket,
-//! which ends with its process and exists once for each network namespace, as ports do.
+//! a second orch might choose the same, so each is reserved by a locked file, which is free when its process has ended.
+//! The files are in the user's private directory: a port that strangers could read would be one that they can take first.
+//! [`Hold`] keeps them from a port while its service is away.
 //! Not here: ports that the user has chosen.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::{self, File};
 use std::io;
-use std::net::TcpListener;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::{Mutex, PoisonError};
 
+use nix::sys::socket::{
+    AddressFamily, SockFlag, SockType, SockaddrIn, SockaddrIn6, bind, setsockopt, socket, sockopt::ReuseAddr,
+};
 use uuid::Uuid;
+
+use crate::private_directory;
 
 const KERNELS_RANGE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// Below lie the ports of well-known servers.
@@ -25,7 +30,7 @@ const SMALLEST_RANGE: u16 = 1_000;
 const TRIES: u32 = 200;
 
 /// What this process has reserved, until its end: a port is asked for again after each restart of its service.
-static RESERVED: Mutex<BTreeMap<u16, UnixDatagram>> = Mutex::new(BTreeMap::new());
+static RESERVED: Mutex<BTreeMap<u16, Option<File>>> = Mutex::new(BTreeMap::new());
 
 /// A port of `host` on which nobody listens, reserved for this process; never the same one twice.
 ///
@@ -68,15 +73,99 @@ fn take(host: &str, port: u16) -> Taken {
     if reserved.contains_key(&port) {
         return Taken::Before;
     }
-    let name = SocketAddr::from_abstract_name(format!("orch-port-{port}"));
-    match name.and_then(|name| UnixDatagram::bind_addr(&name)) {
+    match reservation(port) {
         Ok(reservation) => {
             reserved.insert(port, reservation);
             Taken::Now
         }
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Taken::No,
-        // Where no name can be had (a sandbox without local sockets) the port is free all the same.
-        Err(_) => Taken::Now,
+        Err(HeldByAnother) => Taken::No,
+    }
+}
+
+/// A living orch of this user has reserved the port.
+struct HeldByAnother;
+
+/// The locked file of a port; none where no private directory can be had: then two orch may choose the same port, and the
+/// later one is told that it is taken.
+fn reservation(port: u16) -> Result<Option<File>, HeldByAnother> {
+    let Some(directory) = private_directory::path() else {
+        return Ok(None);
+    };
+    let path = directory.join(file_name(port));
+    match private_directory::try_lock(&path, true) {
+        Ok(Some(file)) => Ok(Some(file)),
+        Ok(None) => Err(HeldByAnother),
+        Err(error) => {
+            tracing::debug!(%error, path = %path.display(), "a port is not reserved");
+            Ok(None)
+        }
+    }
+}
+
+fn file_name(port: u16) -> String {
+    format!("port-{}-{port}", network_namespace())
+}
+
+/// Each network namespace has ports of its own.
+fn network_namespace() -> String {
+    let link = fs::read_link("/proc/self/ns/net").unwrap_or_default();
+    let digits = |character: &char| character.is_ascii_digit();
+    link.to_string_lossy().chars().filter(digits).collect()
+}
+
+/// A port that is bound and not listened on, so that nobody else can while its service is away.
+///
+/// The kernel lets sockets with `SO_REUSEADDR` share a port until one of them listens. The service sets it, and so does
+/// this while the service starts; afterwards it is taken back, and the next `bind` of anybody fails.
+#[derive(Debug)]
+pub struct Hold {
+    socket: OwnedFd,
+}
+
+impl Hold {
+    /// Takes the port, open to a service that starts now.
+    ///
+    /// # Errors
+    /// Somebody listens on it or holds it, or `host` is no address of this machine.
+    pub fn take(host: &str, port: u16) -> io::Result<Self> {
+        let address = (host, port)
+            .to_socket_addrs()?
+            .next()
+            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrNotAvailable, "it has no address"))?;
+        let new = |family| {
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            setsockopt(&socket, ReuseAddr, &true)?;
+            Ok::<_, io::Error>(socket)
+        };
+        let socket = match address {
+            SocketAddr::V4(address) => {
+                let socket = new(AddressFamily::Inet)?;
+                bind(socket.as_raw_fd(), &SockaddrIn::from(address))?;
+                socket
+            }
+            SocketAddr::V6(address) => {
+                let socket = new(AddressFamily::Inet6)?;
+                bind(socket.as_raw_fd(), &SockaddrIn6::from(address))?;
+                socket
+            }
+        };
+        Ok(Self { socket })
+    }
+
+    /// Lets the service bind it, and as long as it has not, everybody else.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn open(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.socket, ReuseAddr, &true)?)
+    }
+
+    /// Lets nobody bind it any more.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn close(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.socket, ReuseAddr, &false)?)
     }
 }
 
@@ -190,6 +279,42 @@ mod tests {
         assert!(!claim(HERE, port));
         drop(reservation);
         assert!(in_the_end(|| claim(HERE, port)));
+    }
+
+    #[test]
+    fn reservations_are_seen_by_nobody_else() {
+        let port = reserve(HERE).unwrap();
+        let sockets = fs::read_to_string("/proc/net/unix").unwrap();
+        assert!(!sockets.contains(&port.to_string()), "a socket names the port {port}");
+        let directory = private_directory::path().expect("a private directory");
+        assert!(directory.join(file_name(port)).exists());
+    }
+
+    #[test]
+    fn a_held_port_is_open_to_its_service_and_closed_to_everybody_while_it_is_away() {
+        let port = reserve(HERE).unwrap();
+        let hold = loop {
+            assert!(can_be_bound(port));
+            if let Ok(hold) = Hold::take(HERE, port) {
+                break hold;
+            }
+        };
+        // As a service does it, and whoever wants to be one.
+        let listen = || TcpListener::bind((HERE, port));
+        let service = listen().unwrap();
+        hold.close().unwrap();
+        assert!(listen().is_err() && Hold::take(HERE, port).is_err());
+        drop(service);
+        for _ in 0..100 {
+            assert!(listen().is_err(), "its service is away");
+            assert!(Hold::take(HERE, port).is_err());
+        }
+        hold.open().unwrap();
+        assert!(in_the_end(|| listen().is_ok()));
+        hold.close().unwrap();
+        drop(hold);
+        assert!(can_be_bound(port));
+        assert!(Hold::take("192.0.2.1", port).is_err());
     }
 
     #[test]

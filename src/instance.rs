@@ -72,6 +72,10 @@ struct StoredRedis {
     broker_db: u32,
     result_db: u32,
     owned: bool,
+    #[serde(default)]
+    socket: Option<PathBuf>,
+    #[serde(default)]
+    must_be_ours: bool,
 }
 
 fn path(state_dir: &Path) -> PathBuf {
@@ -95,6 +99,8 @@ pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
             broker_db: redis.broker_db,
             result_db: redis.result_db,
             owned: redis.owned,
+            socket: redis.socket.clone(),
+            must_be_ours: redis.must_be_ours,
         }),
         transport: file.transport.clone(),
         ports: file.ports.clone(),
@@ -143,6 +149,8 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
             broker_db: redis.broker_db,
             result_db: redis.result_db,
             owned: redis.owned,
+            socket: redis.socket,
+            must_be_ours: redis.must_be_ours,
         }),
         transport: stored.transport,
         ports: stored.ports,
@@ -271,6 +279,8 @@ mod tests {
                 broker_db: 0,
                 result_db: 1,
                 owned: true,
+                socket: Some("/state/redis/data/redis.sock".into()),
+                must_be_ours: false,
             }),
             transport: Transport {
                 separator: ":".to_owned(),

@@ -82,7 +82,7 @@ impl Plan {
         let log = |name: &ServiceName| context.directory.log(name.as_str());
         let mut programs: Vec<Arc<dyn Program>> = Vec::new();
 
-        let decision = decide_redis(&config.redis).await?;
+        let decision = decide_redis(&config.redis, &config.orch.state_dir).await?;
         let connection = decision.as_ref().map(|decision| decision.connection().clone());
         if let Some(decision) = decision {
             let program = match &decision {

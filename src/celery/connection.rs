@@ -7,17 +7,22 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
+use redis::aio::{ConnectionLike, MultiplexedConnection};
 use redis::{
-    AsyncConnectionConfig, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion, PushInfo,
-    RedisConnectionInfo,
+    AsyncConnectionConfig, Cmd, ConnectionAddr, FromRedisValue, IntoConnectionInfo, Pipeline, ProtocolVersion,
+    PushInfo, RedisConnectionInfo, RedisFuture, Value,
 };
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Mutex, mpsc};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::endpoint::{Address, Tls};
+use super::endpoint::{Access, Address, Tls};
+use super::reply_limit::{Excess, Limited};
 use super::{Endpoint, Error, Result};
 use crate::regular_file;
+use crate::socket_owner::{self, Peer};
 
 /// A bundle of all that the world trusts has a fortieth of it. Bytes.
 const LARGEST_CERTIFICATES: u64 = 8 << 20;
@@ -25,12 +30,58 @@ const LARGEST_CERTIFICATES: u64 = 8 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
 
+/// Of the answer to a PING, in bytes.
+const LONGEST_ANSWER: usize = 256;
+
 /// The pause before attempt `number` (the first repetition is 1).
 pub(super) fn pause_before(number: u32) -> Duration {
     FIRST_PAUSE
         .saturating_mul(2u32.saturating_pow(number.saturating_sub(1)))
         .min(LONGEST_PAUSE)
 }
+
+/// A connection of the library over a socket with a limit on each reply. It ends with its last clone, also where the
+/// server still owes an answer.
+#[derive(Clone)]
+pub(super) struct Connection {
+    inner: MultiplexedConnection,
+    /// What the server sent too much of; never set over TLS, where the library has its own socket.
+    excess: Excess,
+    _driver: Option<Arc<Driver>>,
+}
+
+/// The task that moves the bytes of a connection.
+struct Driver(AbortHandle);
+
+impl Drop for Driver {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl ConnectionLike for Connection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        self.inner.req_packed_command(command)
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        commands: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        self.inner.req_packed_commands(commands, offset, count)
+    }
+
+    fn get_db(&self) -> i64 {
+        self.inner.get_db()
+    }
+}
+
+/// A socket without TLS.
+trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
 /// Opens connections to one endpoint.
 #[derive(Clone)]
@@ -54,15 +105,77 @@ impl Connector {
     }
 
     /// A connection of its own for commands. The caller bounds the time.
-    pub(super) async fn open(&self, action: &str) -> Result<MultiplexedConnection> {
-        // The callers' deadlines rule: a limit in here would cut short a blocking command.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        self.client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await
+    pub(super) async fn open(&self, action: &str) -> Result<Connection> {
+        self.open_with(action, self.client.clone(), AsyncConnectionConfig::new())
+            .await?
             .map_err(|error| self.error(&error, action))
+    }
+
+    /// The inner error is the library's, for whoever wants to know its kind.
+    async fn open_with(
+        &self,
+        action: &str,
+        client: redis::Client,
+        config: AsyncConnectionConfig,
+    ) -> Result<redis::RedisResult<Connection>> {
+        // The callers' deadlines rule: a limit in here would cut short a blocking command.
+        let config = config.set_connection_timeout(None).set_response_timeout(None);
+        let Some(socket) = self.socket(action).await? else {
+            let opened = client.get_multiplexed_async_connection_with_config(&config).await;
+            return Ok(opened.map(|inner| Connection {
+                inner,
+                excess: Excess::default(),
+                _driver: None,
+            }));
+        };
+        let (socket, excess) = Limited::new(socket);
+        let settings = client.get_connection_info().redis_settings();
+        let opened = MultiplexedConnection::new_with_config(settings, socket, config).await;
+        if let Some(error) = opened.as_ref().err().and_then(|_| self.excess_error(&excess, action)) {
+            return Err(error);
+        }
+        Ok(opened.map(|(inner, driver)| Connection {
+            inner,
+            excess,
+            _driver: Some(Arc::new(Driver(tokio::spawn(driver).abort_handle()))),
+        }))
+    }
+
+    /// A connected socket to a server that may be sent the password; `None` where the library must make it, for TLS.
+    async fn socket(&self, action: &str) -> Result<Option<Box<dyn Socket>>> {
+        let failed = |error: std::io::Error| self.error(&error.into(), action);
+        Ok(match self.endpoint.reached_at() {
+            Address::Tcp { tls: Some(_), .. } => None,
+            Address::Tcp { host, port, tls: None } => {
+                Some(Box::new(self.tcp(action, &host, port).await?) as Box<dyn Socket>)
+            }
+            Address::Unix(path) => Some(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
+        })
+    }
+
+    /// A connected socket of TCP to a server that may be sent the password.
+    pub(super) async fn tcp(&self, action: &str, host: &str, port: u16) -> Result<TcpStream> {
+        let failed = |error: std::io::Error| self.error(&error.into(), action);
+        let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
+        stream.set_nodelay(true).map_err(failed)?;
+        if self.endpoint.access == Access::OwnOrRoot {
+            let peer = accepted_peer(&mut stream).await.map_err(failed)?;
+            refuse_strangers(peer).map_err(|reason| Error::Stranger {
+                action: action.to_owned(),
+                endpoint: self.endpoint.to_string(),
+                reason,
+            })?;
+        }
+        Ok(stream)
+    }
+
+    /// The error of a connection whose server sent too much.
+    fn excess_error(&self, excess: &Excess, action: &str) -> Option<Error> {
+        Some(Error::NotRedis {
+            action: action.to_owned(),
+            endpoint: self.endpoint.to_string(),
+            reason: excess.get()?.clone(),
+        })
     }
 
     /// A connection of its own that hears when what it read has changed; the caller reads with its own commands. Without
@@ -70,17 +183,14 @@ impl Connector {
     pub(super) async fn open_tracking(
         &self,
         action: &str,
-    ) -> Result<(MultiplexedConnection, Option<mpsc::UnboundedReceiver<PushInfo>>)> {
+    ) -> Result<(Connection, Option<mpsc::UnboundedReceiver<PushInfo>>)> {
         let info = self.client.get_connection_info().clone();
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client =
             redis::Client::open(info.set_redis_settings(settings)).map_err(|error| self.error(&error, action))?;
         let (pushes, told) = mpsc::unbounded_channel();
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None)
-            .set_push_sender(pushes);
-        let mut connection = match client.get_multiplexed_async_connection_with_config(&config).await {
+        let config = AsyncConnectionConfig::new().set_push_sender(pushes);
+        let mut connection = match self.open_with(action, client, config).await? {
             Ok(connection) => connection,
             Err(error) if error.kind() == redis::ErrorKind::RESP3NotSupported => {
                 return Ok((self.open(action).await?, None));
@@ -101,10 +211,14 @@ impl Connector {
 
     /// A connection of its own for subscriptions. The caller bounds the time.
     pub(super) async fn open_pubsub(&self, action: &str) -> Result<redis::aio::PubSub> {
-        self.client
-            .get_async_pubsub()
-            .await
-            .map_err(|error| self.error(&error, action))
+        let opened = match self.socket(action).await? {
+            None => self.client.get_async_pubsub().await,
+            Some(socket) => {
+                let (socket, _excess) = Limited::new(socket);
+                redis::aio::PubSub::new(self.client.get_connection_info().redis_settings(), socket).await
+            }
+        };
+        opened.map_err(|error| self.error(&error, action))
     }
 
     pub(super) fn error(&self, error: &redis::RedisError, action: &str) -> Error {
@@ -123,7 +237,7 @@ impl Connector {
 /// One connection shared by all commands that do not block; replaced when it breaks.
 pub(super) struct Commands {
     connector: Connector,
-    current: Mutex<Option<MultiplexedConnection>>,
+    current: Mutex<Option<Connection>>,
     /// Waits for an answer so far, for whoever wonders what a run asks of Redis.
     round_trips: AtomicU64,
 }
@@ -225,6 +339,9 @@ impl Commands {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
+        if let Some(excess) = self.connector.excess_error(&connection.excess, action) {
+            return Err(excess);
+        }
         if is_new
             && error.is_io_error()
             && let Some(other) = self.what_else_listens(action).await
@@ -244,7 +361,7 @@ impl Commands {
     }
 
     /// The connection, and whether it was opened for this.
-    async fn connection(&self, action: &str) -> Result<(MultiplexedConnection, bool)> {
+    async fn connection(&self, action: &str) -> Result<(Connection, bool)> {
         let mut current = self.current.lock().await;
         if let Some(connection) = current.as_ref() {
             return Ok((connection.clone(), false));
@@ -252,6 +369,36 @@ impl Commands {
         let connection = self.connector.open(action).await?;
         *current = Some(connection.clone());
         Ok((connection, true))
+    }
+}
+
+/// Who has accepted the connection. A PING is all that is sent before: its answer proves that it was accepted, and until
+/// then the kernel shows root as the owner, whoever listens. The caller bounds the time.
+async fn accepted_peer(stream: &mut TcpStream) -> std::io::Result<Peer> {
+    let ends = (stream.local_addr()?, stream.peer_addr()?);
+    if socket_owner::peer(ends.0, ends.1) == Peer::Remote {
+        return Ok(Peer::Remote);
+    }
+    stream.write_all(b"PING\r\n").await?;
+    let mut line = Vec::new();
+    while !line.ends_with(b"\n") {
+        // `+PONG`, or the error of a server that wants a password first.
+        if line.len() > LONGEST_ANSWER {
+            let error = "the answer to PING has no end";
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidData, error));
+        }
+        line.push(stream.read_u8().await?);
+    }
+    Ok(socket_owner::peer(ends.0, ends.1))
+}
+
+/// The text says whose a server is that must not be sent a password.
+fn refuse_strangers(peer: Peer) -> std::result::Result<(), String> {
+    match peer {
+        Peer::Remote => Ok(()),
+        Peer::Local(owner) if owner.is_trusted() => Ok(()),
+        Peer::Local(owner) => Err(format!("it belongs to another user (uid {})", owner.uid)),
+        Peer::NotAccepted | Peer::Unknown => Err("the kernel does not show which user it belongs to".to_owned()),
     }
 }
 
@@ -267,7 +414,7 @@ fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
         settings = settings.set_password(password.expose());
     }
     let refused = |error: redis::RedisError| Error::from_redis(&error, "use the address", endpoint);
-    let (address, tls) = match &endpoint.address {
+    let (address, tls) = match &endpoint.reached_at() {
         Address::Tcp { host, port, tls: None } => (ConnectionAddr::Tcp(host.clone(), *port), None),
         Address::Tcp {
             host,
@@ -280,7 +427,7 @@ fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
                 insecure: false,
                 tls_params: None,
             };
-            (address, Some(tls))
+            (address, Some(tls.clone()))
         }
         Address::Unix(path) => (ConnectionAddr::Unix(path.clone()), None),
     };
@@ -291,7 +438,7 @@ fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
         .set_tcp_settings(redis::io::tcp::TcpSettings::default().set_nodelay(true));
     match tls {
         None => redis::Client::open(info),
-        Some(tls) => redis::Client::build_with_tls(info, certificates(tls, endpoint)?),
+        Some(tls) => redis::Client::build_with_tls(info, certificates(&tls, endpoint)?),
     }
     .map_err(refused)
 }

@@ -65,6 +65,21 @@ pub struct Endpoint {
     /// `broker_transport_options`. A result backend's is that of `result_backend_transport_options`: Celery 5.5 and
     /// newer use it as it is, 5.3 and 5.4 add an underscore (write it here), 5.2 ignores it.
     pub key_prefix: String,
+    /// How the server is reached and what must be known of it before a password is sent.
+    pub access: Access,
+}
+
+/// How a server that has a TCP address is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Access {
+    /// By its address, whoever is there.
+    #[default]
+    Address,
+    /// By its address. Where that is this machine's, nothing but a PING is sent to a process of another user than this
+    /// one and root.
+    OwnOrRoot,
+    /// By this Unix socket of the same server; the address is only its name.
+    Socket(PathBuf),
 }
 
 /// Where tasks go to and where their results come from; often two databases of one server.
@@ -97,6 +112,7 @@ impl Endpoint {
             password: None,
             database,
             key_prefix: String::new(),
+            access: Access::Address,
         }
     }
 
@@ -104,6 +120,14 @@ impl Endpoint {
     pub fn with_password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(Password::new(password));
         self
+    }
+
+    /// Where a connection goes to.
+    pub(super) fn reached_at(&self) -> Address {
+        match &self.access {
+            Access::Socket(path) => Address::Unix(path.clone()),
+            Access::Address | Access::OwnOrRoot => self.address.clone(),
+        }
     }
 
     /// Reads one URL as Celery writes it.
@@ -151,6 +175,7 @@ impl Endpoint {
             password: password(url, text)?,
             database,
             key_prefix: String::new(),
+            access: Access::Address,
         })
     }
 
@@ -169,6 +194,7 @@ impl Endpoint {
             password: password(url, text)?,
             database,
             key_prefix: String::new(),
+            access: Access::Address,
         })
     }
 }

@@ -49,6 +49,14 @@ pub enum Error {
         reason: String,
     },
 
+    /// What listens there belongs to another user of this machine.
+    #[error("cannot {action} at {endpoint}: {reason}")]
+    Stranger {
+        action: String,
+        endpoint: String,
+        reason: String,
+    },
+
     /// The server understood and refused.
     #[error("cannot {action} at {endpoint}: {reason}")]
     Refused {
@@ -93,6 +101,7 @@ impl Error {
             | Self::Task { .. }
             | Self::Credentials { .. }
             | Self::NotRedis { .. }
+            | Self::Stranger { .. }
             | Self::Refused { .. }
             | Self::Malformed { .. }
             | Self::TooLarge { .. } => false,

@@ -140,27 +140,28 @@ fn lost(connector: &Connector, error: io::Error) -> Error {
 
 /// A connected socket; `None` where it takes TLS.
 async fn connect(connector: &Connector) -> Result<Option<Socket>> {
+    let failed = |error: io::Error| lost(connector, error);
     let connecting = async {
-        Ok(match &connector.endpoint().address {
+        Ok(match connector.endpoint().reached_at() {
             Address::Tcp { tls: Some(_), .. } => None,
             Address::Tcp { host, port, tls: None } => {
-                let socket = tokio::net::TcpStream::connect((host.as_str(), *port)).await?;
-                Some(Socket::Tcp(socket.into_std()?))
+                let socket = connector.tcp(ACTION, &host, port).await?;
+                Some(Socket::Tcp(socket.into_std().map_err(failed)?))
             }
-            Address::Unix(path) => Some(Socket::Unix(tokio::net::UnixStream::connect(path).await?.into_std()?)),
+            Address::Unix(path) => {
+                let socket = tokio::net::UnixStream::connect(path).await.map_err(failed)?;
+                Some(Socket::Unix(socket.into_std().map_err(failed)?))
+            }
         })
     };
     let socket = timeout(LIMIT, connecting)
         .await
-        .map_err(|_| connector.deadline_error(ACTION, LIMIT))?;
-    let ready = socket.and_then(|socket| {
-        if let Some(socket) = &socket {
-            socket.set_blocking()?;
-            socket.set_patience(LIMIT)?;
-        }
-        Ok(socket)
-    });
-    ready.map_err(|error| lost(connector, error))
+        .map_err(|_| connector.deadline_error(ACTION, LIMIT))??;
+    if let Some(socket) = &socket {
+        socket.set_blocking().map_err(failed)?;
+        socket.set_patience(LIMIT).map_err(failed)?;
+    }
+    Ok(socket)
 }
 
 /// Says who we are and what we want; gives what came after the confirmation.

@@ -8,13 +8,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use uuid::Uuid;
 
-use super::connection::Commands;
+use super::connection::{Commands, Connection};
 use super::keys::Keys;
 use super::{Error, Result};
 
@@ -31,7 +30,7 @@ const READ: &str = "read control replies";
 /// A connection with its list; used by one request at a time.
 pub(super) struct ReplyList {
     broker: Arc<Commands>,
-    connection: MultiplexedConnection,
+    connection: Connection,
     /// Its name as a worker is told it.
     queue: String,
     /// Its name in the broker.

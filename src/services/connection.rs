@@ -1,7 +1,14 @@
 //! The Redis that this run uses: where it is and how to be let in.
 
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
 use super::failure::Failure;
-use crate::celery::{Client, Endpoints};
+use crate::celery::{Access, Client, Endpoints};
 use crate::config::Secret;
 
 /// orch's own user in a Redis that it started.
@@ -9,6 +16,9 @@ pub const OWN_USER: &str = "orch";
 /// The user of whoever gives a password and no name. URLs name it: redis-cli takes the empty name of `redis://:password@`
 /// for a user's, and is refused.
 const DEFAULT_USER: &str = "default";
+
+/// The longest path of a Unix socket that the kernel takes, in bytes.
+const LONGEST_SOCKET_PATH: usize = 107;
 
 /// Address and credentials of the Redis in use, owned or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +34,11 @@ pub struct RedisConnection {
     pub result_db: u32,
     /// orch started it, or will: it gets the password, the restrictions and the clean-up.
     pub owned: bool,
+    /// The Unix socket of an owned Redis, in the private state directory. orch itself connects there: whoever takes the
+    /// port of a Redis that is away is sent no password.
+    pub socket: Option<PathBuf>,
+    /// Found by `mode = "auto"`, and so of use only while it is this user's or root's.
+    pub must_be_ours: bool,
 }
 
 impl RedisConnection {
@@ -35,6 +50,15 @@ impl RedisConnection {
     /// Whether an app that gives no password, or another one, is refused by a Redis that orch started.
     pub fn guards_password(&self) -> bool {
         self.owned && self.password.is_some()
+    }
+
+    /// How orch itself connects.
+    pub(super) fn access(&self) -> Access {
+        match &self.socket {
+            Some(socket) => Access::Socket(short_path(socket)),
+            None if self.must_be_ours => Access::OwnOrRoot,
+            None => Access::Address,
+        }
     }
 
     /// By what orch itself is let in: user name and password.
@@ -105,8 +129,35 @@ pub fn client(connection: &RedisConnection) -> Result<Client, Failure> {
         connection.url_for(connection.credentials(), connection.broker_db),
         connection.url_for(connection.credentials(), connection.result_db),
     );
-    let endpoints = Endpoints::from_urls(broker.expose(), backend.expose()).map_err(failed)?;
+    let mut endpoints = Endpoints::from_urls(broker.expose(), backend.expose()).map_err(failed)?;
+    endpoints.broker.access = connection.access();
+    endpoints.backend.access = connection.access();
     Client::connect(endpoints).map_err(failed)
+}
+
+/// A path of the socket that the kernel takes: a long one leads through a descriptor of its directory, which is kept open.
+fn short_path(socket: &Path) -> PathBuf {
+    static DIRECTORIES: Mutex<BTreeMap<PathBuf, File>> = Mutex::new(BTreeMap::new());
+    let (Some(directory), Some(name)) = (socket.parent(), socket.file_name()) else {
+        return socket.to_owned();
+    };
+    if socket.as_os_str().as_bytes().len() <= LONGEST_SOCKET_PATH {
+        return socket.to_owned();
+    }
+    let mut directories = DIRECTORIES.lock().unwrap_or_else(PoisonError::into_inner);
+    if !directories.contains_key(directory) {
+        // Not there before the first start: the next call finds it.
+        let Ok(opened) = File::open(directory) else {
+            return socket.to_owned();
+        };
+        directories.insert(directory.to_owned(), opened);
+    }
+    match directories.get(directory) {
+        Some(opened) => Path::new("/proc/self/fd")
+            .join(opened.as_raw_fd().to_string())
+            .join(name),
+        None => socket.to_owned(),
+    }
 }
 
 /// Everything but RFC 3986's unreserved characters is encoded: Celery decodes user and password of its URLs.
@@ -136,6 +187,8 @@ mod tests {
             broker_db: 0,
             result_db: 1,
             owned: true,
+            socket: None,
+            must_be_ours: false,
         };
         assert_eq!(
             connection.url(1).expose(),
@@ -156,5 +209,20 @@ mod tests {
         let variables: std::collections::BTreeMap<_, _> = named.environment().into_iter().collect();
         assert_eq!(variables["REDIS_USERNAME"].as_deref(), Some("app"));
         assert_eq!(variables["REDISCLI_AUTH"], None, "it would log in as another user");
+    }
+
+    #[test]
+    fn a_socket_below_a_long_path_is_reached() {
+        let parent = tempfile::tempdir().unwrap();
+        let directory = parent.path().join("long".repeat(40));
+        std::fs::create_dir(&directory).unwrap();
+        let socket = directory.join("redis.sock");
+        let short = short_path(&socket);
+        assert!(short.as_os_str().len() <= LONGEST_SOCKET_PATH, "{}", short.display());
+        let listener = std::os::unix::net::UnixListener::bind(&short).unwrap();
+        assert!(socket.exists());
+        std::os::unix::net::UnixStream::connect(short_path(&socket)).unwrap();
+        drop(listener);
+        assert_eq!(short_path(Path::new("/run/redis.sock")), Path::new("/run/redis.sock"));
     }
 }

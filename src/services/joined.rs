@@ -78,13 +78,13 @@ impl Program for Joined {
             let Some((connection, liveness)) = &self.redis else {
                 return Ok(());
             };
-            let (user, password) = connection.credentials();
-            let found = redis_probe::probe(&connection.host, connection.port, user, password, liveness.timeout).await;
+            let found = redis_probe::probe(connection, liveness.timeout).await;
             match found {
                 // Loading is work, not death.
                 Found::Redis | Found::Loading => Ok(()),
                 Found::Nothing => Err(format!("nothing listens on {}", connection.address())),
                 Found::Silent => Err(format!("no answer to PING within {:?}", liveness.timeout)),
+                Found::Strangers(whose) => Err(format!("what listens on {} is {whose}", connection.address())),
                 Found::Locked(words) | Found::Foreign(words) | Found::Unreachable(words) => Err(words),
             }
         })

@@ -3,12 +3,11 @@
 
 use std::fmt;
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use nix::unistd::{Uid, User};
 
-/// `st` of a listening socket in `/proc/net/tcp`.
-const LISTEN: &str = "0A";
+use crate::socket_owner::{self, SocketOwner};
 
 /// Who listens.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,10 +17,23 @@ pub struct Listener {
     pub process: Option<(i32, String)>,
 }
 
+impl Listener {
+    /// The owner of a socket, with its process where that can be seen.
+    pub(crate) fn of(owner: SocketOwner) -> Self {
+        Self {
+            uid: owner.uid,
+            process: process(owner.inode),
+        }
+    }
+}
+
 impl fmt::Display for Listener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = User::from_uid(Uid::from_raw(self.uid)).ok().flatten();
-        let user = user.map_or_else(|| self.uid.to_string(), |user| user.name);
+        let user = user.map_or_else(
+            || self.uid.to_string(),
+            |user| format!("{} (uid {})", user.name, self.uid),
+        );
         match &self.process {
             Some((pid, program)) => write!(formatter, "{program}, pid {pid} of user {user}"),
             None => write!(formatter, "a process of user {user}"),
@@ -31,53 +43,14 @@ impl fmt::Display for Listener {
 
 /// Who listens on a port of this machine; `None` for another machine's, and where it cannot be seen.
 pub fn listener(host: &str, port: u16) -> Option<Listener> {
-    let wanted: IpAddr = match host {
+    let address: IpAddr = match host {
         "localhost" => Ipv4Addr::LOCALHOST.into(),
         host => host.parse().ok()?,
     };
-    if !wanted.is_loopback() {
-        return None;
-    }
-    let (uid, inode) = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .into_iter()
-        .filter_map(|table| fs::read_to_string(table).ok())
-        .find_map(|table| find(&table, wanted, port))?;
-    Some(Listener {
-        uid,
-        process: owner(inode),
-    })
+    socket_owner::listener(address, port).map(Listener::of)
 }
 
-/// Owner and inode of the socket that listens there, by a table of the kernel.
-fn find(table: &str, wanted: IpAddr, port: u16) -> Option<(u32, u64)> {
-    table.lines().skip(1).find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        let (address, listening_port) = fields.get(1)?.split_once(':')?;
-        let address = parse(address)?;
-        let there = address == wanted || address.is_unspecified();
-        let listens = *fields.get(3)? == LISTEN && u16::from_str_radix(listening_port, 16).ok()? == port;
-        if !(there && listens) {
-            return None;
-        }
-        Some((fields.get(7)?.parse().ok()?, fields.get(9)?.parse().ok()?))
-    })
-}
-
-/// The kernel writes each 32 bits of an address as a number of the machine's own byte order.
-fn parse(address: &str) -> Option<IpAddr> {
-    let words: Vec<[u8; 4]> = (0..address.len())
-        .step_by(8)
-        .map(|at| Some(u32::from_str_radix(address.get(at..at + 8)?, 16).ok()?.to_ne_bytes()))
-        .collect::<Option<_>>()?;
-    let bytes = words.concat();
-    match <[u8; 4]>::try_from(bytes.as_slice()) {
-        Ok(four) => Some(Ipv4Addr::from(four).into()),
-        // An IPv4 address in IPv6's clothes is that address.
-        Err(_) => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical()),
-    }
-}
-
-fn owner(inode: u64) -> Option<(i32, String)> {
+fn process(inode: u64) -> Option<(i32, String)> {
     let wanted = format!("socket:[{inode}]");
     let processes = fs::read_dir("/proc").ok()?.flatten();
     let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
@@ -117,16 +90,5 @@ mod tests {
         assert_eq!(listener("127.0.0.1", port), None, "closed again");
         assert_eq!(listener("192.0.2.1", 6379), None);
         assert_eq!(listener("redis.example", 6379), None);
-    }
-
-    #[test]
-    fn addresses_are_read_as_the_kernel_writes_them() {
-        let of = |address: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(address));
-        assert_eq!(parse(&of([127, 0, 0, 1])), Some(Ipv4Addr::LOCALHOST.into()));
-        let loopback = [of([0; 4]), of([0; 4]), of([0; 4]), of([0, 0, 0, 1])].concat();
-        assert_eq!(parse(&loopback), Some(Ipv6Addr::LOCALHOST.into()));
-        for broken in ["", "7F", "0100007F0", "zzzzzzzz"] {
-            assert_eq!(parse(broken), None, "{broken}");
-        }
     }
 }

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::connection::{OWN_USER, RedisConnection};
@@ -17,7 +17,7 @@ use super::program::{Boxed, Prepared, Program, Start};
 use super::redis_probe::{self, Found};
 use crate::atomic_file;
 use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret};
-use crate::free_port;
+use crate::free_port::{self, Hold};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::redaction;
 use crate::run::ServiceName;
@@ -27,6 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// Pauses between PINGs of a server that is starting: the first answers come after some 10 ms.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+/// Its Unix socket, in the directory of its data: a relative path, since an absolute one may be longer than the kernel takes.
+const SOCKET: &str = "redis.sock";
 /// A Redis that says it is loading its data is waited for this long: gigabytes of append-only file take minutes.
 const LOADING_PATIENCE: Duration = Duration::from_secs(600);
 
@@ -71,17 +73,7 @@ impl Decision {
 /// # Errors
 /// What stands there is not Redis, wants a password that is not configured, must not be reused (`own`) or is missing
 /// (`external`).
-pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
-    let found = |port| async move {
-        redis_probe::probe(
-            &config.host,
-            port,
-            config.username.as_deref(),
-            config.password.as_ref(),
-            PATIENCE,
-        )
-        .await
-    };
+pub async fn decide(config: &RedisConfig, state_dir: &Path) -> Result<Option<Decision>, Failure> {
     let there = RedisConnection {
         host: config.host.clone(),
         port: config.port,
@@ -91,40 +83,59 @@ pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
         broker_db: config.broker_db,
         result_db: config.result_db,
         owned: false,
+        socket: None,
+        must_be_ours: config.mode == RedisMode::Auto,
+    };
+    // What stands in the way of an own Redis is none of ours: it is sent no password.
+    let asked = match config.mode {
+        RedisMode::Own => RedisConnection {
+            username: None,
+            password: None,
+            ..there.clone()
+        },
+        _ => there.clone(),
     };
     let own = || -> Result<Option<Decision>, Failure> {
+        // `localhost` is several addresses for whoever connects, and Redis listens on one of them.
+        let host = match config.host.as_str() {
+            "localhost" => "127.0.0.1",
+            host => host,
+        };
         let port = match config.port {
-            0 => reserve_port(&config.host)?,
+            0 => reserve_port(host)?,
             port => port,
         };
         let password = config.auth.then(random_password).transpose()?;
         let connection = RedisConnection {
+            host: host.to_owned(),
             port,
             username: None,
             password,
             own_password: Some(random_password()?),
             owned: true,
+            socket: Some(state_dir.join("redis/data").join(SOCKET)),
+            must_be_ours: false,
             ..there.clone()
         };
         Ok(Some(Decision::Own(connection)))
     };
     let address = there.address();
+    let whose =
+        || listener(&config.host, config.port).map_or_else(String::new, |listener| format!(" (it is {listener})"));
     match config.mode {
         RedisMode::Off => Ok(None),
         RedisMode::Auto | RedisMode::Own if config.port == 0 => own(),
         RedisMode::Auto | RedisMode::Own | RedisMode::External => {
             let deadline = Instant::now() + LOADING_PATIENCE;
             loop {
-                break match (found(config.port).await, config.mode) {
+                break match (redis_probe::probe(&asked, PATIENCE).await, config.mode) {
                     (Found::Loading, RedisMode::Auto | RedisMode::External) if Instant::now() < deadline => {
                         tokio::time::sleep(LONGEST_PAUSE).await;
                         continue;
                     }
                     (Found::Redis | Found::Loading | Found::Locked(_), RedisMode::Own) => {
-                        let whose = listener(&config.host, config.port)
-                            .map_or_else(String::new, |listener| format!(" (it is {listener})"));
                         Err(
-                            Failure::configuration(format!("a Redis runs on {address} already{whose}"))
+                            Failure::configuration(format!("a Redis runs on {address} already{}", whose()))
                                 .because("`[redis] mode = \"own\"` refuses to reuse one")
                                 .hint("choose another `port` (0: a free one), or `mode = \"auto\"` to use it"),
                         )
@@ -148,17 +159,26 @@ pub async fn decide(config: &RedisConfig) -> Result<Option<Decision>, Failure> {
                     .because(words)
                     .hint("check `[redis] username` and `password`")),
                     (Found::Foreign(words), _) => Err(Failure::infrastructure(format!(
-                        "what listens on {address} is not a Redis"
+                        "what listens on {address} is not a Redis{}",
+                        whose()
                     ))
                     .because(format!("it answered PING with `{words}`"))
                     .hint("choose another `[redis] port` (0: a free one)")),
                     (Found::Silent, _) => Err(Failure::infrastructure(format!(
-                        "what listens on {address} does not answer PING"
+                        "what listens on {address} does not answer PING{}",
+                        whose()
                     ))
                     .because(format!(
                         "nothing came within {PATIENCE:?}: not a Redis, or one that hangs"
                     ))
                     .hint("choose another `[redis] port` (0: a free one)")),
+                    (Found::Strangers(whose), _) => Err(Failure::configuration(format!(
+                        "the Redis on {address} belongs to another user: {whose}"
+                    ))
+                    .because("who runs the broker decides what the workers execute, with the rights of this user")
+                    .hint(
+                        "`[redis] mode = \"own\"` with `port = 0` starts one of your own, `mode = \"external\"` trusts this one",
+                    )),
                     (Found::Unreachable(error), _) => {
                         Err(Failure::infrastructure(format!("Redis on {address} cannot be reached")).because(error))
                     }
@@ -196,6 +216,9 @@ pub struct Redis {
     log: PathBuf,
     environment: Vec<(String, String)>,
     rank: u32,
+    /// Keeps others from the port of an own one while it is away: a worker that connects to it sends its password, and
+    /// executes what it is given.
+    hold: Mutex<Option<Hold>>,
 }
 
 impl Redis {
@@ -218,6 +241,37 @@ impl Redis {
             log,
             environment: merge(base, &std::collections::BTreeMap::new(), &[]),
             rank,
+            hold: Mutex::new(None),
+        }
+    }
+
+    /// Makes sure that the port can be bound by the server that starts now.
+    fn open_port(&self, connection: &RedisConnection) -> Result<(), Failure> {
+        let mut hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        let opened = match &*hold {
+            Some(hold) => hold.open(),
+            None => Hold::take(&connection.host, connection.port).map(|taken| *hold = Some(taken)),
+        };
+        let listener = listener(&connection.host, connection.port);
+        let reason = match (&listener, opened) {
+            (Some(listener), _) => format!("it is held by {listener}"),
+            (None, Ok(())) => return Ok(()),
+            (None, Err(error)) if error.kind() == std::io::ErrorKind::AddrInUse => {
+                "a process that does not listen holds it".to_owned()
+            }
+            (None, Err(error)) => error.to_string(),
+        };
+        let what = format!("the port of Redis, {}, is taken", connection.address());
+        Err(Failure::infrastructure(what)
+            .because(reason)
+            .hint("`[redis] port = 0` chooses a free one at each start"))
+    }
+
+    /// Lets nobody take the port any more, the server has it.
+    fn close_port(&self) {
+        let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(Err(error)) = hold.as_ref().map(Hold::close) {
+            tracing::warn!(%error, "the port of Redis is not kept from others while Redis is away");
         }
     }
 
@@ -253,6 +307,9 @@ fn configuration(connection: &RedisConnection, data: &Path, config: &RedisConfig
         "# Written by orch at each start; changes are lost. Use `[redis] settings` instead.".to_owned(),
         format!("bind {}", connection.host),
         format!("port {}", connection.port),
+        // For orch itself. What is around it is private.
+        format!("unixsocket {SOCKET}"),
+        "unixsocketperm 700".to_owned(),
         "protected-mode yes".to_owned(),
         "daemonize no".to_owned(),
         // The log goes to standard output, which the guard appends to the run's redis.log.
@@ -322,9 +379,13 @@ impl Program for Redis {
                         .map_or_else(String::new, |listener| format!(" ({listener})"));
                     Ok(Prepared::Reuse(format!("{version} on {}{whose}", connection.address())))
                 }
-                Decision::Own(connection) => match self.write_configuration(connection) {
-                    Ok(order) => Ok(Prepared::Spawn(Box::new(order))),
-                    Err(error) => {
+                Decision::Own(connection) => match self
+                    .open_port(connection)
+                    .map(|()| self.write_configuration(connection))
+                {
+                    Err(failure) => Err(failure),
+                    Ok(Ok(order)) => Ok(Prepared::Spawn(Box::new(order))),
+                    Ok(Err(error)) => {
                         let what = format!("write the configuration of Redis in {}", self.directory.display());
                         Err(Failure::infrastructure(what).because(error.to_string()))
                     }
@@ -338,16 +399,10 @@ impl Program for Redis {
             let connection = self.decision.connection();
             let (mut deadline, mut pause) = (start.deadline, FIRST_PAUSE);
             loop {
-                let found = redis_probe::probe(
-                    &connection.host,
-                    connection.port,
-                    connection.credentials().0,
-                    connection.credentials().1,
-                    PATIENCE,
-                )
-                .await;
+                let found = redis_probe::probe(connection, PATIENCE).await;
                 let answer = match found {
                     Found::Redis => {
+                        self.close_port();
                         let version = server_version(connection).await?;
                         return Ok(format!("{version} on {}", connection.address()));
                     }
@@ -356,13 +411,10 @@ impl Program for Redis {
                         "it is loading its data".to_owned()
                     }
                     Found::Nothing => "the connection is refused".to_owned(),
+                    Found::Strangers(whose) => format!("what answers is {whose}"),
                     Found::Silent => format!("no answer within {PATIENCE:?}"),
                     Found::Locked(words) | Found::Foreign(words) => {
-                        // Somebody else took the port between our look and our server's bind.
-                        let what = format!(
-                            "another server answers on {}, where Redis was started",
-                            connection.address()
-                        );
+                        let what = format!("what was started as Redis on {} answers as none", connection.address());
                         return Err(Failure::infrastructure(what).because(words).with_log(&self.log));
                     }
                     Found::Unreachable(error) => error,
@@ -383,18 +435,12 @@ impl Program for Redis {
     fn alive(self: Arc<Self>) -> Boxed<Result<(), String>> {
         Box::pin(async move {
             let connection = self.decision.connection();
-            let found = redis_probe::probe(
-                &connection.host,
-                connection.port,
-                connection.credentials().0,
-                connection.credentials().1,
-                self.config.liveness.timeout,
-            )
-            .await;
+            let found = redis_probe::probe(connection, self.config.liveness.timeout).await;
             match found {
                 // Loading is work, not death.
                 Found::Redis | Found::Loading => Ok(()),
                 Found::Nothing => Err(format!("nothing listens on {}", connection.address())),
+                Found::Strangers(whose) => Err(format!("what listens on {} is {whose}", connection.address())),
                 Found::Silent => Err(format!("no answer to PING within {:?}", self.config.liveness.timeout)),
                 Found::Locked(words) | Found::Foreign(words) | Found::Unreachable(words) => Err(words),
             }

@@ -2,13 +2,17 @@
 //!
 //! By hand and not by the client library, because what answers may be anything: a web server, a TLS port, silence.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use crate::config::Secret;
+use super::connection::RedisConnection;
+use super::listener::Listener;
+use crate::celery::Access;
+use crate::socket_owner::{self, Peer};
 
 /// What stands behind an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +27,8 @@ pub enum Found {
     Locked(String),
     /// Something that does not speak Redis' protocol. What it said, shortened.
     Foreign(String),
+    /// It belongs to another user of this machine, who was sent a PING and nothing else. Whose it is.
+    Strangers(String),
     /// It accepted the connection and said nothing in time.
     Silent,
     /// The connection could not be made for another reason.
@@ -30,37 +36,86 @@ pub enum Found {
 }
 
 /// Sends `AUTH` (with a password) and `PING`, and reads the answer, all within `patience`.
-pub async fn probe(
-    host: &str,
-    port: u16,
-    username: Option<&str>,
-    password: Option<&Secret>,
-    patience: Duration,
-) -> Found {
-    match timeout(patience, converse(host, port, username, password)).await {
+pub async fn probe(connection: &RedisConnection, patience: Duration) -> Found {
+    match timeout(patience, connect(connection)).await {
         Ok(found) => found,
         Err(_elapsed) => Found::Silent,
     }
 }
 
-async fn converse(host: &str, port: u16, username: Option<&str>, password: Option<&Secret>) -> Found {
-    let mut stream = match TcpStream::connect((host, port)).await {
+async fn connect(connection: &RedisConnection) -> Found {
+    let access = connection.access();
+    if let Access::Socket(path) = &access {
+        return match UnixStream::connect(path).await {
+            Ok(stream) => log_in(stream, connection).await,
+            // Not made yet, or left by a server that has ended.
+            Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Found::Nothing,
+            Err(error) => Found::Unreachable(error.to_string()),
+        };
+    }
+    let mut stream = match TcpStream::connect((connection.host.as_str(), connection.port)).await {
         Ok(stream) => stream,
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return Found::Nothing,
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Found::Nothing,
         Err(error) => return Found::Unreachable(error.to_string()),
     };
-    let mut request = Vec::new();
-    if let Some(password) = password {
-        match username {
-            Some(username) => encode(&mut request, &["AUTH", username, password.expose()]),
-            None => encode(&mut request, &["AUTH", password.expose()]),
+    if access == Access::OwnOrRoot {
+        // Its answer proves that the connection was accepted: until then the kernel shows root as the peer's owner.
+        let found = converse(&mut stream, &[&["PING"]]).await;
+        let answers = matches!(found, Found::Redis | Found::Loading | Found::Locked(_));
+        match owner(&stream) {
+            Owner::Trusted => {}
+            Owner::Other(whose) => return Found::Strangers(whose),
+            // What is no Redis may have closed the connection.
+            Owner::Unknown if !answers => {}
+            Owner::Unknown => return Found::Strangers("the kernel does not show whose it is".to_owned()),
+        }
+        if !answers || connection.credentials().1.is_none() {
+            return found;
         }
     }
-    encode(&mut request, &["PING"]);
+    log_in(stream, connection).await
+}
+
+/// Whose a server is.
+enum Owner {
+    /// This user's, root's, or another machine's.
+    Trusted,
+    /// Another user's.
+    Other(String),
+    Unknown,
+}
+
+fn owner(stream: &TcpStream) -> Owner {
+    let (Ok(local), Ok(remote)) = (stream.local_addr(), stream.peer_addr()) else {
+        return Owner::Unknown;
+    };
+    match socket_owner::peer(local, remote) {
+        Peer::Remote => Owner::Trusted,
+        Peer::Local(owner) if owner.is_trusted() => Owner::Trusted,
+        Peer::Local(owner) => Owner::Other(Listener::of(owner).to_string()),
+        Peer::NotAccepted | Peer::Unknown => Owner::Unknown,
+    }
+}
+
+async fn log_in(mut stream: impl AsyncRead + AsyncWrite + Unpin, connection: &RedisConnection) -> Found {
+    match connection.credentials() {
+        (Some(username), Some(password)) => {
+            converse(&mut stream, &[&["AUTH", username, password.expose()], &["PING"]]).await
+        }
+        (None, Some(password)) => converse(&mut stream, &[&["AUTH", password.expose()], &["PING"]]).await,
+        (_, None) => converse(&mut stream, &[&["PING"]]).await,
+    }
+}
+
+async fn converse(stream: &mut (impl AsyncRead + AsyncWrite + Unpin), commands: &[&[&str]]) -> Found {
+    let mut request = Vec::new();
+    for words in commands {
+        encode(&mut request, words);
+    }
     if let Err(error) = stream.write_all(&request).await {
         return Found::Unreachable(error.to_string());
     }
-    let answers = if password.is_some() { 2 } else { 1 };
+    let answers = commands.len();
     let mut heard = Vec::new();
     let mut buffer = [0_u8; 512];
     loop {

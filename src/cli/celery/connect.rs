@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::celery::{Client, Endpoints, Target, Transport};
+use crate::celery::{Client, Endpoint, Endpoints, Target, Transport};
 use crate::cli::output::say;
 use crate::cli::{ConfigArgs, Refusal};
 use crate::printable::one_line;
@@ -70,12 +70,19 @@ impl ConnectArgs {
             .clone()
             .or_else(|| variable("CELERY_RESULT_BACKEND"))
             .unwrap_or_else(|| broker.clone());
-        let endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
-        let client = Client::connect(endpoints).map_err(|error| usage(error.to_string()))?;
+        let mut endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
         // Within `orch exec` the variables name the broker of the instance, which has asked the app.
-        if let Ok(Some(instance)) = of_instance()
-            && is_same_database(&instance, &client)
-        {
+        let instance = of_instance().ok().flatten();
+        let instance = instance.filter(|instance| is_same_database(&instance.endpoints().broker, &endpoints.broker));
+        if let Some(instance) = &instance {
+            // As orch itself does, not by a port that a stranger may have taken since.
+            endpoints.broker.access = instance.endpoints().broker.access.clone();
+            if endpoints.backend.address == endpoints.broker.address {
+                endpoints.backend.access = endpoints.broker.access.clone();
+            }
+        }
+        let client = Client::connect(endpoints).map_err(|error| usage(error.to_string()))?;
+        if let Some(instance) = &instance {
             client.use_transport(Transport::clone(&instance.transport()));
         }
         self.name_keys(&client);
@@ -148,8 +155,7 @@ impl ConnectArgs {
 }
 
 /// Returns whether both speak to one broker.
-fn is_same_database(one: &Client, other: &Client) -> bool {
-    let (one, other) = (&one.endpoints().broker, &other.endpoints().broker);
+fn is_same_database(one: &Endpoint, other: &Endpoint) -> bool {
     (&one.address, one.database) == (&other.address, other.database)
 }
 

@@ -1,0 +1,185 @@
+//! Which user owns a TCP socket of this machine, from the kernel's tables (`/proc/net/tcp`, `/proc/net/tcp6`).
+//!
+//! A password is sent only to a server whose owner is known. The listener of a port may change between a look at the table
+//! and a connect; the socket at the other end of an established connection does not. So the peer is checked, not the port.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+const TABLES: [&str; 2] = ["/proc/net/tcp", "/proc/net/tcp6"];
+/// `st` of a listening socket.
+const LISTEN: &str = "0A";
+
+/// The owner of one socket, as the kernel names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SocketOwner {
+    pub(crate) uid: u32,
+    pub(crate) inode: u64,
+}
+
+impl SocketOwner {
+    /// Whether the owner is this user or root: root may read everything of ours anyway.
+    pub(crate) fn is_trusted(self) -> bool {
+        self.uid == 0 || self.uid == nix::unistd::geteuid().as_raw()
+    }
+}
+
+/// The process at the other end of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    /// Another machine's: this machine's kernel knows nothing of it.
+    Remote,
+    /// On this machine, accepted by a process of this user.
+    Local(SocketOwner),
+    /// On this machine, and still in the queue of the listener. The kernel gives such a socket the uid 0, whoever listens.
+    NotAccepted,
+    /// On this machine, and not in the tables: in another network namespace, or behind an address translation.
+    Unknown,
+}
+
+/// Who is at the other end of the connection from `local` to `remote`.
+pub(crate) fn peer(local: SocketAddr, remote: SocketAddr) -> Peer {
+    let (local, remote) = (canonical(local), canonical(remote));
+    // A connection to any address of this machine has that address at both ends.
+    if local.0 != remote.0 && !remote.0.is_loopback() {
+        return Peer::Remote;
+    }
+    let found = rows(|row| (row.local == remote && row.remote == local).then_some(row.owner));
+    match found {
+        Some(SocketOwner { inode: 0, .. }) => Peer::NotAccepted,
+        Some(owner) => Peer::Local(owner),
+        None => Peer::Unknown,
+    }
+}
+
+/// Who listens on this port of this address, or on the port of all addresses.
+pub(crate) fn listener(address: IpAddr, port: u16) -> Option<SocketOwner> {
+    let address = address.to_canonical();
+    rows(|row| {
+        let there = row.local.0 == address || row.local.0.is_unspecified();
+        (there && row.listens && row.local.1 == port).then_some(row.owner)
+    })
+}
+
+fn canonical(address: SocketAddr) -> (IpAddr, u16) {
+    (address.ip().to_canonical(), address.port())
+}
+
+struct Row {
+    local: (IpAddr, u16),
+    remote: (IpAddr, u16),
+    listens: bool,
+    owner: SocketOwner,
+}
+
+/// The first row for which `wanted` gives something.
+fn rows(wanted: impl Fn(&Row) -> Option<SocketOwner>) -> Option<SocketOwner> {
+    TABLES
+        .into_iter()
+        .filter_map(|table| fs::read_to_string(table).ok())
+        .find_map(|table| table.lines().skip(1).filter_map(parse_row).find_map(|row| wanted(&row)))
+}
+
+fn parse_row(line: &str) -> Option<Row> {
+    let mut fields = line.split_ascii_whitespace().skip(1);
+    let (local, remote) = (parse_end(fields.next()?)?, parse_end(fields.next()?)?);
+    let listens = fields.next()? == LISTEN;
+    // Queues, timer, retransmits; then the uid, the timeout and the inode.
+    let mut fields = fields.skip(3);
+    let uid = fields.next()?.parse().ok()?;
+    let inode = fields.nth(1)?.parse().ok()?;
+    Some(Row {
+        local,
+        remote,
+        listens,
+        owner: SocketOwner { uid, inode },
+    })
+}
+
+fn parse_end(text: &str) -> Option<(IpAddr, u16)> {
+    let (address, port) = text.split_once(':')?;
+    Some((parse_address(address)?, u16::from_str_radix(port, 16).ok()?))
+}
+
+/// The kernel writes each 32 bits of an address as a number of the machine's own byte order.
+fn parse_address(text: &str) -> Option<IpAddr> {
+    let words: Vec<[u8; 4]> = (0..text.len())
+        .step_by(8)
+        .map(|at| Some(u32::from_str_radix(text.get(at..at + 8)?, 16).ok()?.to_ne_bytes()))
+        .collect::<Option<_>>()?;
+    let bytes = words.concat();
+    match <[u8; 4]>::try_from(bytes.as_slice()) {
+        Ok(four) => Some(Ipv4Addr::from(four).into()),
+        Err(_) => Some(Ipv6Addr::from(<[u8; 16]>::try_from(bytes.as_slice()).ok()?).to_canonical()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_as_the_kernel_writes_them() {
+        let of = |address: [u8; 4]| format!("{:08X}", u32::from_ne_bytes(address));
+        assert_eq!(parse_address(&of([127, 0, 0, 1])), Some(Ipv4Addr::LOCALHOST.into()));
+        let loopback = [of([0; 4]), of([0; 4]), of([0; 4]), of([0, 0, 0, 1])].concat();
+        assert_eq!(parse_address(&loopback), Some(Ipv6Addr::LOCALHOST.into()));
+        let mapped = [of([0; 4]), of([0; 4]), of([0, 0, 255, 255]), of([127, 0, 0, 1])].concat();
+        assert_eq!(parse_address(&mapped), Some(Ipv4Addr::LOCALHOST.into()));
+        for broken in ["", "7F", "0100007F0", "zzzzzzzz"] {
+            assert_eq!(parse_address(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn a_peer_has_an_owner_once_it_is_accepted() {
+        // IPv4, IPv6, and IPv4 at a socket of IPv6.
+        for (bind, connect) in [
+            ("127.0.0.1:0", Ipv4Addr::LOCALHOST.into()),
+            ("0.0.0.0:0", Ipv4Addr::LOCALHOST.into()),
+            ("[::1]:0", IpAddr::from(Ipv6Addr::LOCALHOST)),
+            ("[::]:0", Ipv4Addr::LOCALHOST.into()),
+        ] {
+            let Ok(socket) = TcpListener::bind(bind) else {
+                eprintln!("skipped: this machine has no {bind}");
+                continue;
+            };
+            let port = socket.local_addr().unwrap().port();
+            let Ok(stream) = TcpStream::connect((connect, port)) else {
+                eprintln!("skipped: {bind} takes no connection to {connect}");
+                continue;
+            };
+            let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());
+            assert_eq!(peer(ends.0, ends.1), Peer::NotAccepted, "{bind}");
+            let accepted = socket.accept().unwrap();
+            let Peer::Local(owner) = peer(ends.0, ends.1) else {
+                panic!("{bind}: {:?}", peer(ends.0, ends.1));
+            };
+            assert_eq!(owner.uid, nix::unistd::geteuid().as_raw(), "{bind}");
+            assert!(owner.is_trusted());
+            drop((accepted, socket));
+        }
+    }
+
+    #[test]
+    fn another_machine_is_remote_and_what_is_not_there_is_unknown() {
+        let end = |text: &str| text.parse::<SocketAddr>().unwrap();
+        assert_eq!(peer(end("192.0.2.1:40000"), end("192.0.2.2:6379")), Peer::Remote);
+        assert_eq!(peer(end("127.0.0.1:1"), end("127.0.0.1:2")), Peer::Unknown);
+        assert_eq!(
+            peer(end("192.0.2.1:1"), end("192.0.2.1:2")),
+            Peer::Unknown,
+            "an address of its own"
+        );
+        assert!(
+            !SocketOwner {
+                uid: 4_000_000,
+                inode: 1
+            }
+            .is_trusted()
+        );
+        assert!(SocketOwner { uid: 0, inode: 1 }.is_trusted());
+    }
+}
