@@ -21,6 +21,10 @@ pub enum Fault {
     GuardKilled,
     /// Likewise.
     BothKilled,
+    /// Ctrl+C; likewise.
+    Interrupted,
+    /// The `orch up` beside the run; it is started again, and the run is resumed.
+    UpKilled,
     WorkerStopped,
     PoolChildStopped,
     RedisStopped,
@@ -66,7 +70,10 @@ impl Fault {
 impl Fault {
     /// Whether the run dies of it.
     pub fn ends_the_run(self) -> bool {
-        matches!(self, Self::OrchKilled | Self::GuardKilled | Self::BothKilled)
+        matches!(
+            self,
+            Self::OrchKilled | Self::GuardKilled | Self::BothKilled | Self::Interrupted | Self::UpKilled
+        )
     }
 
     /// Whether it is one of the proxy's.
@@ -87,6 +94,8 @@ impl fmt::Display for Fault {
             Self::OrchKilled => "orch killed, the run resumed",
             Self::GuardKilled => "the guard killed, the run resumed",
             Self::BothKilled => "orch and its guard killed at once, the run resumed",
+            Self::Interrupted => "Ctrl+C, the run resumed",
+            Self::UpKilled => "the `orch up` beside the run killed and started again, the run resumed",
             Self::WorkerStopped => "the worker's main process stopped for a while",
             Self::PoolChildStopped => "a pool child stopped for a while",
             Self::RedisStopped => "Redis stopped for a while",
@@ -107,6 +116,8 @@ pub struct Cast<'a> {
     pub guard: i32,
     pub redis: Option<i32>,
     pub worker: Option<i32>,
+    /// The `orch up` beside it.
+    pub up: Option<i32>,
     pub proxy: Option<&'a Proxy>,
     pub disk: Option<&'a Disk>,
 }
@@ -122,7 +133,8 @@ impl Cast<'_> {
             Fault::WorkerKilled | Fault::WorkerStopped => vec![self.worker],
             Fault::PoolChildKilled | Fault::PoolChildStopped => vec![pool_child(random)],
             Fault::RedisKilled | Fault::RedisStopped => vec![self.redis],
-            Fault::OrchKilled | Fault::OrchStopped => vec![Some(self.orch)],
+            Fault::OrchKilled | Fault::OrchStopped | Fault::Interrupted => vec![Some(self.orch)],
+            Fault::UpKilled => vec![self.up],
             Fault::GuardKilled | Fault::GuardStopped => vec![Some(self.guard)],
             Fault::BothKilled => vec![Some(self.orch), Some(self.guard)],
             Fault::AllSuspended => tree(self.orch).into_iter().map(Some).collect(),
@@ -158,9 +170,11 @@ impl Cast<'_> {
                 | Fault::PoolChildKilled
                 | Fault::RedisKilled
                 | Fault::OrchKilled
-                | Fault::GuardKilled,
+                | Fault::GuardKilled
+                | Fault::UpKilled,
                 ..,
             ) => to_all(&victims, Signal::SIGKILL),
+            (Fault::Interrupted, ..) => to_all(&victims, Signal::SIGINT),
             (Fault::BothKilled, ..) => {
                 // Stopped first, so that neither can act on the other's death.
                 to_all(&victims, Signal::SIGSTOP) && to_all(&victims, Signal::SIGKILL)

@@ -27,12 +27,15 @@ mod support {
 mod disk;
 mod fault;
 mod job;
+mod judge;
+mod ledger;
 mod lifecycle;
 mod processes;
 mod proxy;
 mod report;
 mod scrape;
 mod settings;
+mod verdicts;
 
 use report::Report;
 use settings::{Campaign, Settings};
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
             Campaign::BothKilled => lifecycle::run(lifecycle::Victim::Both, limits),
             Campaign::RunKilled => scrape::run(limits),
             Campaign::Job => job::run(limits),
+            Campaign::Ledger => verdicts::run(limits),
         };
         println!("{results}");
         report.add(*campaign, results);

@@ -145,6 +145,13 @@ fn meaning(campaign: Campaign) -> &'static str {
              A violation is a chunk that was not done, or not counted exactly once, or an exit code or summary that \
              does not say so, or any process left."
         }
+        Campaign::Ledger => {
+            "`orch run` of five sites, each one chord of many chunks whose tasks append what they do to a ledger, with up to \
+             four kills or Ctrl+C at random moments; a run that ends by them is resumed. Own Redis and worker, those of \
+             others, those of `orch up`; early and late acknowledgement; with and without retries. The verdict on every \
+             attempt is compared with its ledger. A violation is a COMPLETE whose callback has not received each chunk \
+             exactly once and ended well, a FAILED whose callback has, a wrong count or exit code, or any process left."
+        }
     }
 }
 

@@ -31,7 +31,7 @@ pub fn configuration(redis: &str, (chunks, seconds): (u32, f64), retries: u32, f
 {redis}
 restart = {{ limit = 1000, backoff = "50ms", backoff_max = "500ms" }}
 [celery]
-app = "chaos_app"
+app = "ledger_app"
 concurrency = 4
 restart = {{ limit = 1000, backoff = "50ms", backoff_max = "500ms" }}
 {further}
@@ -39,7 +39,7 @@ restart = {{ limit = 1000, backoff = "50ms", backoff_max = "500ms" }}
 timeout = "10m"
 retries = {retries}
 retry_backoff = "1s"
-dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "{{job_id}}", chunks = {chunks}, seconds = {seconds:?}, ledger = "ledger" }} }}
+dispatch = {{ task = "ledger.dispatch", kwargs = {{ site = "{{site}}", job_id = "{{job_id}}", chunks = {chunks}, names = "chord", seconds = {seconds:?} }} }}
 "#
     )
 }
@@ -98,7 +98,7 @@ pub fn run(limits: Limits) -> Results {
 
 fn project() -> Project {
     bookshop::project_with(
-        "chaos_app",
+        "ledger_app",
         &configuration(OWN_REDIS, (CHUNKS, 0.05), 0, "grace = \"2s\"\nquit_grace = \"1s\""),
     )
 }

@@ -18,15 +18,18 @@ pub enum Campaign {
     RunKilled,
     /// A job of many chunks with a random fault every few seconds.
     Job,
+    /// Runs of several such jobs with a few faults each; the verdict on every job is compared with its ledger.
+    Ledger,
 }
 
 impl Campaign {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::OrchKilled,
         Self::GuardKilled,
         Self::BothKilled,
         Self::RunKilled,
         Self::Job,
+        Self::Ledger,
     ];
 
     fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Campaign {
             Self::BothKilled => "both-killed",
             Self::RunKilled => "run-killed",
             Self::Job => "job",
+            Self::Ledger => "ledger",
         }
     }
 
@@ -45,7 +49,8 @@ impl Campaign {
             Self::OrchKilled => 15,
             Self::GuardKilled | Self::BothKilled => 5,
             Self::RunKilled => 15,
-            Self::Job => 60,
+            Self::Job => 40,
+            Self::Ledger => 35,
         }
     }
 
@@ -56,6 +61,8 @@ impl Campaign {
             Self::GuardKilled | Self::BothKilled => 100,
             Self::RunKilled => 50,
             Self::Job => 3,
+            // Of five jobs each.
+            Self::Ledger => 100,
         }
     }
 }
@@ -80,12 +87,20 @@ impl FromStr for Campaign {
     }
 }
 
+/// Chunks of a job; `ORCH_CHAOS_CHUNKS` chooses another number.
+pub fn chunks() -> u32 {
+    const CHUNKS: u32 = 2000;
+    variable("ORCH_CHAOS_CHUNKS").ok().flatten().unwrap_or(CHUNKS)
+}
+
 /// How much of a campaign is done.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub seed: u64,
     pub rounds: Option<u32>,
     pub until: Option<Instant>,
+    /// One round of the ledger campaign instead of all.
+    pub only: Option<u32>,
 }
 
 impl Limits {
@@ -122,6 +137,8 @@ pub struct Settings {
     time: Option<Duration>,
     /// Kills of orch; the other campaigns in proportion.
     rounds: Option<u32>,
+    /// The one round to be done again.
+    only: Option<u32>,
     /// File to write.
     pub report: Option<PathBuf>,
 }
@@ -142,6 +159,7 @@ impl Settings {
             campaigns,
             time: seconds.map(Duration::from_secs),
             rounds: rounds.or((!asked).then_some(10)),
+            only: variable("ORCH_CHAOS_ROUND")?,
             report: variable("ORCH_CHAOS_REPORT")?,
         })
     }
@@ -156,6 +174,7 @@ impl Settings {
             seed: self.seed ^ u64::from(campaign.rounds()) << 32 ^ u64::from(campaign.share()) << 40,
             rounds: self.rounds.map(part),
             until: self.time.map(|time| began + time * shares / whole),
+            only: self.only,
         }
     }
 }
