@@ -255,6 +255,75 @@ fn a_site_that_another_run_has_completed_meanwhile_is_not_done_again() {
     }
 }
 
+/// Whether the events of a run have their fencing tokens, as this version writes them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Journal {
+    Current,
+    OfAnOlderVersion,
+}
+
+fn forget_fencing_tokens(started: &Value) {
+    let directory = std::path::PathBuf::from(started["directory"].as_str().unwrap());
+    let path = directory.join("journal.jsonl");
+    let lines = fs::read_to_string(&path).unwrap();
+    let lines = lines.lines().map(|line| match line.split_once(r#","fencing_token":"#) {
+        Some((before, after)) => {
+            let digits = after.bytes().take_while(u8::is_ascii_digit).count();
+            format!("{before}{}\n", &after[digits..])
+        }
+        None => format!("{line}\n"),
+    });
+    fs::write(&path, lines.collect::<String>()).unwrap();
+}
+
+#[test]
+fn a_resumed_site_that_another_run_has_completed_is_not_done_again() {
+    for (signal, journal, is_done_again) in [
+        (Signal::SIGKILL, Journal::Current, false),
+        (Signal::SIGINT, Journal::Current, false),
+        (Signal::SIGKILL, Journal::OfAnOlderVersion, true),
+    ] {
+        let redis = RedisServer::start();
+        let (first, second) = (host(&redis, "first", "3s"), host(&redis, "second", "3s"));
+        let mut ended = first.orch(&["run", "--sites", "shop"]);
+        wait_until_begun(&mut ended, &first);
+        ended.signal(signal);
+        let ended = ended.finish();
+        if journal == Journal::OfAnOlderVersion {
+            forget_fencing_tokens(&ended.events[0]);
+        }
+        finish(&second);
+        let other = second.orch(&["run", "--sites", "shop", "--wait", "2m"]).finish();
+        other.expect_code(0);
+
+        finish(&first);
+        let resumed = first.orch(&["run", "--resume"]).finish();
+        resumed.expect_code(0);
+        let end = site_finished(&resumed, "shop");
+        assert_eq!(end["status"], "complete", "{signal} {journal:?}: {end}");
+        assert_eq!(
+            end["cause"]["by"] == "by_another_run",
+            !is_done_again,
+            "{signal} {journal:?}: {}",
+            resumed.stdout
+        );
+        let begun = ["site_dispatched", "site_picked_up"].map(|kind| resumed.events_of(kind).len());
+        assert_eq!(begun == [0, 0], !is_done_again, "{}", resumed.stdout);
+        if !is_done_again {
+            let reason = end["reason"].as_str().unwrap();
+            assert!(
+                reason.starts_with(&format!("run {} on host ", run_id(&other.events))),
+                "{reason}"
+            );
+            assert_eq!(fs::read_to_string(first.file("begun")).unwrap().lines().count(), 1);
+            let again = first.orch(&["run", "--resume"]).finish();
+            again.expect_code(0);
+            assert!(again.stderr.contains("nothing is left to do"), "{}", again.stderr);
+        }
+        assert_eq!(lease(&redis), None);
+    }
+}
+
 #[test]
 fn a_site_that_another_run_is_at_is_waited_for_by_the_one_that_lost_it() {
     let redis = RedisServer::start();

@@ -55,6 +55,8 @@ pub struct Context {
     pub ghosts: Ghosts,
     /// Jobs that an earlier run had under way, by site, which are picked up.
     pub earlier: Arc<BTreeMap<SiteName, JobSoFar>>,
+    /// Tokens of the leases under which that run was last at its unfinished sites.
+    pub earlier_tokens: Arc<BTreeMap<SiteName, u64>>,
     /// What sites usually take.
     pub usual: Arc<BTreeMap<SiteName, Usual>>,
     /// Sites that want fresh proxies.
@@ -78,6 +80,7 @@ impl Context {
             task_failures,
             ghosts: Ghosts::default(),
             earlier: Arc::default(),
+            earlier_tokens: Arc::default(),
             usual: Arc::default(),
             refresh_asks: RefreshAsks::default(),
             stops: Stops::default(),
@@ -98,8 +101,10 @@ impl Context {
     #[must_use]
     pub fn continuing(self, resumption: &Resumption) -> Self {
         let jobs = resumption.jobs().map(|(site, job)| (site.clone(), job.clone()));
+        let tokens = resumption.fencing_tokens();
         Self {
             earlier: Arc::new(jobs.collect()),
+            earlier_tokens: Arc::new(tokens.map(|(site, token)| (site.clone(), token)).collect()),
             ..self
         }
     }

@@ -83,15 +83,18 @@ fn verdict() -> impl Strategy<Value = (SiteHealth, Option<HealthAction>, Option<
 }
 
 fn resumption() -> BoxedStrategy<Resumption> {
-    let job = (any::<u32>(), text(), option::of(text())).prop_map(|(attempt, task_id, job_id)| JobSoFar {
-        attempt,
-        task_id,
-        job_id: job_id.map(JobId::new),
-    });
+    let job = (any::<u32>(), text(), option::of(text()), option::of(any::<u64>())).prop_map(
+        |(attempt, task_id, job_id, fencing_token)| JobSoFar {
+            attempt,
+            task_id,
+            job_id: job_id.map(JobId::new),
+            fencing_token,
+        },
+    );
     let progress = prop_oneof![
         (counts(), option::of(text())).prop_map(|(counts, shortfall)| Progress::Kept { counts, shortfall }),
         job.prop_map(Progress::InFlight),
-        Just(Progress::ToDo),
+        option::of(any::<u64>()).prop_map(|fencing_token| Progress::ToDo { fencing_token }),
     ];
     let so_far = (site(), progress).prop_map(|(site, progress)| SiteSoFar { site, progress });
     (text(), proptest::collection::vec(so_far, 0..6))
@@ -281,22 +284,38 @@ fn of_sites() -> BoxedStrategy<EventKind> {
         (site(), proptest::collection::vec(site(), 0..4))
             .prop_map(|(site, waits_for)| EventKind::SiteWaiting { site, waits_for }),
         site().prop_map(|site| EventKind::SiteQueued { site }),
-        (site(), any::<u32>(), text(), option::of(text())).prop_map(|(site, attempt, task_id, job_id)| {
-            EventKind::SiteDispatched {
-                site,
-                attempt,
-                task_id,
-                job_id: job_id.map(JobId::new),
-            }
-        }),
-        (site(), any::<u32>(), text(), option::of(text())).prop_map(|(site, attempt, task_id, job_id)| {
-            EventKind::SitePickedUp {
-                site,
-                attempt,
-                task_id,
-                job_id: job_id.map(JobId::new),
-            }
-        }),
+        (
+            site(),
+            any::<u32>(),
+            text(),
+            option::of(text()),
+            option::of(any::<u64>()),
+        )
+            .prop_map(
+                |(site, attempt, task_id, job_id, fencing_token)| EventKind::SiteDispatched {
+                    site,
+                    attempt,
+                    task_id,
+                    job_id: job_id.map(JobId::new),
+                    fencing_token,
+                }
+            ),
+        (
+            site(),
+            any::<u32>(),
+            text(),
+            option::of(text()),
+            option::of(any::<u64>()),
+        )
+            .prop_map(
+                |(site, attempt, task_id, job_id, fencing_token)| EventKind::SitePickedUp {
+                    site,
+                    attempt,
+                    task_id,
+                    job_id: job_id.map(JobId::new),
+                    fencing_token,
+                }
+            ),
         (site(), text(), option::of(text()), counts(), any::<u64>()).prop_map(
             |(site, job_id, chord_id, counts, timeout_ms)| EventKind::SiteJobStarted {
                 site,

@@ -416,6 +416,9 @@ pub enum EventKind {
         /// The job id that the task was given, if it takes one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         job_id: Option<JobId>,
+        /// Token of the site's lease.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fencing_token: Option<u64>,
     },
     /// The job that an earlier run had dispatched is followed further; nothing is published.
     SitePickedUp {
@@ -425,6 +428,9 @@ pub enum EventKind {
         task_id: String,
         #[serde(default, skip_serializing_if = "Option::is_none")]
         job_id: Option<JobId>,
+        /// Token of the site's lease, which is new.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fencing_token: Option<u64>,
     },
     /// The dispatch task answered: the job is known.
     SiteJobStarted {

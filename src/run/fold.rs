@@ -246,6 +246,7 @@ impl RunState {
                 attempt,
                 task_id: _,
                 job_id: _,
+                fencing_token: _,
             } => {
                 let resumed = self.resumes().then_some(Resumed::Dispatched);
                 self.begin_attempt(site, *attempt, resumed);
@@ -255,6 +256,7 @@ impl RunState {
                 attempt,
                 task_id: _,
                 job_id: _,
+                fencing_token: _,
             } => self.begin_attempt(site, *attempt, Some(Resumed::PickedUp)),
             EventKind::SiteJobStarted {
                 site,
@@ -402,6 +404,7 @@ mod tests {
                 attempt: 1,
                 task_id: "one".to_owned(),
                 job_id: None,
+                fencing_token: None,
             },
             EventKind::SiteJobStarted {
                 site: site(),
@@ -431,6 +434,7 @@ mod tests {
                 attempt: 2,
                 task_id: "two".to_owned(),
                 job_id: None,
+                fencing_token: None,
             },
         ]);
         let expected = SiteView {

@@ -41,7 +41,11 @@ pub enum Progress {
     /// A job was under way: it is picked up where its tasks still live.
     InFlight(JobSoFar),
     /// Never begun, or failed, or ended without any results where there should be some: it is dispatched.
-    ToDo,
+    ToDo {
+        /// Token of the lease of its last attempt; `None` where there was none, and in journals of older versions.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        fencing_token: Option<u64>,
+    },
 }
 
 impl Progress {
@@ -56,7 +60,16 @@ impl Progress {
                 counts,
                 shortfall: Some(_),
             } => Some((SiteStatus::Degraded, *counts)),
-            Progress::InFlight(_) | Progress::ToDo => None,
+            Progress::InFlight(_) | Progress::ToDo { .. } => None,
+        }
+    }
+
+    /// Token of the lease under which the run was last at the site.
+    fn fencing_token(&self) -> Option<u64> {
+        match self {
+            Progress::InFlight(job) => job.fencing_token,
+            Progress::ToDo { fencing_token } => *fencing_token,
+            Progress::Kept { .. } => None,
         }
     }
 }
@@ -71,6 +84,9 @@ pub struct JobSoFar {
     /// As orch gave it to the task, or as the task told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub job_id: Option<JobId>,
+    /// Token of the site's lease under which it was followed; `None` in journals of older versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fencing_token: Option<u64>,
 }
 
 /// What the events of a run so far say that it has left to do.
@@ -116,17 +132,20 @@ impl Unfinished {
                 attempt,
                 task_id,
                 job_id,
+                fencing_token,
             }
             | EventKind::SitePickedUp {
                 site,
                 attempt,
                 task_id,
                 job_id,
+                fencing_token,
             } => {
                 let job = JobSoFar {
                     attempt: *attempt,
                     task_id: task_id.clone(),
                     job_id: job_id.clone(),
+                    fencing_token: *fencing_token,
                 };
                 (site, Progress::InFlight(job))
             }
@@ -136,7 +155,7 @@ impl Unfinished {
                 }
                 return;
             }
-            EventKind::SiteRetrying { site, .. } => (site, Progress::ToDo),
+            EventKind::SiteRetrying { site, .. } => (site, self.to_do(site)),
             EventKind::SiteFinished {
                 site,
                 status,
@@ -144,7 +163,7 @@ impl Unfinished {
                 reason,
                 ..
             } => match status {
-                SiteStatus::Degraded if counts.has_no_results() => (site, Progress::ToDo),
+                SiteStatus::Degraded if counts.has_no_results() => (site, self.to_do(site)),
                 SiteStatus::Complete | SiteStatus::Degraded => {
                     let shortfall = match status {
                         SiteStatus::Degraded => Some(reason.clone().unwrap_or_default()),
@@ -153,7 +172,7 @@ impl Unfinished {
                     let counts = *counts;
                     (site, Progress::Kept { counts, shortfall })
                 }
-                SiteStatus::Failed | SiteStatus::Unknown | SiteStatus::Skipped => (site, Progress::ToDo),
+                SiteStatus::Failed | SiteStatus::Unknown | SiteStatus::Skipped => (site, self.to_do(site)),
                 SiteStatus::Cancelled => return,
             },
             _ => return,
@@ -161,11 +180,22 @@ impl Unfinished {
         self.progress.insert(site.clone(), now);
     }
 
+    /// The site is to be done again; the token stays known, since another run may complete the site before that.
+    fn to_do(&self, site: &SiteName) -> Progress {
+        let before = self.progress.get(site);
+        Progress::ToDo {
+            fencing_token: before.and_then(Progress::fencing_token),
+        }
+    }
+
     /// What is left to do; `None` when the events began no `orch run`.
     pub fn resumption(mut self) -> Option<Resumption> {
         let (run_id, sites) = self.run?;
         let sites = sites.into_iter().map(|site| SiteSoFar {
-            progress: self.progress.remove(&site).unwrap_or(Progress::ToDo),
+            progress: self
+                .progress
+                .remove(&site)
+                .unwrap_or(Progress::ToDo { fencing_token: None }),
             site,
         });
         Some(Resumption {
@@ -192,8 +222,14 @@ impl Resumption {
     pub fn jobs(&self) -> impl Iterator<Item = (&SiteName, &JobSoFar)> {
         self.sites.iter().filter_map(|so_far| match &so_far.progress {
             Progress::InFlight(job) => Some((&so_far.site, job)),
-            Progress::Kept { .. } | Progress::ToDo => None,
+            Progress::Kept { .. } | Progress::ToDo { .. } => None,
         })
+    }
+
+    /// Tokens of the leases under which the run was last at the sites that are left to do.
+    pub fn fencing_tokens(&self) -> impl Iterator<Item = (&SiteName, u64)> {
+        let tokens = self.sites.iter();
+        tokens.filter_map(|so_far| Some((&so_far.site, so_far.progress.fencing_token()?)))
     }
 }
 
@@ -237,6 +273,7 @@ mod tests {
             attempt,
             task_id: format!("{site}{attempt}"),
             job_id: None,
+            fencing_token: Some(u64::from(attempt)),
         }
     }
 
@@ -283,7 +320,12 @@ mod tests {
             attempt,
             task_id: format!("{site}{attempt}"),
             job_id: job_id.map(JobId::new),
+            fencing_token: Some(u64::from(attempt)),
         })
+    }
+
+    fn to_do(fencing_token: Option<u64>) -> Progress {
+        Progress::ToDo { fencing_token }
     }
 
     fn of(events: &[Event]) -> Option<Resumption> {
@@ -311,14 +353,14 @@ mod tests {
             end
         };
         for (kinds, expected) in [
-            (vec![], Progress::ToDo),
-            (vec![EventKind::SiteQueued { site: name("a") }], Progress::ToDo),
+            (vec![], to_do(None)),
+            (vec![EventKind::SiteQueued { site: name("a") }], to_do(None)),
             (vec![dispatched("a", 1)], in_flight("a", 1, None)),
             (
                 vec![dispatched("a", 1), job_started("a")],
                 in_flight("a", 1, Some("job")),
             ),
-            (vec![dispatched("a", 1), retrying("a")], Progress::ToDo),
+            (vec![dispatched("a", 1), retrying("a")], to_do(Some(1))),
             (
                 vec![dispatched("a", 1), retrying("a"), dispatched("a", 2)],
                 in_flight("a", 2, None),
@@ -326,7 +368,7 @@ mod tests {
             (vec![dispatched("a", 1), finished("a", SiteStatus::Complete)], kept()),
             (
                 vec![dispatched("a", 1), finished("a", SiteStatus::Failed)],
-                Progress::ToDo,
+                to_do(Some(1)),
             ),
             (
                 vec![dispatched("a", 1), finished("a", SiteStatus::Degraded)],
@@ -336,7 +378,7 @@ mod tests {
                 },
             ),
             // Nothing came of it: that is no end to keep, unless it may be so.
-            (vec![dispatched("a", 1), empty(SiteStatus::Degraded)], Progress::ToDo),
+            (vec![dispatched("a", 1), empty(SiteStatus::Degraded)], to_do(Some(1))),
             (
                 vec![dispatched("a", 1), empty(SiteStatus::Complete)],
                 Progress::Kept {
@@ -351,13 +393,13 @@ mod tests {
                 vec![dispatched("a", 1), finished("a", SiteStatus::Cancelled)],
                 in_flight("a", 1, None),
             ),
-            (vec![finished("a", SiteStatus::Cancelled)], Progress::ToDo),
-            (vec![finished("a", SiteStatus::Skipped)], Progress::ToDo),
+            (vec![finished("a", SiteStatus::Cancelled)], to_do(None)),
+            (vec![finished("a", SiteStatus::Skipped)], to_do(None)),
         ] {
             let shown = format!("{kinds:?}");
             assert_eq!(
                 progress(&journal(None, kinds)),
-                [expected, Progress::ToDo, Progress::ToDo],
+                [expected, to_do(None), to_do(None)],
                 "{shown}"
             );
         }
@@ -387,7 +429,7 @@ mod tests {
                     shortfall: None
                 },
                 in_flight("b", 2, None),
-                Progress::ToDo
+                to_do(None)
             ]
         );
     }
@@ -421,7 +463,7 @@ mod tests {
                 },
                 SiteSoFar {
                     site: name("c"),
-                    progress: Progress::ToDo,
+                    progress: to_do(Some(7)),
                 },
             ],
         };
@@ -429,5 +471,15 @@ mod tests {
         assert_eq!(serde_json::from_str::<Resumption>(&text).unwrap(), resumption);
         assert!(!resumption.is_complete());
         assert_eq!(resumption.jobs().count(), 1);
+        let tokens: Vec<_> = resumption
+            .fencing_tokens()
+            .map(|(site, token)| (site.as_str(), token))
+            .collect();
+        assert_eq!(tokens, [("b", 1), ("c", 7)]);
+        // An older version wrote no tokens.
+        let old = r#"{"run_id":"old","sites":[{"site":"a","so_far":"to_do"},{"site":"b","so_far":"in_flight","attempt":1,"task_id":"t"}]}"#;
+        let old: Resumption = serde_json::from_str(old).unwrap();
+        assert_eq!(old.sites[0].progress, to_do(None));
+        assert_eq!(old.fencing_tokens().count(), 0);
     }
 }

@@ -220,12 +220,14 @@ impl<'a> Attempt<'a> {
         });
         let (site, task_id) = (self.site.name.clone(), self.task.as_str().to_owned());
         let (attempt, job_id) = (self.number, own_job_id);
+        let fencing_token = Some(self.fencing_token);
         if self.is_published {
             self.context.recorder.emit(EventKind::SitePickedUp {
                 site,
                 attempt,
                 task_id,
                 job_id,
+                fencing_token,
             });
         } else {
             // First, so that a run which dies right after publishing can be resumed.
@@ -234,6 +236,7 @@ impl<'a> Attempt<'a> {
                 attempt,
                 task_id,
                 job_id,
+                fencing_token,
             });
             let link = Link::new(task);
             if let Err(error) = publish(self.context, std::slice::from_ref(&link), self.deadline).await {

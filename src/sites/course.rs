@@ -14,8 +14,9 @@ use super::schedule::Pause;
 use super::standing::Standing;
 use super::take::{LOOK_AGAIN_AFTER, PATIENCE, take};
 use super::under_lease::{self, Came, Under};
+use crate::celery::TaskId;
 use crate::config::{LossAction, SiteConfig, SiteTimeout};
-use crate::follow::{Asker, Context, Desk, Failure, Manner};
+use crate::follow::{Asker, Context, Desk, Failure, Manner, end_work};
 use crate::run::{EventKind, JobSoFar, Level, SiteCounts, SiteName, SiteStatus};
 use crate::services::{Needed, OnDemand, site_service_name};
 
@@ -114,6 +115,10 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
     let refused = match take(context, around.desk, around.leases, site, give_up).await {
         Ok(lease) => {
             let begun = Instant::now();
+            if let Some(report) = completed_since_the_earlier_run(around, site, under_way).await {
+                lease.give_back(None).await;
+                return Step::Ended(Box::new(report));
+            }
             if standing.tries == Tries::Once && site.retries > 0 {
                 let message = format!("{}: no retries, since it failed in its last runs", site.name);
                 context.recorder.emit(EventKind::Noticed {
@@ -150,6 +155,29 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
         }
         refused => Step::Ended(Box::new(SiteReport::refused(&site.name, refused))),
     }
+}
+
+/// Returns the end of a site that another run has completed since the run which is resumed was last at it; what is left of that
+/// one's job is ended.
+async fn completed_since_the_earlier_run(
+    around: &Surroundings<'_>,
+    site: &SiteConfig,
+    under_way: Option<&JobSoFar>,
+) -> Option<SiteReport> {
+    let Surroundings { context, desk, .. } = *around;
+    let token = *context.earlier_tokens.get(&site.name)?;
+    let completed = around.leases.completed_since(&site.name, token).await?;
+    if let Some(job) = under_way {
+        // The other run may not know the queue where the rest of it waits.
+        let root = TaskId::from(job.task_id.as_str());
+        // Boxed: it is large and seldom begun.
+        let ended = Box::pin(end_work(context, desk, [root], [], Manner::GENTLE)).await;
+        if let Some(left) = ended.left {
+            tracing::warn!(site = %site.name, left, "not all of the earlier run's job is known to be gone");
+        }
+    }
+    let attempts = under_way.map_or(0, |job| job.attempt);
+    Some(SiteReport::by_another(&site.name, completed, Duration::ZERO, attempts))
 }
 
 fn tell_waiting(context: &Context, site: &SiteName, occupant: &Occupant) {

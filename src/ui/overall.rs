@@ -123,6 +123,7 @@ mod tests {
                 attempt: 1,
                 task_id: String::new(),
                 job_id: None,
+                fencing_token: None,
             };
             told(0.0, dispatched);
         }

@@ -415,6 +415,6 @@ fn resumed(Resumption { run_id, sites }: &Resumption) -> String {
         "resumes run {run_id}: {} complete, {} under way, {} to do",
         plural(sites_that(|progress| matches!(progress, Progress::Kept { .. })), "site"),
         sites_that(|progress| matches!(progress, Progress::InFlight(_))),
-        sites_that(|progress| matches!(progress, Progress::ToDo)),
+        sites_that(|progress| matches!(progress, Progress::ToDo { .. })),
     )
 }
