@@ -21,6 +21,7 @@ use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceL
 use crate::instance::{self, InstanceFile};
 use crate::memory::program_pages;
 use crate::plan::{Plan, PlanContext};
+use crate::proxies::SuspectPool;
 use crate::resume;
 pub use crate::resume::ResumeTarget;
 use crate::run::{
@@ -373,6 +374,7 @@ impl Orchestrator {
             leases,
             wait_until: self.wait_until,
             history: self.history(),
+            suspect_pool: self.suspect_pool(),
             force: self.options.force,
             in_flight: Arc::clone(&self.in_flight),
             directory: self.directory.clone(),
@@ -463,6 +465,18 @@ impl Orchestrator {
         History::read_before(&self.config.orch.state_dir, &self.run_id).unwrap_or_else(|error| {
             tracing::warn!(%error, "earlier runs tell nothing of the sites");
             History::default()
+        })
+    }
+
+    /// What the last run says against the pool of proxies.
+    fn suspect_pool(&self) -> Option<SuspectPool> {
+        if self.options.command != Command::Run || !self.config.proxies.enabled {
+            return None;
+        }
+        let found = SuspectPool::find(&self.config.orch.state_dir, &self.run_id);
+        found.unwrap_or_else(|error| {
+            tracing::warn!(%error, "earlier runs tell nothing of the proxies");
+            None
         })
     }
 

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::celery::{Client, Restored};
 use crate::config::{Config, SiteConfig};
-use crate::proxies::{self, ProxyVerdict};
+use crate::proxies::{self, ProxyVerdict, SuspectPool};
 use crate::run::{
     EventKind, History, Level, Outcome, Progress, Recorder, Resumption, RunDirectory, ServiceName, SiteName, StopReason,
 };
@@ -89,6 +89,8 @@ pub struct Scrape {
     pub wait_until: Instant,
     /// What earlier runs tell of the sites.
     pub history: History,
+    /// What the last run says against the pool of proxies.
+    pub suspect_pool: Option<SuspectPool>,
     /// Sites are tried however often they have failed.
     pub force: bool,
     /// By whom the sites' own workers are had.
@@ -312,6 +314,7 @@ impl Scrape {
         let refresh = proxies::Refresh {
             config: self.config.proxies.clone(),
             usual: self.history.usual_refresh(),
+            suspect: self.suspect_pool.clone(),
         };
         let work = match sites::Work::new(self.chosen(), at_once, &self.config.resources, &expected) {
             // What an earlier run has under way is a try already.

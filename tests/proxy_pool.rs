@@ -202,3 +202,63 @@ fn no_refresh_is_begun_that_cannot_end_within_the_limit() {
 
     down(up);
 }
+
+#[test]
+fn a_pool_with_which_a_site_had_no_results_is_refreshed_by_the_next_run() {
+    let project = project();
+    let up = up(&project);
+    let chain = || Some(("pool.refresh", json!({})));
+    let blocked = project.file("blocked");
+    write_pool(
+        &project,
+        Value::from(proxies(12, json!({"last_checked": days_ago(0)}))).to_string(),
+    );
+
+    // All proxies are dead, and no entry says so: by default there is no retry, before which the pool would be refreshed.
+    fs::write(&blocked, "").expect("it is written");
+    let ended = night(&project, chain(), &[]);
+    ended.expect_code(1);
+    assert_eq!(refreshes(&ended), (0, 0, 0), "{}", ended.stdout);
+    let run_id = ended.events[0]["run_id"].as_str().expect("text").to_owned();
+
+    fs::remove_file(&blocked).expect("it was there");
+    let ended = night(&project, chain(), &["--resume"]);
+    ended.expect_code(0);
+    assert_eq!(refreshes(&ended), (1, 1, 0), "{}", ended.stdout);
+    expect_said(
+        &ended,
+        &format!("the proxies are refreshed, as shop had no results with them in run {run_id}"),
+    );
+    let ended = night(&project, chain(), &[]);
+    ended.expect_code(0);
+    assert_eq!(refreshes(&ended), (0, 0, 0), "{}", ended.stdout);
+
+    // A refresh that fails leaves the pool as it is, which has enough proxies by its own word.
+    fs::write(&blocked, "").expect("it is written");
+    night(&project, chain(), &[]).expect_code(1);
+    fs::remove_file(&blocked).expect("it was there");
+    let ended = night(&project, Some(("pool.refresh_fails", json!({}))), &[]);
+    ended.expect_code(0);
+    assert_eq!(refreshes(&ended).1, 0, "{}", ended.stdout);
+
+    // Somebody else has written it since.
+    fs::write(&blocked, "").expect("it is written");
+    night(&project, chain(), &[]).expect_code(1);
+    fs::remove_file(&blocked).expect("it was there");
+    write_pool(
+        &project,
+        Value::from(proxies(12, json!({"last_checked": days_ago(0)}))).to_string(),
+    );
+    let ended = night(&project, chain(), &[]);
+    ended.expect_code(0);
+    assert_eq!(refreshes(&ended), (0, 0, 0), "{}", ended.stdout);
+
+    // Nothing would refresh it.
+    fs::write(&blocked, "").expect("it is written");
+    night(&project, None, &[]).expect_code(1);
+    fs::remove_file(&blocked).expect("it was there");
+    let ended = night(&project, None, &[]);
+    ended.expect_code(0);
+    assert!(!ended.stdout.contains("the proxies are refreshed"), "{}", ended.stdout);
+    down(up);
+}

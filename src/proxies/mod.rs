@@ -9,6 +9,7 @@ mod pool;
 mod pool_text;
 mod refresh;
 mod scalar;
+mod suspect;
 mod utf8_reader;
 mod verdict;
 
@@ -18,6 +19,7 @@ pub(crate) use fuzzed::tally;
 pub use judge::PoolRules;
 pub use pool::{PoolCount, count, count_settled};
 pub use refresh::{Error, Refresh, ensure};
+pub use suspect::SuspectPool;
 pub use verdict::ProxyVerdict;
 
 #[cfg(any(test, feature = "fuzzing"))]

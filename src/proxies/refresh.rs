@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::judge::PoolRules;
 use super::pool::{PoolCount, count_settled};
+use super::suspect::SuspectPool;
 use super::verdict::{ProxyVerdict, RefreshEnd, cannot_end, verdict};
 use crate::celery::{self, Link, Task};
 use crate::config::{ProxiesConfig, TaskCall};
@@ -33,9 +34,12 @@ pub struct Refresh {
     pub config: ProxiesConfig,
     /// How long a refresh usually takes, as earlier runs tell.
     pub usual: Option<Duration>,
+    /// What the last run says against the pool.
+    pub suspect: Option<SuspectPool>,
 }
 
-/// Counts the usable proxies and refreshes the pool when they are too few.
+/// Counts the usable proxies and refreshes the pool when they are too few, or when a site of the last run had no results with
+/// them.
 ///
 /// Takes at most `config.timeout` and a few seconds. Events report what is going on. A plain future: dropping it ends
 /// the following of the refresh.
@@ -46,8 +50,16 @@ pub async fn ensure(context: &Context, refresh: &Refresh) -> Result<ProxyVerdict
     let config = &refresh.config;
     let deadline = Instant::now() + config.timeout;
     let counted = count(context, config).await;
+    let suspect = refresh.suspect.as_ref();
+    let suspect = suspect.filter(|suspect| !config.refresh.is_empty() && suspect.is_still(&config.file));
     if counted.usable >= config.min_usable {
-        return Ok(ProxyVerdict::Enough { usable: counted.usable });
+        let Some(SuspectPool { site, run_id, .. }) = suspect else {
+            return Ok(ProxyVerdict::Enough { usable: counted.usable });
+        };
+        context.recorder.emit(EventKind::Noticed {
+            level: Level::Info,
+            message: format!("the proxies are refreshed, as {site} had no results with them in run {run_id}"),
+        });
     }
     if config.refresh.is_empty() {
         return Ok(judged(context, config, &counted, &RefreshEnd::Impossible));

@@ -18,6 +18,7 @@ fn chain(scene: &Scene, count: u64, check: Value) -> [(&'static str, Value); 2] 
 
 fn refresh(config: &ProxiesConfig, usual: Option<Duration>) -> Refresh {
     Refresh {
+        suspect: None,
         config: config.clone(),
         usual,
     }
