@@ -31,7 +31,7 @@ use crate::run::{
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
 use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
-use crate::shared_services::{SharedWorkers, WatchTerms, WorkerWatch, partner};
+use crate::shared_services::{SharedWorkers, WatchTerms, WorkerWatch, partner, worker_timeout};
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
 use crate::unfinished_night::UnfinishedNight;
@@ -447,13 +447,14 @@ impl Orchestrator {
             recorder: self.recorder.clone(),
             shared: shared.clone(),
             terms: WatchTerms {
-                worker_timeout: celery.start_timeout + pauses(&celery.restart),
+                worker_timeout: worker_timeout(celery),
                 redis_timeout: redis.start_timeout.max(REDIS_TIMEOUT) + pauses(&redis.restart),
             },
             queues: celery.queues.clone(),
             address: connection.address(),
             guard_pid: self.guard.pid(),
             deaths: supervisor.task_holder_death_counter(),
+            names_are_unwatched: self.joined.is_some(),
         })
     }
 

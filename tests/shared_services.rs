@@ -174,7 +174,7 @@ fn deserted(policy: &str) -> Ended {
     let site = "[sites.late]\ntimeout = \"50s\"\ndispatch = { task = \"workshop.late_chord\", args = [50, 0.3] }\n";
     let project = workshop(
         &format!("port = {}", somebody.port),
-        "start_timeout = \"14s\"",
+        "start_timeout = \"14s\"\nrestart = { backoff_max = \"1s\" }",
         &format!("{site}{policy}"),
     );
     let mut run = project.orch(&["run"]);
@@ -188,7 +188,10 @@ fn deserted(policy: &str) -> Ended {
     reports(&ended, &["the shared worker", &format!("(pid {pid}) has ended")]);
     reports(
         &ended,
-        &["no worker consumes the queue `celery`", "sites fail when none comes"],
+        &[
+            "no worker has consumed the queue `celery` since 20",
+            "sites fail 15s after that",
+        ],
     );
     let verdicts = ended.events_of("site_verdict");
     assert!(
@@ -202,8 +205,10 @@ fn deserted(policy: &str) -> Ended {
 #[test]
 fn without_a_worker_and_with_nobody_to_restart_it_the_site_fails_with_that_reason() {
     let ended = deserted("");
-    let words = "no worker consumes the queue `celery`: the last, orch";
+    let words = "no worker has consumed the queue `celery` for 15s (`[celery] start_timeout` and `restart.backoff_max` \
+                 together), since 20";
     assert!(reason(&ended).starts_with(words), "{}", reason(&ended));
+    assert!(reason(&ended).contains(": the last, orch"), "{}", reason(&ended));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
+use std::process::Command;
 use std::time::Duration;
 
 mod support {
@@ -9,9 +10,19 @@ mod support {
     pub mod bookshop;
     #[path = "orch.rs"]
     pub mod orch;
+    #[allow(dead_code, reason = "the sites' tests use all of it")]
+    #[path = "process.rs"]
+    pub mod process;
+    #[allow(dead_code, reason = "the sites' tests use all of it")]
+    #[path = "redis.rs"]
+    pub mod redis;
+
+    pub use bookshop::python;
 }
 use support::bookshop;
 use support::orch::{Ended, Project};
+use support::process::Process;
+use support::redis::RedisServer;
 
 /// The least patient liveness: one silent probe is a restart.
 const IMPATIENT: &str = "[celery.liveness]\ninterval = \"200ms\"\ntimeout = \"300ms\"\nfailures = 1";
@@ -89,4 +100,109 @@ fn the_import_path_stays_what_it_was() {
         messages.any(|message| message.contains("is not put on PYTHONPATH: `types.py` there")),
         "{notices:?}"
     );
+}
+
+/// A project on another's Redis whose site works until the file `finish` is there.
+fn beside_others(redis: &RedisServer, celery: &str) -> Project {
+    bookshop::project_with(
+        "workshop",
+        &format!(
+            "[redis]\nmode = \"external\"\nport = {}\n[celery]\napp = \"workshop\"\nconcurrency = 1\n{celery}\n\
+             [celery.liveness]\ninterval = \"200ms\"\n\
+             [sites.shop]\ndispatch = {{ task = \"workshop.wait\", args = [\"finish\"] }}\n",
+            redis.port
+        ),
+    )
+}
+
+/// A worker that somebody has started by hand.
+fn worker(project: &Project, redis: &RedisServer, node: &str, pool: &str) -> Process {
+    let mut command = Command::new(project.file(".venv/bin/celery"));
+    command
+        .args([
+            "-A", "workshop", "worker", "-c", "1", "-l", "INFO", "-P", pool, "-n", node,
+        ])
+        .current_dir(project.path())
+        .envs([
+            ("CELERY_BROKER_URL", redis.url(0)),
+            ("CELERY_RESULT_BACKEND", redis.url(0)),
+        ]);
+    let log = project.file(&format!("by-hand-{}.log", uuid::Uuid::new_v4()));
+    let mut process = Process::start(node, &mut command, &log);
+    process.wait_until("ready", support::orch::PATIENCE, |process| {
+        process.log().contains(" ready.")
+    });
+    process
+}
+
+#[test]
+fn workers_that_share_a_name_are_not_used_and_another_is() {
+    let redis = RedisServer::start();
+    let project = beside_others(&redis, "");
+    for pool in ["prefork", "solo"] {
+        let workers = [(); 2].map(|()| worker(&project, &redis, "same@test", pool));
+        let refused = project.orch(&["run"]).finish();
+        refused.expect_code(2);
+        let mut said: Vec<String> = workers
+            .iter()
+            .map(|worker| format!("pid {} (on this host)", worker.pid()))
+            .collect();
+        said.extend(["could not use the worker `same@test`".into(), "-n worker2@%h".into()]);
+        for words in said {
+            assert!(refused.stdout.contains(&words), "{words} is not in {}", refused.stdout);
+        }
+        assert!(refused.events_of("site_dispatched").is_empty(), "{}", refused.stdout);
+    }
+    let _same = [(); 2].map(|()| worker(&project, &redis, "same@test", "solo"));
+    let _other = worker(&project, &redis, "other@test", "solo");
+    fs::write(project.file("finish"), "").unwrap();
+    let used = project.orch(&["run"]).finish();
+    used.expect_code(0);
+    let reused = used.events_of("service_reused");
+    assert!(
+        reused
+            .iter()
+            .any(|event| event["detail"].as_str().unwrap().contains("other@test")),
+        "{reused:?}"
+    );
+}
+
+#[test]
+fn a_worker_whose_name_another_takes_in_the_middle_is_unhealthy_and_not_restarted() {
+    for (is_reused, celery) in [(true, ""), (false, "reuse = false")] {
+        let redis = RedisServer::start();
+        let project = beside_others(&redis, celery);
+        let first = is_reused.then(|| worker(&project, &redis, "same@test", "prefork"));
+        let mut run = project.orch(&["run"]);
+        let begun = project.file("begun");
+        run.wait_for("the task", |_| begun.exists());
+        let node = match &first {
+            Some(_) => "same@test".to_owned(),
+            None => {
+                let ready = run.wait_for_service("service_ready", "celery");
+                let detail = ready["detail"].as_str().unwrap();
+                detail.split(' ').next().unwrap().to_owned()
+            }
+        };
+        let second = worker(&project, &redis, &node, "prefork");
+        let told = run.wait_for_service("service_unhealthy", "celery");
+        let reason = told["reason"].as_str().unwrap();
+        let words = format!("2 workers have the same name {node}: pid ");
+        assert!(
+            reason.starts_with(&words) && reason.contains("-n worker2@%h"),
+            "{reason}"
+        );
+        assert!(
+            reason.contains(&format!("pid {} (on this host)", second.pid())),
+            "{reason}"
+        );
+        fs::write(project.file("finish"), "").unwrap();
+        let ended = run.finish();
+        ended.expect_code(0);
+        let words = format!("service celery: was unhealthy: {words}");
+        assert!(ended.stdout.contains(&words), "{words} is not in {}", ended.stdout);
+        assert!(ended.events_of("service_restarting").is_empty(), "{}", ended.stdout);
+        let gone = ended.stdout.contains("has ended") || ended.stdout.contains("does not answer");
+        assert!(!gone, "neither has died: {}", ended.stdout);
+    }
 }

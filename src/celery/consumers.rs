@@ -186,6 +186,7 @@ mod tests {
                 answers,
                 malformed,
                 shared: BTreeMap::new(),
+                replaced: Vec::new(),
             };
             assert_eq!(
                 Consumers::of(&replies).unknown,

@@ -28,6 +28,8 @@ pub struct Stats {
     /// The broker it is connected to.
     pub broker: BrokerAddress,
     pub prefetch_count: Option<u64>,
+    /// Seconds since its start; newer versions only.
+    pub uptime: Option<u64>,
     /// Tasks accepted since its start, by name.
     pub totals: BTreeMap<String, u64>,
 }
@@ -80,6 +82,7 @@ impl Stats {
                 transport: text(broker.get("transport")).unwrap_or_default(),
             },
             prefetch_count: number(answer.get("prefetch_count")),
+            uptime: number(answer.get("uptime")),
             totals: answer
                 .get("total")
                 .cloned()

@@ -47,6 +47,8 @@ pub struct Replies<T> {
     pub answers: u64,
     /// Names from which more than one reply came: so many workers share each.
     pub shared: BTreeMap<NodeName, u64>,
+    /// Good answers whose place in `nodes` a later one of the same name has taken.
+    pub replaced: Vec<(NodeName, T)>,
     /// Messages on our list that could not be read.
     pub malformed: u64,
 }
@@ -59,6 +61,7 @@ impl<T> Default for Replies<T> {
             listeners: 0,
             answers: 0,
             shared: BTreeMap::new(),
+            replaced: Vec::new(),
             malformed: 0,
         }
     }
@@ -77,6 +80,12 @@ impl<T> Replies<T> {
             .filter_map(|(node, answer)| Some((node, answer.as_ref().ok()?)))
     }
 
+    /// Good answers of this name but the one that [`Replies::of`] gives.
+    pub fn replaced(&self, node: &NodeName) -> impl Iterator<Item = &T> {
+        let replaced = self.replaced.iter().filter(move |(name, _)| name == node);
+        replaced.map(|(_, answer)| answer)
+    }
+
     /// Whether some listener has not answered; it may be no worker at all.
     pub fn is_incomplete(&self) -> bool {
         self.answers < self.listeners
@@ -93,6 +102,11 @@ impl<T> Replies<T> {
             listeners: self.listeners,
             answers: self.answers,
             shared: self.shared,
+            replaced: self
+                .replaced
+                .into_iter()
+                .filter_map(|(node, answer)| Some((node, read(answer).ok()?)))
+                .collect(),
             malformed: self.malformed,
         }
     }
@@ -205,6 +219,7 @@ impl Mailbox {
             listeners,
             answers: 0,
             shared: BTreeMap::new(),
+            replaced: Vec::new(),
             malformed: 0,
         };
         while !is_complete(&replies, target) {
@@ -220,7 +235,9 @@ impl Mailbox {
                         if replies.nodes.contains_key(&node) {
                             *replies.shared.entry(node.clone()).or_insert(1) += 1;
                         }
-                        replies.nodes.insert(node, answer);
+                        if let Some(Ok(earlier)) = replies.nodes.insert(node.clone(), answer) {
+                            replies.replaced.push((node, earlier));
+                        }
                     }
                 }
                 Err(error) => {
@@ -381,6 +398,7 @@ mod tests {
                 listeners,
                 answers: answered.len() as u64,
                 shared: BTreeMap::new(),
+                replaced: Vec::new(),
                 malformed: 0,
             };
             assert_eq!(

@@ -118,7 +118,9 @@ impl RunState {
 
             // ----- services
             EventKind::ServiceStarting { service, attempt: _ } => {
-                self.enter(service, ServicePhase::Starting).detail.clear();
+                let view = self.enter(service, ServicePhase::Starting);
+                view.detail.clear();
+                view.unhealthy = None;
             }
             EventKind::ServiceSpawned { service, pid } => self.service(service).pid = Some(*pid),
             EventKind::ServiceReady {
@@ -135,7 +137,9 @@ impl RunState {
                 self.enter(service, ServicePhase::Completed).pid = None;
             }
             EventKind::ServiceUnhealthy { service, reason } => {
-                self.enter(service, ServicePhase::Unhealthy).detail.clone_from(reason);
+                let view = self.enter(service, ServicePhase::Unhealthy);
+                view.detail.clone_from(reason);
+                view.unhealthy = Some(reason.clone());
             }
             // The next liveness probe tells whether it helped.
             EventKind::ConsumerAdded { .. } | EventKind::ServicePeaked { .. } => {}

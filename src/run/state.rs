@@ -98,6 +98,9 @@ pub struct ServiceView {
     pub since: f64,
     pub status: Option<ExitStatus>,
     pub log: Option<PathBuf>,
+    /// Why it was unhealthy, since its last start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unhealthy: Option<String>,
 }
 
 impl ServiceView {
@@ -113,6 +116,7 @@ impl ServiceView {
             since: 0.0,
             status: None,
             log: None,
+            unhealthy: None,
         }
     }
 }

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::import_path;
 use super::late_acknowledgement;
 use super::life::Role;
+use super::name_watch::NameWatch;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::refusal::{self, WatchedLog, refused};
 use super::silent_worker::{self, LastAnswer};
@@ -72,6 +73,9 @@ pub struct Celery {
     first_start: AtomicBool,
     consumption: ConsumptionCare,
     pub(super) last_answer: LastAnswer,
+    name_watch: NameWatch,
+    /// It was there before, and is used as it is.
+    is_reused: AtomicBool,
 }
 
 /// What it takes to build [`Celery`].
@@ -143,6 +147,8 @@ impl Celery {
             first_start: AtomicBool::new(true),
             consumption: ConsumptionCare::default(),
             last_answer: LastAnswer::default(),
+            name_watch: NameWatch::default(),
+            is_reused: AtomicBool::new(false),
         }
     }
 
@@ -254,6 +260,24 @@ impl Celery {
             return None;
         }
         refusal::by_log(refused(&self.client).await, log)
+    }
+
+    /// Looks whether another worker has the same name. One of the run's own is not restarted for that: it would have the same
+    /// name again.
+    async fn check_name(&self) -> Result<(), String> {
+        let Some(found) = self.name_watch.look(&self.client, self.node()).await else {
+            return Ok(());
+        };
+        if self.is_reused.load(Ordering::Relaxed) {
+            return Err(found.reason);
+        }
+        if found.is_news {
+            self.recorder.emit(EventKind::ServiceUnhealthy {
+                service: self.name.clone(),
+                reason: found.reason,
+            });
+        }
+        Ok(())
     }
 
     /// Is it the worker that this run needs? Asked once it answers.
@@ -381,6 +405,7 @@ impl Program for Celery {
                         late_acknowledgement::warn_of_unreached(&self.client.control(), &target, &self.recorder).await;
                     }
                     self.learn_of_reused(&node).await;
+                    self.is_reused.store(true, Ordering::Relaxed);
                     return Ok(Prepared::Reuse(node.to_string()));
                 }
                 self.clear_leftovers().await?;
@@ -457,6 +482,9 @@ impl Program for Celery {
             let asked = self.last_answer.ask();
             match self.client.control().ping(&target, patience).await {
                 Ok(pong) if pong.of(self.node()).is_some() => {
+                    if pong.listeners > 1 {
+                        self.check_name().await?;
+                    }
                     let consumes = self.consumption.check(&self).await;
                     self.last_answer.answered(self.consumption.has_task());
                     consumes

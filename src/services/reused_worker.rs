@@ -7,6 +7,7 @@ use super::failure::Failure;
 use super::worker_command::node_name;
 use crate::celery::{NodeName, Target};
 use crate::run::{EventKind, Level};
+use crate::shared_services::SharedName;
 
 /// A worker that is there answers a ping in a few milliseconds; a busy machine gets a second.
 const REUSE_PATIENCE: Duration = Duration::from_secs(1);
@@ -39,7 +40,8 @@ impl Celery {
     }
 
     /// A worker among `nodes` that consumes the same queues and knows the same tasks. Warns of one that consumes a
-    /// queue of ours without knowing our tasks: it discards what it takes.
+    /// queue of ours without knowing our tasks: it discards what it takes. One that shares its name with another is not used:
+    /// their answers, their events and what they hold cannot be told apart.
     async fn find_reusable(&self, nodes: Vec<NodeName>) -> Result<Option<NodeName>, Failure> {
         // Without a task name to recognise the app by, any answer could be another app's.
         if self.required.is_empty() {
@@ -47,19 +49,27 @@ impl Celery {
         }
         let control = self.client.control();
         let target = Target::Nodes(nodes);
-        let (registered, queues) = tokio::join!(
+        let (registered, queues, stats) = tokio::join!(
             control.registered(&target, QUESTION_PATIENCE),
-            control.active_queues(&target, QUESTION_PATIENCE)
+            control.active_queues(&target, QUESTION_PATIENCE),
+            // Of nodes that are named one answer each would be enough.
+            control.stats(&Target::All, REUSE_PATIENCE)
         );
         let registered = registered.map_err(|error| self.not_told("for their tasks", &error))?;
         let queues = queues.map_err(|error| self.not_told("for their queues", &error))?;
+        let stats = stats.map_err(|error| self.not_told("for their processes", &error))?;
+        let shared = SharedName::among(&stats);
         let mut reusable = None;
+        let mut ambiguous = None;
         for (node, tasks) in registered.good() {
             let consumed = queues.of(node).map(Vec::as_slice).unwrap_or_default();
             let consumes = |queue: &&String| consumed.iter().any(|found| found.name == **queue);
             if self.required.iter().all(|task| tasks.contains(task)) {
                 if self.config.reuse && self.config.queues.iter().all(|queue| consumes(&queue)) {
-                    reusable.get_or_insert_with(|| node.clone());
+                    match shared.iter().find(|shared| shared.node == *node) {
+                        Some(shared) => ambiguous = Some(shared),
+                        None => _ = reusable.get_or_insert_with(|| node.clone()),
+                    }
                 }
             } else if let Some(queue) = self.config.queues.iter().find(consumes) {
                 let message = format!(
@@ -72,7 +82,16 @@ impl Celery {
                 self.recorder.emit(EventKind::Noticed { level, message });
             }
         }
-        Ok(reusable)
+        match (reusable, ambiguous) {
+            (None, Some(shared)) => Err(Failure::configuration(format!(
+                "could not use the worker `{}` on {}: {shared}",
+                shared.node,
+                self.connection.address()
+            ))
+            .because("what they answer, the events of their tasks, and what each of them holds cannot be told apart")
+            .hint(SharedName::CURE)),
+            (reusable, _) => Ok(reusable),
+        }
     }
 
     fn not_told(&self, what: &str, error: &crate::celery::Error) -> Failure {

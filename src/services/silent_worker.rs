@@ -367,6 +367,7 @@ mod tests {
                 transport: String::new(),
             },
             prefetch_count: None,
+            uptime: None,
             totals: std::collections::BTreeMap::new(),
         };
         for (implementation, processes, configured, expected) in [

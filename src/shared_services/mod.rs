@@ -7,8 +7,10 @@ mod handle;
 pub mod partner;
 mod process_watch;
 mod roster;
+mod shared_name;
 mod task_holders;
 mod worker_watch;
 
 pub use handle::{DeadWorker, SharedWorkers};
-pub use worker_watch::{WatchTerms, WorkerWatch};
+pub use shared_name::SharedName;
+pub use worker_watch::{WatchTerms, WorkerWatch, worker_timeout};

@@ -76,7 +76,8 @@ fn is_of_this_host(node: &NodeName) -> bool {
     named.is_some_and(|named| *named == *host.to_string_lossy())
 }
 
-fn is_celery(pid: i32) -> bool {
+/// Whether this is a Celery process of this machine.
+pub(super) fn is_celery(pid: i32) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     names_celery(&String::from_utf8_lossy(&line))
 }

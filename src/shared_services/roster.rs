@@ -58,8 +58,10 @@ impl RosterMember {
 #[derive(Clone, Debug)]
 pub(super) struct Roster {
     members: BTreeMap<NodeName, RosterMember>,
-    /// When a worker that consumes was last there.
+    /// When a worker that consumes last answered, or was seen to live.
     consumed_at: Instant,
+    /// One is there that is neither gone nor silent.
+    is_consumed: bool,
     last_consumer: Option<(NodeName, u32)>,
 }
 
@@ -68,6 +70,7 @@ impl Roster {
         Self {
             members: BTreeMap::new(),
             consumed_at: now,
+            is_consumed: false,
             last_consumer: None,
         }
     }
@@ -127,9 +130,14 @@ impl Roster {
     /// The watched process of a worker has ended.
     pub fn ended(&mut self, node: &NodeName, pid: u32, now: Instant) -> Option<RosterChange> {
         self.members.get(node).filter(|member| member.answer.pid == pid)?;
-        // Up to now it was there.
         self.note_consumers(now);
-        self.members.remove(node);
+        let member = self.members.remove(node)?;
+        let was_there = self.is_consumed && member.answer.is_consumer;
+        self.note_consumers(now);
+        if was_there && !self.is_consumed {
+            // Its process lived until now.
+            self.consumed_at = now;
+        }
         Some(RosterChange::Died {
             node: node.clone(),
             pid,
@@ -146,22 +154,29 @@ impl Roster {
     }
 
     fn note_consumers(&mut self, now: Instant) {
-        let consumes = |member: &RosterMember| {
-            let is_busy = member.is_watched && !member.answer.answers_always;
-            member.answer.is_consumer && (is_busy || !member.is_silent(now))
-        };
-        if let Some((node, member)) = self.members.iter().find(|(_, member)| consumes(member)) {
-            self.consumed_at = now;
+        let is_busy = |member: &RosterMember| member.is_watched && !member.answer.answers_always;
+        let seen_at = |member: &RosterMember| if is_busy(member) { now } else { member.answered_at };
+        let consumes = |member: &RosterMember| member.answer.is_consumer && (is_busy(member) || !member.is_silent(now));
+        let there = self.members.iter().filter(|(_, member)| consumes(member));
+        let last = there.max_by_key(|(_, member)| seen_at(member));
+        self.is_consumed = last.is_some();
+        if let Some((node, member)) = last {
+            self.consumed_at = seen_at(member);
             self.last_consumer = Some((node.clone(), member.answer.pid));
         }
     }
 
-    /// How long no worker has consumed, and the last that did.
+    /// How long no worker has consumed, and the last that did: since its end, or since its last answer where that is not seen.
     pub fn absence(&self, now: Instant) -> (Duration, Option<&(NodeName, u32)>) {
-        (
-            now.saturating_duration_since(self.consumed_at),
-            self.last_consumer.as_ref(),
-        )
+        let absent = match self.is_consumed {
+            true => Duration::ZERO,
+            false => now.saturating_duration_since(self.consumed_at),
+        };
+        (absent, self.last_consumer.as_ref())
+    }
+
+    pub fn pid_of(&self, node: &NodeName) -> Option<u32> {
+        Some(self.members.get(node)?.answer.pid)
     }
 
     pub fn is_consumer(&self, node: &NodeName) -> bool {
@@ -274,7 +289,11 @@ mod tests {
         roster.answered(answers([]), begun + seconds(39));
         assert_eq!(roster.absence(begun + seconds(39)).0, seconds(0));
         roster.answered(answers([]), begun + seconds(50));
-        assert_eq!(roster.absence(begun + seconds(50)).0, seconds(11));
+        assert_eq!(
+            roster.absence(begun + seconds(50)).0,
+            seconds(30),
+            "since its last answer"
+        );
         // A solo worker that lives may be at one task all the time.
         let mut busy = roster.clone();
         busy.answered(answers([("solo", 9, false)]), begun + seconds(50));
@@ -285,7 +304,7 @@ mod tests {
         let mut others = answers([("c", 3, true)]);
         others.values_mut().for_each(|answer| answer.is_consumer = false);
         roster.answered(others, begun + seconds(60));
-        assert_eq!(roster.absence(begun + seconds(60)).0, seconds(21));
+        assert_eq!(roster.absence(begun + seconds(60)).0, seconds(40));
     }
 
     #[test]

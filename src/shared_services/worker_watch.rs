@@ -12,10 +12,11 @@ use tokio::time::sleep_until;
 use super::handle::{Absence, DeadWorker, SharedWorkers};
 use super::process_watch::ProcessWatch;
 use super::roster::{Roster, RosterChange, WorkerAnswer};
+use super::shared_name::SharedName;
 use crate::celery::{self, Client, NodeName, Stats, Target};
-use crate::config::format_about;
+use crate::config::{CeleryConfig, format_about};
 use crate::guard;
-use crate::run::{EventKind, Level, Recorder};
+use crate::run::{EventKind, Level, Recorder, local_time};
 use crate::services::Failure;
 
 /// From one question to the next.
@@ -32,10 +33,15 @@ const OVERSLEPT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long services that are away are waited for.
 #[derive(Clone, Copy, Debug)]
 pub struct WatchTerms {
-    /// No worker consumes: sites fail.
+    /// No worker consumes: sites fail. See [`worker_timeout`].
     pub worker_timeout: Duration,
     /// Redis does not answer: the run fails.
     pub redis_timeout: Duration,
+}
+
+/// How long a run goes on without a worker, whoever owns it: the longest pause before a restart, and the start.
+pub fn worker_timeout(celery: &CeleryConfig) -> Duration {
+    celery.restart.backoff_max + celery.start_timeout
 }
 
 /// See the module.
@@ -52,6 +58,8 @@ pub struct WorkerWatch {
     pub guard_pid: i32,
     /// Rises with each death of a worker that is not the run's own.
     pub deaths: watch::Sender<u64>,
+    /// Nobody else in this run looks whether workers share a name.
+    pub names_are_unwatched: bool,
 }
 
 type ProcessEnd = Pin<Box<dyn Future<Output = (NodeName, u32)> + Send>>;
@@ -65,8 +73,11 @@ struct WatchState {
     pools: BTreeMap<NodeName, Vec<u32>>,
     /// One of the run's own was seen: their supervisor judges their absence.
     has_own: bool,
-    absence_was_named: bool,
+    /// Local time since when no worker consumes, once that was reported.
+    absent_since: Option<String>,
     away_since: Option<Instant>,
+    /// Names that several workers had at the last look.
+    shared_names: BTreeSet<NodeName>,
     /// The server's run, which is another after its restart.
     server: Option<String>,
 }
@@ -80,8 +91,9 @@ impl WorkerWatch {
             own: BTreeSet::new(),
             pools: BTreeMap::new(),
             has_own: false,
-            absence_was_named: false,
+            absent_since: None,
             away_since: None,
+            shared_names: BTreeSet::new(),
             server: None,
         };
         let mut next_poll = Instant::now();
@@ -108,7 +120,7 @@ impl WorkerWatch {
 
     async fn poll(&self, watched: &mut WatchState) -> Result<(), Failure> {
         let begun = Instant::now();
-        let answers = self.ask(&mut watched.pools).await;
+        let answers = self.ask(watched).await;
         let now = Instant::now();
         match answers {
             Ok(answers) if now - begun < ANSWER_TIMEOUT + OVERSLEPT_TIMEOUT => {
@@ -155,19 +167,26 @@ impl WorkerWatch {
         }
     }
 
-    async fn ask(&self, pools: &mut BTreeMap<NodeName, Vec<u32>>) -> celery::Result<BTreeMap<NodeName, WorkerAnswer>> {
+    async fn ask(&self, watched: &mut WatchState) -> celery::Result<BTreeMap<NodeName, WorkerAnswer>> {
         let control = self.client.control();
         let (stats, queues) = tokio::join!(
             control.stats(&Target::All, ANSWER_TIMEOUT),
             control.active_queues(&Target::All, ANSWER_TIMEOUT)
         );
         let (stats, queues) = (stats?, queues?);
-        let processes = |stats: &Stats| stats.pool_processes.clone();
-        *pools = stats
-            .good()
-            .map(|(node, stats)| (node.clone(), processes(stats)))
+        self.name_shared(watched, SharedName::among(&stats));
+        // Of workers that share a name the one that is known is followed: the other's answer is not its end.
+        let known = |node: &NodeName, last| {
+            let pid = watched.roster.pid_of(node);
+            let mut replaced = stats.replaced(node);
+            replaced.find(|stats| Some(stats.pid) == pid).unwrap_or(last)
+        };
+        let stats: Vec<(&NodeName, &Stats)> = stats.good().map(|(node, last)| (node, known(node, last))).collect();
+        watched.pools = stats
+            .iter()
+            .map(|(node, stats)| ((*node).clone(), stats.pool_processes.clone()))
             .collect();
-        let answers = stats.good().map(|(node, stats)| {
+        let answers = stats.into_iter().map(|(node, stats)| {
             // Who did not say what it consumes in time may consume anything.
             let is_consumer = queues
                 .of(node)
@@ -180,6 +199,18 @@ impl WorkerWatch {
             (node.clone(), answer)
         });
         Ok(answers.collect())
+    }
+
+    /// Names workers that share a name, once while they do.
+    fn name_shared(&self, watched: &mut WatchState, shared: Vec<SharedName>) {
+        let mut names = BTreeSet::new();
+        for shared in shared {
+            if self.names_are_unwatched && !watched.shared_names.contains(&shared.node) {
+                self.notice(Level::Error, format!("{shared}\n  hint:  {}", SharedName::CURE));
+            }
+            names.insert(shared.node);
+        }
+        watched.shared_names = names;
     }
 
     fn take(&self, watched: &mut WatchState, change: RosterChange) {
@@ -248,7 +279,7 @@ impl WorkerWatch {
         }
         let (absent, last) = watched.roster.absence(Instant::now());
         if absent < ABSENCE_GRACE {
-            if std::mem::take(&mut watched.absence_was_named) {
+            if watched.absent_since.take().is_some() {
                 let queues = self.queues.join("`, `");
                 self.notice(Level::Info, format!("a worker consumes the queue `{queues}` again"));
             }
@@ -259,13 +290,29 @@ impl WorkerWatch {
             Some((node, pid)) => format!(": the last, {node} (pid {pid}), ended or fell silent"),
             None => String::new(),
         };
-        let reason = format!("no worker consumes the queue `{}`{last}", self.queues.join("`, `"));
-        if !std::mem::replace(&mut watched.absence_was_named, true) {
-            let timeout = format_about(self.terms.worker_timeout);
-            let message = format!("{reason}\n  hint:  start one: sites fail when none comes within {timeout}");
-            self.notice(Level::Error, message);
-        }
+        let queues = self.queues.join("`, `");
+        let is_news = watched.absent_since.is_none();
+        // It stays as it was first computed, so that nothing is reported anew.
+        let since = watched.absent_since.get_or_insert_with(|| {
+            let begun = SystemTime::now().checked_sub(absent).unwrap_or(UNIX_EPOCH);
+            local_time(begun.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
+        });
         let is_final = absent >= self.terms.worker_timeout;
+        let limit = format_about(self.terms.worker_timeout);
+        let settings = "`[celery] start_timeout` and `restart.backoff_max` together";
+        let reason = match is_final {
+            true => {
+                format!("no worker has consumed the queue `{queues}` for {limit} ({settings}), since {since}{last}")
+            }
+            false => format!("no worker has consumed the queue `{queues}` since {since}{last}"),
+        };
+        if is_news {
+            let hint = match is_final {
+                true => "start one, then continue this run with `orch run --resume`".to_owned(),
+                false => format!("start one: sites fail {limit} after that ({settings})"),
+            };
+            self.notice(Level::Error, format!("{reason}\n  hint:  {hint}"));
+        }
         self.shared.set_absence(Some(Absence { reason, is_final }));
     }
 

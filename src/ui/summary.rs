@@ -59,6 +59,15 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
         };
         lines.push(plain(format!("service {}: {told}", service.name)));
     }
+    for service in &state.services {
+        if let Some(reason) = &service.unhealthy {
+            lines.push(plain(format!(
+                "service {}: was unhealthy: {}",
+                service.name,
+                one_line(reason)
+            )));
+        }
+    }
     if let (Some(proxies), false) = (&state.proxies.count, quiet) {
         lines.push(plain(format!(
             "proxies: {} usable of {}{}, {}",
