@@ -1,10 +1,19 @@
 //! Taking an instance: its private state directory, its locks, or the instance that is up to be joined.
+//!
+//! A lock in the state directory is lost with it: whoever makes the directory anew would take another one. So each has a
+//! second one in the private directory of the user, named after where the state directory is.
 
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::Config;
 use crate::guard::{Holder, InstanceLock, LockError};
 use crate::instance::{self, InstanceFile};
+use crate::private_directory;
 use crate::resume::ResumeTarget;
 use crate::run::{Command, Outcome, RunId, SiteName, local_time};
 use crate::services::Failure;
@@ -42,6 +51,18 @@ pub enum StartError {
         run_id: String,
         since: String,
     },
+    /// A living run holds the instance, and has lost its state directory.
+    #[error(
+        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since}), whose state directory {state_dir} was removed or replaced\n  hint:  end it (`kill {pid}` stops its services too), then start again"
+    )]
+    Lost {
+        instance: String,
+        command: String,
+        pid: i32,
+        run_id: String,
+        since: String,
+        state_dir: String,
+    },
     /// The run that was to be resumed has left nothing to do.
     #[error("run {run_id} had finished all of its sites{}: nothing is left to do", not_all_good(*.outcome))]
     NothingLeft {
@@ -65,12 +86,14 @@ impl StartError {
     /// How the run counts as having ended.
     pub fn outcome(&self) -> Outcome {
         match self {
-            StartError::Busy { .. } => Outcome::Busy,
+            StartError::Busy { .. } | StartError::Lost { .. } => Outcome::Busy,
             StartError::NothingLeft { outcome, .. } => *outcome,
             StartError::Failed(failure) => failure.kind.outcome(),
         }
     }
 }
+
+const LOCKS: [&str; 2] = ["run.lock", "services.lock"];
 
 /// What a run holds.
 pub struct Claim {
@@ -96,11 +119,75 @@ pub fn holder(options: &Options, run_id: &RunId, guard_pid: Option<i32>, stop_bo
 pub fn take_all(config: &Config) -> Result<Vec<InstanceLock>, StartError> {
     let run_id = RunId::random();
     let me = Holder::of_this_process(run_id.as_str(), "clean", None, Duration::ZERO);
-    ["run.lock", "services.lock"]
+    let mut locks = LOCKS
         .into_iter()
         .map(|name| InstanceLock::acquire(&config.orch.state_dir.join(name), Duration::ZERO, &me))
         .map(|lock| lock.map_err(|error| refuse(config, error)))
-        .collect()
+        .collect::<Result<Vec<_>, _>>()?;
+    for name in LOCKS {
+        locks.extend(take_second(config, name, Duration::ZERO, &me)?);
+    }
+    Ok(locks)
+}
+
+/// The lock of the same name that outlives the state directory; none where the user has no private directory.
+fn take_second(config: &Config, name: &str, wait: Duration, me: &Holder) -> Result<Option<InstanceLock>, StartError> {
+    let Some(path) = second_path(&config.orch.state_dir, name) else {
+        return Ok(None);
+    };
+    loop {
+        match InstanceLock::acquire(&path, wait, me) {
+            Ok(lock) if lock.is_at(&path) => return Ok(Some(lock)),
+            // Another orch has removed the file, as nobody held it, between our open and our lock.
+            Ok(_) => {}
+            Err(LockError::Held(held)) => return Err(lost(config, &held)),
+            Err(stuck @ LockError::GuardStuck { .. }) => return Err(refuse(config, stuck)),
+            Err(error) => {
+                tracing::warn!(%error, "if the state directory is removed, a second orch can start beside this one");
+                return Ok(None);
+            }
+        }
+    }
+}
+
+fn lost(config: &Config, held: &Holder) -> StartError {
+    StartError::Lost {
+        instance: config.orch.instance.clone(),
+        command: held.command.clone(),
+        pid: held.pid,
+        run_id: held.run_id.clone(),
+        since: local_time(held.started_at),
+        state_dir: config.orch.state_dir.display().to_string(),
+    }
+}
+
+/// By the directory that the state directory is in and its name there: both stay when it is removed.
+fn second_path(state_dir: &Path, name: &str) -> Option<PathBuf> {
+    let resolved = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    let parent = fs::metadata(resolved.parent()?).ok()?;
+    let (device, inode, hash) = (parent.dev(), parent.ino(), hash(resolved.file_name()?));
+    Some(private_directory::path()?.join(format!("held-{device:x}-{inode:x}-{hash:016x}-{name}")))
+}
+
+/// FNV-1a, the same in each build: it only has to tell the names in one directory apart.
+fn hash(name: &OsStr) -> u64 {
+    name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+/// The living run that has lost this state directory, as an error.
+pub fn lost_holder(config: &Config) -> Option<StartError> {
+    let state_dir = &config.orch.state_dir;
+    let is_held = |path: &Path| matches!(private_directory::try_lock(path, false), Ok(None));
+    LOCKS.into_iter().find_map(|name| {
+        let second = second_path(state_dir, name)?;
+        if !is_held(&second) || is_held(&state_dir.join(name)) {
+            return None;
+        }
+        let holder = InstanceLock::holder(&second)?;
+        holder.lives().then(|| lost(config, &holder))
+    })
 }
 
 fn refuse(config: &Config, error: LockError) -> StartError {
@@ -128,36 +215,43 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
     let me = holder(options, run_id, None, Duration::from_secs(10));
     let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
     let refuse = |error| refuse(config, error);
-    match options.command {
-        Command::Up | Command::Prepare => Ok(Claim {
+    let mut claim = match options.command {
+        Command::Up | Command::Prepare => Claim {
             locks: vec![take("services.lock").map_err(refuse)?],
             joined: None,
-        }),
+        },
         Command::Run => {
             let run_lock = take("run.lock").map_err(refuse)?;
             // An instance that is up is used at once, not waited for.
             match InstanceLock::acquire(&state_dir.join("services.lock"), Duration::ZERO, &me) {
-                Ok(services_lock) => Ok(Claim {
+                Ok(services_lock) => Claim {
                     locks: vec![run_lock, services_lock],
                     joined: None,
-                }),
+                },
                 Err(LockError::Held(held)) if held.command == "up" => {
                     let patience = config.celery.start_timeout + config.redis.start_timeout;
                     let file = instance::wait_until_up(state_dir, &held, patience).map_err(StartError::Failed)?;
-                    Ok(Claim {
+                    Claim {
                         locks: vec![run_lock],
                         joined: Some(file),
-                    })
+                    }
                 }
-                Err(LockError::Held(_)) => {
-                    let services_lock = take("services.lock").map_err(refuse)?;
-                    Ok(Claim {
-                        locks: vec![run_lock, services_lock],
-                        joined: None,
-                    })
-                }
-                Err(other) => Err(refuse(other)),
+                Err(LockError::Held(_)) => Claim {
+                    locks: vec![run_lock, take("services.lock").map_err(refuse)?],
+                    joined: None,
+                },
+                Err(other) => return Err(refuse(other)),
             }
         }
+    };
+    // Last, since the first lock of a run is what names it to others.
+    if options.command == Command::Run {
+        claim.locks.extend(take_second(config, "run.lock", options.wait, &me)?);
     }
+    if claim.joined.is_none() {
+        claim
+            .locks
+            .extend(take_second(config, "services.lock", options.wait, &me)?);
+    }
+    Ok(claim)
 }

@@ -29,6 +29,7 @@ pub mod memory;
 pub mod orchestrator;
 mod outlook;
 mod plan;
+mod presence;
 mod printable;
 mod private_directory;
 pub mod proxies;

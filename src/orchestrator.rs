@@ -22,6 +22,7 @@ use crate::instance::{self, InstanceFile};
 use crate::memory::program_pages;
 use crate::plan::{Plan, PlanContext};
 use crate::proxies::SuspectPool;
+use crate::presence::Presence;
 use crate::resume;
 pub use crate::resume::ResumeTarget;
 use crate::run::{
@@ -88,6 +89,7 @@ pub struct Orchestrator {
     run_id: RunId,
     recorder: Recorder,
     directory: RunDirectory,
+    presence: Presence,
     launcher: Launcher,
     inbox: Option<Inbox>,
     /// The instance that is up and used by this run, instead of services of its own.
@@ -120,7 +122,7 @@ impl Orchestrator {
         let wait_until = Instant::now() + options.wait;
         see_processes().map_err(StartError::Failed)?;
         let state_dir = config.orch.state_dir.clone();
-        state_directory::prepare(&state_dir).map_err(StartError::Failed)?;
+        state_directory::prepare(&state_dir, &config.file).map_err(StartError::Failed)?;
         let run_id = RunId::random();
         let Claim { mut locks, joined } = take_locks(&config, &options, &run_id)?;
         let failed = |what: &str, error: &dyn std::error::Error| {
@@ -154,6 +156,16 @@ impl Orchestrator {
             .map_err(|error| failed(&format!("make the run's directory in {}", state_dir.display()), &error))?;
         let recorder =
             Recorder::create(&directory.journal()).map_err(|error| failed("make the run's journal", &error))?;
+
+        let mut kept = vec![directory.path().to_owned()];
+        let lock_files = ["run.lock", "services.lock"].map(|name| state_dir.join(name));
+        kept.extend(
+            lock_files
+                .into_iter()
+                .filter(|file| locks.iter().any(|lock| lock.is_at(file))),
+        );
+        let presence =
+            Presence::of(&state_dir, &kept).map_err(|error| failed("could not look at the state directory", &error))?;
 
         let mut warnings = Vec::new();
         if !ended.is_empty() {
@@ -228,6 +240,7 @@ impl Orchestrator {
             run_id,
             recorder,
             directory,
+            presence,
             launcher,
             inbox: Some(inbox),
             joined,
@@ -283,10 +296,23 @@ impl Orchestrator {
                 }
             }
         };
+        let recorder = self.recorder.clone();
+        let watching = self.presence.clone().watch(move |loss| {
+            recorder.emit(EventKind::Noticed {
+                level: Level::Error,
+                message: format!(
+                    "{loss} while this orch uses it: its services run on, but none can be started again, and what is \
+                     logged from now on is lost\n  hint:  end this orch (pid {}) and start it again; until then no other \
+                     one starts here",
+                    std::process::id()
+                ),
+            });
+        });
         let ending = tokio::select! {
             biased;
             reason = asked_to_stop => Ending::Stopped(reason),
             ending = self.work() => ending,
+            never = watching => match never {},
         };
         if let (Ending::Stopped(_) | Ending::Failed(..), Some(context)) = (&ending, self.in_flight.get()) {
             stop.mark_unchanged();

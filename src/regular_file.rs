@@ -5,10 +5,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-use nix::libc::{O_NOCTTY, O_NONBLOCK};
+use nix::libc::{O_NOCTTY, O_NOFOLLOW, O_NONBLOCK};
 
 /// Opens a file for reading.
 ///
@@ -29,6 +29,29 @@ pub fn open_with(options: &mut OpenOptions, flags: i32, path: &Path) -> io::Resu
         true => Ok(file),
         false => Err(io::Error::other("not a regular file")),
     }
+}
+
+/// Opens a file of the state directory for writing, made if it is not there. A link to another file, in whatever form, would
+/// have us write there.
+///
+/// # Errors
+/// It cannot be opened, is a symbolic link or no regular file, has another name, or belongs to another user.
+pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let file =
+        open_with(options.create(true).mode(0o600), O_NOFOLLOW, path).map_err(|error| match error.raw_os_error() {
+            Some(nix::libc::ELOOP) => io::Error::other("it is a symbolic link, which is not written through"),
+            _ => error,
+        })?;
+    let metadata = file.metadata()?;
+    if metadata.nlink() > 1 {
+        let error = "it is a hard link: what is written there would be in another file too";
+        return Err(io::Error::other(error));
+    }
+    let me = nix::unistd::geteuid().as_raw();
+    if metadata.uid() != me {
+        return Err(io::Error::other(format!("it belongs to user {}", metadata.uid())));
+    }
+    Ok(file)
 }
 
 /// The contents of a file of at most so many bytes.
@@ -93,5 +116,36 @@ mod tests {
         let link = directory.path().join("link");
         std::os::unix::fs::symlink(&path, &link).unwrap();
         assert!(open(&link).is_ok());
+    }
+
+    #[test]
+    fn another_files_name_is_not_written_through() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, target) = (directory.path().join("log"), directory.path().join("target"));
+        let append = || open_own(OpenOptions::new().append(true), &path);
+        drop(append().unwrap());
+        drop(append().unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        std::fs::write(&target, "precious").unwrap();
+        for (is_hard, told) in [(true, "hard link"), (false, "symbolic link")] {
+            std::fs::remove_file(&path).unwrap();
+            match is_hard {
+                true => std::fs::hard_link(&target, &path).unwrap(),
+                false => std::os::unix::fs::symlink(&target, &path).unwrap(),
+            }
+            let error = append().unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+            assert!(open(&path).is_ok(), "it may be read");
+        }
+        if nix::unistd::geteuid().is_root() {
+            std::fs::remove_file(&path).unwrap();
+            std::fs::write(&path, "").unwrap();
+            nix::unistd::chown(&path, Some(nix::unistd::Uid::from_raw(65_534)), None).unwrap();
+            let error = append().unwrap_err().to_string();
+            assert!(error.contains("belongs to user 65534"), "{error}");
+        } else {
+            eprintln!("skipped: only root can make another user's files");
+        }
+        assert_eq!(std::fs::read_to_string(&target).unwrap(), "precious");
     }
 }

@@ -3,10 +3,13 @@
 //! Whoever may write in it could have us end processes by forged records, or write our logs through a link to another
 //! file. Not here: what stands in it.
 
+use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
-use std::path::Path;
+use std::path::{Component, Path, PathBuf};
+
+use nix::unistd::{Gid, Group, Uid, User};
 
 use crate::atomic_file;
 use crate::regular_file;
@@ -17,31 +20,34 @@ const LAYOUT: u32 = 1;
 const VERSION: &str = "version";
 /// A version file is one number.
 const LONGEST_VERSION: u64 = 64;
+/// As the kernel follows them.
+const MOST_LINKS: u32 = 40;
+/// `redis/data/appendonlydir` is the deepest that is made in it.
+const DEEPEST: u32 = 3;
 
-/// Makes the directory, or makes sure of the one that is there.
+/// Makes the directory, or makes sure of the one that is there. `configuration` is the file that names it.
 ///
 /// # Errors
-/// It cannot be made, it or something in it is another user's, or a newer orch has written it.
-pub fn prepare(state_dir: &Path) -> Result<(), Failure> {
+/// It cannot be made, others may put another one in its place, it or something in it is another user's, or a newer orch
+/// has written it.
+pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
     let failed = |what: &str, error: io::Error| {
-        Failure::infrastructure(format!("{what} the state directory {}", state_dir.display()))
+        Failure::infrastructure(format!("could not {what} the state directory {}", state_dir.display()))
             .caused_by(&error)
             .hint("`[orch] state_dir` names another one")
     };
+    // Before anything is made where others may write.
+    check_path(state_dir, configuration)?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(state_dir)
-        .map_err(|error| failed("make", error))?;
-    check(state_dir)?;
-    let mode = fs::metadata(state_dir)
-        .map_err(|error| failed("look at", error))?
-        .mode();
-    if mode & 0o077 != 0 {
-        // Made by hand, or by a copy: what others could read or write so far they can not from now on.
-        fs::set_permissions(state_dir, Permissions::from_mode(0o700)).map_err(|error| failed("make private", error))?;
+        .map_err(|error| failed("create", error))?;
+    check(state_dir, configuration)?;
+    // Made by hand, or by a copy: what others could read or write so far they can not from now on.
+    if close_to_others(state_dir).map_err(|error| failed("make private", error))? {
         // Whatever was put into it before that moment is seen now.
-        check(state_dir)?;
+        check(state_dir, configuration)?;
     }
     if written_layout(state_dir)?.is_none() {
         let path = state_dir.join(VERSION);
@@ -55,16 +61,14 @@ pub fn prepare(state_dir: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// As [`prepare`].
-pub fn check(state_dir: &Path) -> Result<(), Failure> {
+pub fn check(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
+    check_path(state_dir, configuration)?;
     let me = nix::unistd::geteuid().as_raw();
-    let look = |path: &Path| {
-        fs::symlink_metadata(path)
-            .map_err(|error| Failure::infrastructure(format!("look at {}", path.display())).caused_by(&error))
-    };
     // The link too: whoever owns it can point it elsewhere at any moment.
-    trust(state_dir, &look(state_dir)?, me)?;
+    trust(state_dir, &look_at(state_dir)?, me)?;
     let directory = fs::metadata(state_dir).map_err(|error| {
-        Failure::infrastructure(format!("look at the state directory {}", state_dir.display())).caused_by(&error)
+        Failure::infrastructure(format!("could not look at the state directory {}", state_dir.display()))
+            .caused_by(&error)
     })?;
     if !directory.is_dir() {
         return Err(Failure::configuration(format!(
@@ -73,21 +77,66 @@ pub fn check(state_dir: &Path) -> Result<(), Failure> {
         )));
     }
     trust(state_dir, &directory, me)?;
-    let entries = fs::read_dir(state_dir).map_err(|error| {
-        Failure::infrastructure(format!("list the state directory {}", state_dir.display())).caused_by(&error)
-    })?;
+    trust_entries(state_dir, me, DEEPEST)?;
+    written_layout(state_dir).map(|_| ())
+}
+
+fn look_at(path: &Path) -> Result<Metadata, Failure> {
+    fs::symlink_metadata(path)
+        .map_err(|error| Failure::infrastructure(format!("could not look at {}", path.display())).caused_by(&error))
+}
+
+/// All that is below it must be ours or root's.
+fn trust_entries(directory: &Path, me: u32, depth: u32) -> Result<(), Failure> {
+    let entries = match fs::read_dir(directory) {
+        Ok(entries) => entries,
+        // An old run's, removed since.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => {
+            let what = format!("could not list {}", directory.display());
+            return Err(Failure::infrastructure(what).caused_by(&error));
+        }
+    };
     for entry in entries.flatten() {
-        match fs::symlink_metadata(entry.path()) {
-            Ok(metadata) => trust(&entry.path(), &metadata, me)?,
+        let path = entry.path();
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) => {
+                trust(&path, &metadata, me)?;
+                if metadata.is_dir() && depth > 0 {
+                    trust_entries(&path, me, depth - 1)?;
+                }
+            }
             // Another orch's temporary file, renamed since.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => {
-                let what = format!("look at {}", entry.path().display());
+                let what = format!("could not look at {}", path.display());
                 return Err(Failure::infrastructure(what).caused_by(&error));
             }
         }
     }
-    written_layout(state_dir).map(|_| ())
+    Ok(())
+}
+
+/// Takes from others what they may do in the directory, and that they may write in those directly in it. Returns whether
+/// there was anything to take.
+fn close_to_others(state_dir: &Path) -> io::Result<bool> {
+    let mut changed = false;
+    let mut close = |path: &Path, metadata: &Metadata, bits: u32| -> io::Result<()> {
+        if metadata.mode() & bits != 0 {
+            fs::set_permissions(path, Permissions::from_mode(0o700))?;
+            changed = true;
+        }
+        Ok(())
+    };
+    close(state_dir, &fs::metadata(state_dir)?, 0o077)?;
+    for entry in fs::read_dir(state_dir)?.flatten() {
+        if let Ok(metadata) = fs::symlink_metadata(entry.path())
+            && metadata.is_dir()
+        {
+            close(&entry.path(), &metadata, 0o022)?;
+        }
+    }
+    Ok(changed)
 }
 
 /// Only root and we ourselves may have made it.
@@ -106,6 +155,134 @@ fn trust(path: &Path, metadata: &Metadata, me: u32) -> Result<(), Failure> {
                 "run orch as user {owner}, or choose another `[orch] state_dir`"
             )),
     )
+}
+
+/// Who may write where the state directory is: root, we ourselves, and who may write the configuration, which decides
+/// what orch executes.
+struct Writers {
+    users: Vec<u32>,
+    groups: Vec<u32>,
+}
+
+impl Writers {
+    fn of(configuration: &Path) -> Self {
+        let me = nix::unistd::geteuid();
+        let mut writers = Self {
+            users: vec![0, me.as_raw()],
+            groups: vec![0],
+        };
+        writers.groups.extend(private_group(me).map(Gid::as_raw));
+        for path in [Some(configuration), configuration.parent()].into_iter().flatten() {
+            let Ok(metadata) = fs::metadata(path) else { continue };
+            writers.users.push(metadata.uid());
+            if metadata.mode() & 0o020 != 0 {
+                writers.groups.push(metadata.gid());
+            }
+        }
+        writers
+    }
+
+    /// Why others could put something else in the place of what is in the directory.
+    fn others_in(&self, directory: &Metadata) -> Option<String> {
+        let mode = directory.mode();
+        if !self.users.contains(&directory.uid()) {
+            return Some(format!("it belongs to user {}", directory.uid()));
+        }
+        // In a sticky directory a user removes and renames only what is his own.
+        if mode & 0o1000 != 0 {
+            return None;
+        }
+        if mode & 0o002 != 0 {
+            return Some("every user may write in it".to_owned());
+        }
+        if mode & 0o020 != 0 && !self.groups.contains(&directory.gid()) {
+            let gid = Gid::from_raw(directory.gid());
+            let group = Group::from_gid(gid).ok().flatten();
+            let name = group.map_or_else(|| gid.to_string(), |group| group.name);
+            return Some(format!("the group {name} may write in it"));
+        }
+        None
+    }
+}
+
+/// The group of this name that a user has alone, as most distributions make it.
+fn private_group(user: Uid) -> Option<Gid> {
+    let user = User::from_uid(user).ok().flatten()?;
+    let group = Group::from_gid(user.gid).ok().flatten()?;
+    let is_alone = group.mem.iter().all(|member| *member == user.name);
+    (group.name == user.name && is_alone).then_some(user.gid)
+}
+
+/// Follows the path as the kernel does, and makes sure that no other user can lead it elsewhere.
+fn check_path(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
+    let writers = Writers::of(configuration);
+    let absolute = std::path::absolute(state_dir).unwrap_or_else(|_| state_dir.to_owned());
+    let refused = |place: &Path, why: String| {
+        Failure::infrastructure(format!(
+            "the state directory {} is not safe: other users can put another one in its place in {}",
+            state_dir.display(),
+            place.display()
+        ))
+        .because(format!(
+            "{why}; orch would write its logs where they want, and believe their records of what it started"
+        ))
+        .hint(format!(
+            "`chmod go-w {}`, or choose a `[orch] state_dir` in a directory of your own",
+            place.display()
+        ))
+    };
+    let mut pending = parts(&absolute);
+    let mut at = PathBuf::from("/");
+    let mut links = 0;
+    while let Some(part) = pending.pop() {
+        if part == ".." {
+            at.pop();
+            continue;
+        }
+        let Ok(directory) = fs::metadata(&at) else {
+            return Ok(());
+        };
+        if let Some(why) = writers.others_in(&directory) {
+            return Err(refused(&at, why));
+        }
+        let next = at.join(&part);
+        // What is not there yet is made private; what cannot be looked at is an error of whoever needs it.
+        let Ok(metadata) = fs::symlink_metadata(&next) else {
+            return Ok(());
+        };
+        if !metadata.is_symlink() {
+            at = next;
+            continue;
+        }
+        links += 1;
+        if !writers.users.contains(&metadata.uid()) {
+            return Err(refused(
+                &at,
+                format!("the link {} belongs to user {}", next.display(), metadata.uid()),
+            ));
+        }
+        let Ok(target) = fs::read_link(&next) else {
+            return Ok(());
+        };
+        if links > MOST_LINKS {
+            return Ok(());
+        }
+        if target.is_absolute() {
+            at = PathBuf::from("/");
+        }
+        pending.extend(parts(&target));
+    }
+    Ok(())
+}
+
+/// The parts of a path, the first one last.
+fn parts(path: &Path) -> Vec<OsString> {
+    let components = path.components().rev().filter_map(|component| match component {
+        Component::Normal(part) => Some(part),
+        Component::ParentDir => Some(OsStr::new("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    });
+    components.map(OsStr::to_owned).collect()
 }
 
 /// The layout that the directory says it has, if it says so.
@@ -137,7 +314,20 @@ fn written_layout(state_dir: &Path) -> Result<Option<u32>, Failure> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::lchown;
+
     use super::*;
+
+    /// A configuration that this user alone may write.
+    const CONFIGURATION: &str = "/proc/self/cmdline";
+
+    fn prepare(state_dir: &Path) -> Result<(), Failure> {
+        super::prepare(state_dir, Path::new(CONFIGURATION))
+    }
+
+    fn check(state_dir: &Path) -> Result<(), Failure> {
+        super::check(state_dir, Path::new(CONFIGURATION))
+    }
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o777
@@ -212,5 +402,97 @@ mod tests {
             let error = prepare(state.path()).unwrap_err().to_string();
             assert!(error.contains("belongs to user 65534"), "{error}");
         }
+    }
+
+    #[test]
+    fn where_others_may_write_nothing_is_made() {
+        for (bits, told) in [(0o777, "every user may write in it"), (0o1777, "")] {
+            let parent = tempfile::tempdir().unwrap();
+            let (open, linked) = (parent.path().join("open"), parent.path().join("linked"));
+            fs::create_dir(&open).unwrap();
+            fs::set_permissions(&open, Permissions::from_mode(bits)).unwrap();
+            std::os::unix::fs::symlink(&open, &linked).unwrap();
+            for place in [
+                "open/.orch",
+                "open/deeper/.orch",
+                "linked/.orch",
+                "linked/../open/.orch",
+            ] {
+                let state = parent.path().join(place);
+                let outcome = prepare(&state);
+                if told.is_empty() {
+                    outcome.unwrap();
+                    assert!(state.join(VERSION).exists());
+                    continue;
+                }
+                let error = outcome.unwrap_err().to_string();
+                assert!(error.contains(told) && error.contains("state_dir"), "{place}: {error}");
+                assert!(!state.exists(), "{place}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_groups_and_owners_above_it_are_refused_unless_the_configuration_is_theirs() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root can make another user's files");
+            return;
+        }
+        let (user, group) = (Some(Uid::from_raw(4_001)), Some(Gid::from_raw(4_002)));
+        for (owner, owning, bits, told) in [
+            (user, None, 0o755, "belongs to user 4001"),
+            (None, group, 0o775, "the group 4002 may write in it"),
+            (user, group, 0o1777, "belongs to user 4001"),
+            (None, group, 0o755, ""),
+        ] {
+            let parent = tempfile::tempdir().unwrap();
+            let project = parent.path().join("project");
+            fs::create_dir(&project).unwrap();
+            nix::unistd::chown(&project, owner, owning).unwrap();
+            fs::set_permissions(&project, Permissions::from_mode(bits)).unwrap();
+            let state = project.join(".orch");
+            match (prepare(&state), told) {
+                (Ok(()), "") => {}
+                (Err(error), _) => assert!(error.to_string().contains(told), "{error}"),
+                (Ok(()), _) => panic!("not refused: {told}"),
+            }
+            // Who may replace the configuration decides what orch executes anyway.
+            super::prepare(&state, &project.join("orch.toml")).unwrap();
+        }
+        let parent = tempfile::tempdir().unwrap();
+        let (real, link) = (parent.path().join("real"), parent.path().join("link"));
+        fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink(&real, &link).unwrap();
+        lchown(&link, Some(4_001), None).unwrap();
+        let error = prepare(&link.join("a/.orch")).unwrap_err().to_string();
+        assert!(error.contains("link belongs to user 4001"), "{error}");
+    }
+
+    #[test]
+    fn a_circle_of_links_ends() {
+        let parent = tempfile::tempdir().unwrap();
+        let (one, other) = (parent.path().join("one"), parent.path().join("other"));
+        std::os::unix::fs::symlink(&one, &other).unwrap();
+        std::os::unix::fs::symlink(&other, &one).unwrap();
+        let error = prepare(&one.join(".orch")).unwrap_err().to_string();
+        assert!(error.contains("could not create the state directory"), "{error}");
+    }
+
+    #[test]
+    fn what_another_user_put_deep_into_it_is_seen() {
+        if !nix::unistd::geteuid().is_root() {
+            eprintln!("skipped: only root can make another user's files");
+            return;
+        }
+        let state = tempfile::tempdir().unwrap();
+        let records = state.path().join("pids");
+        fs::create_dir_all(&records).unwrap();
+        fs::set_permissions(&records, Permissions::from_mode(0o777)).unwrap();
+        prepare(state.path()).unwrap();
+        assert_eq!(mode(&records), 0o700);
+        fs::write(records.join("forged"), "").unwrap();
+        lchown(records.join("forged"), Some(4_001), None).unwrap();
+        let error = prepare(state.path()).unwrap_err().to_string();
+        assert!(error.contains("pids/forged belongs to user 4001"), "{error}");
     }
 }

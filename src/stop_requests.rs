@@ -9,7 +9,6 @@
 use std::convert::Infallible;
 use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -51,9 +50,7 @@ pub fn me() -> Asker {
 pub fn ask(file: &Path, site: &SiteName, by: Asker) -> io::Result<()> {
     let mut line = serde_json::to_vec(&Request { site: site.clone(), by })?;
     line.push(b'\n');
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(0o600);
-    let mut file = regular_file::open_with(&mut options, 0, file)?;
+    let mut file = regular_file::open_own(OpenOptions::new().append(true), file)?;
     file.write_all(&line)
 }
 

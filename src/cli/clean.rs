@@ -22,11 +22,15 @@ pub struct CleanArgs {
 pub fn main(args: &CleanArgs) -> anyhow::Result<u8> {
     let config = args.config.load(&[])?;
     let state_dir = &config.orch.state_dir;
+    if let Some(lost) = claim::lost_holder(&config) {
+        return Err(Refusal::because(lost.outcome(), lost));
+    }
     if !state_dir.exists() {
         say(&format!("nothing is left: {} does not exist", state_dir.display()));
         return Ok(Outcome::Succeeded.exit_code());
     }
-    state_directory::check(state_dir).map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
+    state_directory::check(state_dir, &config.file)
+        .map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
     // What lives is no leftover, and nobody may start while it is judged.
     let locks = claim::take_all(&config).map_err(|error| Refusal::because(error.outcome(), error))?;
     let unusable = |error: std::io::Error| {

@@ -5,9 +5,9 @@ use std::os::unix::process::CommandExt;
 use clap::Args;
 
 use super::{ConfigArgs, Refusal, caller_environment};
-use crate::instance;
 use crate::run::Outcome;
 use crate::services::{base_environment, merge_environment};
+use crate::{claim, instance, state_directory};
 
 /// Runs a command with the environment of the running instance (Redis address and password included)
 #[derive(Args, Debug)]
@@ -23,9 +23,16 @@ pub struct ExecArgs {
 pub fn main(args: &ExecArgs) -> anyhow::Result<u8> {
     let config = args.config.load(&[])?;
     let state_dir = &config.orch.state_dir;
+    if state_dir.exists() {
+        state_directory::check(state_dir, &config.file)
+            .map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
+    }
     let running = match instance::read(state_dir) {
         Ok(Some(file)) if file.is_alive() => file,
         Ok(_) => {
+            if let Some(lost) = claim::lost_holder(&config) {
+                return Err(Refusal::because(Outcome::InfrastructureFailed, lost));
+            }
             let text = format!(
                 "no instance is up in {}\n  hint:  start it with `orch up`, in another terminal",
                 state_dir.display()

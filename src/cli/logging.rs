@@ -4,7 +4,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -50,7 +49,7 @@ pub fn start(verbose: u8) {
 /// # Errors
 /// It cannot be made.
 pub fn to_file(path: &Path) -> io::Result<()> {
-    let file = regular_file::open_with(OpenOptions::new().append(true).create(true).mode(0o600), 0, path)?;
+    let file = regular_file::open_own(OpenOptions::new().append(true), path)?;
     drop(LOG.set(file));
     Ok(())
 }

@@ -106,7 +106,8 @@ fn history(config: &Config) -> anyhow::Result<History> {
     if !state_dir.exists() {
         return Ok(History::default());
     }
-    state_directory::check(state_dir).map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
+    state_directory::check(state_dir, &config.file)
+        .map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
     History::read(state_dir).map_err(|error| {
         let text = format!("look for earlier runs in {}\n  cause: {error}", state_dir.display());
         Refusal::because(Outcome::InfrastructureFailed, text)

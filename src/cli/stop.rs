@@ -11,7 +11,7 @@ use crate::run::{
     EventKind, JournalTail, Outcome, PastRun, RunDirectory, SiteCounts, SiteName, SiteStatus, is_being_written,
     past_runs,
 };
-use crate::{state_directory, stop_requests};
+use crate::{claim, state_directory, stop_requests};
 
 /// For the run to say that the site has ended: its tasks are gone within five seconds, but it may be waiting for Redis.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -113,10 +113,14 @@ pub fn main(args: &StopArgs) -> anyhow::Result<u8> {
 /// The run that is at work in the state directory: there is one at most.
 fn running(config: &Config) -> anyhow::Result<Option<(PastRun, RunDirectory)>> {
     let state_dir = &config.orch.state_dir;
+    if let Some(lost) = claim::lost_holder(config) {
+        return Err(Refusal::because(lost.outcome(), lost));
+    }
     if !state_dir.exists() {
         return Ok(None);
     }
-    state_directory::check(state_dir).map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
+    state_directory::check(state_dir, &config.file)
+        .map_err(|failure| Refusal::because(failure.kind.outcome(), failure))?;
     let runs = past_runs(state_dir).map_err(|error| {
         let text = format!("look for runs in {}\n  cause: {error}", state_dir.display());
         Refusal::because(Outcome::InfrastructureFailed, text)

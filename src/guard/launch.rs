@@ -2,7 +2,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -40,7 +39,7 @@ pub fn launch(order: &SpawnOrder, run_id: &str, records: &Records) -> Result<i32
 
 fn open_log(path: &Path) -> io::Result<File> {
     // Its services may have put something else there since: that must not hold the guard up.
-    regular_file::open_with(OpenOptions::new().append(true).create(true).mode(0o600), 0, path)
+    regular_file::open_own(OpenOptions::new().append(true), path)
 }
 
 /// What the kernel means by refusing to execute.

@@ -6,7 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -16,7 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::process_table;
-use crate::regular_file;
+use crate::{private_directory, regular_file};
 
 /// Beyond the recorded stop bound, for the guard's own end.
 const SLACK: Duration = Duration::from_secs(1);
@@ -95,8 +95,8 @@ impl InstanceLock {
             source,
         };
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        let mut file = regular_file::open_with(&mut options, 0, path).map_err(failed)?;
+        options.read(true).write(true).truncate(false);
+        let mut file = regular_file::open_own(&mut options, path).map_err(failed)?;
         let started = Instant::now();
         // The run whose orch was found dead, and when: its guard's time counts from then on, not from our start.
         let mut dying: Option<(String, Instant)> = None;
@@ -150,6 +150,17 @@ impl InstanceLock {
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
         let metadata = self.file.metadata().ok()?;
         Some(format!("{}:{}:{}", boot.trim(), metadata.dev(), metadata.ino()))
+    }
+
+    /// Who holds the lock of this file, or held it last, if the file says so.
+    pub fn holder(path: &Path) -> Option<Holder> {
+        read(&mut regular_file::open(path).ok()?).ok().flatten()
+    }
+
+    /// Whether the locked file is the one that has this path.
+    pub fn is_at(&self, path: &Path) -> bool {
+        let held = self.file.metadata();
+        held.is_ok_and(|held| private_directory::is_at(&held, path))
     }
 
     /// Another descriptor of the same lock, for the guard.

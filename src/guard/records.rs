@@ -9,7 +9,7 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -69,12 +69,7 @@ impl Records {
             .map_err(|error| named(&directory, error))?;
         let path = directory.join(run_id);
         let failed = |error| named(&path, error);
-        let mut file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .mode(0o600)
-            .open(&path)
-            .map_err(failed)?;
+        let mut file = regular_file::open_own(OpenOptions::new().append(true), &path).map_err(failed)?;
         // Nobody else writes there; shared, so that it cannot fail for a reader who is just looking.
         flock(&file, FlockOperation::NonBlockingLockShared).map_err(|error| failed(error.into()))?;
         let boot = boot_id().map(|boot| format!("boot {boot}\n"));

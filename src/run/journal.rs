@@ -5,7 +5,6 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use serde::Deserialize;
@@ -33,7 +32,7 @@ impl JournalWriter {
     /// # Errors
     /// It cannot be opened.
     pub fn create(path: &Path) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+        let file = regular_file::open_own(OpenOptions::new().append(true), path)?;
         // A file system without locks costs the sign of life, not the run.
         if let Err(error) = file.try_lock() {
             tracing::debug!(%error, path = %path.display(), "lock the journal");
