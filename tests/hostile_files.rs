@@ -226,6 +226,119 @@ fn standard_input_without_an_end_is_refused() {
     assert!(started.elapsed() < AT_ONCE);
 }
 
+/// Configurations that were made to take time or memory: what is written, the name of a sites file with its text, and what
+/// is said of it; nothing where it is fine.
+fn bombs() -> Vec<(&'static str, String, Option<(&'static str, String)>, &'static str)> {
+    let celery = "[celery]\napp = \"a\"\n";
+    let site = |args: &str| format!("{celery}[sites.a]\ndispatch = {{ task = \"t\", args = [{args}] }}\n");
+    let file = |name: &str| format!("[orch]\nsites_file = \"{name}\"\n{celery}[sites.defaults]\ndispatch = \"t\"\n");
+    let numbered = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<String>();
+    let anchors = numbered(60, &|level| format!("&a{level} [")) + &"0,".repeat(200_000) + "0" + &"]".repeat(60);
+    let too_many = "more values than orch reads";
+    let unknown = "unknown placeholder";
+    vec![
+        (
+            "anchors within anchors",
+            file("s.yaml"),
+            Some(("s.yaml", format!("site:\n  urls: []\n  config:\n    x: {anchors}\n"))),
+            "too much has an anchor",
+        ),
+        (
+            "a long list of YAML",
+            file("s.yaml"),
+            Some(("s.yaml", format!("site: [{}0]\n", "0,".repeat(4_000_000)))),
+            too_many,
+        ),
+        (
+            "a long list of JSON",
+            file("s.json"),
+            Some(("s.json", format!("{{\"site\":[{}0]}}", "0,".repeat(4_000_000)))),
+            too_many,
+        ),
+        ("a long list", site(&"0,".repeat(2_000_000)), None, too_many),
+        ("nested lists", site(&"[[[[]]]],".repeat(200_000)), None, too_many),
+        ("known placeholders", site(&"\"{site}\",".repeat(150_000)), None, ""),
+        (
+            "unknown placeholders",
+            site(&"\"{sote}\",".repeat(150_000)),
+            None,
+            unknown,
+        ),
+        (
+            "one unknown placeholder again and again",
+            site(&format!("\"{}\"", "{sote}".repeat(150_000))),
+            None,
+            unknown,
+        ),
+        (
+            "different unknown placeholders in one string",
+            site(&format!(
+                "\"{}\"",
+                numbered(150_000, &|number| format!("{{s{number}}}"))
+            )),
+            None,
+            unknown,
+        ),
+        (
+            "many names, and as many that are none",
+            format!(
+                "{celery}[sites.a]\nconfig = {{ {} }}\ndispatch = {{ task = \"t\", args = [{}] }}\n",
+                numbered(50_000, &|number| format!("k{number} = 1,")),
+                numbered(50_000, &|number| format!("\"{{config.j{number}}}\","))
+            ),
+            None,
+            unknown,
+        ),
+        (
+            "defaults times sites",
+            format!(
+                "{celery}[sites.defaults]\ndispatch = {{ task = \"t\", args = [{}] }}\n{}",
+                "\"{site}\",".repeat(2_000),
+                numbered(2_000, &|number| format!("[sites.s{number}]\n"))
+            ),
+            None,
+            "all sites together have more than",
+        ),
+        (
+            "as many keys over as many",
+            format!(
+                "{celery}[sites.defaults]\ndispatch = \"t\"\nconfig = {{ {} }}\n[sites.a]\nconfig = {{ {} }}\n",
+                numbered(50_000, &|number| format!("k{number} = 1,")),
+                numbered(50_000, &|number| format!("l{number} = 1,"))
+            ),
+            None,
+            "",
+        ),
+    ]
+}
+
+#[test]
+fn configurations_made_to_take_time_and_memory_are_read_or_refused_at_once() {
+    for (what, configuration, file, told) in bombs() {
+        let project = Project::new(&configuration);
+        if let Some((name, text)) = file {
+            fs::write(project.file(name), text).unwrap();
+        }
+        let started = Instant::now();
+        let output = Command::new("/bin/sh")
+            // Half a gigabyte, of which the program and its stacks reserve a part.
+            .args(["-c", "ulimit -v 524288; exec \"$0\" sites"])
+            .arg(env!("CARGO_BIN_EXE_orch"))
+            .env("MALLOC_ARENA_MAX", "1")
+            .current_dir(project.path())
+            .output()
+            .unwrap();
+        let took = started.elapsed();
+        let shown = String::from_utf8_lossy(&output.stderr).into_owned();
+        let expected = if told.is_empty() { 0 } else { 2 };
+        assert_eq!(output.status.code(), Some(expected), "{what}: {shown:.2000}");
+        assert!(shown.contains(told), "{what}: {shown:.2000}");
+        assert!(shown.len() < 500_000, "{what}: {} bytes are told", shown.len());
+        eprintln!("{what}: {took:?}");
+        assert!(took < AT_ONCE, "{what}: {took:?}");
+    }
+}
+
 /// Bytes of each of the pools: less than is read, and more as a tree of values than the memory that there is.
 const POOL: usize = 16 << 20;
 

@@ -10,7 +10,7 @@ use super::problem::{ConfigErrors, Problem};
 use super::programs::Surroundings;
 use super::section::{Reading, Section};
 use super::source::{SourceId, Span};
-use super::tree::{Key, Node, Table, Value, mask_secrets};
+use super::tree::{self, Key, Node, Table, Value, mask_secrets};
 use super::{env_file, order, paths, ports, read, site_order, sites_file, toml_tree};
 use crate::regular_file;
 
@@ -141,7 +141,13 @@ pub(super) fn read_text(path: &Path, largest: u64) -> Result<String, String> {
 fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -> Config {
     let problems = &reading.problems;
     let source = reading.sources.add(paths::shown(file, &options.directory), text);
-    let mut tree = toml_tree::document(source, text, problems);
+    let mut tree = match tree::check_size(source, text) {
+        Ok(()) => toml_tree::document(source, text, problems),
+        Err(problem) => {
+            problems.push(problem.syntax(true));
+            Table::default()
+        }
+    };
     mask_secrets(&tree, &reading.sources);
     let overrides = overrides::read(&options.environment, &options.overrides, &reading.sources, problems);
     let (of_sites, others): (Vec<_>, Vec<_>) = overrides.into_iter().partition(Override::is_of_sites);

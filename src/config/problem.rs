@@ -176,6 +176,11 @@ impl Problems {
         }
     }
 
+    /// Whether a further one would only be counted.
+    pub fn is_full(&self) -> bool {
+        self.kept.borrow().len() >= MOST_KEPT
+    }
+
     pub fn is_empty(&self) -> bool {
         self.kept.borrow().is_empty()
     }

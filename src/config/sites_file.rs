@@ -8,7 +8,7 @@ use super::load::read_text;
 use super::problem::{Problem, nearest};
 use super::section::Reading;
 use super::source::{SourceId, Span};
-use super::tree::{Key, Node, Table, Value, mask_secrets};
+use super::tree::{self, Key, Node, Table, Value, mask_secrets};
 use super::{json_tree, paths, toml_tree, yaml_tree};
 
 /// Largest file that is read, bytes: a hundred thousand URLs.
@@ -55,6 +55,10 @@ pub(super) fn join(
         }
     };
     let source = reading.sources.add(paths::shown(path, &reading.base), text.as_str());
+    if let Err(problem) = tree::check_size(source, &text) {
+        reading.report(problem.syntax(true));
+        return Some(source);
+    }
     let table = parse(source, &text, &reading.problems);
     mask_secrets(&table, &reading.sources);
     let known: HashMap<String, Span> = sites

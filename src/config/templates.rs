@@ -1,12 +1,19 @@
 //! Are the placeholders of a template known? What is put in their place is the business of `follow::template`.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Map, Value as Json};
 
 use super::item::Item;
-use super::problem::nearest;
+use super::problem::{Problem, nearest};
 use super::source::Span;
 use super::tree::{Node, Value};
 use crate::follow::{TemplateError, placeholders};
+
+/// Unknown placeholders of one string that are reported: a string may have as many as a file has characters.
+const MOST_UNKNOWN: usize = 20;
+/// Known names among which the one is looked for that was meant, and that are listed.
+const MOST_NAMES: usize = 200;
 
 /// What a template may name.
 pub(super) struct Known<'k> {
@@ -60,20 +67,25 @@ fn check_text(item: &Item<'_>, node: &Node, text: &str, known: &Known<'_>) {
             return;
         }
     };
-    for name in names {
-        if known.has(&name) {
+    let unknown: BTreeSet<String> = names.into_iter().filter(|name| !known.has(name)).collect();
+    for name in unknown.into_iter().take(MOST_UNKNOWN) {
+        let title = format!("`{}` names the unknown placeholder `{{{name}}}`", item.path);
+        if item.reading.problems.is_full() {
+            // No word of it is shown.
+            item.reading.report(Problem::new(title));
             continue;
         }
-        let label = match nearest(&name, known.names()) {
+        let label = match nearest(&name, known.names().take(MOST_NAMES)) {
             Some(near) => format!("did you mean `{{{near}}}`?"),
             None => "not a known placeholder".to_owned(),
         };
-        let problem = item.problem(
-            format!("`{}` names the unknown placeholder `{{{name}}}`", item.path),
-            "",
-        );
+        let problem = item.problem(title, "");
         let problem = problem.at(find(item, node.span, &name), label);
-        let names: Vec<String> = known.names().map(|name| format!("{{{name}}}")).collect();
+        let names: Vec<String> = known
+            .names()
+            .take(MOST_NAMES)
+            .map(|name| format!("{{{name}}}"))
+            .collect();
         let problem = problem.help(format!("known here: {}", names.join(", ")));
         item.reading
             .report(problem.help("a brace that is meant as text is doubled: `{{`, `}}`"));

@@ -2,7 +2,33 @@
 //!
 //! Not here: what keys mean (`read`) and how the formats are parsed (`toml_tree`, `yaml_tree`, `json_tree`).
 
-use super::source::{Sources, Span};
+use std::collections::HashMap;
+
+use super::problem::Problem;
+use super::source::{SourceId, Sources, Span};
+
+/// Values of one file, by the characters between them. A hundred thousand URLs are a fifth of it; what has more than this
+/// takes half a gigabyte of memory as a tree.
+const MOST_SEPARATORS: usize = 500_000;
+/// Entries of a table up to which each key is looked for one by one.
+const FEW: usize = 16;
+
+/// Makes sure that a text is not one of more values than orch reads, before it is taken apart.
+pub(super) fn check_size(source: SourceId, text: &str) -> Result<(), Problem> {
+    let separators = text.bytes().enumerate().filter(|(_, byte)| b",\n[{".contains(byte));
+    match separators.skip(MOST_SEPARATORS).map(|(at, _)| at).next() {
+        None => Ok(()),
+        Some(at) => {
+            let span = Span {
+                source,
+                start: at,
+                end: at + 1,
+            };
+            let label = format!("more than {MOST_SEPARATORS} commas, line breaks and opening brackets up to here");
+            Err(Problem::new("this file has more values than orch reads").at(span, label))
+        }
+    }
+}
 
 /// A value and its place.
 #[derive(Clone, Debug)]
@@ -72,6 +98,15 @@ impl Node {
         }
     }
 
+    /// How many nodes this is, with those below it.
+    pub fn count(&self) -> usize {
+        1 + match &self.value {
+            Value::List(items) => items.iter().map(Node::count).sum(),
+            Value::Table(table) => table.entries.iter().map(|(_, node)| node.count()).sum(),
+            _ => 0,
+        }
+    }
+
     /// Calls `change` on this and on every node below it.
     pub fn walk(&mut self, change: &mut impl FnMut(&mut Node)) {
         change(self);
@@ -93,8 +128,18 @@ impl Table {
     }
 
     pub fn merge(&mut self, above: Table) {
+        let is_large = self.entries.len() > FEW && above.entries.len() > FEW;
+        let index: Option<HashMap<String, usize>> = is_large.then(|| {
+            let names = self.entries.iter().map(|(key, _)| key.name.clone());
+            names.enumerate().map(|(at, name)| (name, at)).collect()
+        });
         for (key, node) in above.entries {
-            match self.entries.iter_mut().find(|(known, _)| known.name == key.name) {
+            let known = match &index {
+                // Keys of one table differ: what is added here is not looked for again.
+                Some(index) => index.get(&key.name).copied(),
+                None => self.entries.iter().position(|(known, _)| known.name == key.name),
+            };
+            match known.and_then(|at| self.entries.get_mut(at)) {
                 // The place of the upper one: it is what the user has to change.
                 Some(entry) => {
                     entry.1.merge(node);

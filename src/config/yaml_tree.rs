@@ -12,7 +12,8 @@ use super::tree::{Key, Node, Table, Value};
 
 /// Levels of lists and mappings.
 const DEEPEST: usize = 64;
-/// Nodes that aliases may copy: a few lines of YAML can otherwise stand for gigabytes.
+/// Nodes that anchors keep and aliases copy: a few lines of YAML can otherwise stand for gigabytes, by aliases of aliases or
+/// by anchors within anchors.
 const MOST_COPIED: usize = 100_000;
 
 /// Parses a whole document, which must be a mapping (or empty).
@@ -154,11 +155,8 @@ impl Build {
                 let Some(node) = self.anchors.get(&anchor) else {
                     return Err(Problem::new("an alias to itself").at(span, "not complete yet"));
                 };
-                self.copied += count(node);
-                if self.copied > MOST_COPIED {
-                    return Err(Problem::new("too many aliases").at(span, "the file would grow beyond all bounds"));
-                }
                 let node = node.clone();
+                self.copy(&node, "too many aliases", span)?;
                 self.add(node, 0)
             }
             Event::DocumentStart(_) if self.root.is_some() => {
@@ -191,8 +189,18 @@ impl Build {
         self.add(Node::new(value, span), anchor)
     }
 
+    /// Counts a copy before it is kept.
+    fn copy(&mut self, node: &Node, title: &str, span: Span) -> Result<(), Problem> {
+        self.copied += node.count();
+        match self.copied > MOST_COPIED {
+            true => Err(Problem::new(title).at(span, "the file would grow beyond all bounds")),
+            false => Ok(()),
+        }
+    }
+
     fn add(&mut self, node: Node, anchor: usize) -> Result<(), Problem> {
         if anchor > 0 {
+            self.copy(&node, "too much has an anchor", node.span)?;
             self.anchors.insert(anchor, node.clone());
         }
         match self.open.last_mut() {
@@ -220,14 +228,6 @@ impl Build {
 /// A value is what it is; only keys are taken as they were written.
 fn untext(node: Node) -> Node {
     Node { text: None, ..node }
-}
-
-fn count(node: &Node) -> usize {
-    1 + match &node.value {
-        Value::List(items) => items.iter().map(count).sum(),
-        Value::Table(table) => table.entries.iter().map(|(_, node)| count(node)).sum(),
-        _ => 0,
-    }
 }
 
 /// A plain scalar by the core schema (YAML 1.2.2, 10.3.2).

@@ -26,6 +26,8 @@ const IN_KEYS: [&str; 3] = ["site", "start_urls", "job_id"];
 
 /// Sites: all are named in the first event of a run, and each is a job of its own.
 const MOST: usize = 20_000;
+/// Values of all sites together, what they have of the defaults included: a few lines of defaults are in each site.
+const MOST_VALUES: usize = 1_000_000;
 
 /// Reads `[sites]`, in which those of the sites file already stand behind the others; `file` is the text of that file
 /// and the place where the configuration names it.
@@ -45,6 +47,7 @@ pub(in crate::config) fn sites(
         reading.report(Problem::new(title).at(key.span, "one too many"));
     }
     let mut found = Vec::new();
+    let mut values = 0;
     for (key, node) in sites.entries.iter().take(MOST) {
         if key.name == "defaults" {
             continue;
@@ -61,6 +64,13 @@ pub(in crate::config) fn sites(
             merged = defaults.clone();
         }
         merged.merge(node.clone());
+        values += merged.count();
+        if values > MOST_VALUES {
+            let title =
+                format!("all sites together have more than {MOST_VALUES} values, those of the defaults included");
+            reading.report(Problem::new(title).at(key.span, "up to this one"));
+            break;
+        }
         // What a whole file of sites lacks is said once, where the configuration names the file.
         let at = match file {
             Some((source, at)) if source == key.span.source => at,
