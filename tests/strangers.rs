@@ -1,0 +1,328 @@
+//! Another user of the machine, who tries ports, files, sockets, signals, links and `/proc` of a running instance for
+//! seconds (`ORCH_STRANGER_SECONDS`: longer), and gets nothing: no password, nothing executed, and of a run no more than an
+//! end with an error that names him.
+#![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
+
+use std::fs::{self, Permissions};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+}
+use support::bookshop;
+use support::orch::{Ended, Orch, PATIENCE, Project, wait_until};
+
+/// A user who runs nothing else.
+const STRANGER: u32 = 42_421;
+/// Brings up the loopback device of a new network namespace: SIOCSIFFLAGS with IFF_UP.
+const LOOPBACK_UP: &str = "import socket, fcntl, struct; \
+    fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh14x', b'lo', 1))";
+
+/// How long it is tried.
+fn seconds() -> u64 {
+    let asked = std::env::var("ORCH_STRANGER_SECONDS").ok();
+    asked.map_or(8, |asked| asked.parse().expect("ORCH_STRANGER_SECONDS is a number"))
+}
+
+/// A network of its own for this thread and what it starts: the stranger takes all ports that he can.
+fn own_network() -> bool {
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("skipped: only root can start another user's process");
+        return false;
+    }
+    if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
+        eprintln!("skipped: no network namespace can be made here: {error}");
+        return false;
+    }
+    let up = Command::new("python3").args(["-c", LOOPBACK_UP]).status().unwrap();
+    assert!(up.success() && TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).is_ok());
+    true
+}
+
+/// The other user's process.
+struct Stranger {
+    process: Child,
+    log: PathBuf,
+    pids: PathBuf,
+    place: tempfile::TempDir,
+}
+
+impl Stranger {
+    #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
+    fn begin(project: &Project, seconds: u64) -> Self {
+        // He may reach the state directory, and not look into it.
+        fs::set_permissions(project.path(), Permissions::from_mode(0o755)).unwrap();
+        let place = tempfile::tempdir().unwrap();
+        fs::set_permissions(place.path(), Permissions::from_mode(0o711)).unwrap();
+        let (log, pids) = (place.path().join("log"), place.path().join("pids"));
+        let script = place.path().join("stranger.py");
+        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/stranger.py");
+        fs::copy(source, &script).unwrap();
+        for file in [&log, &pids, &script] {
+            fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
+            fs::set_permissions(file, Permissions::from_mode(0o644)).unwrap();
+        }
+        std::os::unix::fs::chown(&log, Some(STRANGER), Some(STRANGER)).unwrap();
+        let output = fs::File::create(place.path().join("output")).unwrap();
+        let process = Command::new("/usr/bin/env")
+            .arg("python3")
+            .arg(script)
+            .arg(seconds.to_string())
+            .args([project.path(), &log, &pids])
+            .current_dir("/")
+            .uid(STRANGER)
+            .gid(STRANGER)
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap();
+        Self {
+            process,
+            log,
+            pids,
+            place,
+        }
+    }
+
+    /// Tells him whom to look at: one can see the processes of others.
+    fn show(&self, orch: &Orch<'_>) {
+        let mut pids = vec![i64::from(orch.pid)];
+        for event in orch.events() {
+            pids.extend(["guard_pid", "pid"].iter().filter_map(|name| event[*name].as_i64()));
+        }
+        let text: Vec<String> = pids.iter().map(ToString::to_string).collect();
+        fs::write(&self.pids, text.join(" ")).unwrap();
+    }
+
+    fn is_at_it(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+
+    /// All that he has got, after his end.
+    fn finish(mut self) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        while self.is_at_it() {
+            assert!(Instant::now() < deadline, "the stranger does not end");
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+        let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned();
+        let output = fs::read_to_string(self.place.path().join("output")).unwrap();
+        assert!(log.contains("END\n") && !log.contains("BROKEN"), "{log}\n{output}");
+        log
+    }
+}
+
+/// The passwords of the Redis that runs now.
+fn passwords(project: &Project) -> Vec<String> {
+    let file = fs::read_to_string(project.state_dir().join("redis/redis.conf")).unwrap();
+    let words = file.split_ascii_whitespace();
+    words
+        .filter_map(|word| Some(word.strip_prefix('>')?.to_owned()))
+        .collect()
+}
+
+fn end(orch: Orch<'_>) -> Ended {
+    orch.signal(Signal::SIGTERM);
+    orch.finish()
+}
+
+/// Whether it got ready; an end says who was in the way.
+fn is_ready(orch: &mut Orch<'_>, service: &str) -> bool {
+    let ready = |event: &serde_json::Value| event["event"] == "service_ready" && event["service"] == service;
+    orch.wait_for_or_end(ready).is_some()
+}
+
+#[track_caller]
+fn expect_named(ended: &Ended) {
+    let shown = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(matches!(ended.code, Some(2 | 3)), "{shown}");
+    let named = shown.contains(&STRANGER.to_string()) || shown.contains("Address already in use");
+    assert!(named && shown.contains("hint:"), "{shown}");
+    assert!(ended.left.is_empty(), "{:?}", ended.left);
+}
+
+#[test]
+fn a_stranger_gets_nothing_of_an_instance() {
+    let configuration = "[redis]\nmode = \"own\"\nport = 0\n[celery]\napp = \"workshop\"\nconcurrency = 1\n";
+    let project = bookshop::project_with("workshop", configuration);
+    if !own_network() {
+        return;
+    }
+    let mut secrets = Vec::new();
+    let mut stranger = Stranger::begin(&project, seconds());
+    let (mut ready, mut refused) = (0, 0);
+    while stranger.is_at_it() || ready == 0 {
+        let mut orch = project.orch(&["up"]);
+        let is_up = is_ready(&mut orch, "celery");
+        secrets.extend(passwords(&project));
+        stranger.show(&orch);
+        if !is_up {
+            refused += 1;
+            expect_named(&orch.finish());
+            continue;
+        }
+        ready += 1;
+        // A task that is given by who may, through the same port.
+        let answer = project.orch(&["celery", "ping", "--timeout", "20s"]).finish();
+        answer.expect_code(0);
+        let looked_at = Instant::now();
+        while stranger.is_at_it() && looked_at.elapsed() < Duration::from_secs(2) {
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        let ended = end(orch);
+        ended.expect_code(143);
+        assert!(ended.events_of("service_exited").is_empty(), "{}", ended.stdout);
+    }
+    report(&stranger.finish(), &secrets, ready, refused);
+}
+
+#[test]
+fn a_stranger_takes_no_password_when_redis_dies_and_comes_back() {
+    let project = Project::new(
+        "[redis]\nmode = \"own\"\nport = 0\nrestart = { limit = 3, backoff = \"10ms\", backoff_max = \"20ms\" }\n",
+    );
+    if !own_network() {
+        return;
+    }
+    let mut secrets = Vec::new();
+    let mut stranger = Stranger::begin(&project, seconds());
+    let (mut ready, mut refused) = (0, 0);
+    while stranger.is_at_it() || ready == 0 {
+        let mut orch = project.orch(&["up"]);
+        let is_up = is_ready(&mut orch, "redis");
+        secrets.extend(passwords(&project));
+        stranger.show(&orch);
+        if !is_up {
+            refused += 1;
+            expect_named(&orch.finish());
+            continue;
+        }
+        ready += 1;
+        let spawned = orch.wait_for_service("service_spawned", "redis");
+        let pid = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
+        kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+        let times = |orch: &Orch<'_>, kind: &str| orch.events().iter().filter(|event| event["event"] == kind).count();
+        let again = orch.wait_for_or_end(|event| {
+            event["event"] == "service_spawned" && event["service"] == "redis" && event["pid"] != spawned["pid"]
+        });
+        if again.is_none() {
+            refused += 1;
+            expect_named(&orch.finish());
+            continue;
+        }
+        let settled = Instant::now();
+        while times(&orch, "service_ready") < 2 && times(&orch, "stop_started") == 0 {
+            assert!(settled.elapsed() < PATIENCE, "{:#?}", orch.events());
+            std::thread::park_timeout(Duration::from_millis(5));
+        }
+        if times(&orch, "stop_started") > 0 {
+            refused += 1;
+            expect_named(&orch.finish());
+            continue;
+        }
+        end(orch).expect_code(143);
+    }
+    report(&stranger.finish(), &secrets, ready, refused);
+}
+
+/// Asserts that he has tried, and got nothing.
+#[track_caller]
+fn report(log: &str, secrets: &[String], ready: u32, refused: u32) {
+    let tried: Vec<&str> = log.lines().filter(|line| line.starts_with("TRIED")).collect();
+    eprintln!(
+        "{ready} starts got ready, {refused} were refused by name; {}",
+        tried.join("; ")
+    );
+    let got = log
+        .lines()
+        .filter(|line| line.starts_with("GAINED") || line.starts_with("ANSWER"));
+    let got: Vec<&str> = got.take(20).collect();
+    assert!(got.is_empty(), "{got:#?}");
+    assert!(!secrets.is_empty());
+    for secret in secrets {
+        assert!(!log.contains(secret.as_str()), "he was told a password");
+    }
+    for way in [
+        "announced_ports",
+        "reserved_ports",
+        "default_port",
+        "redis",
+        "files",
+        "processes",
+    ] {
+        let line = tried.iter().find(|line| line.contains(&format!(" {way} ")));
+        assert!(
+            line.is_some_and(|line| line.contains('=')),
+            "{way} was not tried: {tried:?}"
+        );
+    }
+}
+
+/// What is on the default port is used only if it is ours or root's.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
+fn another_users_redis_is_no_broker_unless_it_is_named() {
+    if !own_network() {
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    std::os::unix::fs::chown(place.path(), Some(STRANGER), Some(STRANGER)).unwrap();
+    let redis = |arguments: &[&str]| {
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--port", "6379", "--bind", "127.0.0.1", "--save", ""])
+            .args(arguments);
+        command.current_dir(place.path()).uid(STRANGER).gid(STRANGER);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command.spawn().unwrap()
+    };
+    for arguments in [&[][..], &["--requirepass", "theirs"]] {
+        let mut theirs = redis(arguments);
+        wait_until("their Redis", || std::net::TcpStream::connect("127.0.0.1:6379").is_ok());
+        let project = Project::new("[redis]\npassword = \"ours-and-secret\"\n");
+        let ended = project.orch(&["up"]).finish();
+        ended.expect_code(2);
+        for told in [
+            "belongs to another user: redis-server, pid ",
+            &format!(" of user {STRANGER}"),
+            "mode = \"own\"",
+            "mode = \"external\"",
+        ] {
+            assert!(ended.stdout.contains(told), "{told} is not in {}", ended.stdout);
+        }
+        theirs.kill().unwrap();
+        theirs.wait().unwrap();
+    }
+    // What does not accept is no Redis of root's, though the kernel shows it as root's.
+    let mut silent = Command::new("python3");
+    let listen = "import socket, time; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('127.0.0.1', 6379)); \
+                  s.listen(50); print(flush=True); time.sleep(3); c, _ = s.accept(); c.settimeout(5); print(c.recv(9999))";
+    silent.args(["-c", listen]).uid(STRANGER).gid(STRANGER).current_dir("/");
+    let mut silent = silent.stdout(Stdio::piped()).spawn().unwrap();
+    wait_until("a listener", || TcpListener::bind((Ipv4Addr::LOCALHOST, 6379)).is_err());
+    let project = Project::new("[redis]\npassword = \"ours-and-secret\"\n");
+    let ended = project.orch(&["up"]).finish();
+    ended.expect_code(3);
+    assert!(
+        ended.stdout.contains("does not answer PING (it is python3, pid "),
+        "{}",
+        ended.stdout
+    );
+    let mut heard = String::new();
+    std::io::Read::read_to_string(silent.stdout.as_mut().unwrap(), &mut heard).unwrap();
+    silent.wait().unwrap();
+    assert!(heard.contains("PING") && !heard.contains("ours-and-secret"), "{heard}");
+}
