@@ -108,37 +108,35 @@ impl UnfinishedNight {
 
     /// For a run that begins: from then on the one that `--resume` alone means is that.
     pub fn notice(&self) -> String {
-        let Self {
-            run_id,
-            how,
-            complete,
-            sites,
-            ..
-        } = self;
-        let at = local_time(self.at);
+        let (end, progress) = self.facts();
+        let Self { run_id, .. } = self;
         format!(
-            "the last run {run_id} was not finished (it {} at {at}, {complete} of {sites} sites are complete): \
-             `{} {run_id}` continues it",
-            how.word(),
+            "the last run {run_id} was not finished (it {end}, {progress}): `{} {run_id}` continues it",
             Self::COMMAND
         )
     }
 
     /// For whoever looks.
     pub fn status(&self) -> String {
+        let (end, progress) = self.facts();
+        format!(
+            "run {} {end}: {progress}; continue with `{}`",
+            self.run_id,
+            Self::COMMAND
+        )
+    }
+
+    /// How and when it ended, and how far it came.
+    fn facts(&self) -> (String, String) {
         let Self {
-            run_id,
             how,
+            at,
             complete,
             sites,
             ..
         } = self;
-        let at = local_time(self.at);
-        format!(
-            "run {run_id} {} at {at}: {complete} of {sites} sites are complete; continue with `{}`",
-            how.word(),
-            Self::COMMAND
-        )
+        let end = format!("{} at {}", how.word(), local_time(*at));
+        (end, format!("{complete} of {sites} sites are complete"))
     }
 }
 
