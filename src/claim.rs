@@ -42,9 +42,11 @@ pub struct Options {
 pub enum StartError {
     /// A living run holds the instance.
     #[error(
-        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since})\n  hint:  wait for it (`--wait 10m`), or give this run another `[orch] state_dir`"
+        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since})\n  hint:  {}", busy_hint(*.has_wait, *.pid)
     )]
     Busy {
+        /// The command that was refused has an option to wait.
+        has_wait: bool,
         instance: String,
         command: String,
         pid: i32,
@@ -73,6 +75,14 @@ pub enum StartError {
     /// The state directory, the guard or the lock failed.
     #[error("{0}")]
     Failed(#[source] Failure),
+}
+
+/// What can be done about a run that holds the instance.
+fn busy_hint(has_wait: bool, pid: i32) -> String {
+    match has_wait {
+        true => "wait for it (`--wait 10m`), or give this run another `[orch] state_dir`".to_owned(),
+        false => format!("stop it (`kill {pid}`), wait for its end, or use another `[orch] state_dir`"),
+    }
 }
 
 fn not_all_good(outcome: Outcome) -> &'static str {
@@ -122,7 +132,7 @@ pub fn take_all(config: &Config) -> Result<Vec<InstanceLock>, StartError> {
     let mut locks = LOCKS
         .into_iter()
         .map(|name| InstanceLock::acquire(&config.orch.state_dir.join(name), Duration::ZERO, &me))
-        .map(|lock| lock.map_err(|error| refuse(config, error)))
+        .map(|lock| lock.map_err(|error| refuse(config, false, error)))
         .collect::<Result<Vec<_>, _>>()?;
     for name in LOCKS {
         locks.extend(take_second(config, name, Duration::ZERO, &me)?);
@@ -141,7 +151,7 @@ fn take_second(config: &Config, name: &str, wait: Duration, me: &Holder) -> Resu
             // Another orch has removed the file, as nobody held it, between our open and our lock.
             Ok(_) => {}
             Err(LockError::Held(held)) => return Err(lost(config, &held)),
-            Err(stuck @ LockError::GuardStuck { .. }) => return Err(refuse(config, stuck)),
+            Err(stuck @ LockError::GuardStuck { .. }) => return Err(refuse(config, me.command == "run", stuck)),
             Err(error) => {
                 tracing::warn!(%error, "if the state directory is removed, a second orch can start beside this one");
                 return Ok(None);
@@ -190,9 +200,10 @@ pub fn lost_holder(config: &Config) -> Option<StartError> {
     })
 }
 
-fn refuse(config: &Config, error: LockError) -> StartError {
+fn refuse(config: &Config, has_wait: bool, error: LockError) -> StartError {
     match error {
         LockError::Held(held) => StartError::Busy {
+            has_wait,
             instance: config.orch.instance.clone(),
             command: held.command.clone(),
             pid: held.pid,
@@ -214,7 +225,7 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
     let state_dir = &config.orch.state_dir;
     let me = holder(options, run_id, None, Duration::from_secs(10));
     let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
-    let refuse = |error| refuse(config, error);
+    let refuse = |error| refuse(config, options.command == Command::Run, error);
     let mut claim = match options.command {
         Command::Up | Command::Prepare => Claim {
             locks: vec![take("services.lock").map_err(refuse)?],
@@ -254,4 +265,28 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
             .extend(take_second(config, "services.lock", options.wait, &me)?);
     }
     Ok(claim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_command_that_can_wait_is_told_to() {
+        let busy = |has_wait| {
+            let error = StartError::Busy {
+                has_wait,
+                instance: "shop".to_owned(),
+                command: "up".to_owned(),
+                pid: 7,
+                run_id: "3a1b".to_owned(),
+                since: "today".to_owned(),
+            };
+            error.to_string()
+        };
+        assert!(busy(true).ends_with("hint:  wait for it (`--wait 10m`), or give this run another `[orch] state_dir`"));
+        assert!(
+            busy(false).ends_with("hint:  stop it (`kill 7`), wait for its end, or use another `[orch] state_dir`")
+        );
+    }
 }
