@@ -18,6 +18,7 @@ mod stop;
 mod table;
 mod up;
 
+use std::ffi::OsStr;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -262,7 +263,32 @@ fn caller_environment() -> Vec<(String, String)> {
 
 /// Colour only for a terminal, and never against the user's wish (`NO_COLOR`).
 fn color(terminal: bool) -> bool {
-    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    terminal && !no_color && !dumb
+    let of_variable = std::env::var_os;
+    terminal && may_color(of_variable("TERM").as_deref(), of_variable("NO_COLOR").as_deref())
+}
+
+/// Whether a terminal of this kind knows colours, and the user wants them: without `TERM` nothing is known of it.
+fn may_color(term: Option<&OsStr>, no_color: Option<&OsStr>) -> bool {
+    let knows_colors = term.is_some_and(|term| !term.is_empty() && term != "dumb");
+    knows_colors && no_color.is_none_or(OsStr::is_empty)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn colours_are_for_terminals_that_are_known_to_have_them() {
+        for (term, no_color, colors) in [
+            (Some("xterm-256color"), None, true),
+            (Some("xterm-256color"), Some(""), true),
+            (Some("xterm-256color"), Some("1"), false),
+            (Some("dumb"), None, false),
+            (Some(""), None, false),
+            (None, None, false),
+        ] {
+            let found = may_color(term.map(OsStr::new), no_color.map(OsStr::new));
+            assert_eq!(found, colors, "{term:?} {no_color:?}");
+        }
+    }
 }
