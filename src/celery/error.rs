@@ -66,7 +66,7 @@ pub enum Error {
     },
 
     /// The server did not answer in time.
-    #[error("cannot {action} at {endpoint}: no answer within {after:?}")]
+    #[error("cannot {action} at {endpoint}: no answer within {:?}", rounded(*.after))]
     Deadline {
         action: String,
         endpoint: String,
@@ -90,6 +90,16 @@ pub enum Error {
     /// Something that is too large for the wire.
     #[error("{what} is too large: {bytes} bytes, above the limit of {limit} bytes")]
     TooLarge { what: String, bytes: usize, limit: usize },
+}
+
+/// What was left of a deadline, as a person reads a duration: `2s`, not `1.99998961s`.
+fn rounded(after: Duration) -> Duration {
+    let step = match after.as_secs() {
+        0 => Duration::from_millis(1),
+        _ => Duration::from_millis(100),
+    };
+    let steps = (after + step / 2).as_nanos() / step.as_nanos();
+    step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
 }
 
 impl Error {
@@ -170,5 +180,28 @@ impl Error {
             self,
             Self::Unreachable { .. } | Self::Deadline { .. } | Self::Credentials { .. } | Self::NotRedis { .. }
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_left_of_a_deadline_is_shown_as_people_write_it() {
+        for (after, shown) in [
+            (Duration::from_nanos(1_999_989_610), "2s"),
+            (Duration::from_millis(1_234), "1.2s"),
+            (Duration::from_micros(249_900), "250ms"),
+            (Duration::from_secs(30), "30s"),
+            (Duration::ZERO, "0ns"),
+        ] {
+            let error = Error::Deadline {
+                action: "ask".to_owned(),
+                endpoint: "h".to_owned(),
+                after,
+            };
+            assert_eq!(error.to_string(), format!("cannot ask at h: no answer within {shown}"));
+        }
     }
 }

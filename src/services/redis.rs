@@ -16,7 +16,7 @@ use super::listener::listener;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::redis_probe::{self, Found};
 use crate::atomic_file;
-use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret};
+use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret, format_about};
 use crate::free_port::{self, Hold};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::redaction;
@@ -420,7 +420,7 @@ impl Program for Redis {
                     Found::Unreachable(error) => error,
                 };
                 if Instant::now() >= deadline {
-                    let what = format!("Redis is not ready after {:?}", start.spawned.elapsed());
+                    let what = format!("Redis is not ready after {}", format_about(start.spawned.elapsed()));
                     return Err(Failure::infrastructure(what)
                         .because(answer)
                         .with_log(&self.log)
