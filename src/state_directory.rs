@@ -5,8 +5,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -50,11 +50,26 @@ pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
         check(state_dir, configuration)?;
     }
     if written_layout(state_dir)?.is_none() {
+        keep_out_of_git(state_dir);
         let path = state_dir.join(VERSION);
         atomic_file::replace(&path, format!("{LAYOUT}\n").as_bytes())
             .map_err(|error| failed("write the version of", error))?;
     }
     Ok(())
+}
+
+/// Keeps what stands in it out of a repository around it, whose `git add` would take journals and logs. Only a directory that is
+/// new: another may hold more than orch's files. A disk that is full is reported by what must be written.
+fn keep_out_of_git(state_dir: &Path) {
+    let is_new = fs::read_dir(state_dir).is_ok_and(|mut entries| entries.next().is_none());
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    if is_new
+        && let Ok(mut file) = options.open(state_dir.join(".gitignore"))
+        && let Err(error) = file.write_all(b"*\n")
+    {
+        tracing::debug!(%error, "write .gitignore");
+    }
 }
 
 /// Makes sure of a directory that is there, and changes nothing.
@@ -342,7 +357,8 @@ mod tests {
         assert_eq!(fs::read_to_string(state.join(VERSION)).unwrap(), "1\n");
         assert_eq!(mode(&state.join(VERSION)), 0o600);
         prepare(&state).unwrap();
-        assert_eq!(fs::read_dir(&state).unwrap().count(), 1, "no temporary file is left");
+        assert_eq!(fs::read_to_string(state.join(".gitignore")).unwrap(), "*\n");
+        assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "no temporary file is left");
     }
 
     #[test]
@@ -353,6 +369,10 @@ mod tests {
         prepare(state.path()).unwrap();
         assert_eq!(mode(state.path()), 0o700);
         assert!(state.path().join(VERSION).exists());
+        assert!(
+            !state.path().join(".gitignore").exists(),
+            "it may be a user's directory"
+        );
     }
 
     #[test]
