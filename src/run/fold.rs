@@ -312,7 +312,7 @@ impl RunState {
                 site,
                 status,
                 counts,
-                elapsed_ms: _,
+                elapsed_ms,
                 reason,
                 dependency,
                 cause,
@@ -322,6 +322,9 @@ impl RunState {
                 view.waits_for.clear();
                 view.counts = counts.or(view.counts);
                 view.finished = Some(now);
+                // None of a site that never began.
+                let lasted = std::time::Duration::from_millis(*elapsed_ms).as_secs_f64();
+                view.lasted = view.started.map(|_| lasted);
                 view.reason.clone_from(reason);
                 view.dependency.clone_from(dependency);
                 view.cause = *cause;

@@ -239,6 +239,8 @@ pub struct SiteView {
     pub started: Option<f64>,
     /// Run time of its end, seconds.
     pub finished: Option<f64>,
+    /// Of one that has ended: how long all its attempts took, seconds.
+    pub lasted: Option<f64>,
     pub reason: Option<String>,
     /// How well it does, or did at its end.
     pub health: SiteHealth,
@@ -268,6 +270,7 @@ impl SiteView {
             source: None,
             started: None,
             finished: None,
+            lasted: None,
             reason: None,
             health: SiteHealth::Healthy,
             ailment: None,

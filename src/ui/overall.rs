@@ -58,7 +58,8 @@ pub fn sums(state: &RunState) -> Option<String> {
 fn done_chunks(totals: &Totals, sites: usize) -> String {
     let done = totals.completed_chunks;
     if totals.sites_with_chunks == sites {
-        format!("{done}/{} chunks", totals.total_chunks)
+        let one = if totals.total_chunks == 1 { "" } else { "s" };
+        format!("{done}/{} chunk{one}", totals.total_chunks)
     } else {
         let one = if done == 1 { "" } else { "s" };
         format!("{done} chunk{one}")

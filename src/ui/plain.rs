@@ -8,10 +8,10 @@ use jiff::tz::TimeZone;
 use super::overall;
 use super::paint::{Line, Tone};
 use super::summary::status as site_word;
-use super::text::{clock, count, plural, span};
+use super::text::{clock, plural, span};
 use crate::run::{
-    Event, EventKind, FollowStage, HealthAction, Level, Progress, Resumption, RunState, SiteCounts, SiteName,
-    SitePhase, SiteStatus, StopReason,
+    Event, EventKind, ExitStatus, FollowStage, HealthAction, Level, Progress, Resumption, RunState, SiteCounts,
+    SiteName, SitePhase, SiteStatus, StopReason,
 };
 
 /// Seconds between two progress lines of one site.
@@ -202,9 +202,10 @@ impl PlainView {
                 )
             }
             EventKind::ServiceFailed { service, reason, .. } => format!("{service} failed: {reason}"),
-            EventKind::ServiceStopped { service, status } => {
-                format!("{service} stopped: {}", crate::run::describe_exit(*status))
-            }
+            EventKind::ServiceStopped { service, status } => match stopped_otherwise(*status) {
+                None => format!("{service} stopped"),
+                Some(how) => format!("{service} stopped: {how}"),
+            },
             EventKind::LeftoversFound {
                 queued,
                 unacked,
@@ -216,12 +217,15 @@ impl PlainView {
                 } else {
                     "left as they are (not orch's Redis)"
                 };
-                format!(
-                    "leftovers of dead runs in Redis: {}, {} unacknowledged, {}: {done}",
-                    plural(*queued, "queued message"),
-                    unacked,
-                    plural(*keys, "key")
-                )
+                let keys = plural(*keys, "key");
+                match (queued, unacked) {
+                    // A run that went well leaves its progress, which expires.
+                    (0, 0) => format!("left by earlier runs in Redis: {keys}, {done}"),
+                    _ => format!(
+                        "left by earlier runs in Redis: {}, {unacked} unacknowledged, {keys}: {done}",
+                        plural(*queued, "queued message"),
+                    ),
+                }
             }
             EventKind::ProxiesCounted {
                 file,
@@ -270,7 +274,7 @@ impl PlainView {
                     return None;
                 }
                 self.proxies = Some(event.elapsed);
-                format!("proxies: {done}/{} chunks", count(*total))
+                format!("proxies: {done}/{}", chunks_of(*total))
             }
             EventKind::ProxyRefreshFinished { elapsed_ms } => format!("proxies: refreshed in {}", seconds(*elapsed_ms)),
             EventKind::ProxyRefreshFailed { reason, will_retry } => {
@@ -292,11 +296,12 @@ impl PlainView {
                 ..
             } => {
                 self.sites.insert(site.clone(), event.elapsed);
-                format!(
-                    "{site}: job {job_id}, {}, within {}",
-                    described(counts),
-                    seconds(*timeout_ms)
-                )
+                // Nothing takes no time.
+                let within = match counts.total_urls == Some(0) || counts.total_chunks == Some(0) {
+                    true => String::new(),
+                    false => format!(", within {}", seconds(*timeout_ms)),
+                };
+                format!("{site}: job {job_id}, {}{within}", described(counts))
             }
             EventKind::SiteStageEntered { site, stage, reason } => {
                 format!("{site}: now following {}: {reason}", stage_name(*stage))
@@ -389,7 +394,7 @@ pub fn stage_name(stage: FollowStage) -> &'static str {
 fn described(counts: &SiteCounts) -> String {
     let mut parts = Vec::new();
     match (counts.completed_chunks, counts.total_chunks) {
-        (Some(done), total) => parts.push(format!("{done}/{} chunks", count(total))),
+        (Some(done), total) => parts.push(format!("{done}/{}", chunks_of(total))),
         (None, Some(total)) => parts.push(plural(total, "chunk")),
         (None, None) => {}
     }
@@ -408,6 +413,29 @@ fn described(counts: &SiteCounts) -> String {
         parts.join(", ")
     }
 }
+
+/// `7 chunks`, `1 chunk`, `- chunks` where the number is not known.
+fn chunks_of(total: Option<u64>) -> String {
+    match total {
+        Some(total) => plural(total, "chunk"),
+        None => "- chunks".to_owned(),
+    }
+}
+
+/// How a service ended that was asked to, where that is worth a word: a signal of the stop is not.
+fn stopped_otherwise(status: ExitStatus) -> Option<String> {
+    use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
+    match status {
+        ExitStatus::Code(0)
+        | ExitStatus::Unknown
+        | ExitStatus::Signal {
+            signal: SIGTERM | SIGINT | SIGQUIT | SIGHUP,
+            core_dumped: false,
+        } => None,
+        ExitStatus::Code(_) | ExitStatus::Signal { .. } => Some(crate::run::describe_exit(status)),
+    }
+}
+
 /// What a run takes over from the one that it continues.
 fn resumed(Resumption { run_id, sites }: &Resumption) -> String {
     let sites_that = |is: fn(&Progress) -> bool| sites.iter().filter(|so_far| is(&so_far.progress)).count() as u64;
@@ -417,4 +445,101 @@ fn resumed(Resumption { run_id, sites }: &Resumption) -> String {
         sites_that(|progress| matches!(progress, Progress::InFlight(_))),
         sites_that(|progress| matches!(progress, Progress::ToDo { .. })),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::run::{JobId, ServiceName};
+
+    fn said(kind: EventKind) -> String {
+        let event = Event {
+            seq: 1,
+            at: 0.0,
+            elapsed: 0.0,
+            kind,
+        };
+        let mut state = RunState::default();
+        state.apply(&event);
+        let lines = PlainView::new(TimeZone::UTC, false).lines(&event, &state, Tone::Plain);
+        let lines: Vec<String> = lines.iter().map(|line| line.whole(false).to_string()).collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn an_ordinary_stop_is_no_killing() {
+        let signal = |signal| ExitStatus::Signal {
+            signal,
+            core_dumped: false,
+        };
+        for (status, text) in [
+            (ExitStatus::Code(0), "00:00:00 celery stopped"),
+            (signal(nix::libc::SIGTERM), "00:00:00 celery stopped"),
+            (signal(nix::libc::SIGQUIT), "00:00:00 celery stopped"),
+            (ExitStatus::Unknown, "00:00:00 celery stopped"),
+            (
+                signal(nix::libc::SIGKILL),
+                "00:00:00 celery stopped: was killed by SIGKILL",
+            ),
+            (
+                signal(nix::libc::SIGSEGV),
+                "00:00:00 celery stopped: was killed by SIGSEGV",
+            ),
+            (ExitStatus::Code(1), "00:00:00 celery stopped: ended with exit code 1"),
+        ] {
+            let service = ServiceName::new("celery");
+            assert_eq!(said(EventKind::ServiceStopped { service, status }), text);
+        }
+    }
+
+    #[test]
+    fn what_earlier_runs_left_alarms_nobody() {
+        for (queued, unacked, keys, removed, text) in [
+            (0, 0, 4, true, "00:00:00 left by earlier runs in Redis: 4 keys, removed"),
+            (
+                1,
+                0,
+                1,
+                false,
+                "00:00:00 left by earlier runs in Redis: 1 queued message, 0 unacknowledged, 1 key: left as they are (not \
+                 orch's Redis)",
+            ),
+        ] {
+            let kind = EventKind::LeftoversFound {
+                queued,
+                unacked,
+                keys,
+                removed,
+            };
+            assert_eq!(said(kind), text);
+        }
+    }
+
+    #[test]
+    fn one_chunk_is_no_plural_and_nothing_has_no_time() {
+        let started = |total_urls, total_chunks| EventKind::SiteJobStarted {
+            site: "shop".into(),
+            job_id: JobId::new("job"),
+            chord_id: None,
+            counts: SiteCounts {
+                total_urls,
+                total_chunks,
+                completed_chunks: total_chunks.map(|_| 0),
+                ..SiteCounts::default()
+            },
+            timeout_ms: 1_800_000,
+        };
+        for (total_urls, total_chunks, text) in [
+            (Some(0), None, "00:00:00 shop: job job, 0 URLs"),
+            (Some(0), Some(0), "00:00:00 shop: job job, 0/0 chunks, 0 URLs"),
+            (
+                Some(9),
+                Some(1),
+                "00:00:00 shop: job job, 0/1 chunk, 9 URLs, within 30m00s",
+            ),
+            (None, None, "00:00:00 shop: job job, counts not known, within 30m00s"),
+        ] {
+            assert_eq!(said(started(total_urls, total_chunks)), text);
+        }
+    }
 }

@@ -94,7 +94,8 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
             let (skipped, complete) = (sites_in(SitePhase::Skipped), sites_in(SitePhase::Complete));
             let degraded = sites_in(SitePhase::Degraded);
             let unknown = sites_in(SitePhase::Unknown);
-            let failed = state.sites.len() - skipped - complete - degraded - unknown;
+            let cancelled = sites_in(SitePhase::Cancelled);
+            let failed = state.sites.len() - skipped - complete - degraded - unknown - cancelled;
             let empty = state.sites.iter().filter(|site| yielded_nothing(site)).count();
             let sites = plural(state.sites.len() as u64, "site");
             let parts = [
@@ -102,6 +103,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
                 (unknown, "of unknown outcome"),
                 (empty, "yielded nothing"),
                 (degraded - empty, "degraded"),
+                (cancelled, "cancelled"),
                 (skipped, "skipped"),
             ];
             let mut parts = parts.into_iter().filter(|(count, _)| *count > 0);
@@ -169,10 +171,11 @@ fn table(sites: &[&SiteView], state: &RunState) -> Vec<Line> {
             (None, None) => "-".to_owned(),
             (done, total) => format!("{}/{}", count(done), count(total)),
         };
-        let time = site.started.map_or_else(
-            || "-".to_owned(),
-            |started| span(site.finished.unwrap_or(now) - started),
-        );
+        // As the line of its end has it.
+        let time = site
+            .lasted
+            .or(site.started.map(|started| site.finished.unwrap_or(now) - started));
+        let time = time.map_or_else(|| "-".to_owned(), span);
         let reason = match (&site.reason, site.resumed) {
             (None, None) if site.worst > SiteHealth::Healthy => format!("was {}", site.worst.word()),
             (Some(reason), _) => reason.lines().next().unwrap_or_default().to_owned(),
@@ -182,7 +185,7 @@ fn table(sites: &[&SiteView], state: &RunState) -> Vec<Line> {
         };
         rows.push(vec![
             one_line(site.name.as_str()),
-            status(site.phase).to_owned(),
+            final_status(site.phase, state).to_owned(),
             chunks,
             count(site.counts.known_results()),
             count(site.counts.errors),
@@ -251,6 +254,15 @@ pub fn status(phase: SitePhase) -> &'static str {
     }
 }
 
+/// The same at the end of a run: nothing waits or runs any more.
+fn final_status(phase: SitePhase, state: &RunState) -> &'static str {
+    match phase {
+        SitePhase::Waiting | SitePhase::Queued if state.outcome.is_some() => "NOT BEGUN",
+        SitePhase::Dispatching | SitePhase::Running | SitePhase::Retrying if state.outcome.is_some() => "CUT SHORT",
+        phase => status(phase),
+    }
+}
+
 /// How often the pool was refreshed, and how often in vain.
 fn refreshed(proxies: &ProxiesView) -> String {
     let failed = proxies.failed_refreshes;
@@ -275,6 +287,7 @@ fn refreshed(proxies: &ProxiesView) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::{Event, EventKind, SiteCounts, SiteName, SiteStatus};
 
     #[test]
     fn a_refresh_that_failed_is_no_refresh() {
@@ -295,5 +308,63 @@ mod tests {
             };
             assert_eq!(refreshed(&proxies), text);
         }
+    }
+
+    /// The summary of a run whose sites have come to this, `None` where they have not ended.
+    fn ended(outcome: Outcome, ends: &[(&str, Option<SiteStatus>)]) -> Vec<String> {
+        let mut kinds = Vec::new();
+        for (site, status) in ends {
+            let site = SiteName::from(*site);
+            kinds.push(EventKind::SiteQueued { site: site.clone() });
+            if site.as_str() != "queued" {
+                kinds.push(EventKind::SiteDispatched {
+                    site: site.clone(),
+                    attempt: 1,
+                    task_id: String::new(),
+                    job_id: None,
+                    fencing_token: None,
+                });
+            }
+            kinds.extend(status.map(|status| EventKind::SiteFinished {
+                site,
+                status,
+                counts: SiteCounts::default(),
+                elapsed_ms: 7000,
+                reason: None,
+                dependency: None,
+                cause: None,
+            }));
+        }
+        kinds.push(EventKind::RunFinished {
+            outcome,
+            exit_code: 1,
+            error: None,
+        });
+        let mut state = RunState::default();
+        for (kind, seq) in kinds.into_iter().zip(1..) {
+            let (at, elapsed) = (0.0, 0.0);
+            state.apply(&Event { seq, at, elapsed, kind });
+        }
+        let lines = lines(&state, false);
+        lines.iter().map(|line| line.whole(false).to_string()).collect()
+    }
+
+    #[test]
+    fn who_was_cancelled_has_not_failed_and_nobody_waits_at_the_end() {
+        use SiteStatus::{Cancelled, Complete, Failed};
+        let sites = [("a", Some(Complete)), ("b", Some(Failed)), ("c", Some(Cancelled))];
+        let shown = ended(Outcome::SitesFailed, &sites);
+        assert_eq!(
+            shown.last().unwrap(),
+            "1 of 3 sites failed, 1 cancelled after 0.0s (exit code 1)"
+        );
+        assert!(shown[1].contains(" 7.0s"), "as the line of its end has it: {shown:?}");
+        let shown = ended(Outcome::SitesFailed, &[("a", Some(Complete)), ("b", Some(Cancelled))]);
+        assert_eq!(shown.last().unwrap(), "1 of 2 sites cancelled after 0.0s (exit code 1)");
+        let shown = ended(Outcome::InfrastructureFailed, &[("queued", None), ("runs", None)]).join("\n");
+        assert!(
+            shown.contains("queued  NOT BEGUN") && shown.contains("runs    CUT SHORT"),
+            "{shown}"
+        );
     }
 }
