@@ -76,6 +76,11 @@ fn a_site_of_a_running_run_is_stopped_by_another_command() {
         2,
         "has no site `nobody`\n  hint:  its sites: first, doomed, last, next",
     );
+    expect(
+        &stop(&project, "domed"),
+        2,
+        "has no site `domed`\n  hint:  did you mean `doomed`? its sites: first",
+    );
     expect(&stop(&project, "doomed"), 0, "doomed was stopped");
     expect(
         &stop(&project, "doomed"),

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 
 use super::output::{print, say};
 use super::{ConfigArgs, Refusal};
-use crate::config::Config;
+use crate::config::{Config, nearest};
 use crate::run::{
     EventKind, JournalTail, Outcome, PastRun, RunDirectory, SiteCounts, SiteName, SiteStatus, is_being_written,
     past_runs,
@@ -69,8 +69,12 @@ pub fn main(args: &StopArgs) -> anyhow::Result<u8> {
     };
     let before = look()?;
     if let Some(sites) = before.others {
+        let meant = nearest(site.as_str(), sites.iter().map(String::as_str));
+        let meant = meant
+            .map(|meant| format!("did you mean `{meant}`? "))
+            .unwrap_or_default();
         let text = format!(
-            "run {} has no site `{site}`\n  hint:  its sites: {}",
+            "run {} has no site `{site}`\n  hint:  {meant}its sites: {}",
             run.run_id,
             sites.join(", ")
         );

@@ -31,6 +31,7 @@ pub use duration::{DurationError, format_about, format_duration, parse_duration}
 pub use load::LoadOptions;
 pub use model::*;
 pub use problem::ConfigErrors;
+pub(crate) use problem::nearest;
 pub use programs::{Tried, find_celery, find_redis_server};
 pub use secret::Secret;
 pub use select::{Selector, Unknown, UnknownSites};

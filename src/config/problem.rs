@@ -282,7 +282,7 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 /// The name nearest to `wrong`, if one is near enough to be meant.
-pub(super) fn nearest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
+pub(crate) fn nearest<'n>(wrong: &str, names: impl IntoIterator<Item = &'n str>) -> Option<&'n str> {
     // Nobody means a name by a whole text; the distance would take its length times the name's.
     if wrong.len() > LONGEST_TEXT {
         return None;
