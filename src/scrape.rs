@@ -367,6 +367,10 @@ impl Scrape {
         if let Some(held) = AllHeld::told_by(&reports) {
             return Ending::busy(&held);
         }
+        if let Some(message) = sites::hint_at_empty_sites(&self.config, &reports) {
+            let level = Level::Info;
+            self.recorder.emit(EventKind::Noticed { level, message });
+        }
         let kept = self.resumption.iter().flat_map(|resumption| resumption.kept());
         let ends = reports.iter().map(|report| (report.status, report.counts));
         Ending::Done(Outcome::of_sites(ends.chain(kept), self.config.orch.strict))

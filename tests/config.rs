@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use orch::config::{
-    BeatMode, CommandKind, Config, LoadOptions, Probe, RedisMode, SiteTimeout, find_celery, find_redis_server,
+    BeatMode, CommandKind, Config, LoadOptions, MinResults, Probe, RedisMode, SiteConfig, SiteTimeout, find_celery,
+    find_redis_server,
 };
 use serde_json::json;
 
@@ -250,15 +251,16 @@ imot.bg: &other
   urls:
     - http://127.0.0.1:{ports.web}/
   config: {pages: 3, ratio: 0.5, deep: {yes: true, no: null, text: '3', hex: 0x10}, list: [1, two]}
+  min_results: 0
 alias: *other
 123: []
 ";
 const SITES_JSON: &str = r#"{
     "books": ["http://127.0.0.1/a", "http://127.0.0.1/b"],
     "imot.bg": {"urls": ["http:\/\/127.0.0.1:{ports.web}/"], "config": {"pages": 3, "ratio": 0.5,
-        "deep": {"yes": true, "no": null, "text": "3", "hex": 16}, "list": [1, "two"]}},
+        "deep": {"yes": true, "no": null, "text": "3", "hex": 16}, "list": [1, "two"]}, "min_results": 0},
     "alias": {"urls": ["http://127.0.0.1:{ports.web}/"], "config": {"pages": 3, "ratio": 0.5,
-        "deep": {"yes": true, "no": null, "text": "3", "hex": 16}, "list": [1, "two"]}},
+        "deep": {"yes": true, "no": null, "text": "3", "hex": 16}, "list": [1, "two"]}, "min_results": 0},
     "123": []
 }"#;
 
@@ -282,7 +284,13 @@ fn a_sites_file_says_the_same_in_every_format() {
         let directory = project(&[("orch.toml", &text(name)), (name, content)]);
         let mut options = options(directory.path());
         options.overrides = vec!["sites.books.retries=7".to_owned()];
-        Config::load(options).unwrap_or_else(|errors| panic!("{errors}")).sites
+        let config = Config::load(options).unwrap_or_else(|errors| panic!("{errors}"));
+        let from_file = |mut site: SiteConfig| {
+            let expected = (site.name.as_str() != "own").then(|| directory.path().join(name));
+            assert_eq!(site.sites_file.take(), expected, "{}", site.name);
+            site
+        };
+        config.sites.into_iter().map(from_file).collect::<Vec<_>>()
     };
     let yaml = sites("sites.yaml", SITES_YAML);
     let names: Vec<&str> = yaml.iter().map(|site| site.name.as_str()).collect();
@@ -295,6 +303,7 @@ fn a_sites_file_says_the_same_in_every_format() {
         "list": [1, "two"],
     });
     assert_eq!(yaml[2].values["config"], config);
+    assert_eq!(yaml[2].min_results, MinResults::Count(0));
     assert_eq!(yaml[3].values, yaml[2].values);
     assert_eq!(sites("sites.json", SITES_JSON), yaml);
 

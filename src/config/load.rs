@@ -8,8 +8,9 @@ use super::model::{Config, RedisMode};
 use super::overrides::{self, Override};
 use super::problem::{ConfigErrors, Problem};
 use super::programs::Surroundings;
+use super::read::SitesFile;
 use super::section::{Reading, Section};
-use super::source::{SourceId, Span};
+use super::source::Span;
 use super::tree::{self, Key, Node, Table, Value, mask_secrets};
 use super::{env_file, order, paths, ports, read, site_order, sites_file, toml_tree};
 use crate::regular_file;
@@ -230,7 +231,7 @@ fn add_sites(
     file: Option<(PathBuf, Span)>,
     overrides: Vec<Override>,
     substitute: impl Fn(&mut Node),
-) -> Option<(SourceId, Span)> {
+) -> Option<SitesFile> {
     let mut joined = None;
     if let Some((path, at)) = file {
         if tree.get("sites").is_none() {
@@ -240,7 +241,11 @@ fn add_sites(
         }
         let sites = tree.entries.iter_mut().find(|(key, _)| key.name == "sites");
         if let Some(Value::Table(sites)) = sites.map(|(_, node)| &mut node.value) {
-            joined = sites_file::join(reading, &path, at, sites, &substitute).map(|source| (source, at));
+            joined = sites_file::join(reading, &path, at, sites, &substitute).map(|source| {
+                let of_file = sites.entries.iter().filter(|(key, _)| key.span.source == source);
+                let names = of_file.map(|(key, _)| key.name.clone()).collect();
+                SitesFile { path, names, at }
+            });
         }
     }
     for mut change in overrides {

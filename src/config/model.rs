@@ -307,6 +307,8 @@ pub struct Pace {
 #[derive(Clone, Debug, PartialEq)]
 pub struct SiteConfig {
     pub name: SiteName,
+    /// The `sites_file` that names it; `None`: the configuration itself.
+    pub sites_file: Option<PathBuf>,
     /// Dispatch task; required. `args`, `kwargs` hold templates: `{site}`, `{start_urls}`, `{job_id}`, any site key.
     pub dispatch: TaskCall,
     pub start_urls: Vec<String>,

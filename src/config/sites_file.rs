@@ -15,7 +15,7 @@ use super::{json_tree, paths, toml_tree, yaml_tree};
 const LARGEST: u64 = 8 << 20;
 
 /// Keys of a site in this file, as the configuration names them.
-const KEYS: [(&str, &str); 7] = [
+const KEYS: [(&str, &str); 8] = [
     ("urls", "start_urls"),
     ("config", "config"),
     ("after", "after"),
@@ -23,6 +23,7 @@ const KEYS: [(&str, &str); 7] = [
     ("after_finished", "after_finished"),
     ("uses", "uses"),
     ("tags", "tags"),
+    ("min_results", "min_results"),
 ];
 
 /// Reads the file and adds its sites to `sites`, in the words of the configuration. `at` is where the file is named.
@@ -117,7 +118,9 @@ fn site(reading: &Reading, key: &Key, node: Node) -> Option<Node> {
             None => {
                 let label = match nearest(&key.name, KEYS.iter().map(|(name, _)| *name)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "a site of this file has `urls`, `config`, `after`, `uses`, `tags`".to_owned(),
+                    None => {
+                        "a site of this file has `urls`, `config`, `after`, `uses`, `tags`, `min_results`".to_owned()
+                    }
                 };
                 let title = format!("unknown key `{}` in the sites file", key.name);
                 reading.report(Problem::new(title).at(key.span, label));

@@ -215,7 +215,7 @@ mod tests {
         };
         assert_eq!(
             failure.reason(),
-            "0 results, `min_results = 0` would allow that; `on_degraded` is \"fail\""
+            "0 results, it should have some; `on_degraded` is \"fail\""
         );
     }
 

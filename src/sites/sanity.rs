@@ -49,7 +49,7 @@ impl Least {
         let known = usual(results);
         let usual = known.as_ref().map(|(median, _)| *median);
         let (results, why) = match (least, known) {
-            (MinResults::Count(1), None) => (1, "`min_results = 0` would allow that".to_owned()),
+            (MinResults::Count(1), None) => (1, "it should have some".to_owned()),
             (MinResults::Count(1), Some((median, nights))) => (1, format!("usually {median} ({nights})")),
             (MinResults::Count(least), _) => (least, format!("`min_results` is {least}")),
             (MinResults::OfMedian(percent), None) => {
@@ -227,12 +227,7 @@ mod tests {
             ..result(Degraded, Some(0))
         };
         for (least, history, results, expected) in [
-            (
-                default,
-                &[][..],
-                Some(0),
-                "0 results, `min_results = 0` would allow that",
-            ),
+            (default, &[][..], Some(0), "0 results, it should have some"),
             (default, &[], Some(1), "enough"),
             (default, &[], None, "enough"),
             (
@@ -242,12 +237,7 @@ mod tests {
                 "0 results, usually 101 (its last complete run)",
             ),
             (default, &usually, Some(1), "enough"),
-            (
-                default,
-                &zeros,
-                Some(0),
-                "0 results, `min_results = 0` would allow that",
-            ),
+            (default, &zeros, Some(0), "0 results, it should have some"),
             (default, &then, Some(0), "0 results, usually 7 (its last complete run)"),
             (
                 default,
@@ -274,7 +264,7 @@ mod tests {
             let Yield::Short(short) = Least::of(default, &[]).judge(no_urls(results)) else {
                 panic!("no URLs, no results")
             };
-            assert_eq!(short.why, "0 URLs, `min_results = 0` would allow that");
+            assert_eq!(short.why, "0 URLs, it should have some");
         }
         assert_eq!(Least::of(default, &[]).judge(no_urls(Some(3))), Yield::Enough);
         let Yield::Short(short) = Least::of(default, &usually).judge(counts(Some(0))) else {

@@ -79,6 +79,7 @@ pub(super) mod tests {
     pub fn site(values: Value) -> SiteConfig {
         SiteConfig {
             name: "books".into(),
+            sites_file: None,
             dispatch: TaskCall {
                 task: "t".to_owned(),
                 args: Vec::new(),

@@ -202,6 +202,7 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
     arguments.extend(object(kwargs));
     SiteConfig {
         name: SiteName::from(name),
+        sites_file: None,
         dispatch: TaskCall {
             task: task.to_owned(),
             args: vec![],

@@ -41,7 +41,7 @@ fn nothing_is_no_success_and_a_degraded_attempt_is_tried_again_where_one_is_left
     }
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(1);
-    let allow = "`min_results = 0` would allow that";
+    let allow = "it should have some";
     for (name, status, results, attempts, reason) in [
         ("good", "complete", Some(6), 1, None),
         ("no_urls", "degraded", Some(0), 1, Some(format!("0 URLs, {allow}"))),
@@ -113,6 +113,16 @@ fn nothing_is_no_success_and_a_degraded_attempt_is_tried_again_where_one_is_left
             .expect("it is tried again");
         retry["reason"].as_str().expect("a reason").to_owned()
     };
+    let hint = format!(
+        "if no results are fine for a site, say so: `min_results = 0` in [sites.no_urls], [sites.no_results], [sites.warns] of {}\n",
+        project.file("orch.toml").display()
+    );
+    let hints = ended.stdout.matches("min_results = 0").count();
+    assert!(
+        hints == 1 && ended.stdout.contains(&hint),
+        "{hint} is not once in\n{}",
+        ended.stdout
+    );
     assert_eq!(why("cured"), format!("0 URLs, {allow}"));
     assert_eq!(why("less"), "6 results, `min_results` is 10");
     assert!(
@@ -199,7 +209,7 @@ fn sites_without_results_are_tried_again_with_fresh_proxies_and_share_one_refres
             (&"complete".into(), &6.into()),
             "{end}"
         );
-        let first = "0 results, `min_results = 0` would allow that; the proxies are refreshed first";
+        let first = "0 results, it should have some; the proxies are refreshed first";
         let retries = ended.events_of("site_retrying");
         let retry = retries
             .iter()

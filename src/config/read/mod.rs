@@ -20,4 +20,4 @@ pub(super) use proxies::proxies;
 pub(super) use redis::redis;
 pub(super) use services::services;
 pub(super) use shared::{groups, resources};
-pub(super) use sites::sites;
+pub(super) use sites::{SitesFile, sites};

@@ -1,6 +1,7 @@
 //! `[sites."<name>"]` over `[sites.defaults]`, and the sites of `sites_file` over the same defaults.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
@@ -11,7 +12,7 @@ use crate::config::model::{
 };
 use crate::config::problem::{Problem, nearest};
 use crate::config::section::{Reading, Section, SiteNeed};
-use crate::config::source::{SourceId, Span};
+use crate::config::source::Span;
 use crate::config::templates::{self, Known};
 use crate::config::tree::{Node, Table, Value};
 use crate::run::SiteName;
@@ -29,12 +30,20 @@ const MOST: usize = 20_000;
 /// Values of all sites together, what they have of the defaults included: a few lines of defaults are in each site.
 const MOST_VALUES: usize = 1_000_000;
 
-/// Reads `[sites]`, in which those of the sites file already stand behind the others; `file` is the text of that file
-/// and the place where the configuration names it.
+/// The file of further sites.
+pub(in crate::config) struct SitesFile {
+    pub path: PathBuf,
+    /// Of the sites that it has.
+    pub names: HashSet<String>,
+    /// Where the configuration names it.
+    pub at: Span,
+}
+
+/// Reads `[sites]`, in which those of the sites file already stand behind the others.
 pub(in crate::config) fn sites(
     reading: &Reading,
     sites: &Table,
-    file: Option<(SourceId, Span)>,
+    file: Option<SitesFile>,
     resources: &BTreeMap<String, u32>,
 ) -> Vec<SiteConfig> {
     let defaults = sites.entry("defaults");
@@ -71,12 +80,14 @@ pub(in crate::config) fn sites(
             reading.report(Problem::new(title).at(key.span, "up to this one"));
             break;
         }
+        let file = file.as_ref().filter(|file| file.names.contains(&key.name));
         // What a whole file of sites lacks is said once, where the configuration names the file.
-        let at = match file {
-            Some((source, at)) if source == key.span.source => at,
-            _ => key.span,
-        };
-        found.extend(read(reading, &key.name, &merged, at, Some(resources)));
+        let at = file.map_or(key.span, |file| file.at);
+        let site = read(reading, &key.name, &merged, at, Some(resources));
+        found.extend(site.map(|site| SiteConfig {
+            sites_file: file.map(|file| file.path.clone()),
+            ..site
+        }));
     }
     found
 }
@@ -122,6 +133,7 @@ fn read(
     let retries = section.or("retries", 0, |item| item.integer(0..=1000));
     let site = SiteConfig {
         name: SiteName::new(name),
+        sites_file: None,
         dispatch,
         start_urls: section.or("start_urls", Vec::new(), |item| item.list(Item::line)),
         values: values(config, timeout, retries),
