@@ -42,7 +42,7 @@ pub struct Options {
 pub enum StartError {
     /// A living run holds the instance.
     #[error(
-        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since})\n  hint:  {}", busy_hint(*.has_wait, *.pid)
+        "instance `{instance}` is held by `orch {command}` (pid {pid}, run {run_id}, since {since}){}\n  hint:  {}", of_another(.other.as_deref()), busy_hint(*.has_wait, *.pid)
     )]
     Busy {
         /// The command that was refused has an option to wait.
@@ -52,6 +52,8 @@ pub enum StartError {
         pid: i32,
         run_id: String,
         since: String,
+        /// Its configuration, where that is another, and the state directory that both name.
+        other: Option<Box<(PathBuf, PathBuf)>>,
     },
     /// A living run holds the instance, and has lost its state directory.
     #[error(
@@ -75,6 +77,17 @@ pub enum StartError {
     /// The state directory, the guard or the lock failed.
     #[error("{0}")]
     Failed(#[source] Failure),
+}
+
+/// Says that the instance is not that of this configuration.
+fn of_another(other: Option<&(PathBuf, PathBuf)>) -> String {
+    other.map_or_else(String::new, |(config, state_dir)| {
+        format!(
+            " of another configuration, {}: both have the state directory {}",
+            config.display(),
+            state_dir.display()
+        )
+    })
 }
 
 /// What can be done about a run that holds the instance.
@@ -113,13 +126,19 @@ pub struct Claim {
 }
 
 /// How this process is named in the locks it holds.
-pub fn holder(options: &Options, run_id: &RunId, guard_pid: Option<i32>, stop_bound: Duration) -> Holder {
+pub fn holder(
+    config: &Config,
+    options: &Options,
+    run_id: &RunId,
+    guard_pid: Option<i32>,
+    stop_bound: Duration,
+) -> Holder {
     let command = match options.command {
         Command::Run => "run",
         Command::Up => "up",
         Command::Prepare => "prepare",
     };
-    Holder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound)
+    Holder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound).with_config(&config.file)
 }
 
 /// Takes both locks of the instance: nothing of it lives while they are held.
@@ -128,7 +147,7 @@ pub fn holder(options: &Options, run_id: &RunId, guard_pid: Option<i32>, stop_bo
 /// A living run holds one.
 pub fn take_all(config: &Config) -> Result<Vec<InstanceLock>, StartError> {
     let run_id = RunId::random();
-    let me = Holder::of_this_process(run_id.as_str(), "clean", None, Duration::ZERO);
+    let me = Holder::of_this_process(run_id.as_str(), "clean", None, Duration::ZERO).with_config(&config.file);
     let mut locks = LOCKS
         .into_iter()
         .map(|name| InstanceLock::acquire(&config.orch.state_dir.join(name), Duration::ZERO, &me))
@@ -209,6 +228,10 @@ fn refuse(config: &Config, has_wait: bool, error: LockError) -> StartError {
             pid: held.pid,
             run_id: held.run_id.clone(),
             since: local_time(held.started_at),
+            other: held
+                .config
+                .filter(|other| *other != config.file)
+                .map(|other| Box::new((other, config.orch.state_dir.clone()))),
         },
         other => StartError::Failed(
             Failure::infrastructure(format!("take the instance lock in {}", config.orch.state_dir.display()))
@@ -223,7 +246,7 @@ fn refuse(config: &Config, has_wait: bool, error: LockError) -> StartError {
 /// A living run holds them.
 pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<Claim, StartError> {
     let state_dir = &config.orch.state_dir;
-    let me = holder(options, run_id, None, Duration::from_secs(10));
+    let me = holder(config, options, run_id, None, Duration::from_secs(10));
     let take = |name: &str| InstanceLock::acquire(&state_dir.join(name), options.wait, &me);
     let refuse = |error| refuse(config, options.command == Command::Run, error);
     let mut claim = match options.command {
@@ -269,7 +292,10 @@ pub fn take_locks(config: &Config, options: &Options, run_id: &RunId) -> Result<
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+    use crate::config::LoadOptions;
 
     #[test]
     fn only_a_command_that_can_wait_is_told_to() {
@@ -281,6 +307,7 @@ mod tests {
                 pid: 7,
                 run_id: "3a1b".to_owned(),
                 since: "today".to_owned(),
+                other: None,
             };
             error.to_string()
         };
@@ -288,5 +315,36 @@ mod tests {
         assert!(
             busy(false).ends_with("hint:  stop it (`kill 7`), wait for its end, or use another `[orch] state_dir`")
         );
+    }
+
+    #[test]
+    fn an_instance_of_another_configuration_is_named_as_such() {
+        let state_dir = tempfile::tempdir().unwrap();
+        let config = |name: &str| {
+            let file = state_dir.path().join(name);
+            fs::write(&file, "[orch]\nstate_dir = \"shared\"\n").unwrap();
+            let options = LoadOptions {
+                file: Some(file),
+                directory: state_dir.path().to_path_buf(),
+                ..LoadOptions::of_this_process()
+            };
+            Config::load(options).unwrap()
+        };
+        let (one, other) = (config("one.toml"), config("other.toml"));
+        fs::create_dir(&one.orch.state_dir).unwrap();
+        let _held = take_all(&one).unwrap();
+        assert!(
+            !take_all(&one)
+                .unwrap_err()
+                .to_string()
+                .contains("another configuration")
+        );
+        let words = format!(
+            " of another configuration, {}: both have the state directory {}\n  hint:  stop it",
+            one.file.display(),
+            one.orch.state_dir.display()
+        );
+        let refused = take_all(&other).unwrap_err().to_string();
+        assert!(refused.contains(&words), "{words} is not in {refused}");
     }
 }

@@ -202,7 +202,13 @@ impl Orchestrator {
             StartError::Failed(failure.with_log(&directory.log("guard")))
         })?;
         for lock in &mut locks {
-            let holder = holder(&options, &run_id, Some(guard.pid()), guard.handle().stop_bound());
+            let holder = holder(
+                &config,
+                &options,
+                &run_id,
+                Some(guard.pid()),
+                guard.handle().stop_bound(),
+            );
             lock.update(&holder)
                 .map_err(|error| failed("write who holds the instance", &error))?;
         }
@@ -355,7 +361,8 @@ impl Orchestrator {
             stop_bound,
         } = plan;
         for lock in &mut self.locks {
-            let holder = holder(&self.options, &self.run_id, Some(self.guard.pid()), stop_bound);
+            let guard_pid = Some(self.guard.pid());
+            let holder = holder(&self.config, &self.options, &self.run_id, guard_pid, stop_bound);
             if let Err(error) = lock.update(&holder) {
                 return Ending::failed(
                     Failure::infrastructure("write who holds the instance").because(error.to_string()),

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -36,6 +36,9 @@ pub struct Holder {
     /// Unix seconds.
     pub started_at: u64,
     pub stop_bound_ms: u64,
+    /// The configuration that it was started with; `None`: an older orch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config: Option<PathBuf>,
 }
 
 impl Holder {
@@ -52,7 +55,15 @@ impl Holder {
                 .duration_since(UNIX_EPOCH)
                 .map_or(0, |since| since.as_secs()),
             stop_bound_ms: u64::try_from(stop_bound.as_millis()).unwrap_or(u64::MAX),
+            config: None,
         }
+    }
+
+    /// The same, with the configuration that it was started with.
+    #[must_use]
+    pub fn with_config(self, config: &Path) -> Self {
+        let config = Some(config.to_path_buf());
+        Self { config, ..self }
     }
 
     /// Whether its orch (not only its guard) is alive.
