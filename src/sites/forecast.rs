@@ -10,6 +10,9 @@ use crate::median::median;
 
 /// What a site that has taken longer than expected is taken to need still, of the time that it has taken.
 const OVERDUE: f64 = 0.1;
+/// Where nothing else is known, less than this share of a site says nothing of the rest: its time so far is that of its dispatch
+/// and of the first chunks, many of which run at once.
+const LEAST_SHARE: f64 = 0.1;
 /// No site is taken to need longer.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 /// A forecast that moves the end by less than this share of what is left, or than this, is no news.
@@ -80,7 +83,12 @@ fn still(expected: Option<Duration>, lasted: Duration, share: Option<f64>) -> Op
         Some(still) if !still.is_zero() => still,
         _ => lasted.mul_f64(OVERDUE),
     });
-    let share = share.filter(|share| *share > 0.0).map(|share| share.min(1.0));
+    let least = match by_expectation {
+        Some(_) => 0.0,
+        None => LEAST_SHARE,
+    };
+    let share = share.filter(|share| *share > 0.0 && *share >= least);
+    let share = share.map(|share| share.min(1.0));
     let Some(share) = share else {
         return by_expectation;
     };
@@ -133,7 +141,12 @@ mod tests {
             // Nonsense from outside.
             (None, 10, Some(7.5), Some(0.0)),
             (None, 10, Some(f64::NAN), None),
-            (None, 10, Some(1e-300), Some(LONGEST.as_secs_f64())),
+            (None, 10, Some(1e-300), None),
+            (Some(100), 10, Some(1e-300), Some(100.0)),
+            (None, u64::MAX, Some(0.5), Some(LONGEST.as_secs_f64())),
+            // One chunk of forty, on a first run: two seconds do not make it eighty.
+            (None, 2, Some(0.025), None),
+            (None, 2, Some(0.1), Some(18.0)),
         ] {
             assert_eq!(still(expected, lasted, share), left, "{expected:?} {lasted} {share:?}");
         }
