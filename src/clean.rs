@@ -14,8 +14,8 @@ use crate::guard::{self, Leftovers};
 /// What would be ended and removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Pid and service of each process.
-    pub processes: Vec<(i32, String)>,
+    /// Those that would be ended, as the ones that are alive.
+    pub processes: Leftovers,
     /// Half-written files, and those that describe a run which is dead.
     pub files: Vec<PathBuf>,
 }

@@ -60,6 +60,69 @@ fn a_killed_guard_is_noticed_at_once_everything_ends_and_the_code_is_3() {
     assert!(ended.stdout.contains("the guard was killed"), "{}", ended.stdout);
 }
 
+/// A service that leaves a daemon without any mark: its own session, no variables, no log, no parent. Its pid is written to
+/// `stray.pid`.
+const UNMARKED: &str = r#"
+[redis]
+mode = "off"
+[services.stray]
+kind = "daemon"
+command = ["python3", "-c", '''
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        null = os.open("/dev/null", os.O_RDWR)
+        for descriptor in 0, 1, 2:
+            os.dup2(null, descriptor)
+        with open("stray.pid.new", "w") as file:
+            file.write(str(os.getpid()))
+        os.rename("stray.pid.new", "stray.pid")
+        os.execve("/bin/sleep", ["sleep", "600"], {})
+    os._exit(0)
+os.wait()
+time.sleep(600)
+''']
+readiness = { file = "stray.pid" }
+"#;
+
+#[test]
+fn under_a_wrapper_a_killed_guard_leaves_nothing_and_the_wrappers_own_child_lives() {
+    let project = Project::new(UNMARKED);
+    // As `exec > >(tee log)` does: orch has a child of its own before it starts the guard.
+    let mut orch = project.shell("mkfifo pipe; cat pipe > copy & echo $! > helper.pid; exec \"$ORCH\" up > pipe");
+    orch.wait_for_service("service_ready", "stray");
+    let guard = guard_of(&mut orch);
+    kill(guard, Signal::SIGKILL).unwrap();
+    let ended = orch.finish();
+    ended.expect_code(3);
+    assert!(!lives(stray(&project)));
+    let told = fs::read_to_string(project.file("copy")).unwrap();
+    assert!(told.contains("nothing left") && told.contains("exit code 3"), "{told}");
+}
+
+#[test]
+fn what_may_be_a_wrappers_own_is_not_touched_and_nothing_is_said_to_be_left_that_was_not_checked() {
+    let project = Project::new(UNMARKED);
+    // This child has children, so that it may have left a daemon as well.
+    let mut orch = project.shell("mkfifo pipe; (sleep 0; cat pipe > copy; true) & exec \"$ORCH\" up > pipe");
+    orch.wait_for_service("service_ready", "stray");
+    let guard = guard_of(&mut orch);
+    let stray = stray(&project);
+    kill(guard, Signal::SIGKILL).unwrap();
+    orch.wait_for("the end", |event| event["event"] == "run_finished");
+    let lives_on = lives(stray);
+    if lives_on {
+        kill(Pid::from_raw(stray), Signal::SIGKILL).unwrap();
+    }
+    let ended = orch.finish();
+    ended.expect_code(3);
+    let told = fs::read_to_string(project.file("copy")).unwrap();
+    // In a control group of the run the kernel has ended it.
+    assert_eq!(lives_on, !told.contains("nothing left"), "{told}");
+    assert_eq!(lives_on, told.contains(&stray.to_string()), "{told}");
+}
+
 #[test]
 fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised() {
     let project = Project::new(STRAY);

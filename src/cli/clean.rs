@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::output::say;
 use super::{ConfigArgs, Refusal};
-use crate::clean::{clean, look};
+use crate::clean::{Cleaned, Found, clean, look};
 use crate::run::Outcome;
 use crate::{claim, state_directory};
 
@@ -39,12 +39,12 @@ pub fn main(args: &CleanArgs) -> anyhow::Result<u8> {
             format!("clean {}\n  cause: {error}", state_dir.display()),
         )
     };
-    let (verb, ended, alive, files) = if args.dry_run {
-        let found = look(state_dir).map_err(unusable)?;
-        ("would ", found.processes, Vec::new(), found.files)
+    let (verb, ended, alive, hidden, files) = if args.dry_run {
+        let Found { processes, files } = look(state_dir).map_err(unusable)?;
+        ("would ", processes.alive, Vec::new(), processes.hidden, files)
     } else {
-        let cleaned = clean(state_dir).map_err(unusable)?;
-        ("", cleaned.processes.ended, cleaned.processes.alive, cleaned.files)
+        let Cleaned { processes, files } = clean(state_dir).map_err(unusable)?;
+        ("", processes.ended, processes.alive, processes.hidden, files)
     };
     drop(locks);
     let (end, remove) = if args.dry_run {
@@ -61,8 +61,16 @@ pub fn main(args: &CleanArgs) -> anyhow::Result<u8> {
     for (pid, service) in &alive {
         say(&format!("cannot end {service} (pid {pid})"));
     }
-    if ended.is_empty() && alive.is_empty() && files.is_empty() {
-        say(&format!("nothing is left in {}", state_dir.display()));
+    let nothing = ended.is_empty() && alive.is_empty() && files.is_empty();
+    match hidden {
+        0 if nothing => say(&format!("nothing is left in {}", state_dir.display())),
+        0 => {}
+        // Nothing else tells a daemon that has become another user from the others of that user.
+        _ => say(&format!(
+            "{}processes of other users that started since and cannot be looked into: {hidden}; what a service has started as \
+             another user is not found among them",
+            if nothing { "nothing is found; " } else { "" }
+        )),
     }
     let outcome = if alive.is_empty() {
         Outcome::Succeeded

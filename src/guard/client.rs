@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::birth::{GuardProcess, greet};
 use super::cgroup::HeldGroup;
+use super::inherited_children::{InheritedChildren, Unmarked};
 use super::protocol::{Order, Report, SpawnOrder, StopPlan};
 use super::strangers::REAPING;
 use super::sweep::{end_below, end_children};
@@ -166,13 +167,11 @@ impl Guard {
         let (ours, theirs) = UnixStream::pair().map_err(Error::Start)?;
         ours.set_write_timeout(Some(Duration::from_secs(10)))
             .map_err(Error::Start)?;
-        // A shell's background jobs become the children of what it execs, and strangers' orphans those of PID 1.
-        let owns_all = options.sole_spawner
-            && std::process::id() != 1
-            && process_table::children().is_some_and(|children| children.is_empty());
+        let mut inherited = InheritedChildren::note(options.sole_spawner);
         let mut group = HeldGroup::create(&options.run_id);
         let child = GuardProcess::start(&options, theirs, &mut group).map_err(Error::Start)?;
         let pid = child.pid();
+        inherited.guard_started(pid);
         let child = Arc::new(Mutex::new(child));
         greet(&ours, &options, group.as_ref()).map_err(Error::Start)?;
 
@@ -190,7 +189,7 @@ impl Guard {
             answer,
             started,
             run_id: options.run_id.clone(),
-            owns_all,
+            inherited,
             group,
             child: Arc::clone(&child),
         };
@@ -402,8 +401,8 @@ struct Reader {
     /// Why it does not start, if it does not.
     started: Sender<Result<(), String>>,
     run_id: String,
-    /// Every descendant of this process is the guard's.
-    owns_all: bool,
+    /// Whose descendants of this process are that are not the guard's.
+    inherited: InheritedChildren,
     /// The guard and all that it has started, where there can be such a group.
     group: Option<HeldGroup>,
     child: Arc<Mutex<GuardProcess>>,
@@ -438,7 +437,7 @@ impl Reader {
         let mut unsure = None;
         if !wanted {
             let mains: Vec<i32> = lock(&self.shared.known).mains.values().copied().collect();
-            unsure = end_descendants(&self.run_id, &mains, self.owns_all).err();
+            unsure = end_descendants(&self.run_id, &mains, &self.inherited).err();
         }
         if let Some(group) = self.group.take() {
             group.remove();
@@ -486,25 +485,29 @@ impl Reader {
 }
 
 /// Ends what a dead guard has left to us, or tells why that is not certain.
-fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) -> Result<(), String> {
+fn end_descendants(run_id: &str, mains: &[i32], inherited: &InheritedChildren) -> Result<(), String> {
     let deadline = Instant::now() + STOP_SLACK;
+    let owns_all = inherited.is_none();
     let mut empty_looks = 0;
     loop {
         let look = if owns_all {
             // Nobody else may reap them meanwhile: they are signalled by their pids.
             let _turn = lock(&REAPING);
             match end_children() {
-                true => Ok(false),
-                false => end_below().map(|left| left.any),
+                true => Ok(Look::default()),
+                false => end_below().map(|left| Look {
+                    left: left.any,
+                    unknown: Vec::new(),
+                }),
             }
         } else {
-            end_ours(run_id, mains)
+            end_ours(run_id, mains, inherited)
         };
         // One look can miss a process whose parent ended while it was taken. That this process has no child is proof,
         // since whoever loses its parent becomes one; else several looks must agree.
-        empty_looks = match look {
-            Ok(false) => empty_looks + 1,
-            Ok(true) | Err(_) => 0,
+        empty_looks = match &look {
+            Ok(Look { left: false, .. }) => empty_looks + 1,
+            Ok(Look { left: true, .. }) | Err(_) => 0,
         };
         let children = process_table::children();
         let over = match &children {
@@ -512,6 +515,14 @@ fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) -> Result<(), St
             _ => empty_looks >= EMPTY_LOOKS,
         };
         match look {
+            Ok(Look { unknown, .. }) if over && !unknown.is_empty() => {
+                let pids: Vec<String> = unknown.iter().map(ToString::to_string).collect();
+                return Err(format!(
+                    "processes that bear no mark of the run are below orch, left by a service or by what had been started \
+                     before orch: {}",
+                    pids.join(", ")
+                ));
+            }
             _ if over => return Ok(()),
             Err(error) if Instant::now() >= deadline => return Err(error.to_string()),
             Ok(_) if Instant::now() >= deadline => {
@@ -522,19 +533,39 @@ fn end_descendants(run_id: &str, mains: &[i32], owns_all: bool) -> Result<(), St
     }
 }
 
-/// Kills what carries the run's id or is in a session of its services, where not all descendants are the guard's: the host
-/// program may have children of its own, and as PID 1 strangers' orphans. Whether there was something.
-fn end_ours(run_id: &str, mains: &[i32]) -> io::Result<bool> {
+/// A look at what a dead guard has left.
+#[derive(Default)]
+struct Look {
+    /// There was something of the run.
+    left: bool,
+    /// Processes of which it cannot be told whose they are.
+    unknown: Vec<i32>,
+}
+
+/// Kills what carries the run's id or is in a session of its services, and what only the guard can have left, where not all
+/// descendants are the guard's: a wrapper has left children to orch, the host program has some of its own, or it is PID 1
+/// and has strangers' orphans.
+fn end_ours(run_id: &str, mains: &[i32], inherited: &InheritedChildren) -> io::Result<Look> {
     let me = std::process::id().cast_signed();
-    let mut left = false;
+    let mut look = Look::default();
+    let are_childless = inherited.are_childless();
     for (process, top) in process_table::descendants(me)? {
-        let ours = mains.contains(&process.session)
+        let marked = mains.contains(&process.session)
             || mains.contains(&top)
             || process_table::variable(process.pid, RUN_ID_VARIABLE).as_deref() == Some(run_id);
-        if !ours {
-            continue;
+        if !marked {
+            match inherited.owner(&process, top, are_childless) {
+                Unmarked::Ours => {}
+                Unmarked::Theirs => continue,
+                Unmarked::Unknown => {
+                    if !process.zombie {
+                        look.unknown.push(process.pid);
+                    }
+                    continue;
+                }
+            }
         }
-        left = true;
+        look.left = true;
         if !process.zombie {
             leftovers::kill_exactly(process.pid, process.start_time)?;
         } else if process.parent == me {
@@ -543,5 +574,5 @@ fn end_ours(run_id: &str, mains: &[i32]) -> io::Result<bool> {
             nix::sys::wait::waitpid(pid, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).ok();
         }
     }
-    Ok(left)
+    Ok(look)
 }

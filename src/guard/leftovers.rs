@@ -34,6 +34,8 @@ pub struct Leftovers {
     pub ended: Vec<(i32, String)>,
     /// What lives on, though it was told to end: the next start tries again.
     pub alive: Vec<(i32, String)>,
+    /// Processes of other users that may be of a dead run: they started since it did, and cannot be looked into.
+    pub hidden: usize,
 }
 
 impl Leftovers {
@@ -105,22 +107,41 @@ fn own_line() -> BTreeSet<i32> {
     line
 }
 
-/// What the dead runs of this state directory have left alive: pid and service of each. Nothing is done about it.
+/// What the dead runs of this state directory have left alive. Nothing is done about it.
 ///
 /// # Errors
 /// The records or the processes cannot be read.
-pub fn find_leftovers(state_dir: &Path) -> io::Result<Vec<(i32, String)>> {
+pub fn find_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
     let runs = records::of_dead_runs(state_dir)?;
     if runs.is_empty() {
-        return Ok(Vec::new());
+        return Ok(Leftovers::default());
     }
     let (own, members) = (own_line(), members(&runs));
     let others = process_table::all()?
         .into_iter()
         .filter(|process| !process.zombie && !own.contains(&process.pid));
-    Ok(others
+    let alive = others
         .filter_map(|process| Some((process.pid, service_of(&process, &runs, &members, state_dir)?)))
-        .collect())
+        .collect();
+    Ok(Leftovers {
+        alive,
+        hidden: hidden(&runs)?,
+        ..Leftovers::default()
+    })
+}
+
+/// How many processes of other users that this one may not look into started since the first of these runs.
+fn hidden(runs: &[DeadRun]) -> io::Result<usize> {
+    let records = runs.iter().flat_map(|run| &run.records);
+    let Some(since) = records.map(|record| record.start_time).min() else {
+        return Ok(0);
+    };
+    let all = process_table::all()?.into_iter();
+    // The kernel's own threads are children of one of pid 2.
+    let may_be_ours = all.filter(|process| !process.zombie && process.start_time >= since && process.parent != 2);
+    Ok(may_be_ours
+        .filter(|process| process_table::is_hidden(process.pid))
+        .count())
 }
 
 /// Whoever is in a control group of one of these runs.
@@ -172,6 +193,7 @@ pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
         return Ok(Leftovers::default());
     }
     let own = own_line();
+    let hidden = hidden(&runs)?;
     let deadline = Instant::now() + PATIENCE;
     let mut seen = end_groups(&runs, &own)?;
     // Only who has come since is looked at until there is nobody further to kill: what forks is met at its next fork.
@@ -234,6 +256,7 @@ pub fn end_leftovers(state_dir: &Path) -> io::Result<Leftovers> {
     Ok(Leftovers {
         ended: seen.into_iter().collect(),
         alive: alive.into_iter().collect(),
+        hidden,
     })
 }
 

@@ -6,6 +6,7 @@
 mod birth;
 mod cgroup;
 mod client;
+mod inherited_children;
 mod init;
 mod launch;
 mod leftovers;

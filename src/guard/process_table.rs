@@ -22,6 +22,8 @@ pub struct Process {
     pub zombie: bool,
     /// By a signal or a tracer.
     pub stopped: bool,
+    /// Page faults of the children that it has waited for: above what it was where it has waited for one since.
+    pub reaped_faults: u64,
 }
 
 impl Process {
@@ -57,6 +59,7 @@ fn parse(stat: &[u8]) -> Option<Process> {
         start_time: fields.get(19)?.parse().ok()?,
         zombie: matches!(*fields.first()?, "Z" | "X"),
         stopped: matches!(*fields.first()?, "T" | "t"),
+        reaped_faults: fields.get(8)?.parse::<u64>().ok()? + fields.get(10)?.parse::<u64>().ok()?,
     })
 }
 
@@ -130,6 +133,12 @@ pub fn variable(pid: i32, name: &str) -> Option<String> {
         let value = entry.strip_prefix(name.as_bytes())?.strip_prefix(b"=")?;
         String::from_utf8(value.to_vec()).ok()
     })
+}
+
+/// Whether it exists and may not be looked into: another user's, as a rule.
+pub fn is_hidden(pid: i32) -> bool {
+    // The kernel checks the right at the opening; a process that has ended is not found.
+    fs::File::open(format!("/proc/{pid}/environ")).is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
 }
 
 /// The files that are its standard output and error, named without symbolic links; none also when they may not be seen.
@@ -242,7 +251,7 @@ mod tests {
     #[test]
     fn names_with_parentheses_and_spaces_do_not_confuse() {
         let line =
-            b"42 (a) b (c) S 7 42 41 0 -1 4194304 1 0 0 0 1 2 3 4 20 0 1 0 987654 1000 20 18446744073709551615\n";
+            b"42 (a) b (c) S 7 42 41 0 -1 4194304 1 5 0 6 1 2 3 4 20 0 1 0 987654 1000 20 18446744073709551615\n";
         assert_eq!(start_time_field(line), Some(&b"987654"[..]));
         let process = parse(line).unwrap();
         assert_eq!(
@@ -255,6 +264,7 @@ mod tests {
                 start_time: 987_654,
                 zombie: false,
                 stopped: false,
+                reaped_faults: 11,
             }
         );
         assert_eq!(parse(b"1 (x"), None);

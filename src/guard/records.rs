@@ -88,6 +88,12 @@ impl Records {
         self.file.as_fd()
     }
 
+    /// Records a process that this guard cannot end, and that bears no mark for whoever comes after it.
+    pub fn note(&self, pid: i32, start_time: u64, service: &str) -> io::Result<()> {
+        let service = service.replace(char::is_control, "?");
+        (&self.file).write_all(format!("\n{pid} {start_time} {service}\n").as_bytes())
+    }
+
     /// Nothing of the run is left: neither are its records.
     pub fn remove(&self) {
         if let Err(error) = fs::remove_file(&self.path) {

@@ -81,6 +81,8 @@ struct Guard {
     unreaped: bool,
     /// When no further start is expected.
     settled_at: Option<Instant>,
+    /// Processes that may not be ended and are recorded: pid and start time.
+    refused: BTreeSet<(i32, u64)>,
     /// What was logged last about a stop that does not get on.
     complaint: Option<String>,
 }
@@ -118,6 +120,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
         sweep_at: None,
         unreaped: false,
         settled_at: None,
+        refused: BTreeSet::new(),
         complaint: None,
     };
     guard.report(&Report::Started {
@@ -553,6 +556,7 @@ impl Guard {
             }
         };
         if !left.refused.is_empty() {
+            self.record(&left.refused, doomed);
             let pids: Vec<String> = left.refused.iter().map(ToString::to_string).collect();
             let pids = pids.join(", ");
             self.complain(format!(
@@ -582,6 +586,25 @@ impl Guard {
             self.report(&Report::AllGone);
         }
         true
+    }
+
+    /// Records who cannot be ended, once each: after a stop that was too slow `orch clean` must not take it for ended.
+    fn record(&mut self, refused: &BTreeSet<i32>, doomed: &[String]) {
+        for pid in refused {
+            let Ok(Some(process)) = process_table::look_up(*pid) else {
+                continue;
+            };
+            if !self.refused.insert((*pid, process.start_time)) {
+                continue;
+            }
+            let service = match doomed {
+                [one] => one.clone(),
+                _ => "a service".to_owned(),
+            };
+            if let Err(error) = self.records.note(*pid, process.start_time, &service) {
+                log(&format!("record process {pid}, which cannot be ended: {error}"));
+            }
+        }
     }
 
     /// Kills all there is, and tells what of it was seen.

@@ -324,7 +324,9 @@ impl Supervisor {
                 let cause = "it is the parent of all services: they were ended with it, without a warm shutdown";
                 let cause = match unsure {
                     None => cause.to_owned(),
-                    Some(why) => format!("{cause}; something of them may live ({why}), which `orch clean` ends"),
+                    Some(why) => format!(
+                        "{cause}; something of them may live: {why}\n  then:  `orch clean` ends what it can tell to be of this run"
+                    ),
                 };
                 Some(GivenUp {
                     service: "guard".into(),
