@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::celery::{Client, Restored};
+use crate::celery::{Client, Restored, TaskId};
 use crate::config::{Config, SiteConfig};
 use crate::proxies::{self, ProxyVerdict, SuspectPool};
 use crate::run::{
@@ -187,15 +187,38 @@ impl Scrape {
         names.map(|name| self.directory.log(&name)).collect()
     }
 
-    /// Puts back what a worker held whose process was seen to end, in whichever Redis; never ends. The messages of others
-    /// wait: a worker that fell silent may live.
+    /// Puts back what a worker held whose process was seen to end, in whichever Redis; never ends. Of the run's own jobs also
+    /// what nobody has said to hold (`Client::restore_of_jobs`). The messages of others wait: a worker that fell silent may
+    /// live.
     async fn put_back_of_the_dead(&self, client: &Client, context: &sites::Context) -> std::convert::Infallible {
         let Some(dead) = &self.dead_workers else {
             return std::future::pending().await;
         };
         let mut dead = dead.lock().await;
-        while let Some(worker) = dead.recv().await {
+        // The worker of a run that is continued died with it.
+        for job in context.earlier.values() {
+            self.shared.follows(&TaskId::from(job.task_id.as_str()));
+        }
+        // When the last of them died: it may have taken more than its events told, since it sends those a moment later.
+        let mut died_at = (!context.earlier.is_empty()).then(now_unix);
+        let mut pause = RESTORE_PAUSE;
+        loop {
+            let worker = tokio::select! {
+                worker = dead.recv() => worker,
+                () = tokio::time::sleep(pause), if died_at.is_some() => {
+                    let (jobs, until) = (self.shared.jobs(), died_at.unwrap_or_default());
+                    match client.restore_of_jobs(&jobs, until, &context.ghosts.all()).await {
+                        Ok(restored) if restored == Restored::default() => died_at = None,
+                        Ok(restored) => self.tell_restored(&restored),
+                        Err(error) => tracing::warn!(%error, "look for messages of a dead worker"),
+                    }
+                    pause = (pause * 2).min(RESTORE_LONGEST_PAUSE);
+                    continue;
+                }
+            };
+            let Some(worker) = worker else { break };
             let Some(seen_at) = worker.seen_at else { continue };
+            (died_at, pause) = (Some(seen_at), RESTORE_PAUSE);
             let tasks = self.shared.take_tasks_of(&worker.node);
             let give_up = Instant::now() + RESTORE_DEADLINE;
             loop {
@@ -385,4 +408,9 @@ async fn changed(receiver: &mut Option<watch::Receiver<u64>>) {
         return;
     }
     std::future::pending().await
+}
+
+fn now_unix() -> f64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0.0, |since| since.as_secs_f64())
 }

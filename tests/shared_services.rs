@@ -3,11 +3,11 @@
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod support {
     #[path = "bookshop.rs"]
@@ -245,6 +245,48 @@ fn what_a_dead_worker_held_is_put_back_in_another_s_redis_too() {
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
     another.signal(Signal::SIGTERM);
     assert!(another.finish().left.is_empty());
+    somebody.end();
+}
+
+/// Does with the next message what a worker does that takes it, and dies before it has sent the event of that.
+fn take_without_an_event(port: u64) {
+    let client = redis::Client::open(format!("redis://127.0.0.1:{port}/0")).unwrap();
+    let mut connection = client.get_connection().unwrap();
+    let text: String = redis::cmd("RPOP").arg("celery").query(&mut connection).unwrap();
+    let message: Value = serde_json::from_str(&text).unwrap();
+    let tag = message["properties"]["delivery_tag"].as_str().unwrap().to_owned();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64();
+    redis::pipe()
+        .cmd("ZADD")
+        .arg("unacked_index")
+        .arg(now)
+        .arg(&tag)
+        .cmd("HSET")
+        .arg("unacked")
+        .arg(&tag)
+        .arg(json!([message, "", "celery"]).to_string())
+        .exec(&mut connection)
+        .unwrap();
+}
+
+#[test]
+fn what_a_dead_worker_had_taken_without_having_reported_it_is_put_back_in_another_s_redis_too() {
+    const TASKS: usize = 12;
+    let theirs = workshop(OWN, "[celery.settings]\n\"worker_prefetch_multiplier\" = 1\n", "");
+    let somebody = Up::start(&theirs);
+    let port = somebody.port;
+    let chord = format!(
+        "[sites.late]\ntimeout = \"50s\"\ndispatch = {{ task = \"workshop.late_chord\", args = [{TASKS}, 0.5] }}\n"
+    );
+    let project = workshop(&format!("port = {port}"), "", &chord);
+    let mut run = project.orch(&["run"]);
+    run.wait_for("the first task", |_| theirs.file("late").exists());
+    take_without_an_event(port);
+    kill_process(somebody.worker);
+    let ended = ends_soon(run);
+    ended.expect_code(0);
+    let sum = (0..TASKS).sum::<usize>() as u64;
+    assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
     somebody.end();
 }
 

@@ -3,7 +3,7 @@
 //!
 //! `unacked` does not say whose a message is. It is put back only when every worker that listens has answered (but for those
 //! that are dead by a person's word) and none holds its task, twice, a second apart; or when it was held by a worker whose
-//! process was seen to end. That no live worker consumes its queue would not do: one that was told to stop consuming still
+//! process was seen to end; of the jobs of a run also what that worker took without having reported it. That no live worker consumes its queue would not do: one that was told to stop consuming still
 //! holds what it took. And what owes nothing more (it has a final result, and its chord has counted
 //! it: `chord_part`) is acknowledged instead: running it again would count twice in a chord (Celery before 5.7).
 
@@ -39,7 +39,7 @@ const MOVE: &str = "if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then retu
     redis.call('HDEL', KEYS[1], ARGV[1]) redis.call('ZREM', KEYS[2], ARGV[1]) return 1";
 
 /// A task, the delivery tag and the value of its message in `unacked`.
-type Suspect = (TaskId, Vec<u8>, Vec<u8>);
+type Suspect = (QueuedTask, Vec<u8>, Vec<u8>);
 
 /// What was done about the unacknowledged messages.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,12 +105,32 @@ impl Client {
         self.restore_in(&RestoreScope::Process { tasks, until }, ended).await
     }
 
+    /// Puts back what was taken until `until` (unix seconds) of the jobs that the tasks `roots` have started, where every
+    /// worker that listens has answered and none holds it: a worker that died then may have taken more than its events tell,
+    /// since it sends those a moment later.
+    ///
+    /// # Errors
+    /// Redis does not answer within the deadline.
+    pub async fn restore_of_jobs(
+        &self,
+        roots: &HashSet<TaskId>,
+        until: f64,
+        ended: &HashSet<Execution>,
+    ) -> Result<Restored> {
+        self.restore_in(&RestoreScope::Jobs { roots, until }, ended).await
+    }
+
     async fn restore_in(&self, scope: &RestoreScope<'_>, ended: &HashSet<Execution>) -> Result<Restored> {
-        let first = self.unacked().await?;
+        let mut first = self.unacked().await?;
         if first.is_empty() {
             return Ok(Restored::default());
         }
         let taken_at = self.taken_at().await?;
+        // No task: nobody can be asked about it.
+        first.retain(|tag, value| task_of(value).is_none_or(|task| scope.concerns(&task, taken_at.get(tag).copied())));
+        if first.is_empty() {
+            return Ok(Restored::default());
+        }
         let held = self.held(ended).await?;
         if let Some(why) = scope.doubt(&held) {
             return Ok(Restored::uncertain(why));
@@ -119,10 +139,8 @@ impl Client {
         let mut suspects = Vec::new();
         for (tag, value) in first {
             match task_of(&value) {
-                Some(id) if !scope.concerns(&id, taken_at.get(&tag).copied()) => {}
-                Some(id) if held.tasks.contains(&id) => restored.held += 1,
-                Some(id) => suspects.push((id, tag, value)),
-                // No task: nobody can be asked about it.
+                Some(task) if held.tasks.contains(&task.id) => restored.held += 1,
+                Some(task) => suspects.push((task, tag, value)),
                 None => {}
             }
         }
@@ -136,15 +154,16 @@ impl Client {
         }
         let again = self.unacked().await?;
         let taken_at = self.taken_at().await?;
-        for (id, tag, value) in last_taken_first(suspects, &taken_at) {
-            if again.get(&tag) != Some(&value) || !scope.concerns(&id, taken_at.get(&tag).copied()) {
+        for (task, tag, value) in last_taken_first(suspects, &taken_at) {
+            if again.get(&tag) != Some(&value) || !scope.concerns(&task, taken_at.get(&tag).copied()) {
                 continue;
             }
-            if held.tasks.contains(&id) {
+            if held.tasks.contains(&task.id) {
                 restored.held += 1;
                 continue;
             }
-            self.restore((&id, &tag, &value), &held.tasks, &mut restored).await?;
+            self.restore((&task.id, &tag, &value), &held.tasks, &mut restored)
+                .await?;
         }
         Ok(restored)
     }
@@ -352,8 +371,8 @@ impl Client {
     }
 }
 
-fn task_of(value: &[u8]) -> Option<TaskId> {
-    QueuedTask::decode_unacked(value).ok().flatten().map(|task| task.id)
+fn task_of(value: &[u8]) -> Option<QueuedTask> {
+    QueuedTask::decode_unacked(value).ok().flatten()
 }
 
 /// In the order in which they must be put back, so that what was taken first is next to be served: each goes before those
@@ -370,10 +389,16 @@ mod tests {
 
     #[test]
     fn what_was_taken_last_is_put_back_first() {
-        let message = |name: &str| (TaskId::from(name), name.as_bytes().to_vec(), Vec::new());
+        let task = |name: &str| QueuedTask {
+            id: TaskId::from(name),
+            name: None,
+            root_id: None,
+            routing_key: None,
+        };
+        let message = |name: &str| (task(name), name.as_bytes().to_vec(), Vec::new());
         let taken_at = HashMap::from([(b"old".to_vec(), 1.0), (b"new".to_vec(), 2.0)]);
         let sorted = last_taken_first(["unknown", "old", "new"].map(message).to_vec(), &taken_at);
-        let names: Vec<&str> = sorted.iter().map(|(id, _, _)| id.as_str()).collect();
+        let names: Vec<&str> = sorted.iter().map(|(task, _, _)| task.id.as_str()).collect();
         assert_eq!(names, ["new", "old", "unknown"]);
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use super::mailbox::Replies;
+use super::message::QueuedTask;
 use super::{NodeName, TaskId};
 
 /// Whose messages are put back, and with which right.
@@ -16,6 +17,9 @@ pub(super) enum RestoreScope<'a> {
     },
     /// Of a worker whose process was seen to end at `until` (unix seconds), of what it is known to have held.
     Process { tasks: &'a HashSet<TaskId>, until: f64 },
+    /// Of jobs that these dispatch tasks have started, what was taken until `until` (unix seconds): a worker that died then may
+    /// have held more than it is known to. Every listener says what it holds.
+    Jobs { roots: &'a HashSet<TaskId>, until: f64 },
 }
 
 /// What workers have answered.
@@ -41,11 +45,13 @@ impl RestoreScope<'_> {
         };
         match self {
             RestoreScope::Process { .. } => None,
-            RestoreScope::AllAnswer if *listeners == 0 => Some("no worker listens".to_owned()),
-            RestoreScope::AllAnswer if answers < listeners => {
+            RestoreScope::AllAnswer | RestoreScope::Jobs { .. } if *listeners == 0 => {
+                Some("no worker listens".to_owned())
+            }
+            RestoreScope::AllAnswer | RestoreScope::Jobs { .. } if answers < listeners => {
                 Some(format!("{answers} of {listeners} workers have answered"))
             }
-            RestoreScope::AllAnswer => refused(&BTreeSet::new()),
+            RestoreScope::AllAnswer | RestoreScope::Jobs { .. } => refused(&BTreeSet::new()),
             RestoreScope::Without { dead, beating } => {
                 let lives = |node: &&NodeName| held.answered.contains(*node) || beating.contains(*node);
                 if let Some(node) = dead.iter().find(lives) {
@@ -67,11 +73,14 @@ impl RestoreScope<'_> {
         }
     }
 
-    pub fn concerns(&self, task: &TaskId, taken_at: Option<f64>) -> bool {
+    pub fn concerns(&self, task: &QueuedTask, taken_at: Option<f64>) -> bool {
+        let was_taken_by = |until: &f64| taken_at.is_none_or(|taken_at| taken_at <= *until);
         match self {
             RestoreScope::AllAnswer | RestoreScope::Without { .. } => true,
-            RestoreScope::Process { tasks, until } => {
-                tasks.contains(task) && taken_at.is_none_or(|taken_at| taken_at <= *until)
+            RestoreScope::Process { tasks, until } => tasks.contains(&task.id) && was_taken_by(until),
+            RestoreScope::Jobs { roots, until } => {
+                // A dispatch task is its own root; messages of older clients may not name it.
+                roots.contains(task.root_id.as_ref().unwrap_or(&task.id)) && was_taken_by(until)
             }
         }
     }
@@ -156,7 +165,51 @@ mod tests {
             (&ours, Some(11.0), false),
             (&other, Some(9.0), false),
         ] {
-            assert_eq!(seen.concerns(task, taken_at), concerns, "{task} {taken_at:?}");
+            let message = message(task, None);
+            assert_eq!(seen.concerns(&message, taken_at), concerns, "{task} {taken_at:?}");
+        }
+    }
+
+    fn message(id: &TaskId, root: Option<&TaskId>) -> QueuedTask {
+        QueuedTask {
+            id: id.clone(),
+            name: None,
+            root_id: root.cloned(),
+            routing_key: None,
+        }
+    }
+
+    #[test]
+    fn what_a_dead_worker_is_not_known_to_have_held_is_put_back_for_the_run_s_own_jobs_when_every_listener_answers() {
+        let [root, other, task] = ["r", "o", "t"].map(TaskId::from);
+        let roots = HashSet::from([root.clone()]);
+        let jobs = RestoreScope::Jobs {
+            roots: &roots,
+            until: 10.0,
+        };
+        assert_eq!(jobs.doubt(&held(&["a", "b"], 2)), None);
+        assert_eq!(
+            jobs.doubt(&held(&["a"], 2)).as_deref(),
+            Some("1 of 2 workers have answered")
+        );
+        assert_eq!(jobs.doubt(&held(&[], 0)).as_deref(), Some("no worker listens"));
+        for (id, its_root, taken_at, concerns) in [
+            (&task, Some(&root), Some(9.0), true),
+            (&task, Some(&root), None, true),
+            (&root, Some(&root), Some(9.0), true),
+            (&root, None, Some(9.0), true),
+            // Taken by another since.
+            (&task, Some(&root), Some(11.0), false),
+            // Of somebody else's job.
+            (&task, Some(&other), Some(9.0), false),
+            (&task, None, Some(9.0), false),
+        ] {
+            let message = message(id, its_root);
+            assert_eq!(
+                jobs.concerns(&message, taken_at),
+                concerns,
+                "{id} {its_root:?} {taken_at:?}"
+            );
         }
     }
 }

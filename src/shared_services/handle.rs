@@ -33,6 +33,8 @@ pub struct SharedWorkers(Option<Arc<SharedState>>);
 
 struct SharedState {
     holders: TaskHolders,
+    /// Dispatch tasks of the jobs of this run: the roots of all their tasks.
+    jobs: Mutex<HashSet<TaskId>>,
     /// Workers that live, whether they answer or not.
     living: Mutex<BTreeSet<NodeName>>,
     absence: watch::Sender<Option<Absence>>,
@@ -50,6 +52,7 @@ impl SharedWorkers {
         let (dead, receiver) = mpsc::unbounded_channel();
         let state = SharedState {
             holders: TaskHolders::default(),
+            jobs: Mutex::default(),
             living: Mutex::default(),
             absence: watch::Sender::new(None),
             dead,
@@ -84,6 +87,18 @@ impl SharedWorkers {
     pub fn take_tasks_of(&self, node: &NodeName) -> HashSet<TaskId> {
         let state = self.0.as_ref();
         state.map(|state| state.holders.take_of(node)).unwrap_or_default()
+    }
+
+    /// The run follows the job of this dispatch task.
+    pub fn follows(&self, root: &TaskId) {
+        if let Some(state) = &self.0 {
+            state.jobs().insert(root.clone());
+        }
+    }
+
+    /// The dispatch tasks of all jobs that the run has followed.
+    pub fn jobs(&self) -> HashSet<TaskId> {
+        self.0.as_ref().map(|state| state.jobs().clone()).unwrap_or_default()
     }
 
     /// A living worker that is not among `answered`: it may hold anything.
@@ -164,6 +179,10 @@ impl SharedWorkers {
 impl SharedState {
     fn redis_away(&self) -> MutexGuard<'_, Option<Failure>> {
         self.redis_away.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn jobs(&self) -> MutexGuard<'_, HashSet<TaskId>> {
+        self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn living(&self) -> MutexGuard<'_, BTreeSet<NodeName>> {

@@ -213,6 +213,7 @@ impl<'a> Attempt<'a> {
             ours: Arc::clone(&self.ours),
         };
         self.desk.watch_queues(task.queue.clone());
+        self.context.shared.follows(&self.task);
         let follower = Follower::new(self.context, self.desk, errand);
         self.note_in_flight(&Job {
             job_id: None,

@@ -3,7 +3,8 @@
 //! for the next start. Not here: single faults with a known course; the other tests have those.
 //!
 //! Variables (`settings`): `ORCH_CHAOS_SECONDS`, `ORCH_CHAOS_ROUNDS`, `ORCH_CHAOS_SEED`, `ORCH_CHAOS_CAMPAIGNS`,
-//! `ORCH_CHAOS_REPORT`. Without any a few rounds of the quick campaigns run, as a test among the others.
+//! `ORCH_CHAOS_REPORT`; of jobs `ORCH_CHAOS_CHUNKS`; of the ledger campaign `ORCH_CHAOS_ROUND` (only this round) and
+//! `ORCH_CHAOS_KEEP` (a directory for the files of rounds with a violation). Without any a few rounds of the quick campaigns run, as a test among the others.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::process::ExitCode;
