@@ -161,3 +161,132 @@ fn failure(verdict: &Verdict, asked: Asked, job: &Job, truth: Truth) -> Vec<Stri
     }
     wrong
 }
+
+/// Panics unless this judge finds what is wrong in verdicts on known ledgers: one that finds nothing is no evidence otherwise.
+pub fn check_itself() {
+    let line = |event: &str, task: &str, further: &str| {
+        format!(
+            "\n{{\"event\": \"{event}\", \"root\": \"d\", \"task\": \"{task}\", \"pid\": 7, \"at\": 5.0{further}}}\n"
+        )
+    };
+    let chunk = |number: u32| {
+        let (task, further) = (format!("t{number}"), format!(", \"chunk\": {number}"));
+        ["chunk_started", "chunk_ended", "chunk_stored"].map(|event| line(event, &task, &further))
+    };
+    let dispatch = ["dispatch_started", "dispatch_ended", "dispatch_stored"]
+        .map(|event| line(event, "d", ", \"callback\": \"c\""));
+    let chunks = [0, 1, 2].map(|number| chunk(number).concat());
+    let callback = |received: &str, events: &[&str]| -> String {
+        let further = format!(", \"received\": {received}");
+        events.iter().map(|event| line(event, "c", &further)).collect()
+    };
+    let all = ["callback_started", "callback_ended", "callback_stored"];
+    let job = |callback: String| Ledger::parse(&[dispatch.concat(), chunks.concat(), callback].concat());
+    let torn = format!("\n{{\"event\": \"chunk_started\", \"ro{}", callback("[[0, 2]]", &all));
+    let raised = line("chunk_raised", "t1", ", \"chunk\": 1") + &callback("[]", &[]);
+    let said = |status: &str, chunks: u64, at: f64| Verdict {
+        site: "s".to_owned(),
+        root: Some("d".to_owned()),
+        status: status.to_owned(),
+        reason: "why".to_owned(),
+        at,
+        counts: BTreeMap::from([("completed_chunks".to_owned(), chunks), ("total_chunks".to_owned(), 3)]),
+    };
+    let whole = || callback("[[0, 2]]", &all);
+    for (ledger, verdict, truth, expected) in [
+        (job(whole()), said("complete", 3, 6.0), Truth::Done, None),
+        (job(torn), said("complete", 3, 6.0), Truth::Done, None),
+        (
+            job(whole()),
+            said("complete", 2, 6.0),
+            Truth::Done,
+            Some("completed_chunks is not 3"),
+        ),
+        (
+            job(whole()),
+            said("complete", 3, 4.0),
+            Truth::Done,
+            Some("before the callback ended"),
+        ),
+        (job(whole()), said("failed", 3, 6.0), Truth::Done, Some("FALSE FAILED")),
+        (job(whole()), said("retried", 3, 6.0), Truth::Done, Some("FALSE FAILED")),
+        (job(whole()), said("unknown", 3, 6.0), Truth::Done, None),
+        // One chunk is missing, one is there twice, the callback did not end, or nothing of the job is there.
+        (
+            job(callback("[[0, 1]]", &all)),
+            said("complete", 3, 6.0),
+            Truth::Lost,
+            Some("FALSE COMPLETE"),
+        ),
+        (
+            job(callback("[[0, 1], [1, 1]]", &all)),
+            said("complete", 3, 6.0),
+            Truth::Lost,
+            Some("FALSE COMPLETE"),
+        ),
+        (
+            job(callback("[[0, 2], [2, 2]]", &all)),
+            said("complete", 3, 6.0),
+            Truth::Lost,
+            Some("FALSE COMPLETE"),
+        ),
+        (
+            job(callback("[[0, 2]]", &all[..1])),
+            said("complete", 3, 6.0),
+            Truth::Lost,
+            Some("FALSE COMPLETE"),
+        ),
+        (
+            job(callback("[[0, 2]]", &all[..1])),
+            said("failed", 3, 6.0),
+            Truth::Lost,
+            None,
+        ),
+        (
+            job(callback("[[0, 2]]", &all[..2])),
+            said("failed", 3, 6.0),
+            Truth::NotStored,
+            None,
+        ),
+        (
+            job(callback("[[0, 2]]", &all[..2])),
+            said("complete", 3, 6.0),
+            Truth::NotStored,
+            None,
+        ),
+        (
+            job(raised.clone()),
+            said("complete", 3, 6.0),
+            Truth::Raised,
+            Some("FALSE COMPLETE"),
+        ),
+        (job(raised), said("failed", 3, 6.0), Truth::Raised, None),
+        (
+            job(String::new()),
+            said("failed", 4, 6.0),
+            Truth::Lost,
+            Some("more chunks are counted"),
+        ),
+        (
+            Ledger::parse(""),
+            said("complete", 3, 6.0),
+            Truth::NeverBegun,
+            Some("FALSE COMPLETE"),
+        ),
+        (Ledger::parse(""), said("failed", 0, 6.0), Truth::NeverBegun, None),
+    ] {
+        let asked = Asked {
+            chunks: 3,
+            names_callback: true,
+        };
+        let (found, wrong) = judge(&verdict, asked, &ledger);
+        assert_eq!(found, truth, "{verdict:?} {ledger:?}");
+        match expected {
+            Some(words) => assert!(
+                wrong.iter().any(|problem| problem.contains(words)),
+                "{words}: {wrong:?}"
+            ),
+            None => assert!(wrong.is_empty(), "{verdict:?}: {wrong:?}"),
+        }
+    }
+}

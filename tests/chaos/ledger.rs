@@ -98,7 +98,7 @@ impl Ledger {
         Self::parse(&text)
     }
 
-    fn parse(text: &str) -> Self {
+    pub fn parse(text: &str) -> Self {
         let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
         for line in text.lines().filter_map(|line| serde_json::from_str::<Line>(line).ok()) {
             jobs.entry(line.root.clone()).or_default().add(line);

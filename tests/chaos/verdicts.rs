@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::fault::Fault;
-use crate::judge::{Asked, judge, verdicts};
+use crate::judge::{self, Asked, judge, verdicts};
 use crate::ledger::{Ledger, Truth};
 use crate::processes::lives;
 use crate::report::Results;
@@ -339,6 +339,7 @@ impl fmt::Display for Plan {
 }
 
 pub fn run(limits: Limits) -> Results {
+    judge::check_itself();
     let mut results = Results::default();
     let mut table = Table::default();
     let mut number = limits.only.unwrap_or(0);
@@ -389,6 +390,10 @@ impl Table {
             ("ends of sites that were judged", judged.to_string()),
             ("false COMPLETE", violations("FALSE COMPLETE").to_string()),
             ("false FAILED", violations("FALSE FAILED").to_string()),
+            (
+                "other violations",
+                (results.violations.len() - violations("FALSE ")).to_string(),
+            ),
             (
                 "UNKNOWN",
                 format!(
