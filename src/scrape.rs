@@ -201,13 +201,20 @@ impl Scrape {
         }
         // When the last of them died: it may have taken more than its events told, since it sends those a moment later.
         let mut died_at = (!context.earlier.is_empty()).then(now_unix);
+        // A worker does not acknowledge what it has taken before its connection broke.
+        let mut returns = self.shared.redis_returns();
         let mut pause = RESTORE_PAUSE;
         loop {
             let worker = tokio::select! {
+                () = changed(&mut returns) => {
+                    (died_at, pause) = (Some(now_unix()), RESTORE_PAUSE);
+                    continue;
+                }
                 worker = dead.recv() => worker,
                 () = tokio::time::sleep(pause), if died_at.is_some() => {
                     let (jobs, until) = (self.shared.jobs(), died_at.unwrap_or_default());
-                    match client.restore_of_jobs(&jobs, until, &context.ghosts.all()).await {
+                    let living = self.shared.living();
+                    match client.restore_of_jobs(&jobs, until, &living, &context.ghosts.all()).await {
                         Ok(restored) if restored == Restored::default() => died_at = None,
                         Ok(restored) => self.tell_restored(&restored),
                         Err(error) => tracing::warn!(%error, "look for messages of a dead worker"),

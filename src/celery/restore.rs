@@ -106,8 +106,9 @@ impl Client {
     }
 
     /// Puts back what was taken until `until` (unix seconds) of the jobs that the tasks `roots` have started, where every
-    /// worker that listens has answered and none holds it: a worker that died then may have taken more than its events tell,
-    /// since it sends those a moment later.
+    /// worker that listens, and every one of `living`, has answered and none holds it: a worker that died then may have taken
+    /// more than its events tell, since it sends those a moment later, and one whose connection broke acknowledges nothing
+    /// that it had taken before.
     ///
     /// # Errors
     /// Redis does not answer within the deadline.
@@ -115,9 +116,11 @@ impl Client {
         &self,
         roots: &HashSet<TaskId>,
         until: f64,
+        living: &BTreeSet<NodeName>,
         ended: &HashSet<Execution>,
     ) -> Result<Restored> {
-        self.restore_in(&RestoreScope::Jobs { roots, until }, ended).await
+        let scope = RestoreScope::Jobs { roots, until, living };
+        self.restore_in(&scope, ended).await
     }
 
     async fn restore_in(&self, scope: &RestoreScope<'_>, ended: &HashSet<Execution>) -> Result<Restored> {

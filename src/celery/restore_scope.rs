@@ -18,8 +18,13 @@ pub(super) enum RestoreScope<'a> {
     /// Of a worker whose process was seen to end at `until` (unix seconds), of what it is known to have held.
     Process { tasks: &'a HashSet<TaskId>, until: f64 },
     /// Of jobs that these dispatch tasks have started, what was taken until `until` (unix seconds): a worker that died then may
-    /// have held more than it is known to. Every listener says what it holds.
-    Jobs { roots: &'a HashSet<TaskId>, until: f64 },
+    /// have held more than it is known to. Every listener says what it holds, and so do those that are known to live: one may
+    /// not have come back yet after a restart of Redis.
+    Jobs {
+        roots: &'a HashSet<TaskId>,
+        until: f64,
+        living: &'a BTreeSet<NodeName>,
+    },
 }
 
 /// What workers have answered.
@@ -51,7 +56,12 @@ impl RestoreScope<'_> {
             RestoreScope::AllAnswer | RestoreScope::Jobs { .. } if answers < listeners => {
                 Some(format!("{answers} of {listeners} workers have answered"))
             }
-            RestoreScope::AllAnswer | RestoreScope::Jobs { .. } => refused(&BTreeSet::new()),
+            RestoreScope::AllAnswer => refused(&BTreeSet::new()),
+            RestoreScope::Jobs { living, .. } => {
+                let mut silent = living.difference(&held.answered);
+                let is_silent = |node: &NodeName| format!("{node} lives and has not said what it holds");
+                refused(&BTreeSet::new()).or_else(|| silent.next().map(is_silent))
+            }
             RestoreScope::Without { dead, beating } => {
                 let lives = |node: &&NodeName| held.answered.contains(*node) || beating.contains(*node);
                 if let Some(node) = dead.iter().find(lives) {
@@ -78,7 +88,7 @@ impl RestoreScope<'_> {
         match self {
             RestoreScope::AllAnswer | RestoreScope::Without { .. } => true,
             RestoreScope::Process { tasks, until } => tasks.contains(&task.id) && was_taken_by(until),
-            RestoreScope::Jobs { roots, until } => {
+            RestoreScope::Jobs { roots, until, .. } => {
                 // A dispatch task is its own root; messages of older clients may not name it.
                 roots.contains(task.root_id.as_ref().unwrap_or(&task.id)) && was_taken_by(until)
             }
@@ -183,10 +193,16 @@ mod tests {
     fn what_a_dead_worker_is_not_known_to_have_held_is_put_back_for_the_run_s_own_jobs_when_every_listener_answers() {
         let [root, other, task] = ["r", "o", "t"].map(TaskId::from);
         let roots = HashSet::from([root.clone()]);
+        let living = nodes(&["a"]);
         let jobs = RestoreScope::Jobs {
             roots: &roots,
             until: 10.0,
+            living: &living,
         };
+        assert_eq!(
+            jobs.doubt(&held(&["b"], 1)).as_deref(),
+            Some("a lives and has not said what it holds")
+        );
         assert_eq!(jobs.doubt(&held(&["a", "b"], 2)), None);
         assert_eq!(
             jobs.doubt(&held(&["a"], 2)).as_deref(),

@@ -101,6 +101,11 @@ impl SharedWorkers {
         self.0.as_ref().map(|state| state.jobs().clone()).unwrap_or_default()
     }
 
+    /// Workers that live, whether they answer or not, as far as they are known.
+    pub fn living(&self) -> BTreeSet<NodeName> {
+        self.0.as_ref().map(|state| state.living().clone()).unwrap_or_default()
+    }
+
     /// A living worker that is not among `answered`: it may hold anything.
     pub fn living_beyond(&self, answered: &BTreeSet<NodeName>) -> Option<NodeName> {
         let state = self.0.as_ref()?;

@@ -141,7 +141,7 @@ fn failure(verdict: &Verdict, asked: Asked, job: &Job, truth: Truth) -> Vec<Stri
         Truth::Done => true,
         // A verdict about all tasks of the job may be about those of the first dispatch.
         Truth::DispatchedAgain => asked.names_callback && job.last_dispatch_is_done(asked.chunks),
-        Truth::NotStored | Truth::Raised | Truth::Lost | Truth::NeverBegun => false,
+        Truth::NotStored | Truth::FailedByCelery | Truth::Raised | Truth::Lost | Truth::NeverBegun => false,
     };
     if is_false {
         wrong.push("FALSE FAILED".to_owned());
@@ -211,6 +211,12 @@ pub fn check_itself() {
         (job(whole()), said("failed", 3, 6.0), Truth::Done, Some("FALSE FAILED")),
         (job(whole()), said("retried", 3, 6.0), Truth::Done, Some("FALSE FAILED")),
         (job(whole()), said("unknown", 3, 6.0), Truth::Done, None),
+        (
+            job(whole() + &line("chunk_failed", "t1", ", \"chunk\": 1")),
+            said("failed", 3, 6.0),
+            Truth::FailedByCelery,
+            None,
+        ),
         // One chunk is missing, one is there twice, the callback did not end, or nothing of the job is there.
         (
             job(callback("[[0, 1]]", &all)),

@@ -31,6 +31,8 @@ pub struct Execution {
     pid: i32,
     pub ended: Option<f64>,
     pub raised: bool,
+    /// Celery has stored a failure.
+    failed: bool,
     /// Celery has stored the result.
     pub stored: bool,
     /// Of a dispatch task: the callback that it has made.
@@ -45,6 +47,8 @@ pub struct Chunk {
     pub started: u32,
     pub ended: u32,
     pub raised: u32,
+    /// Celery has stored a failure.
+    pub failed: u32,
     /// Celery has stored the result and counted it in the chord.
     pub stored: u32,
 }
@@ -66,6 +70,9 @@ pub enum Truth {
     DispatchedAgain,
     /// The callback has received each chunk exactly once and ended well; its process died before its result was stored.
     NotStored,
+    /// As `Done`, but Celery has stored a failure of a task that did not raise: its connection to Redis broke. It may have
+    /// stored a ChordError in place of the callback's result.
+    FailedByCelery,
     /// A task of it raised.
     Raised,
     /// A task of it began or was published, and has no end that counts.
@@ -80,6 +87,7 @@ impl fmt::Display for Truth {
             Self::Done => "done",
             Self::DispatchedAgain => "done, dispatched again",
             Self::NotStored => "done, not stored",
+            Self::FailedByCelery => "done, a failure stored by Celery",
             Self::Raised => "raised",
             Self::Lost => "lost",
             Self::NeverBegun => "never begun",
@@ -134,6 +142,7 @@ impl Job {
                     "ended" => chunk.ended += 1,
                     "raised" => chunk.raised += 1,
                     "stored" => chunk.stored += 1,
+                    "failed" => chunk.failed += 1,
                     _ => {}
                 }
                 return;
@@ -145,6 +154,7 @@ impl Job {
                 pid: line.pid,
                 ended: None,
                 raised: false,
+                failed: false,
                 stored: false,
                 callback: None,
                 received: line.received.unwrap_or_default(),
@@ -162,6 +172,7 @@ impl Job {
             }
             "raised" => execution.raised = true,
             "stored" => execution.stored = true,
+            "failed" => execution.failed = true,
             _ => {}
         }
     }
@@ -185,8 +196,11 @@ impl Job {
         if tasks.into_iter().any(|task| task.raised) || self.chunks.values().any(|chunk| chunk.raised > 0) {
             return Truth::Raised;
         }
+        let is_failed = self.dispatches.iter().chain(&self.callbacks).any(|task| task.failed)
+            || self.chunks.values().any(|chunk| chunk.failed > 0);
         match self.good_callbacks(chunks).max_by_key(|callback| callback.stored) {
             None => Truth::Lost,
+            Some(_) if is_failed => Truth::FailedByCelery,
             Some(_) if self.dispatches.len() > 1 => Truth::DispatchedAgain,
             Some(callback) if callback.stored => Truth::Done,
             Some(_) => Truth::NotStored,
@@ -223,11 +237,12 @@ impl fmt::Display for Job {
         let count = |of: fn(&Chunk) -> u32| chunks.clone().filter(|chunk| of(chunk) > 0).count();
         write!(
             out,
-            "{} dispatches, {} chunks started, {} ended, {} raised, {} stored, {} executions again",
+            "{} dispatches, {} chunks started, {} ended, {} raised, {} failed by Celery, {} stored, {} executions again",
             self.dispatches.len(),
             count(|chunk| chunk.started),
             count(|chunk| chunk.ended),
             count(|chunk| chunk.raised),
+            count(|chunk| chunk.failed),
             count(|chunk| chunk.stored),
             self.executions_again()
         )?;

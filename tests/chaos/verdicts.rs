@@ -842,7 +842,7 @@ fn judge_all(
                 (Truth::Lost, "failed" | "retried") => {
                     results.count(format!("lost, {acknowledgement} acknowledgement: {reason}"))
                 }
-                (Truth::NotStored | Truth::DispatchedAgain, "failed" | "retried") => {
+                (Truth::NotStored | Truth::FailedByCelery | Truth::DispatchedAgain, "failed" | "retried") => {
                     results.count(format!("{truth}, and FAILED: {reason}"));
                 }
                 _ => {}
