@@ -254,7 +254,8 @@ impl Plan {
                 let (moment, longest) = match random.u32(..10) {
                     0..2 => (Moment::Now, 3000),
                     2..4 => (Moment::Dispatch, 1500),
-                    4..8 => (Moment::Chunks(random.usize(..chunks as usize * SITES)), 20),
+                    // All faults before the end.
+                    4..8 => (Moment::Chunks(random.usize(..chunks as usize * SITES / count)), 20),
                     _ => (Moment::Callback, 500),
                 };
                 let delay = Duration::from_millis(random.u64(..=longest));
