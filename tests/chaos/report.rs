@@ -64,62 +64,76 @@ impl Report {
             took.as_secs(),
             settings.seed
         );
-        if let Some(file) = &settings.report
-            && let Err(error) = fs::write(file, self.page(settings, took))
-        {
-            eprintln!("chaos: {}: {error}", file.display());
-            return ExitCode::from(2);
+        if let Some(file) = &settings.report {
+            let before = fs::read_to_string(file).unwrap_or_default();
+            if let Err(error) = fs::write(file, self.page(&before, settings, took)) {
+                eprintln!("chaos: {}: {error}", file.display());
+                return ExitCode::from(2);
+            }
         }
         ExitCode::from(u8::from(violations > 0))
     }
 
-    fn page(&self, settings: &Settings, took: Duration) -> String {
-        let mut page = String::from(
-            "# Reliability\n\nWritten by the chaos driver (`tests/chaos`), by nothing else. The command:\n\n```sh\n",
-        );
-        let names: Vec<_> = settings.campaigns.iter().map(ToString::to_string).collect();
-        let asked = ["ORCH_CHAOS_SECONDS", "ORCH_CHAOS_ROUNDS"]
-            .into_iter()
-            .filter_map(|name| Some(format!("{name}={} ", std::env::var(name).ok()?)))
-            .collect::<String>();
-        let _ = writeln!(
-            page,
-            "{asked}ORCH_CHAOS_CAMPAIGNS={} ORCH_CHAOS_SEED={} ORCH_CHAOS_REPORT=docs/reliability.md \\\n    cargo test --test chaos\n```\n",
-            names.join(","),
-            settings.seed
-        );
-        let facts = [
-            ("commit", said("git", &["rev-parse", "--short=12", "HEAD"])),
-            ("system", said("uname", &["-srm"])),
-            (
-                "processors",
-                std::thread::available_parallelism().map_or(0, usize::from).to_string(),
-            ),
-            ("duration", format!("{} s", took.as_secs())),
-            ("Celery", celery()),
-        ];
-        for (name, value) in facts {
-            let _ = writeln!(page, "- {name}: {value}");
+    /// The page with the sections of these campaigns; what `before` says of others is kept.
+    fn page(&self, before: &str, settings: &Settings, took: Duration) -> String {
+        let mut sections: BTreeMap<Campaign, String> = BTreeMap::new();
+        for section in before.split("\n## ").skip(1) {
+            let name = section.lines().next().unwrap_or_default();
+            if let Ok(campaign) = name.parse() {
+                sections.insert(campaign, section.trim_end().to_owned());
+            }
         }
         for (campaign, results) in &self.0 {
-            let _ = writeln!(page, "\n## {campaign}\n\n{}\n", meaning(*campaign));
-            let _ = writeln!(page, "| | |\n|---|---:|\n| rounds | {} |", results.rounds);
-            for (fault, times) in &results.faults {
-                let _ = writeln!(page, "| {fault} | {times} |");
-            }
-            for (name, figure) in &results.figures {
-                let _ = writeln!(page, "| {name} | {figure} |");
-            }
-            for (what, times) in &results.skipped {
-                let _ = writeln!(page, "| skipped: {what} | {times} |");
-            }
-            let _ = writeln!(page, "| **violations** | **{}** |", results.violations.len());
-            for violation in &results.violations {
-                let _ = writeln!(page, "\n- {violation}");
-            }
+            sections.insert(*campaign, section(*campaign, results, settings, took));
+        }
+        let mut page = String::from("# Reliability\n\nWritten by the chaos driver (`tests/chaos`), by nothing else.\n");
+        for section in sections.values() {
+            let _ = writeln!(page, "\n## {section}");
         }
         page
     }
+}
+
+fn section(campaign: Campaign, results: &Results, settings: &Settings, took: Duration) -> String {
+    let asked = ["ORCH_CHAOS_SECONDS", "ORCH_CHAOS_ROUNDS", "ORCH_CHAOS_CHUNKS"]
+        .into_iter()
+        .filter_map(|name| Some(format!("{name}={} ", std::env::var(name).ok()?)))
+        .collect::<String>();
+    let release = if cfg!(debug_assertions) { "" } else { "--release " };
+    let mut text = format!(
+        "{campaign}\n\n{}\n\n```sh\n{asked}ORCH_CHAOS_CAMPAIGNS={campaign} ORCH_CHAOS_SEED={} \\\n    \
+         ORCH_CHAOS_REPORT=docs/reliability.md cargo test {release}--test chaos\n```\n\n",
+        meaning(campaign),
+        settings.seed
+    );
+    let facts = [
+        ("commit", said("git", &["rev-parse", "--short=12", "HEAD"])),
+        ("system", said("uname", &["-srm"])),
+        (
+            "processors",
+            std::thread::available_parallelism().map_or(0, usize::from).to_string(),
+        ),
+        ("duration of all campaigns of that run", format!("{} s", took.as_secs())),
+        ("Celery", celery()),
+    ];
+    for (name, value) in facts {
+        let _ = writeln!(text, "- {name}: {value}");
+    }
+    let _ = writeln!(text, "\n| | |\n|---|---:|\n| rounds | {} |", results.rounds);
+    for (fault, times) in &results.faults {
+        let _ = writeln!(text, "| {} | {times} |", fault.replace('|', "\\|"));
+    }
+    for (name, figure) in &results.figures {
+        let _ = writeln!(text, "| {name} | {figure} |");
+    }
+    for (what, times) in &results.skipped {
+        let _ = writeln!(text, "| skipped: {what} | {times} |");
+    }
+    let _ = write!(text, "| **violations** | **{}** |", results.violations.len());
+    for violation in &results.violations {
+        let _ = write!(text, "\n\n- {violation}");
+    }
+    text
 }
 
 fn meaning(campaign: Campaign) -> &'static str {
