@@ -37,6 +37,7 @@ mod mailbox;
 mod message;
 mod observed_lists;
 mod poison;
+mod pool_process;
 #[cfg(test)]
 mod properties;
 mod publish;
@@ -80,6 +81,7 @@ pub use leftovers::{Kept, Leftovers};
 pub use mailbox::{Replies, Target};
 pub use message::QueuedTask;
 pub use poison::{Diagnosis, Harm, Harmful, Inspection, Place, diagnose};
+pub use pool_process::idle_processes;
 pub use publish::{BatchError, Chord};
 pub use queues::{Census, Sighting, UnackedMessage, Whereabouts};
 pub use restore::Restored;

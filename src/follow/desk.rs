@@ -494,15 +494,16 @@ impl Desk {
             self.disrupted.notified().await;
             let give_up = Instant::now() + HUNT_PATIENCE;
             while Instant::now() < give_up {
-                if let Ok(replies) = self
-                    .context
-                    .celery
-                    .control()
-                    .active(&Target::All, WORKER_DEADLINE)
-                    .await
+                let control = self.control();
+                // First what is listed, then the processes: what is not there any more has ended what it was listed with.
+                if let Ok(running) = control.active(&Target::All, WORKER_DEADLINE).await
+                    && let Ok(stats) = control.stats(&Target::All, WORKER_DEADLINE).await
                 {
-                    for (node, running) in replies.good() {
-                        self.spot_ghosts(node, running);
+                    for (node, running) in running.good() {
+                        // Of two workers with one name it is not known whose answer is whose.
+                        if let Some(stats) = stats.of(node).filter(|_| !stats.shared.contains_key(node)) {
+                            self.spot_ghosts(node, running, stats);
+                        }
                     }
                 }
                 sleep(HUNT_AGAIN_AFTER).await;
@@ -510,12 +511,12 @@ impl Desk {
         }
     }
 
-    fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask]) {
-        let pools = self.pools();
-        let Some(pool) = pools.get(node) else { return };
-        for task in self.context.ghosts.see(node, running, pool, Instant::now()) {
+    fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask], stats: &Stats) {
+        let pool = stats.pool_processes.iter().copied().collect();
+        let idle = celery::idle_processes(node, stats);
+        for task in self.context.ghosts.see(node, running, (&pool, &idle), Instant::now()) {
             let message = format!(
-                "worker {node} lists task {task} as running, but its process has begun another since: the worker will not learn how it ended"
+                "worker {node} lists task {task} as running, but its process has left it: the worker will not learn how it ended"
             );
             self.context.recorder.emit(run::EventKind::Noticed {
                 level: Level::Warning,

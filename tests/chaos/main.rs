@@ -25,6 +25,7 @@ mod support {
     pub use bookshop::python;
 }
 
+mod connections;
 mod disk;
 mod fault;
 mod job;
@@ -66,6 +67,7 @@ fn main() -> ExitCode {
             Campaign::RunKilled => scrape::run(limits),
             Campaign::Job => job::run(limits),
             Campaign::Ledger => verdicts::run(limits),
+            Campaign::Connections => connections::run(limits),
         };
         println!("{results}");
         report.add(*campaign, results);

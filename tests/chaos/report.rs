@@ -166,6 +166,13 @@ fn meaning(campaign: Campaign) -> &'static str {
              attempt is compared with its ledger. A violation is a COMPLETE whose callback has not received each chunk \
              exactly once and ended well, a FAILED whose callback has, a wrong count or exit code, or any process left."
         }
+        Campaign::Connections => {
+            "`orch run` with many small jobs on one Celery worker, each a chord of 14 chunks; all connections to Redis are \
+             cut (`CLIENT KILL`) some four times while a job runs; own and external Redis, early and late acknowledgement, \
+             the pools prefork, threads and solo. A round is a job. A violation is a job that hangs until its timeout, \
+             comes to its end more than 30 s after the last chunk, callback or cut, or has an end that is not true by what \
+             its tasks wrote down."
+        }
     }
 }
 

@@ -20,16 +20,19 @@ pub enum Campaign {
     Job,
     /// Runs of several such jobs with a few faults each; the verdict on every job is compared with its ledger.
     Ledger,
+    /// Many small jobs; all connections to Redis are cut again and again.
+    Connections,
 }
 
 impl Campaign {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::OrchKilled,
         Self::GuardKilled,
         Self::BothKilled,
         Self::RunKilled,
         Self::Job,
         Self::Ledger,
+        Self::Connections,
     ];
 
     fn name(self) -> &'static str {
@@ -40,6 +43,7 @@ impl Campaign {
             Self::RunKilled => "run-killed",
             Self::Job => "job",
             Self::Ledger => "ledger",
+            Self::Connections => "connections",
         }
     }
 
@@ -51,6 +55,7 @@ impl Campaign {
             Self::RunKilled => 15,
             Self::Job => 40,
             Self::Ledger => 35,
+            Self::Connections => 10,
         }
     }
 
@@ -63,6 +68,7 @@ impl Campaign {
             Self::Job => 3,
             // Of five jobs each.
             Self::Ledger => 100,
+            Self::Connections => 200,
         }
     }
 }
