@@ -21,8 +21,8 @@ use crate::guard::{self, Guard, GuardEvent, GuardOptions, HurrySwitch, InstanceL
 use crate::instance::{self, InstanceFile};
 use crate::memory::program_pages;
 use crate::plan::{Plan, PlanContext};
-use crate::proxies::SuspectPool;
 use crate::presence::Presence;
+use crate::proxies::SuspectPool;
 use crate::resume;
 pub use crate::resume::ResumeTarget;
 use crate::run::{

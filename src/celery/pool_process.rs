@@ -85,6 +85,7 @@ mod tests {
                 transport: String::new(),
             },
             prefetch_count: None,
+            uptime: None,
             totals: std::collections::BTreeMap::new(),
         }
     }

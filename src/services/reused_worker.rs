@@ -53,7 +53,7 @@ impl Celery {
             control.registered(&target, QUESTION_PATIENCE),
             control.active_queues(&target, QUESTION_PATIENCE),
             // Of nodes that are named one answer each would be enough.
-            control.stats(&Target::All, REUSE_PATIENCE)
+            control.stats(&Target::All, QUESTION_PATIENCE)
         );
         let registered = registered.map_err(|error| self.not_told("for their tasks", &error))?;
         let queues = queues.map_err(|error| self.not_told("for their queues", &error))?;
