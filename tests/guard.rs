@@ -166,6 +166,97 @@ fn reports_that_nobody_reads_do_not_stop_it() {
     assert!(closed.elapsed() < Duration::from_secs(3), "{:?}", closed.elapsed());
 }
 
+/// A file system that does not answer, until this is dropped.
+struct SilentFiles(Child, PathBuf);
+
+impl SilentFiles {
+    /// Mounts it here; `None`, and the reason printed, where that is not possible.
+    #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
+    fn mount(place: PathBuf) -> Option<Self> {
+        fs::create_dir(&place).unwrap();
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/silent_files.py");
+        let mut server = Command::new("python3")
+            .arg(script)
+            .arg(&place)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(server.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        if line.trim() != "mounted" {
+            server.wait().unwrap();
+            eprintln!("skipped: no file system can be mounted here (it takes root and /dev/fuse)");
+            return None;
+        }
+        Some(Self(server, place))
+    }
+}
+
+impl Drop for SilentFiles {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+        nix::mount::umount2(&self.1, nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
+#[test]
+fn an_execution_that_a_dead_file_system_holds_up_holds_up_nothing_else() {
+    let mut guard = Guard::start().begun();
+    let Some(files) = SilentFiles::mount(guard.file("dead")) else {
+        guard.stop_all();
+        return;
+    };
+    let program = guard.file("dead/program");
+    guard.order(&guard.spawn_order("hung", &[program.to_str().unwrap()]));
+    let mut in_dead_directory = guard.spawn_order("lost", &SLEEP);
+    in_dead_directory["directory"] = json!(guard.file("dead/directory"));
+    guard.order(&in_dead_directory);
+    // Reported first, since it is the only one of them that is started.
+    let pid = guard.spawn("web", &SLEEP);
+    guard.order(&json!({"order": "stop", "service": "web"}));
+    assert_eq!(guard.report()["report"], "exited");
+    assert_eq!(guard.report(), json!({"report": "gone", "service": "web"}));
+    assert!(!lives(pid));
+    for service in ["hung", "lost"] {
+        guard.order(&json!({"order": "stop", "service": service}));
+    }
+    // It is killed at once, and its process can end when the file system does.
+    drop(files);
+    let mut gone = 0;
+    while gone < 2 {
+        gone += i32::from(guard.report()["report"] == "gone");
+    }
+    guard.stop_all();
+}
+
+#[test]
+fn an_execution_that_does_not_come_about_is_reported_in_time() {
+    let mut guard = Guard::start().begun();
+    let Some(files) = SilentFiles::mount(guard.file("dead")) else {
+        guard.stop_all();
+        return;
+    };
+    let program = guard.file("dead/program");
+    guard.order(&guard.spawn_order("hung", &[program.to_str().unwrap()]));
+    let failed = guard.report();
+    assert_eq!(
+        (&failed["report"], &failed["service"]),
+        (&"spawn_failed".into(), &"hung".into())
+    );
+    assert!(
+        failed["error"].as_str().unwrap().contains("does not answer"),
+        "{failed}"
+    );
+    // A guard that is killed meanwhile closes its socket, though its child cannot end.
+    guard.child.kill().unwrap();
+    let mut rest = String::new();
+    assert_eq!(guard.reports.read_line(&mut rest).unwrap(), 0, "{rest}");
+    drop(files);
+}
+
 #[test]
 fn late_readers_get_every_report() {
     let mut guard = Guard::start().begun();

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -20,8 +20,6 @@ use super::{INITIALISED, RUN_ID_VARIABLE, leftovers, process_table, sys};
 
 /// The guard says `Started` a few milliseconds after its exec.
 const START_PATIENCE: Duration = Duration::from_secs(10);
-/// A fork and an exec take a millisecond, on a thrashing machine seconds.
-const SPAWN_PATIENCE: Duration = Duration::from_secs(30);
 /// Beyond the plans' own bound, for SIGKILL to take effect.
 const STOP_SLACK: Duration = Duration::from_secs(2);
 /// For a guard that was killed or has said goodbye to be gone, and for what it left to be ended.
@@ -71,8 +69,6 @@ pub enum Error {
     Spawn(String),
     #[error("the guard is gone")]
     Gone,
-    #[error("the guard has not answered within {0:?}")]
-    Silent(Duration),
     #[error("the stop has not ended within {bound:?}; the guard and what was left were killed")]
     StopTooSlow { bound: Duration },
     #[error("the guard is gone, and something of what it had started may live: {0}")]
@@ -89,6 +85,8 @@ pub struct StopSummary {
 struct Known {
     /// Stop plans of living services.
     plans: BTreeMap<String, StopPlan>,
+    /// Stop plans of services that are being started: a stop that begins now must wait long enough for them.
+    starting: BTreeMap<String, StopPlan>,
     /// Main processes of services of which something may live, by service: the sessions of what they leave.
     mains: BTreeMap<String, i32>,
     all_gone: bool,
@@ -102,12 +100,7 @@ struct Shared {
     socket: Mutex<UnixStream>,
     known: Mutex<Known>,
     changed: Condvar,
-    /// One spawn at a time; its answer comes here.
-    answers: Mutex<Receiver<Answer>>,
 }
-
-/// What became of an order to start the service of this name.
-type Answer = (String, Result<i32, String>);
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -175,18 +168,15 @@ impl Guard {
         let child = Arc::new(Mutex::new(child));
         greet(&ours, &options, group.as_ref()).map_err(Error::Start)?;
 
-        let (answer, answers) = channel();
         let (started, begun) = channel();
         let reading = ours.try_clone().map_err(Error::Start)?;
         let shared = Arc::new(Shared {
             socket: Mutex::new(ours),
             known: Mutex::default(),
             changed: Condvar::new(),
-            answers: Mutex::new(answers),
         });
         let reader = Reader {
             shared: Arc::clone(&shared),
-            answer,
             started,
             run_id: options.run_id.clone(),
             inherited,
@@ -293,43 +283,16 @@ impl Drop for Guard {
 }
 
 impl GuardHandle {
-    /// Starts a service; its pid.
+    /// Has a service started; `Spawned` or `SpawnFailed` follows as an event, the latter with a text that says why.
     ///
     /// # Errors
-    /// The program cannot be executed (the text says why), or the guard is gone.
-    pub fn spawn(&self, order: SpawnOrder) -> Result<i32, Error> {
+    /// The guard is gone.
+    pub fn spawn(&self, order: SpawnOrder) -> Result<(), Error> {
         let (service, plan) = (order.service.clone(), order.stop.clone());
-        let answers = lock(&self.0.answers);
-        // An answer that came too late for the one who asked is not for us.
-        while answers.try_recv().is_ok() {}
-        // Known before it runs: a stop that begins now must wait long enough for it. A refusal leaves what was known, such
-        // as the plan of a living one of the same name.
-        let before = lock(&self.0.known).plans.insert(service.clone(), plan);
-        let forget = || {
-            let mut known = lock(&self.0.known);
-            match before.clone() {
-                Some(plan) => known.plans.insert(service.clone(), plan),
-                None => known.plans.remove(&service),
-            }
-        };
-        if let Err(error) = self.0.send(&Order::Spawn(Box::new(order))) {
-            forget();
-            return Err(error);
-        }
-        let deadline = Instant::now() + SPAWN_PATIENCE;
-        loop {
-            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-                // Of one who has stopped waiting for it.
-                Ok((of, _)) if of != service => {}
-                Ok((_, Ok(pid))) => return Ok(pid),
-                Ok((_, Err(why))) => {
-                    forget();
-                    return Err(Error::Spawn(why));
-                }
-                Err(RecvTimeoutError::Timeout) => return Err(Error::Silent(SPAWN_PATIENCE)),
-                Err(RecvTimeoutError::Disconnected) => return Err(Error::Gone),
-            }
-        }
+        lock(&self.0.known).starting.insert(service.clone(), plan);
+        self.0.send(&Order::Spawn(Box::new(order))).inspect_err(|_| {
+            lock(&self.0.known).starting.remove(&service);
+        })
     }
 
     /// Sends a signal to a service's main process.
@@ -356,7 +319,8 @@ impl GuardHandle {
     /// The longest that a stop of the living services takes before SIGKILL: the sum over ranks.
     pub fn stop_bound(&self) -> Duration {
         let mut ranks: BTreeMap<u32, Duration> = BTreeMap::new();
-        for plan in lock(&self.0.known).plans.values() {
+        let known = lock(&self.0.known);
+        for plan in known.plans.values().chain(known.starting.values()) {
             let rank = ranks.entry(plan.rank).or_default();
             *rank = (*rank).max(plan.bound());
         }
@@ -397,7 +361,6 @@ impl HurrySwitch {
 /// The thread that hears the guard.
 struct Reader {
     shared: Arc<Shared>,
-    answer: Sender<Answer>,
     /// Why it does not start, if it does not.
     started: Sender<Result<(), String>>,
     run_id: String,
@@ -459,11 +422,14 @@ impl Reader {
                 self.started.send(Ok(())).ok();
             }
             Report::Spawned { service, pid } => {
-                lock(&self.shared.known).mains.insert(service.clone(), *pid);
-                self.answer.send((service.clone(), Ok(*pid))).ok();
+                let mut known = lock(&self.shared.known);
+                known.mains.insert(service.clone(), *pid);
+                if let Some(plan) = known.starting.remove(service) {
+                    known.plans.insert(service.clone(), plan);
+                }
             }
-            Report::SpawnFailed { service, error } => {
-                self.answer.send((service.clone(), Err(error.clone()))).ok();
+            Report::SpawnFailed { service, .. } => {
+                lock(&self.shared.known).starting.remove(service);
             }
             Report::Gone { service } => {
                 let mut known = lock(&self.shared.known);

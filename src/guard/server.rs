@@ -4,7 +4,7 @@
 //! end every descendant. It reaps in one place only, never while it decides whom to kill: a zombie keeps its pid.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+use std::io::{self, PipeReader, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 
 use super::cgroup::RunGroup;
-use super::launch::launch;
+use super::launch::{explain, launch};
 use super::process_table;
-use super::protocol::{Order, Report, SpawnOrder};
+use super::protocol::{Ended, Order, Report, SpawnOrder};
 use super::records::Records;
 use super::sweep::{Left, Tree, Trees, end_below, end_children};
 use super::{Hello, sys};
@@ -33,6 +33,8 @@ const REARM: Duration = Duration::from_millis(100);
 const REAPING: Duration = Duration::from_millis(50);
 /// How long orch is given to order the stop that a signal has asked for.
 const STOP_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an execution may take; only a file system that does not answer needs longer.
+const EXECUTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer line from orch is a broken one.
 const LONGEST_ORDER: usize = 8 << 20;
 
@@ -43,7 +45,24 @@ struct Service {
     pid: i32,
     /// The main process has not ended.
     alive: bool,
+    /// It has not executed its program.
+    launch: Option<Launch>,
     stop: Option<Stop>,
+}
+
+/// A start under way.
+enum Launch {
+    /// The program is to be executed until then; the pipe tells what became of it.
+    Pending { pipe: PipeReader, until: Instant },
+    /// It was not executed; the process is about to end. Reported then, if it is not yet.
+    Failed { unreported: Option<String> },
+}
+
+/// What is known of a start.
+enum Launched {
+    NotYet,
+    Executed,
+    Failed(String),
 }
 
 /// A stop under way: which step, until when. Past the last step everything is killed, again and again.
@@ -132,6 +151,7 @@ pub fn run(socket: UnixStream, hello: &Hello) -> io::Result<()> {
             guard.hear_signal(signal.ssi_signo.cast_signed(), signal.ssi_pid);
         }
         guard.flush();
+        guard.look_at_launches();
         guard.reap();
         guard.take_orders();
         guard.end_in_time();
@@ -256,7 +276,16 @@ impl Guard {
             .values()
             .filter_map(|service| service.stop.as_ref())
             .map(|stop| stop.until);
-        let others = self.sweep_at.into_iter().chain(self.settled_at).chain(self.end_at);
+        let launches = self.services.values().filter_map(|service| match &service.launch {
+            Some(Launch::Pending { pipe, until }) => Some((pipe, *until)),
+            Some(Launch::Failed { .. }) | None => None,
+        });
+        let others = self
+            .sweep_at
+            .into_iter()
+            .chain(self.settled_at)
+            .chain(self.end_at)
+            .chain(launches.clone().map(|(_, until)| until));
         let timeout = match deadlines.chain(others).min() {
             _ if self.unreaped => PollTimeout::ZERO,
             Some(deadline) => {
@@ -275,6 +304,7 @@ impl Guard {
             };
             watched.push(PollFd::new(socket.as_fd(), PollFlags::POLLIN | unsent));
         }
+        watched.extend(launches.map(|(pipe, _)| PollFd::new(pipe.as_fd(), PollFlags::POLLIN)));
         match poll(&mut watched, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
             // No memory for a moment. Whatever it is, what is owned must still be ended.
@@ -385,21 +415,99 @@ impl Guard {
             None => launch(&order, &self.run_id, &self.records),
         };
         match result {
-            Ok(pid) => {
+            Ok((pid, pipe)) => {
                 let log = order.log.canonicalize().unwrap_or_else(|_| order.log.clone());
-                let running = Service {
+                let until = Instant::now() + EXECUTE_TIMEOUT;
+                let starting = Service {
                     order,
                     log,
                     pid,
                     alive: true,
+                    launch: Some(Launch::Pending { pipe, until }),
                     stop: None,
                 };
-                self.services.insert(service.clone(), running);
+                self.services.insert(service, starting);
                 self.settled_at = Some(Instant::now() + program_pages::SETTLED_AFTER);
-                self.report(&Report::Spawned { service, pid });
             }
             Err(error) => self.report(&Report::SpawnFailed { service, error }),
         }
+    }
+
+    /// Reports the starts that have come to an end.
+    fn look_at_launches(&mut self) {
+        let pending = |service: &Service| matches!(service.launch, Some(Launch::Pending { .. }));
+        let names = self.services.iter().filter(|(_, service)| pending(service));
+        for name in names.map(|(name, _)| name.clone()).collect::<Vec<_>>() {
+            self.look_at_launch(&name);
+        }
+    }
+
+    /// Reads what the pipe of a start says. One that failed is reported when its process is reaped: only then is its name
+    /// free.
+    fn look_at_launch(&mut self, name: &str) {
+        let Some(service) = self.services.get_mut(name) else {
+            return;
+        };
+        let Some(Launch::Pending { pipe, until }) = &mut service.launch else {
+            return;
+        };
+        let launched = match sys::read_refusal(pipe) {
+            Some(Ok(())) => Launched::Executed,
+            Some(Err(refusal)) => Launched::Failed(explain(&refusal, &service.order, &self.records)),
+            None if Instant::now() < *until => Launched::NotYet,
+            None => {
+                let program = service.order.argv.first().map_or("", String::as_str);
+                let error = format!(
+                    "`{program}` has not been executed within {EXECUTE_TIMEOUT:?}: the file system that it is on, or that of \
+                     {}, does not answer",
+                    service.order.directory.display()
+                );
+                // That may take as long, so the report does not wait for it.
+                send(service.pid, Signal::SIGKILL as i32);
+                service.launch = Some(Launch::Failed { unreported: None });
+                let service = name.to_owned();
+                self.report(&Report::SpawnFailed { service, error });
+                return;
+            }
+        };
+        match launched {
+            Launched::NotYet => {}
+            Launched::Executed => {
+                service.launch = None;
+                let (service, pid) = (name.to_owned(), service.pid);
+                self.report(&Report::Spawned { service, pid });
+            }
+            Launched::Failed(error) => {
+                service.launch = Some(Launch::Failed {
+                    unreported: Some(error),
+                });
+            }
+        }
+    }
+
+    /// Reports the death of a main process.
+    fn take_death(&mut self, name: &str, ended: Ended) {
+        // Its last words may not have been read.
+        self.look_at_launch(name);
+        let Some(service) = self.services.get_mut(name) else {
+            return;
+        };
+        if let Some(Launch::Failed { unreported }) = service.launch.take() {
+            let is_awaited = service.stop.is_some();
+            self.services.remove(name);
+            if let Some(error) = unreported {
+                let service = name.to_owned();
+                self.report(&Report::SpawnFailed { service, error });
+            }
+            if is_awaited {
+                let service = name.to_owned();
+                self.report(&Report::Gone { service });
+            }
+            return;
+        }
+        service.alive = false;
+        let (service, pid) = (name.to_owned(), service.pid);
+        self.report(&Report::Exited { service, pid, ended });
     }
 
     /// Reaps whoever has ended, as many as one turn may; reports the ends of main processes.
@@ -421,16 +529,11 @@ impl Guard {
             let sys::Death { pid, ended } = death;
             let main = self
                 .services
-                .values_mut()
-                .find(|service| service.alive && service.pid == pid);
-            if let Some(service) = main {
-                service.alive = false;
-                let name = service.order.service.clone();
-                self.report(&Report::Exited {
-                    service: name,
-                    pid,
-                    ended,
-                });
+                .iter()
+                .find(|(_, service)| service.alive && service.pid == pid)
+                .map(|(name, _)| name.clone());
+            if let Some(name) = main {
+                self.take_death(&name, ended);
             }
             if Instant::now() >= over {
                 self.unreaped = true;
@@ -447,7 +550,9 @@ impl Guard {
         if service.stop.is_some() {
             return;
         }
-        let first = service.order.stop.steps.first().filter(|_| service.alive && !hurry);
+        // What has not become its program has nothing to put in order.
+        let is_up = service.alive && service.launch.is_none();
+        let first = service.order.stop.steps.first().filter(|_| is_up && !hurry);
         let until = match first {
             Some(step) => {
                 send(service.pid, step.signal);

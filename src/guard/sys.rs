@@ -1,10 +1,13 @@
 //! Every raw system call of the guard, behind safe functions. All of the crate's `unsafe` is here.
 #![expect(unsafe_code, reason = "system calls that the libraries offer no safe form of")]
 
+use std::collections::BTreeMap;
 use std::ffi::CString;
-use std::io::{self, Read};
+use std::io::{self, PipeReader, Read};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::libc;
@@ -222,19 +225,184 @@ unsafe fn execute(words: &[*const libc::c_char], streams: [RawFd; 3]) {
     }
 }
 
-/// Prepares a service's process between fork and exec: a session of its own, death with the guard, its own record.
-///
-/// `guard` is the pid of the caller; `record` stays open until the command has been spawned; `label` is written behind
-/// pid and start time.
-pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, label: &str) {
-    let record: RawFd = record.as_raw_fd();
-    let label = record_label(label);
-    let last_signal = libc::SIGRTMAX();
-    let prepare = move || {
-        // SAFETY: setsid, sigprocmask, signal, prctl and getppid are async-signal-safe; the only memory they touch is `none`, for
-        // which all zeroes is a valid value.
+/// A service's process, made ready before the fork: after it nothing is allocated.
+pub struct Prepared {
+    /// Paths to try in this order: one, or the program in each directory of PATH.
+    programs: Vec<CString>,
+    words: Vec<CString>,
+    environment: Vec<CString>,
+    directory: CString,
+    label: Vec<u8>,
+}
+
+/// At which step a start failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// Its session, its signals, its streams.
+    SetUp,
+    /// Its record.
+    Record,
+    /// The change into its directory.
+    Directory,
+    /// The execution.
+    Execute,
+}
+
+/// Why a process has not become the program.
+#[derive(Debug)]
+pub struct NotExecuted {
+    pub step: Step,
+    pub error: io::Error,
+}
+
+/// What is written to the pipe of a start that failed: a step and an error number.
+const REFUSAL_LENGTH: usize = 1 + size_of::<libc::c_int>();
+
+impl Prepared {
+    /// # Errors
+    /// There is a NUL byte in one of them.
+    pub fn new(
+        programs: &[PathBuf],
+        words: &[String],
+        environment: &BTreeMap<&str, &str>,
+        directory: &Path,
+        label: &str,
+    ) -> io::Result<Self> {
+        let path = |path: &Path| CString::new(path.as_os_str().as_bytes());
+        Ok(Self {
+            programs: programs.iter().map(|program| path(program)).collect::<Result<_, _>>()?,
+            words: words
+                .iter()
+                .map(|word| CString::new(word.as_bytes()))
+                .collect::<Result<_, _>>()?,
+            environment: environment
+                .iter()
+                .map(|(name, value)| CString::new(format!("{name}={value}")))
+                .collect::<Result<_, _>>()?,
+            directory: path(directory)?,
+            label: record_label(label),
+        })
+    }
+
+    /// Starts it: a session of its own, death with the guard, its own record, this log as its output. Does not wait for the
+    /// execution, which a file system that does not answer can hold up for ever.
+    ///
+    /// The pipe is closed by the execution; before that [`read_refusal`] reads from it why there is none.
+    ///
+    /// # Errors
+    /// No process or no descriptor is to be had.
+    pub fn start(&self, record: BorrowedFd<'_>, log: BorrowedFd<'_>) -> io::Result<(i32, PipeReader)> {
+        let null = std::ptr::null::<libc::c_char>();
+        let pointers = |strings: &[CString]| -> Vec<*const libc::c_char> {
+            strings
+                .iter()
+                .map(|text| text.as_ptr())
+                .chain(std::iter::once(null))
+                .collect()
+        };
+        let programs = pointers(&self.programs);
+        // `/bin/sh script arguments...` where the words are `program arguments...`.
+        let mut shell: Vec<*const libc::c_char> = vec![c"/bin/sh".as_ptr()];
+        shell.extend(pointers(&self.words));
+        let mut child = Child {
+            programs: &programs,
+            shell: &mut shell,
+            environment: &pointers(&self.environment),
+            directory: &self.directory,
+            record: record.as_raw_fd(),
+            log: log.as_raw_fd(),
+            label: &self.label,
+            // SAFETY: getpid cannot fail and touches no memory.
+            guard: unsafe { libc::getpid() },
+            last_signal: libc::SIGRTMAX(),
+        };
+        let (told, tell) = io::pipe()?;
+        nix::fcntl::fcntl(&told, nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_NONBLOCK))?;
+        // SAFETY: the guard has one thread, and the child makes async-signal-safe calls only, on memory that is ready.
+        let pid = unsafe { libc::fork() };
+        match pid {
+            -1 => Err(io::Error::last_os_error()),
+            0 => child.become_program(tell.as_raw_fd()),
+            pid => Ok((pid, told)),
+        }
+    }
+}
+
+/// What the pipe of a start says: nothing yet, that the program was executed (or its process has died), or why not.
+pub fn read_refusal(pipe: &mut PipeReader) -> Option<Result<(), NotExecuted>> {
+    let mut refusal = [0; REFUSAL_LENGTH];
+    match pipe.read(&mut refusal) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => None,
+        Ok(REFUSAL_LENGTH) => {
+            let [step, number @ ..] = refusal;
+            let step = match step {
+                1 => Step::Record,
+                2 => Step::Directory,
+                3 => Step::Execute,
+                _ => Step::SetUp,
+            };
+            Some(Err(NotExecuted {
+                step,
+                error: io::Error::from_raw_os_error(libc::c_int::from_ne_bytes(number)),
+            }))
+        }
+        // So little is written as one; a part of it would be a process that died at that.
+        Ok(_) | Err(_) => Some(Ok(())),
+    }
+}
+
+/// The child between fork and exec.
+struct Child<'a> {
+    /// Ends with null, as those below.
+    programs: &'a [*const libc::c_char],
+    shell: &'a mut [*const libc::c_char],
+    environment: &'a [*const libc::c_char],
+    directory: &'a CString,
+    record: RawFd,
+    log: RawFd,
+    label: &'a [u8],
+    guard: i32,
+    last_signal: libc::c_int,
+}
+
+impl Child<'_> {
+    /// Becomes the program, or tells why not and ends.
+    fn become_program(&mut self, tell: RawFd) -> ! {
+        let mut refusal = [0; REFUSAL_LENGTH];
+        let (step, error) = match self.set_up() {
+            Err(error) => (0, error),
+            Ok(()) => match write_record(self.record, self.label) {
+                Err(error) => (1, error),
+                Ok(()) => match self.enter_directory(tell) {
+                    Err(error) => (2, error),
+                    Ok(()) => (3, self.execute()),
+                },
+            },
+        };
+        let [first, number @ ..] = &mut refusal;
+        *first = step;
+        *number = error.raw_os_error().unwrap_or(libc::EINVAL).to_ne_bytes();
+        // SAFETY: `refusal` is readable for its length; _exit runs nothing of the guard's.
+        unsafe {
+            libc::write(tell, refusal.as_ptr().cast(), refusal.len());
+            libc::_exit(127);
+        }
+    }
+
+    fn set_up(&self) -> io::Result<()> {
+        // SAFETY: all of these are async-signal-safe; the only memory they touch is `none`, for which all zeroes is valid.
         unsafe {
             check(libc::setsid())?;
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+            // The signal is for a death to come; a guard that died before is seen by the new parent.
+            if libc::getppid() != self.guard {
+                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            }
+            // What a caller ignores (a shell does so with SIGINT for its background jobs) would stay ignored over exec,
+            // and a service's stop signal might be that one. SIGKILL and SIGSTOP refuse, as they should.
+            for signal in 1..=self.last_signal {
+                libc::signal(signal, libc::SIG_DFL);
+            }
             // The guard blocks signals, and a mask survives exec: a service would never hear SIGTERM.
             let mut none: libc::sigset_t = std::mem::zeroed();
             check(libc::sigemptyset(&raw mut none))?;
@@ -243,22 +411,61 @@ pub fn as_service(command: &mut Command, guard: i32, record: BorrowedFd<'_>, lab
                 &raw const none,
                 std::ptr::null_mut(),
             ))?;
-            // What a caller ignores (a shell does so with SIGINT for its background jobs) would stay ignored over exec,
-            // and a service's stop signal might be that one. SIGKILL and SIGSTOP refuse, as they should.
-            for signal in 1..=last_signal {
-                libc::signal(signal, libc::SIG_DFL);
-            }
-            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
-            // The signal is for a death to come; a guard that died before is seen by the new parent.
-            if libc::getppid() != guard {
-                return Err(io::Error::from_raw_os_error(libc::ESRCH));
+            // Its standard input is the guard's: /dev/null.
+            check(libc::dup2(self.log, libc::STDOUT_FILENO))?;
+            check(libc::dup2(self.log, libc::STDERR_FILENO))
+        }
+    }
+
+    /// Closes what is the guard's. The execution would do so, but it may be held up for ever, and the guard's end is seen by
+    /// its socket, and its locks are free, only when every copy is closed.
+    fn let_go_of_the_guard(tell: RawFd) {
+        let tell = tell.cast_unsigned();
+        for (first, last) in [(3, tell - 1), (tell + 1, libc::c_uint::MAX)] {
+            if first <= last {
+                // SAFETY: what is closed here is used no more. A kernel that does not know the call (before 5.9) refuses, which
+                // changes nothing for a start that is not held up.
+                unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
             }
         }
-        write_record(record, &label)
-    };
-    // SAFETY: `prepare` allocates nothing and takes no lock: it makes system calls on memory that was ready before
-    // the fork. `io::Error::from_raw_os_error` and `last_os_error` do not allocate either.
-    unsafe { command.pre_exec(prepare) };
+    }
+
+    fn enter_directory(&self, tell: RawFd) -> io::Result<()> {
+        Self::let_go_of_the_guard(tell);
+        // SAFETY: a C string that outlives the call.
+        check(unsafe { libc::chdir(self.directory.as_ptr()) })
+    }
+
+    /// Returns only if no program can be executed. Which error decides is as in execvp(3).
+    fn execute(&mut self) -> io::Error {
+        let mut denied = false;
+        let mut last = libc::ENOENT;
+        for program in self.programs.iter().filter(|program| !program.is_null()) {
+            let words = self.shell.get(1..).unwrap_or_default();
+            // SAFETY: C strings, in arrays that end with null; all outlive the call.
+            unsafe { libc::execve(*program, words.as_ptr(), self.environment.as_ptr()) };
+            // SAFETY: the error number of this thread.
+            last = unsafe { *libc::__errno_location() };
+            match last {
+                libc::ENOEXEC => {
+                    // A script without a first line that names its interpreter.
+                    if let Some(place) = self.shell.get_mut(1) {
+                        *place = *program;
+                    }
+                    if let Some(shell) = self.shell.first() {
+                        // SAFETY: as above.
+                        unsafe { libc::execve(*shell, self.shell.as_ptr(), self.environment.as_ptr()) };
+                    }
+                    break;
+                }
+                libc::EACCES => denied = true,
+                libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
+                _ => break,
+            }
+        }
+        let missing = matches!(last, libc::ENOENT | libc::ENOTDIR);
+        io::Error::from_raw_os_error(if denied && missing { libc::EACCES } else { last })
+    }
 }
 
 /// The label as the end of a record's line: whatever it holds, the line stays one line and fits.

@@ -14,8 +14,11 @@ use crate::run::ExitStatus;
 pub struct Launcher {
     guard: GuardHandle,
     /// Commands that somebody waits for, by the name they run under.
-    waiting: Arc<Mutex<HashMap<String, oneshot::Sender<Ended>>>>,
+    waiting: Arc<Mutex<HashMap<String, Waiting>>>,
 }
+
+/// To be told how a command ended, or why it was not started.
+type Waiting = oneshot::Sender<Result<Ended, String>>;
 
 impl Launcher {
     /// Wraps the guard's handle.
@@ -26,11 +29,11 @@ impl Launcher {
         }
     }
 
-    /// Starts a service; its end is reported as a guard event.
+    /// Has a service started; its start and its end are reported as guard events.
     ///
     /// # Errors
-    /// The program cannot be executed, or the guard is gone.
-    pub fn spawn(&self, order: SpawnOrder) -> Result<i32, Error> {
+    /// The guard is gone.
+    pub fn spawn(&self, order: SpawnOrder) -> Result<(), Error> {
         self.guard.spawn(order)
     }
 
@@ -57,7 +60,7 @@ impl Launcher {
         };
         self.spawn(order).map_err(|error| error.to_string())?;
         match tokio::time::timeout(patience, receiver).await {
-            Ok(Ok(ended)) => Ok(exit_status(ended)),
+            Ok(Ok(ended)) => ended.map(exit_status),
             Ok(Err(_dropped)) => Err("the guard is gone".to_owned()),
             Err(_elapsed) => Err(format!("no end after {patience:?}")),
         }
@@ -65,20 +68,22 @@ impl Launcher {
 
     /// Hands an event to who waits for it; true if it is thereby dealt with.
     pub fn deliver(&self, event: &GuardEvent) -> bool {
-        match event {
-            GuardEvent::Report(Report::Exited { service, ended, .. }) => match self.waiting().remove(service) {
-                // The receiver may have gone in this instant; then nobody wants to know.
-                Some(sender) => {
-                    sender.send(*ended).ok();
-                    true
-                }
-                None => false,
-            },
-            GuardEvent::Report(_) | GuardEvent::Lost { .. } => false,
+        let (service, end) = match event {
+            GuardEvent::Report(Report::Exited { service, ended, .. }) => (service, Ok(*ended)),
+            GuardEvent::Report(Report::SpawnFailed { service, error }) => (service, Err(error.clone())),
+            GuardEvent::Report(_) | GuardEvent::Lost { .. } => return false,
+        };
+        match self.waiting().remove(service) {
+            // The receiver may have gone in this instant; then nobody wants to know.
+            Some(sender) => {
+                sender.send(end).ok();
+                true
+            }
+            None => false,
         }
     }
 
-    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<Ended>>> {
+    fn waiting(&self) -> std::sync::MutexGuard<'_, HashMap<String, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

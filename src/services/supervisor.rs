@@ -25,6 +25,8 @@ use crate::signal_name::signal_name;
 /// From one look at what services hold of memory to the next.
 const MEASURE_EVERY: Duration = Duration::from_secs(5);
 
+/// How long the guard may take to start a process: beyond its own limit for an execution.
+const SPAWN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long after the guard orch may be asked to end by the same hand.
 const BOTH_ASKED_TIMEOUT: Duration = Duration::from_millis(200);
 
@@ -360,10 +362,21 @@ impl Supervisor {
                 });
                 None
             }
-            // Spawns are answered to who asked, the others belong to the start and the stop.
-            GuardEvent::Report(
-                Report::Started { .. } | Report::Spawned { .. } | Report::SpawnFailed { .. } | Report::AllGone,
-            ) => None,
+            GuardEvent::Report(Report::Spawned { service, pid }) => {
+                let index = self.find(&service)?;
+                self.end_wait_for_spawn(index);
+                self.step(index, Input::Spawned(pid))
+            }
+            GuardEvent::Report(Report::SpawnFailed { service, error }) => {
+                let index = self.find(&service)?;
+                self.end_wait_for_spawn(index);
+                let entry = self.entries.get(index)?;
+                let command = entry.service.command.clone().unwrap_or_default();
+                let failure = not_started(&entry.service.name, &command).because(error);
+                self.step(index, Input::SpawnFailed(failure))
+            }
+            // These belong to the start and the stop of the run.
+            GuardEvent::Report(Report::Started { .. } | Report::AllGone) => None,
         }
     }
 
@@ -392,6 +405,15 @@ impl Supervisor {
             drop(sender.send(Message::Ended(failure)));
         });
         None
+    }
+
+    /// The guard has answered the order to start a service: nobody waits for that any more.
+    fn end_wait_for_spawn(&mut self, index: usize) {
+        if let Some(entry) = self.entries.get_mut(index)
+            && matches!(entry.service.state, ServiceState::Starting { pid: None, .. })
+        {
+            entry.next_generation();
+        }
     }
 
     fn current(&self, name: &ServiceName, generation: u64) -> Option<usize> {
@@ -451,12 +473,27 @@ impl Supervisor {
                 let command = command_line(&order);
                 entry.service.command = Some(command.clone());
                 entry.log_offset = log_length(&order.log);
-                return Acted::Answered(match self.launcher.spawn(*order) {
-                    Ok(pid) => Input::Spawned(pid),
-                    Err(error) => Input::SpawnFailed(
-                        Failure::infrastructure(format!("start `{name}` as {command}")).because(error.to_string()),
-                    ),
+                let generation = entry.next_generation();
+                if let Err(error) = self.launcher.spawn(*order) {
+                    return Acted::Answered(Input::SpawnFailed(
+                        not_started(&name, &command).because(error.to_string()),
+                    ));
+                }
+                // Answered by the guard, which is stopped or gone if it takes so long.
+                let launcher = self.launcher.clone();
+                let task = tokio::spawn(async move {
+                    tokio::time::sleep(SPAWN_TIMEOUT).await;
+                    // Else it would run unseen once the guard goes on.
+                    drop(launcher.stop(name.as_str()));
+                    let why = format!("the guard has not answered within {SPAWN_TIMEOUT:?}");
+                    let input = Input::SpawnFailed(not_started(&name, &command).because(why));
+                    drop(sender.send(Message::Answer {
+                        name,
+                        generation,
+                        input,
+                    }));
                 });
+                entry.probe = Some(task.abort_handle());
             }
             Action::WatchReadiness => {
                 let generation = entry.next_generation();
@@ -564,6 +601,10 @@ enum Acted {
     Done,
     Answered(Input),
     GaveUp(GivenUp),
+}
+
+fn not_started(name: &ServiceName, command: &str) -> Failure {
+    Failure::infrastructure(format!("start `{name}` as {command}"))
 }
 
 /// Jitter needs no quality: the clock's nanoseconds will do.
