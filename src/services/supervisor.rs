@@ -3,6 +3,7 @@
 //! Not here: what to do (the pure [`Service::step`]), how to ask a service ([`Program`]), the stop of the run (the
 //! guard's). Dropping the supervisor drops all its probes.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -51,6 +52,8 @@ pub struct GivenUp {
 /// The loop and what it owns.
 pub struct Supervisor {
     entries: Vec<Entry>,
+    /// Of each entry, by its name: thousands of sites may have a worker of their own.
+    positions: HashMap<String, usize>,
     order: StartOrder,
     launcher: Launcher,
     recorder: Recorder,
@@ -77,8 +80,11 @@ impl Supervisor {
             .iter()
             .any(has_memory_of_interest)
             .then(|| Instant::now() + MEASURE_EVERY);
+        let names = entries.iter().map(|entry| entry.service.name.as_str().to_owned());
+        let positions = names.enumerate().map(|(position, name)| (name, position)).collect();
         Self {
             entries,
+            positions,
             order,
             launcher,
             recorder,
@@ -224,9 +230,7 @@ impl Supervisor {
     }
 
     fn find(&self, name: &str) -> Option<usize> {
-        self.entries
-            .iter()
-            .position(|entry| entry.service.name.as_str() == name)
+        self.positions.get(name).copied()
     }
 
     fn publish(&self) {
