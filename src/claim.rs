@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::config::Config;
 use crate::guard::{Holder, InstanceLock, LockError};
@@ -117,6 +117,9 @@ impl StartError {
 }
 
 const LOCKS: [&str; 2] = ["run.lock", "services.lock"];
+/// A process that ends gives its locks back one after the other; on a busy machine that takes a while.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// What a run holds.
 pub struct Claim {
@@ -165,7 +168,7 @@ fn take_second(config: &Config, name: &str, wait: Duration, me: &Holder) -> Resu
         return Ok(None);
     };
     loop {
-        match InstanceLock::acquire(&path, wait, me) {
+        match InstanceLock::acquire(&path, wait.max(RELEASE_TIMEOUT), me) {
             Ok(lock) if lock.is_at(&path) => return Ok(Some(lock)),
             // Another orch has removed the file, as nobody held it, between our open and our lock.
             Ok(_) => {}
@@ -211,7 +214,15 @@ pub fn lost_holder(config: &Config) -> Option<StartError> {
     let is_held = |path: &Path| matches!(private_directory::try_lock(path, false), Ok(None));
     LOCKS.into_iter().find_map(|name| {
         let second = second_path(state_dir, name)?;
-        if !is_held(&second) || is_held(&state_dir.join(name)) {
+        let is_lost = || is_held(&second) && !is_held(&state_dir.join(name));
+        let deadline = Instant::now() + RELEASE_TIMEOUT;
+        while is_lost() {
+            if Instant::now() >= deadline {
+                break;
+            }
+            std::thread::park_timeout(POLL_INTERVAL);
+        }
+        if !is_lost() {
             return None;
         }
         let holder = InstanceLock::holder(&second)?;

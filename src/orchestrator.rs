@@ -359,6 +359,7 @@ impl Orchestrator {
             connection,
             client,
             stop_bound,
+            port_alarm,
         } = plan;
         for lock in &mut self.locks {
             let guard_pid = Some(self.guard.pid());
@@ -416,12 +417,43 @@ impl Orchestrator {
             dead_workers,
             is_joined: self.joined.is_some(),
         };
+        let this = &*self;
+        let address = job
+            .connection
+            .as_ref()
+            .map(RedisConnection::address)
+            .unwrap_or_default();
+        tokio::select! {
+            biased;
+            whose = port_alarm.wait() => this.give_up_to(&whose, &address),
+            ending = this.serve(&mut supervisor, &job, worker_watch) => ending,
+        }
+    }
+
+    /// Another user listens where workers look for their broker: each moment more they may execute what he wants.
+    fn give_up_to(&self, whose: &str, address: &str) -> Ending {
+        match self.hurry_switch() {
+            Ok(switch) => switch.hurry(),
+            Err(error) => tracing::warn!(%error, "services are ended with their grace periods"),
+        }
+        Ending::failed(
+            Failure::infrastructure(format!(
+                "another user has taken the port of Redis, {address}, while it was down"
+            ))
+            .because(format!(
+                "it is held by {whose}; all services are killed, since workers would trust him"
+            ))
+            .hint("end that process, then start again (`orch run --resume`); `[redis] port = 0` chooses another port"),
+        )
+    }
+
+    async fn serve(&self, supervisor: &mut Supervisor, job: &Scrape, worker_watch: Option<WorkerWatch>) -> Ending {
         match self.options.command {
             Command::Run => {
-                let this = &*self;
+                let this = self;
                 let work = async {
                     job.wait_until_usable().await;
-                    if let Err(failure) = this.publish_instance(&job, &[]) {
+                    if let Err(failure) = this.publish_instance(job, &[]) {
                         return Ending::failed(failure);
                     }
                     job.run().await
@@ -442,7 +474,7 @@ impl Orchestrator {
                     ending = work => ending,
                 }
             }
-            Command::Up => self.keep_up(&mut supervisor, &job).await,
+            Command::Up => self.keep_up(supervisor, job).await,
             Command::Prepare => tokio::select! {
                 biased;
                 given_up = supervisor.run() => Ending::failed(given_up.failure),

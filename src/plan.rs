@@ -10,9 +10,9 @@ use crate::config::{BeatMode, CommandKind, Config, OwnWorker, RedisMode, SiteCon
 use crate::instance::InstanceFile;
 use crate::run::{Recorder, Resumption, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
-    AppSource, Beat, Celery, CelerySetup, Command, Decision, Duty, Failure, Joined, Launcher, Learner, Program, Redis,
-    RedisConnection, StartOrder, celery_client, decide_redis, is_site_service, merge_environment, site_node_begin,
-    site_service_name, site_worker_settings, stop_ranks, worker_settings,
+    AppSource, Beat, Celery, CelerySetup, Command, Decision, Duty, Failure, Joined, Launcher, Learner, PortAlarm,
+    Program, Redis, RedisConnection, StartOrder, celery_client, decide_redis, is_site_service, merge_environment,
+    site_node_begin, site_service_name, site_worker_settings, stop_ranks, worker_settings,
 };
 use crate::sites;
 
@@ -43,6 +43,8 @@ pub struct Plan {
     pub client: Option<Client>,
     /// Longest stop, summed over the rounds.
     pub stop_bound: Duration,
+    /// Raised when another user takes the port of the Redis of this run.
+    pub port_alarm: Arc<PortAlarm>,
 }
 
 impl Plan {
@@ -82,6 +84,7 @@ impl Plan {
         let log = |name: &ServiceName| context.directory.log(name.as_str());
         let mut programs: Vec<Arc<dyn Program>> = Vec::new();
 
+        let port_alarm = Arc::<PortAlarm>::default();
         let decision = decide_redis(&config.redis, &config.orch.state_dir).await?;
         let connection = decision.as_ref().map(|decision| decision.connection().clone());
         if let Some(decision) = decision {
@@ -98,6 +101,7 @@ impl Plan {
                 log(&last),
                 &context.base,
                 0,
+                Arc::clone(&port_alarm),
             );
             programs.push(Arc::new(redis));
         }
@@ -174,6 +178,7 @@ impl Plan {
             connection,
             client,
             stop_bound,
+            port_alarm,
         })
     }
 
@@ -220,6 +225,7 @@ impl Plan {
             connection: instance.redis.clone(),
             client,
             stop_bound,
+            port_alarm: Arc::default(),
         })
     }
 }

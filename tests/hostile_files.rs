@@ -4,7 +4,7 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -226,9 +226,76 @@ fn standard_input_without_an_end_is_refused() {
     assert!(started.elapsed() < AT_ONCE);
 }
 
-/// Configurations that were made to take time or memory: what is written, the name of a sites file with its text, and what
-/// is said of it; nothing where it is fine.
-fn bombs() -> Vec<(&'static str, String, Option<(&'static str, String)>, &'static str)> {
+#[test]
+fn a_link_in_the_state_directory_is_not_written_through() {
+    let project = used();
+    let precious = project.file("precious");
+    fs::write(&precious, "precious").unwrap();
+    for place in ["services.lock", "run.lock"] {
+        let path = project.state_dir().join(place);
+        for (is_hard, word) in [(true, "hard link"), (false, "symbolic link")] {
+            fs::remove_file(&path).ok();
+            match is_hard {
+                true => fs::hard_link(&precious, &path).unwrap(),
+                false => symlink(&precious, &path).unwrap(),
+            }
+            for command in ["up", "clean"] {
+                if place == "run.lock" && command == "up" {
+                    continue;
+                }
+                let (code, told) = orch(&project, command);
+                assert_eq!(code, Some(3), "{place}: {command}: {told}");
+                assert!(
+                    told.contains(word) && told.contains(place),
+                    "{place}: {command}: {told}"
+                );
+            }
+        }
+        fs::remove_file(&path).unwrap();
+    }
+    // A service that puts a link in the place of its own log, and is restarted.
+    let script = "for run in .orch/runs/*; do ln -sf \"$PWD/precious\" $run/linked.log; done; exit 1";
+    fs::write(project.file("link.sh"), script).unwrap();
+    let configuration = "[redis]\nmode = \"off\"\n[services.linked]\nkind = \"daemon\"\n\
+                         command = [\"sh\", \"link.sh\"]\nrestart = { limit = 2 }\n";
+    fs::write(project.file("orch.toml"), configuration).unwrap();
+    let ended = project.orch(&["up"]).finish();
+    ended.expect_code(3);
+    assert!(
+        ended.stdout.contains("it is a symbolic link"),
+        "{}{}",
+        ended.stdout,
+        ended.stderr
+    );
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "precious");
+}
+
+#[test]
+fn a_state_directory_below_one_that_others_may_write_in_is_refused() {
+    let project = Project::new(CONFIGURATION);
+    let open = project.file("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+    let state_dir = open.join("deeper/.orch");
+    let set = format!("up --set orch.state_dir='{}'", state_dir.display());
+    let (code, told) = orch(&project, &set);
+    assert_eq!(code, Some(3), "{told}");
+    for word in [
+        "is not safe",
+        "every user may write in it",
+        "chmod go-w",
+        "`[orch] state_dir`",
+    ] {
+        assert!(told.contains(word), "{word} is not in {told}");
+    }
+    assert!(!open.join("deeper").exists(), "nothing is made there");
+}
+
+/// What it is, the configuration, the name of a sites file with its text, and what is said of it; nothing where it is fine.
+type Bomb = (&'static str, String, Option<(&'static str, String)>, &'static str);
+
+/// Configurations that were made to take time or memory.
+fn bombs() -> Vec<Bomb> {
     let celery = "[celery]\napp = \"a\"\n";
     let site = |args: &str| format!("{celery}[sites.a]\ndispatch = {{ task = \"t\", args = [{args}] }}\n");
     let file = |name: &str| format!("[orch]\nsites_file = \"{name}\"\n{celery}[sites.defaults]\ndispatch = \"t\"\n");

@@ -19,7 +19,7 @@ mod support {
     pub mod orch;
 }
 use support::bookshop;
-use support::orch::{Ended, Orch, Project};
+use support::orch::{Ended, Orch, Project, wait_until};
 
 /// A site whose one task appends to the file `done`; `before` and `after` it in the configuration.
 fn workshop(before: &str, after: &str) -> Project {
@@ -329,4 +329,65 @@ fn another_user_runs_sites_in_a_directory_of_its_own() {
     }
     project.orch_as(NOBODY, &program, &["run"]).finish().expect_code(0);
     assert_eq!(lines(&project, "done"), ["shop"]);
+}
+
+/// How often orch has asked the Redis of a running instance whether it lives.
+fn pings(port: u64, password: &str) -> u64 {
+    let ask = "import redis, sys; r = redis.Redis(port=int(sys.argv[1]), password=sys.argv[2]); \
+               print(r.info('commandstats')['cmdstat_ping']['calls'])";
+    let python = bookshop::environment().join(".venv/bin/python");
+    let output = Command::new(python)
+        .args(["-c", ask, &port.to_string(), password])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned();
+    told.trim()
+        .parse()
+        .unwrap_or_else(|_| panic!("{told}{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+#[test]
+fn a_state_directory_that_is_removed_is_reported_and_its_instance_stays_the_only_one() {
+    let project = Project::new(
+        "[redis]\nmode = \"own\"\nport = 0\nliveness = { interval = \"50ms\", timeout = \"5s\", failures = 1 }\n",
+    );
+    let mut up = project.orch(&["up"]);
+    bookshop::wait_until_up(&mut up, &project);
+    let instance: Value =
+        serde_json::from_slice(&fs::read(project.state_dir().join("instance.json")).unwrap()).unwrap();
+    let port = instance["redis"]["port"].as_u64().unwrap();
+    let password = instance["redis"]["password"].as_str().unwrap();
+    let stdout = fs::read_dir(project.path())
+        .unwrap()
+        .flatten()
+        .map(|entry| entry.path());
+    let stdout = stdout.filter(|path| path.extension().is_some_and(|extension| extension == "stdout"));
+    let stdout = stdout.collect::<Vec<_>>().remove(0);
+    fs::remove_dir_all(project.state_dir()).unwrap();
+    wait_until("the loss is reported", || {
+        fs::read_to_string(&stdout)
+            .unwrap()
+            .contains("was removed while this orch uses it")
+    });
+    for (command, code) in [(&["up"][..], 75), (&["clean"], 75), (&["exec", "--", "true"], 3)] {
+        let ended = project.orch(command).finish();
+        ended.expect_code(code);
+        let named = ended.stderr.contains(&format!("(pid {}, run ", up.pid))
+            && ended.stderr.contains("was removed or replaced");
+        assert!(named, "{command:?}: {}", ended.stderr);
+    }
+    // Its Redis is asked by its port now, and is not taken for dead.
+    let before = pings(port, password);
+    wait_until("Redis is asked again and again", || pings(port, password) > before + 5);
+    up.signal(Signal::SIGTERM);
+    let ended = up.finish();
+    ended.expect_code(143);
+    assert!(!ended.stdout.contains("redis restarting"), "{}", ended.stdout);
+    // Another may start now.
+    end({
+        let mut up = project.orch(&["up"]);
+        bookshop::wait_until_up(&mut up, &project);
+        up
+    })
+    .expect_code(143);
 }

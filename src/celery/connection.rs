@@ -83,6 +83,12 @@ trait Socket: AsyncRead + AsyncWrite + Unpin + Send {}
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Socket for S {}
 
+/// A connected socket without TLS, by its kind.
+pub(super) enum PlainSocket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
 /// Opens connections to one endpoint.
 #[derive(Clone)]
 pub(super) struct Connector {
@@ -143,30 +149,42 @@ impl Connector {
 
     /// A connected socket to a server that may be sent the password; `None` where the library must make it, for TLS.
     async fn socket(&self, action: &str) -> Result<Option<Box<dyn Socket>>> {
-        let failed = |error: std::io::Error| self.error(&error.into(), action);
-        Ok(match self.endpoint.reached_at() {
-            Address::Tcp { tls: Some(_), .. } => None,
-            Address::Tcp { host, port, tls: None } => {
-                Some(Box::new(self.tcp(action, &host, port).await?) as Box<dyn Socket>)
-            }
-            Address::Unix(path) => Some(Box::new(UnixStream::connect(path).await.map_err(failed)?)),
-        })
+        Ok(self.plain_socket(action).await?.map(|socket| match socket {
+            PlainSocket::Tcp(socket) => Box::new(socket) as Box<dyn Socket>,
+            PlainSocket::Unix(socket) => Box::new(socket),
+        }))
     }
 
-    /// A connected socket of TCP to a server that may be sent the password.
-    pub(super) async fn tcp(&self, action: &str, host: &str, port: u16) -> Result<TcpStream> {
+    /// The same, by its kind.
+    pub(super) async fn plain_socket(&self, action: &str) -> Result<Option<PlainSocket>> {
         let failed = |error: std::io::Error| self.error(&error.into(), action);
-        let mut stream = TcpStream::connect((host, port)).await.map_err(failed)?;
-        stream.set_nodelay(true).map_err(failed)?;
-        if self.endpoint.access == Access::OwnOrRoot {
-            let peer = accepted_peer(&mut stream).await.map_err(failed)?;
+        let mut check = self.endpoint.access == Access::OwnOrRoot;
+        if let Access::Socket(path) = &self.endpoint.access {
+            match UnixStream::connect(path).await {
+                Ok(socket) => return Ok(Some(PlainSocket::Unix(socket))),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => check = true,
+                Err(error) => return Err(failed(error)),
+            }
+        }
+        let (host, port) = match &self.endpoint.address {
+            Address::Tcp { tls: Some(_), .. } => return Ok(None),
+            Address::Tcp { host, port, tls: None } => (host.as_str(), *port),
+            Address::Unix(path) => {
+                let socket = UnixStream::connect(path).await.map_err(failed)?;
+                return Ok(Some(PlainSocket::Unix(socket)));
+            }
+        };
+        let mut socket = TcpStream::connect((host, port)).await.map_err(failed)?;
+        socket.set_nodelay(true).map_err(failed)?;
+        if check {
+            let peer = accepted_peer(&mut socket).await.map_err(failed)?;
             refuse_strangers(peer).map_err(|reason| Error::Stranger {
                 action: action.to_owned(),
                 endpoint: self.endpoint.to_string(),
                 reason,
             })?;
         }
-        Ok(stream)
+        Ok(Some(PlainSocket::Tcp(socket)))
     }
 
     /// The error of a connection whose server sent too much.
@@ -414,7 +432,7 @@ fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
         settings = settings.set_password(password.expose());
     }
     let refused = |error: redis::RedisError| Error::from_redis(&error, "use the address", endpoint);
-    let (address, tls) = match &endpoint.reached_at() {
+    let (address, tls) = match &endpoint.address {
         Address::Tcp { host, port, tls: None } => (ConnectionAddr::Tcp(host.clone(), *port), None),
         Address::Tcp {
             host,
@@ -427,7 +445,7 @@ fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
                 insecure: false,
                 tls_params: None,
             };
-            (address, Some(tls.clone()))
+            (address, Some(tls))
         }
         Address::Unix(path) => (ConnectionAddr::Unix(path.clone()), None),
     };
@@ -438,7 +456,7 @@ fn redis_client(endpoint: &Endpoint) -> Result<redis::Client> {
         .set_tcp_settings(redis::io::tcp::TcpSettings::default().set_nodelay(true));
     match tls {
         None => redis::Client::open(info),
-        Some(tls) => redis::Client::build_with_tls(info, certificates(&tls, endpoint)?),
+        Some(tls) => redis::Client::build_with_tls(info, certificates(tls, endpoint)?),
     }
     .map_err(refused)
 }

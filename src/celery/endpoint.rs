@@ -78,7 +78,8 @@ pub enum Access {
     /// By its address. Where that is this machine's, nothing but a PING is sent to a process of another user than this
     /// one and root.
     OwnOrRoot,
-    /// By this Unix socket of the same server; the address is only its name.
+    /// By this Unix socket of the same server. Where its file is gone, as that of a server whose directory was removed, by
+    /// the address as [`Access::OwnOrRoot`].
     Socket(PathBuf),
 }
 
@@ -120,14 +121,6 @@ impl Endpoint {
     pub fn with_password(mut self, password: impl Into<String>) -> Self {
         self.password = Some(Password::new(password));
         self
-    }
-
-    /// Where a connection goes to.
-    pub(super) fn reached_at(&self) -> Address {
-        match &self.access {
-            Access::Socket(path) => Address::Unix(path.clone()),
-            Access::Address | Access::OwnOrRoot => self.address.clone(),
-        }
     }
 
     /// Reads one URL as Celery writes it.

@@ -15,8 +15,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::connection::Connector;
-use super::endpoint::Address;
+use super::connection::{Connector, PlainSocket};
 use super::event_inbox::Inbox;
 use super::push::{self, Broken};
 use super::subscription::Subscription;
@@ -142,16 +141,10 @@ fn lost(connector: &Connector, error: io::Error) -> Error {
 async fn connect(connector: &Connector) -> Result<Option<Socket>> {
     let failed = |error: io::Error| lost(connector, error);
     let connecting = async {
-        Ok(match connector.endpoint().reached_at() {
-            Address::Tcp { tls: Some(_), .. } => None,
-            Address::Tcp { host, port, tls: None } => {
-                let socket = connector.tcp(ACTION, &host, port).await?;
-                Some(Socket::Tcp(socket.into_std().map_err(failed)?))
-            }
-            Address::Unix(path) => {
-                let socket = tokio::net::UnixStream::connect(path).await.map_err(failed)?;
-                Some(Socket::Unix(socket.into_std().map_err(failed)?))
-            }
+        Ok(match connector.plain_socket(ACTION).await? {
+            None => None,
+            Some(PlainSocket::Tcp(socket)) => Some(Socket::Tcp(socket.into_std().map_err(failed)?)),
+            Some(PlainSocket::Unix(socket)) => Some(Socket::Unix(socket.into_std().map_err(failed)?)),
         })
     };
     let socket = timeout(LIMIT, connecting)

@@ -27,6 +27,13 @@ impl Listener {
     }
 }
 
+impl Listener {
+    /// Whether it is this user's or root's.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.uid == 0 || self.uid == nix::unistd::geteuid().as_raw()
+    }
+}
+
 impl fmt::Display for Listener {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let user = User::from_uid(Uid::from_raw(self.uid)).ok().flatten();

@@ -5,7 +5,7 @@
 use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::connection::{OWN_USER, RedisConnection};
@@ -13,11 +13,12 @@ use super::environment::merge;
 use super::failure::Failure;
 use super::life::Role;
 use super::listener::listener;
+use super::port_guard::{self, PortAlarm, PortGuard};
 use super::program::{Boxed, Prepared, Program, Start};
 use super::redis_probe::{self, Found};
 use crate::atomic_file;
 use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret, format_about};
-use crate::free_port::{self, Hold};
+use crate::free_port;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::redaction;
 use crate::run::ServiceName;
@@ -216,13 +217,13 @@ pub struct Redis {
     log: PathBuf,
     environment: Vec<(String, String)>,
     rank: u32,
-    /// Keeps others from the port of an own one while it is away: a worker that connects to it sends its password, and
-    /// executes what it is given.
-    hold: Mutex<Option<Hold>>,
+    /// Keeps others from the port of an own one while it is away.
+    port: Arc<PortGuard>,
 }
 
 impl Redis {
-    /// `state_dir` gets the directory `redis` with configuration and data.
+    /// `state_dir` gets the directory `redis` with configuration and data; `alarm` is raised when another user takes the port.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that a Redis needs")]
     pub fn new(
         config: &RedisConfig,
         decision: Decision,
@@ -231,6 +232,7 @@ impl Redis {
         log: PathBuf,
         base: &[(String, String)],
         rank: u32,
+        alarm: Arc<PortAlarm>,
     ) -> Self {
         Self {
             name: "redis".into(),
@@ -241,37 +243,7 @@ impl Redis {
             log,
             environment: merge(base, &std::collections::BTreeMap::new(), &[]),
             rank,
-            hold: Mutex::new(None),
-        }
-    }
-
-    /// Makes sure that the port can be bound by the server that starts now.
-    fn open_port(&self, connection: &RedisConnection) -> Result<(), Failure> {
-        let mut hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
-        let opened = match &*hold {
-            Some(hold) => hold.open(),
-            None => Hold::take(&connection.host, connection.port).map(|taken| *hold = Some(taken)),
-        };
-        let listener = listener(&connection.host, connection.port);
-        let reason = match (&listener, opened) {
-            (Some(listener), _) => format!("it is held by {listener}"),
-            (None, Ok(())) => return Ok(()),
-            (None, Err(error)) if error.kind() == std::io::ErrorKind::AddrInUse => {
-                "a process that does not listen holds it".to_owned()
-            }
-            (None, Err(error)) => error.to_string(),
-        };
-        let what = format!("the port of Redis, {}, is taken", connection.address());
-        Err(Failure::infrastructure(what)
-            .because(reason)
-            .hint("`[redis] port = 0` chooses a free one at each start"))
-    }
-
-    /// Lets nobody take the port any more, the server has it.
-    fn close_port(&self) {
-        let hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(Err(error)) = hold.as_ref().map(Hold::close) {
-            tracing::warn!(%error, "the port of Redis is not kept from others while Redis is away");
+            port: Arc::new(PortGuard::new(alarm)),
         }
     }
 
@@ -380,7 +352,8 @@ impl Program for Redis {
                     Ok(Prepared::Reuse(format!("{version} on {}{whose}", connection.address())))
                 }
                 Decision::Own(connection) => match self
-                    .open_port(connection)
+                    .port
+                    .open(connection, self.config.start_timeout)
                     .map(|()| self.write_configuration(connection))
                 {
                     Err(failure) => Err(failure),
@@ -402,7 +375,7 @@ impl Program for Redis {
                 let found = redis_probe::probe(connection, PATIENCE).await;
                 let answer = match found {
                     Found::Redis => {
-                        self.close_port();
+                        self.port.close();
                         let version = server_version(connection).await?;
                         return Ok(format!("{version} on {}", connection.address()));
                     }
@@ -411,7 +384,10 @@ impl Program for Redis {
                         "it is loading its data".to_owned()
                     }
                     Found::Nothing => "the connection is refused".to_owned(),
-                    Found::Strangers(whose) => format!("what answers is {whose}"),
+                    Found::Strangers(whose) => {
+                        let reason = format!("it is held by {whose}, who was sent no password");
+                        return Err(port_guard::taken(connection, reason).with_log(&self.log));
+                    }
                     Found::Silent => format!("no answer within {PATIENCE:?}"),
                     Found::Locked(words) | Found::Foreign(words) => {
                         let what = format!("what was started as Redis on {} answers as none", connection.address());

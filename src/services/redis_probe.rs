@@ -45,20 +45,23 @@ pub async fn probe(connection: &RedisConnection, patience: Duration) -> Found {
 
 async fn connect(connection: &RedisConnection) -> Found {
     let access = connection.access();
+    let mut check = access == Access::OwnOrRoot;
     if let Access::Socket(path) = &access {
-        return match UnixStream::connect(path).await {
-            Ok(stream) => log_in(stream, connection).await,
-            // Not made yet, or left by a server that has ended.
-            Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Found::Nothing,
-            Err(error) => Found::Unreachable(error.to_string()),
-        };
+        match UnixStream::connect(path).await {
+            Ok(stream) => return log_in(stream, connection).await,
+            // Left by a server that has ended.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Found::Nothing,
+            // Not made yet, or removed with the directory of a server that lives.
+            Err(error) if error.kind() == ErrorKind::NotFound => check = true,
+            Err(error) => return Found::Unreachable(error.to_string()),
+        }
     }
     let mut stream = match TcpStream::connect((connection.host.as_str(), connection.port)).await {
         Ok(stream) => stream,
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Found::Nothing,
         Err(error) => return Found::Unreachable(error.to_string()),
     };
-    if access == Access::OwnOrRoot {
+    if check {
         // Its answer proves that the connection was accepted: until then the kernel shows root as the peer's owner.
         let found = converse(&mut stream, &[&["PING"]]).await;
         let answers = matches!(found, Found::Redis | Found::Loading | Found::Locked(_));

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Another user of the machine, who wants the passwords of an owned Redis, or anything else of a running orch.
 
-stranger.py SECONDS PROJECT LOG PIDS: tries everything again and again, for so long. LOG gets what was gained, one line each,
+stranger.py SECONDS PROJECT LOG PIDS: tries everything again and again, until there is a file PIDS.stop, at most SECONDS. LOG gets what was gained, one line each,
 and at the end how often each way was tried. PIDS is a file with the processes of the instance, which the test renews."""
 import ctypes, glob, os, re, signal, socket, sys, threading, time
 
@@ -27,7 +27,7 @@ def gained(what):
 
 
 def left():
-    return time.time() < end
+    return time.time() < end and not os.path.exists(pids_file + ".stop")
 
 
 def pids():
