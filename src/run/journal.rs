@@ -37,11 +37,15 @@ impl JournalWriter {
         if let Err(error) = file.try_lock() {
             tracing::debug!(%error, path = %path.display(), "lock the journal");
         }
-        Ok(Self {
+        Ok(Self::to(file))
+    }
+
+    pub(super) fn to(file: File) -> Self {
+        Self {
             file,
             torn: false,
             line: Vec::new(),
-        })
+        }
     }
 
     /// Appends an event's line by a single `write`.

@@ -55,17 +55,21 @@ impl Recorder {
     /// # Errors
     /// The journal cannot be made.
     pub fn create(journal: &Path) -> io::Result<Self> {
+        Ok(Self::with(JournalWriter::create(journal)?))
+    }
+
+    fn with(journal: JournalWriter) -> Self {
         let inner = Inner {
-            journal: JournalWriter::create(journal)?,
+            journal,
             journal_failed: false,
             started: Instant::now(),
             seq: 0,
             state: RunState::default(),
         };
-        Ok(Self(Arc::new(Shared {
+        Self(Arc::new(Shared {
             inner: Mutex::new(inner),
             backlog: Arc::default(),
-        })))
+        }))
     }
 
     /// A panic elsewhere leaves the facts as they are: whole events.
@@ -247,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_full_disk_is_told_once_and_stops_nothing() {
-        let recorder = Recorder::create(Path::new("/dev/full")).expect("the device");
+        let full = std::fs::OpenOptions::new().append(true).open("/dev/full");
+        let recorder = Recorder::with(JournalWriter::to(full.expect("the device")));
         let view = recorder.subscribe();
         (1..=3).for_each(|pid| recorder.emit(spawned(pid)));
         drop(recorder);
