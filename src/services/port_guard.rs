@@ -58,11 +58,14 @@ impl PortGuard {
 
     /// Makes sure that the port can be bound by the server that starts now, within `patience`.
     pub(super) fn open(self: &Arc<Self>, connection: &RedisConnection, patience: Duration) -> Result<(), Failure> {
-        let opened = {
+        let (is_restart, opened) = {
             let mut hold = self.hold.lock().unwrap_or_else(PoisonError::into_inner);
             match &*hold {
-                Some(hold) => hold.open(),
-                None => Hold::take(&connection.host, connection.port).map(|taken| *hold = Some(taken)),
+                Some(hold) => (true, hold.open()),
+                None => {
+                    let taken = Hold::take(&connection.host, connection.port);
+                    (false, taken.map(|taken| *hold = Some(taken)))
+                }
             }
         };
         let listener = listener(&connection.host, connection.port);
@@ -77,6 +80,10 @@ impl PortGuard {
             }
             (None, Err(error)) => error.to_string(),
         };
+        self.close();
+        if let Some(listener) = listener.filter(|listener| is_restart && !listener.is_trusted()) {
+            self.alarm.raise(listener.to_string());
+        }
         Err(taken(connection, reason))
     }
 
