@@ -135,7 +135,8 @@ dispatch = {{ task = "connections.dispatch", kwargs = {{ site = "{{site}}", job_
 struct Ledger {
     /// How often each chunk was done.
     chunks: BTreeMap<u32, u32>,
-    callbacks: u32,
+    /// The ids of the callbacks that have run: a dispatch task that is delivered twice starts two chords.
+    callbacks: BTreeSet<String>,
 }
 
 impl Ledger {
@@ -144,7 +145,7 @@ impl Ledger {
         let mut ledger = Self::default();
         for line in text.lines() {
             match line.split_once(' ') {
-                Some(("total", _)) => ledger.callbacks += 1,
+                Some(("total", id)) => drop(ledger.callbacks.insert(id.to_owned())),
                 Some((number, _)) => *ledger.chunks.entry(number.parse().unwrap()).or_default() += 1,
                 None => panic!("a line of the ledger is {line:?}"),
             }
@@ -152,8 +153,9 @@ impl Ledger {
         ledger
     }
 
-    fn is_complete(&self) -> bool {
-        self.callbacks > 0 && self.chunks.keys().copied().collect::<BTreeSet<_>>() == (0..CHUNKS).collect()
+    fn is_complete(&self, chord: &Value) -> bool {
+        let has_callback = chord.as_str().is_some_and(|chord| self.callbacks.contains(chord));
+        has_callback && self.chunks.keys().copied().collect::<BTreeSet<_>>() == (0..CHUNKS).collect()
     }
 }
 
@@ -265,20 +267,23 @@ fn judge(
             problems.push(format!("{site} has no verdict: {ledger:?}"));
             continue;
         };
+        let started = ended.events_of("site_job_started");
+        let started = started.into_iter().find(|event| event["site"] == site.as_str());
+        let chord = started.map_or(Value::Null, |event| event["chord_id"].clone());
         let told = || format!("{site}, ledger {ledger:?}; orch says {verdict}");
         let reason = verdict["reason"].as_str().unwrap_or_default();
         if verdict["status"] == "complete" {
             results.count("jobs complete");
-            if !ledger.is_complete() || verdict["counts"]["completed_chunks"] != CHUNKS {
+            if !ledger.is_complete(&chord) || verdict["counts"]["completed_chunks"] != CHUNKS {
                 problems.push(format!("complete, which is not so: {}", told()));
             }
             continue;
         }
         failed += 1;
-        // Celery has called it with no results, as orch says; `total 0` is in the ledger then.
+        // Celery has called it with no results, as orch says.
         if verdict["status"] == "degraded" {
             results.count("jobs degraded");
-            if !ledger.is_complete() || verdict["counts"]["results"] != 0 {
+            if !ledger.is_complete(&chord) || verdict["counts"]["results"] != 0 {
                 problems.push(format!("degraded, which is not so: {}", told()));
             }
             continue;
@@ -291,8 +296,12 @@ fn judge(
         if reason.is_empty() {
             problems.push(format!("failed without a reason: {}", told()));
         }
-        if ledger.is_complete() {
-            problems.push(format!("failed, though its callback has run: {}", told()));
+        // Its result was lost with the connection, or could not be stored: the job has no end that orch could see.
+        if ledger.is_complete(&chord) {
+            results.count("jobs failed whose callback had run, and had lost its result");
+            if !reason.contains("callback") && !reason.contains("ConnectionError") {
+                problems.push(format!("failed, though its callback has run: {}", told()));
+            }
         }
         let at = moment(verdict);
         let last = written.iter().filter(|moment| **moment <= at).max();
