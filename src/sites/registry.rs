@@ -17,13 +17,17 @@ pub const TIME_TO_LIVE: Duration = Duration::from_secs(3600);
 /// Keys are renewed this often while the job lives.
 pub const RENEW_EVERY: Duration = Duration::from_secs(600);
 
-/// Keys of the job; their seconds to live; for each of them what is done (`set` it, `add` it where it is missing, `keep` it
-/// alive) and its value. Answers with the places of the keys that were written, counted from 1.
+/// Keys of the job; their seconds to live; for each of them what is done (`set` it, `replace` it and keep what stood there, `add`
+/// it where it is missing, `keep` it alive) and its value. Answers with the places of the keys that were written, counted from 1.
 const WRITE: &str = r#"
 local written = {}
 for at, key in ipairs(KEYS) do
   local how, value = ARGV[2 * at], ARGV[2 * at + 1]
-  if how == "set" or (redis.call("EXPIRE", key, ARGV[1]) == 0 and how == "add") then
+  if how == "replace" and redis.call("TYPE", key).ok == "string" then
+    local before = redis.call("GET", key)
+    if before ~= value then redis.call("SET", key .. "_before", before, "EX", ARGV[1]) end
+  end
+  if how == "set" or how == "replace" or (redis.call("EXPIRE", key, ARGV[1]) == 0 and how == "add") then
     redis.call("SET", key, value, "EX", ARGV[1])
     written[#written + 1] = at
   end
@@ -86,23 +90,46 @@ impl Registry {
     }
 
     /// Prepares the registry of a job that an earlier run had under way: what that orch said of its state is not to be
-    /// taken for the app's word. An end that the app has told stays.
+    /// taken for the app's word, and the app's word stays.
     pub async fn reopen(&self, client: &Client) -> celery::Result<()> {
         let status = format!("{}status", self.prefix);
+        let replaced = format!("{status}_before");
         let mut get = redis::pipe();
-        get.cmd("GET").arg(&status);
-        let (value,): (Option<Vec<u8>>,) = client.backend_query("read the registry of a job", &get).await?;
-        let ends = [RegistryStatus::Complete, RegistryStatus::Failed].map(|end| end.as_str().as_bytes());
-        if value.is_none_or(|value| ends.contains(&value.as_slice())) {
+        get.cmd("GET").arg(&status).cmd("GET").arg(&replaced);
+        let (value, before): (Option<Vec<u8>>, Option<Vec<u8>>) =
+            client.backend_query("read the registry of a job", &get).await?;
+        let Some(value) = value else { return Ok(()) };
+        let word = self.word_of_app(&value, before.as_deref());
+        if word == Some(value.as_slice()) {
             return Ok(());
         }
-        let mut remove = redis::pipe();
-        remove
+        let mut change = redis::pipe();
+        change
             .cmd("DEL")
             .arg(&status)
+            .arg(&replaced)
             .arg(format!("{}completed_at", self.prefix))
             .ignore();
-        client.backend_query("reopen the registry of a job", &remove).await
+        if let Some(word) = word {
+            let seconds = TIME_TO_LIVE.as_secs();
+            change.cmd("SET").arg(&status).arg(word).arg("EX").arg(seconds).ignore();
+        }
+        client.backend_query("reopen the registry of a job", &change).await
+    }
+
+    /// What the app has said of its state: the `status` of the registry, or what stood there before a cancellation. Without it
+    /// an app that was at work would pass for one that keeps no status, whose counters of chunks may tell its end.
+    fn word_of_app<'a>(&self, status: &'a [u8], before: Option<&'a [u8]>) -> Option<&'a [u8]> {
+        let is = |word: &[u8], own: RegistryStatus| word == own.as_str().as_bytes();
+        let word = if is(status, RegistryStatus::Cancelled) {
+            before?
+        } else {
+            status
+        };
+        let is_end = is(word, RegistryStatus::Complete) || is(word, RegistryStatus::Failed);
+        // Where the app has no status, orch adds its first, and leaves that there.
+        let is_own = is(word, RegistryStatus::Collecting) || is(word, RegistryStatus::Dispatched);
+        (is_end || (self.shared && !is_own)).then_some(word)
     }
 
     /// Writes what is known; gives the values that orch itself has put under the app's names, in the order of
@@ -124,6 +151,10 @@ impl Registry {
             match value {
                 None => write.arg("keep").arg(""),
                 Some(value) if self.only_if_missing(suffix, status) => write.arg("add").arg(value),
+                // A run that picks the job up must know what the app had said.
+                Some(value) if suffix == "status" && status == RegistryStatus::Cancelled => {
+                    write.arg("replace").arg(value)
+                }
                 Some(value) => write.arg("set").arg(value),
             };
         }
@@ -192,6 +223,45 @@ impl Registry {
             // The end that orch has seen is the end, whatever the app had written last.
             "status" if status.is_end() => false,
             _ => self.shared,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_resumed_run_reads_the_word_of_the_app_and_not_that_of_the_orch_before() {
+        let registry = |app_prefix: &str| Registry::new(&SiteName::from("shop"), &JobId::from("7"), app_prefix);
+        let (shared, apart) = (registry("scrape_shop:7:"), registry("shop:7:"));
+        for (status, before, word) in [
+            // The orch was killed.
+            ("PROCESSING", None, Some("PROCESSING")),
+            ("AGGREGATING", None, Some("AGGREGATING")),
+            ("COMPLETE", None, Some("COMPLETE")),
+            ("FAILED", None, Some("FAILED")),
+            ("COLLECTING", None, None),
+            ("DISPATCHED", None, None),
+            // It was stopped, and wrote CANCELLED over what stood there.
+            ("CANCELLED", Some("PROCESSING"), Some("PROCESSING")),
+            ("CANCELLED", Some("COMPLETE"), Some("COMPLETE")),
+            ("CANCELLED", Some("COLLECTING"), None),
+            ("CANCELLED", None, None),
+            // The app has gone on since.
+            ("COMPLETE", Some("PROCESSING"), Some("COMPLETE")),
+        ] {
+            let found = shared.word_of_app(status.as_bytes(), before.map(str::as_bytes));
+            assert_eq!(found, word.map(str::as_bytes), "{status} {before:?}");
+        }
+        // All but an end is orch's own there.
+        for (status, word) in [
+            ("PROCESSING", None),
+            ("CANCELLED", None),
+            ("COMPLETE", Some("COMPLETE")),
+        ] {
+            let found = apart.word_of_app(status.as_bytes(), Some(b"PROCESSING"));
+            assert_eq!(found, word.map(str::as_bytes), "{status}");
         }
     }
 }
