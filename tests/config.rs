@@ -318,6 +318,69 @@ fn a_sites_file_says_the_same_in_every_format() {
 }
 
 #[test]
+fn substitutions_in_an_env_file_are_those_of_docker_compose() {
+    // SET is `s`, EMPTY is empty, NONE is not set; what comes out, or a part of the error.
+    let rows: &[(&str, Result<&str, &str>)] = &[
+        ("${SET}", Ok("s")),
+        ("${NONE}", Ok("")),
+        ("${SET-d} ${EMPTY-d} ${NONE-d}", Ok("s  d")),
+        ("${SET:-d} ${EMPTY:-d} ${NONE:-d}", Ok("s d d")),
+        ("${SET+a} ${EMPTY+a} ${NONE+a}.", Ok("a a .")),
+        ("${SET:+a} ${EMPTY:+a}${NONE:+a}.", Ok("a .")),
+        ("${SET:?m}${SET?m}${EMPTY?m}", Ok("ss")),
+        ("${EMPTY:?no value}", Err("`EMPTY` is not set: no value")),
+        ("${NONE?}", Err("`NONE` is not set")),
+        ("${NONE:-${EMPTY:-${SET}x}}y", Ok("sxy")),
+        ("${NONE:-${NONE-{}}}", Ok("{}")),
+        ("\"${NONE:-a\\\"b}\"", Ok("a\"b")),
+        ("\"\\${SET} $SET $$\"", Ok("${SET} $SET $$")),
+        ("'${SET}'", Ok("${SET}")),
+        ("${SET", Ok("${SET")),
+        ("${}", Err("names no variable")),
+        ("${SET!x}", Err("is none of")),
+        ("${SET:}", Err("is none of")),
+        ("${SET:=x}", Err("is none of")),
+    ];
+    for (value, expected) in rows {
+        let file = format!("SET=s\nEMPTY=\nV={value}\nLAST=1\n");
+        let directory = project(&[
+            ("orch.toml", "orch.env_file = '.env'\nredis.mode = 'off'\n"),
+            (".env", &file),
+        ]);
+        let loaded = Config::load(LoadOptions {
+            directory: directory.path().to_owned(),
+            ..LoadOptions::default()
+        });
+        match (loaded, expected) {
+            (Ok(config), Ok(expected)) => {
+                let found = config.orch.env_file_variables;
+                let expected = ("V".to_owned(), (*expected).to_owned());
+                assert!(found.contains(&expected), "{value}: {found:?}");
+                assert_eq!(found.len(), 4);
+            }
+            (Err(errors), Err(expected)) => {
+                let text = errors.to_string();
+                assert!(text.contains(expected) && text.contains(".env:3"), "{value}: {text}");
+                assert!(!text.contains(".env:4"), "{text}");
+            }
+            (loaded, _) => panic!("{value}: {loaded:?}"),
+        }
+    }
+    let key = "K=\"-----BEGIN-----\r\nabc==\r\n-----END-----\"\r\nL='a\r\nb'\r\nM=1\r\n";
+    let directory = project(&[
+        ("orch.toml", "orch.env_file = '.env'\nredis.mode = 'off'\n"),
+        (".env", key),
+    ]);
+    let config = Config::load(LoadOptions {
+        directory: directory.path().to_owned(),
+        ..LoadOptions::default()
+    });
+    let found = config.unwrap().orch.env_file_variables;
+    assert_eq!(found[0].1, "-----BEGIN-----\nabc==\n-----END-----");
+    assert_eq!((found[1].1.as_str(), found[2].1.as_str()), ("a\nb", "1"));
+}
+
+#[test]
 fn an_env_file_is_read_as_other_tools_read_it() {
     let file = "\u{feff}# comment
 PLAIN=value # comment

@@ -20,6 +20,7 @@ mod up;
 
 use std::ffi::OsStr;
 use std::process::ExitCode;
+use std::sync::Once;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -254,11 +255,28 @@ fn load(options: LoadOptions) -> anyhow::Result<Config> {
     })
 }
 
-/// The caller's variables; what is not text cannot be handed on in the guard's orders.
+/// The caller's variables; what is not text cannot be handed on in the guard's orders, which is said once.
 fn caller_environment() -> Vec<(String, String)> {
-    std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect()
+    static SAID: Once = Once::new();
+    let mut dropped = Vec::new();
+    let variables = std::env::vars_os()
+        .filter_map(|(name, value)| match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => Some((name, value)),
+            (name, _) => {
+                dropped.push(name.unwrap_or_else(|name| name.to_string_lossy().into_owned()));
+                None
+            }
+        })
+        .collect();
+    if !dropped.is_empty() {
+        SAID.call_once(|| {
+            say(&format!(
+                "warning: services do not get these variables, which are no UTF-8: {}",
+                dropped.join(", ")
+            ));
+        });
+    }
+    variables
 }
 
 /// Colour only for a terminal, and never against the user's wish (`NO_COLOR`).

@@ -1,8 +1,19 @@
 //! `env_file`: `NAME=value` lines as shells, docker and python-dotenv read them.
 //!
 //! `export ` before a name is skipped; `#` begins a comment at the start of a line or after a space; `'...'` is taken as
-//! it is; in `"..."` `\n`, `\t`, `\"`, `\\` and `\$` are escapes; quoted values may go over several lines. `${NAME}` and
-//! `${NAME:-default}` are replaced, outside `'...'`, by the caller's variable or an earlier one of the file.
+//! it is; in `"..."` `\n`, `\t`, `\"`, `\\` and `\$` are escapes; quoted values may go over several lines, whose ends are
+//! line feeds also in a file of Windows. Outside `'...'` `${NAME}` is replaced by the caller's variable or an earlier one of
+//! the file; the other forms are those of shells and docker compose, with the same inside their words:
+//!
+//! | form | set | empty | not set |
+//! |---|---|---|---|
+//! | `${NAME}` | value | empty | empty |
+//! | `${NAME:-word}` | value | word | word |
+//! | `${NAME-word}` | value | empty | word |
+//! | `${NAME:+word}` | word | empty | empty |
+//! | `${NAME+word}` | word | word | empty |
+//! | `${NAME:?word}` | value | error | error |
+//! | `${NAME?word}` | value | empty | error |
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -12,6 +23,10 @@ use super::source::{SourceId, Span};
 
 /// Bytes of a name, `=` and a value: `execve` takes no longer string (MAX_ARG_STRLEN, with its end).
 const LONGEST_VALUE: usize = 131_071;
+/// Substitutions within the words of substitutions.
+const DEEPEST: usize = 16;
+/// The title of what is wrong with one.
+const SUBSTITUTION: &str = "a substitution of the env_file cannot be made";
 /// Bytes of all: `execve` takes a quarter of the usual limit of the stack.
 const LARGEST: usize = 2 << 20;
 
@@ -107,7 +122,7 @@ impl Parser<'_> {
         self.at = self.text.len() - spaces;
         let value = match self.rest().chars().next() {
             Some(quote @ ('"' | '\'')) => self.quoted(start, quote),
-            _ => Some(self.plain()),
+            _ => self.plain(start),
         };
         if let Some(value) = value {
             if value.contains('\0') {
@@ -139,23 +154,29 @@ impl Parser<'_> {
         }
     }
 
-    fn plain(&mut self) -> String {
+    fn plain(&mut self, start: usize) -> Option<String> {
         let line = self.rest().split('\n').next().unwrap_or_default();
         let comment = line.char_indices().find(|(at, character)| {
             let before = line[..*at].chars().next_back();
             *character == '#' && before.is_none_or(char::is_whitespace)
         });
         let value = comment.map_or(line, |(at, _)| &line[..at]).trim();
-        let value = self.expand(value);
-        self.skip_line();
-        value
+        match self.expand(value) {
+            Ok(value) => {
+                self.skip_line();
+                Some(value)
+            }
+            Err(wrong) => {
+                self.fail(start, SUBSTITUTION, &wrong);
+                None
+            }
+        }
     }
 
     fn quoted(&mut self, start: usize, quote: char) -> Option<String> {
         self.at += 1;
         let mut value = String::new();
-        let mut expanded = String::new();
-        let mut characters = self.rest().char_indices();
+        let mut characters = self.rest().char_indices().peekable();
         let end = loop {
             match characters.next() {
                 None => {
@@ -169,28 +190,32 @@ impl Parser<'_> {
                     return None;
                 }
                 Some((at, character)) if character == quote => break at,
-                Some((_, '\\')) if quote == '"' => {
-                    // What stands before an escape is expanded by itself, so that `\$` stays a dollar sign.
-                    if expanded.len() <= LONGEST_VALUE {
-                        expanded.push_str(&self.expand(&value));
-                    }
-                    value.clear();
-                    match characters.next().map(|(_, character)| character) {
-                        Some('n') => expanded.push('\n'),
-                        Some('t') => expanded.push('\t'),
-                        Some('r') => expanded.push('\r'),
-                        Some(character @ ('"' | '\\' | '$' | '\'')) => expanded.push(character),
-                        Some(character) => expanded.extend(['\\', character]),
-                        None => {}
-                    }
-                }
+                // A zero byte is refused, so that one can stand for a dollar sign that is none of a substitution.
+                Some((_, '\0')) => return Some("\0".to_owned()),
+                Some((_, '\\')) if quote == '"' => match characters.next().map(|(_, character)| character) {
+                    Some('n') => value.push('\n'),
+                    Some('t') => value.push('\t'),
+                    Some('r') => value.push('\r'),
+                    Some('$') => value.push('\0'),
+                    Some(character @ ('"' | '\\' | '\'')) => value.push(character),
+                    Some(character) => value.extend(['\\', character]),
+                    None => {}
+                },
+                Some((_, '\r')) if characters.peek().is_some_and(|(_, next)| *next == '\n') => {}
                 Some((_, character)) => value.push(character),
             }
         };
-        let value = match quote {
-            '"' => expanded + &self.expand(&value),
-            _ => value,
-        };
+        if quote == '"' {
+            value = match self.expand(&value) {
+                Ok(expanded) => expanded.replace('\0', "$"),
+                Err(wrong) => {
+                    // What follows is read from behind the value.
+                    self.at += end;
+                    self.fail(start, SUBSTITUTION, &wrong);
+                    return None;
+                }
+            };
+        }
         self.at += end + 1;
         self.skip_spaces();
         if !(self.rest().is_empty() || self.rest().starts_with(['\n', '#'])) {
@@ -205,28 +230,93 @@ impl Parser<'_> {
         Some(value)
     }
 
-    /// Replaces `${NAME}` and `${NAME:-default}`; an unknown name without default is empty, as in a shell.
-    fn expand(&self, text: &str) -> String {
+    /// Replaces all substitutions; the error says what is wrong with one.
+    fn expand(&self, text: &str) -> Result<String, String> {
         let mut value = String::new();
+        self.expand_into(&mut value, text, 0)?;
+        Ok(value)
+    }
+
+    fn expand_into(&self, value: &mut String, text: &str, depth: usize) -> Result<(), String> {
+        if depth > DEEPEST {
+            return Err(format!("substitutions in each other, more than {DEEPEST} deep"));
+        }
         let mut rest = text;
         while let Some((before, after)) = rest.split_once("${") {
-            let Some((inside, next)) = after.split_once('}') else {
+            let Some(end) = closing_brace(after) else {
                 break;
             };
             value.push_str(before);
-            let (name, default) = inside.split_once(":-").unwrap_or((inside, ""));
-            let earlier = || {
-                let place = self.latest.get(name)?;
-                self.variables.get(*place).map(|(_, value)| value)
-            };
-            let known = self.caller.get(name).or_else(earlier).filter(|value| !value.is_empty());
-            value.push_str(known.map_or(default, String::as_str));
-            rest = next;
+            self.substitute(value, &after[..end], depth)?;
+            rest = &after[end + 1..];
             if value.len() > LONGEST_VALUE {
                 // Too long whatever follows: a few lines could stand for gigabytes.
                 break;
             }
         }
-        value + rest
+        value.push_str(rest);
+        Ok(())
     }
+
+    /// One substitution, by what stands between its braces.
+    fn substitute(&self, value: &mut String, inside: &str, depth: usize) -> Result<(), String> {
+        let in_name = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '.');
+        let length = inside.find(|character| !in_name(character)).unwrap_or(inside.len());
+        let (name, form) = inside.split_at(length);
+        if name.is_empty() || name.starts_with(|first: char| first.is_ascii_digit()) {
+            return Err("`${...}` names no variable".to_owned());
+        }
+        let earlier = || {
+            let place = self.latest.get(name)?;
+            self.variables.get(*place).map(|(_, value)| value)
+        };
+        // With a colon an empty one counts as not set.
+        let (counts_empty, form) = match form.strip_prefix(':') {
+            Some(form) => (false, form),
+            None => (true, form),
+        };
+        let known = self.caller.get(name).or_else(earlier);
+        let set = known.filter(|value| counts_empty || !value.is_empty());
+        let mut characters = form.chars();
+        let operator = characters.next();
+        let word = characters.as_str();
+        match (operator, set) {
+            (None, _) if counts_empty => value.push_str(known.map_or("", String::as_str)),
+            (Some('-' | '?'), Some(set)) => value.push_str(set),
+            (Some('-'), None) | (Some('+'), Some(_)) => self.expand_into(value, word, depth + 1)?,
+            (Some('+'), None) => {}
+            (Some('?'), None) => {
+                let mut why = String::new();
+                self.expand_into(&mut why, word, depth + 1)?;
+                return Err(match why.is_empty() {
+                    true => format!("`{name}` is not set"),
+                    false => format!("`{name}` is not set: {why}"),
+                });
+            }
+            (None | Some(_), _) => {
+                return Err(format!(
+                    "`${{{name}...}}` is none of `:-`, `-`, `:+`, `+`, `:?`, `?`; write `$` as `\\$` in double quotes"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Where the brace is that closes what has just been opened; substitutions may stand in its word.
+fn closing_brace(text: &str) -> Option<usize> {
+    let mut open = 1_usize;
+    let mut before = ' ';
+    for (at, character) in text.char_indices() {
+        match character {
+            '{' if before == '$' => open += 1,
+            '}' => open -= 1,
+            _ => {}
+        }
+        if open == 0 {
+            return Some(at);
+        }
+        before = character;
+    }
+    None
 }

@@ -105,17 +105,23 @@ fn find(options: &LoadOptions) -> Result<PathBuf, Problem> {
     };
     if let Some((by, file)) = named {
         let path = paths::join(&options.directory, file);
-        return match path.exists() {
-            true => Ok(path),
-            false => {
+        return match path.try_exists() {
+            Ok(true) => Ok(path),
+            Ok(false) => {
                 let problem = Problem::new(format!("there is no configuration `{}`", path.display()));
                 Err(problem.help(format!("named by {by}")))
             }
+            Err(error) => Err(unreachable(&path, &error).help(format!("named by {by}"))),
         };
     }
     let usual = ["orch.toml", "config/orch.toml"].map(|name| paths::join(&options.directory, name));
-    if let Some(found) = usual.iter().find(|path| path.exists()) {
-        return Ok(found.clone());
+    for path in &usual {
+        match path.try_exists() {
+            Ok(true) => return Ok(path.clone()),
+            Ok(false) => {}
+            // Another one in its place would be a surprise.
+            Err(error) => return Err(unreachable(path, &error)),
+        }
     }
     let mut problem = Problem::new("there is no configuration")
         .help("tried `--config` (not given)")
@@ -124,6 +130,14 @@ fn find(options: &LoadOptions) -> Result<PathBuf, Problem> {
         problem = problem.help(format!("tried {}", path.display()));
     }
     Err(problem)
+}
+
+/// Whether it is there cannot be told: a directory above it may not be entered, or its disk does not answer.
+fn unreachable(path: &Path, error: &std::io::Error) -> Problem {
+    Problem::new(format!(
+        "the configuration `{}` cannot be reached: {error}",
+        path.display()
+    ))
 }
 
 /// A text file within a bound; the error is a fragment such as "no such file".

@@ -18,6 +18,11 @@ use super::restart::{RestartHistory, Verdict};
 use crate::config::{RestartPolicy, RestartWhen};
 use crate::run::{EventKind, ExitStatus, ServiceName, describe_exit as describe};
 
+/// Why a service may end at once, and well: what runs on is a child of it, which orch ends with it.
+const IN_THE_BACKGROUND: &str = "it ended by itself and without an error: a program that puts itself into the background \
+(daemonises) is to stay in the foreground (as `--daemonize no`, `-f`, `--nodaemon`), and one that runs once is \
+`kind = \"oneshot\"`";
+
 /// One service: its role, its state, its past.
 #[derive(Clone, Debug)]
 pub struct Service {
@@ -403,6 +408,9 @@ impl Service {
             };
             let failure = Failure::infrastructure(what);
             Then::Fail(match &self.command {
+                _ if matches!(self.role, Role::Daemon { .. }) && status == ExitStatus::Code(0) => {
+                    failure.hint(IN_THE_BACKGROUND)
+                }
                 Some(command) => failure.hint(format!("it was started as {command}")),
                 None => failure,
             })
@@ -500,11 +508,13 @@ impl Service {
             }
             Verdict::GiveUp { restarts } => {
                 let what = format!("`{}` died again after {restarts} restarts: {reason}", self.name);
-                self.fail(
-                    Failure::infrastructure(what)
-                        .with_log(&self.log)
-                        .hint("see its log; `restart = { limit, window }` sets how often orch tries"),
-                )
+                let hint = match status {
+                    ExitStatus::Code(0) => IN_THE_BACKGROUND,
+                    ExitStatus::Code(_) | ExitStatus::Signal { .. } | ExitStatus::Unknown => {
+                        "see its log; `restart = { limit, window }` sets how often orch tries"
+                    }
+                };
+                self.fail(Failure::infrastructure(what).with_log(&self.log).hint(hint))
             }
         }
     }
