@@ -88,6 +88,11 @@ impl Keys {
         format!("{}{}", self.prefix, self.transport.unacked_index_key)
     }
 
+    /// The name that kombu gives it; orch knows no setting of apps that changes it.
+    pub(super) fn unacked_mutex(&self) -> String {
+        format!("{}unacked_mutex", self.prefix)
+    }
+
     /// Set of an exchange's bindings: `<routing key> SEP <pattern> SEP <queue>`.
     pub(super) fn bindings(&self, exchange: &str) -> String {
         format!("{}{BINDINGS}{exchange}", self.prefix)

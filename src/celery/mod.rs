@@ -31,6 +31,7 @@ mod ids;
 mod inspect;
 mod jobs;
 mod json;
+mod key_types;
 mod keys;
 mod leftovers;
 mod mailbox;
@@ -77,6 +78,7 @@ pub use inspect::{
 };
 pub use jobs::{Job, JobTracker, Limits, Outcome, TaskCounts, Totals};
 pub use json::SIZE_LIMIT;
+pub use key_types::MistypedKey;
 pub use leftovers::{Kept, Leftovers};
 pub use mailbox::{Replies, Target};
 pub use message::QueuedTask;

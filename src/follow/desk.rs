@@ -41,6 +41,8 @@ const BAN_AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// So long after a disruption it is watched what the processes of the pools go on with.
 const HUNT_PATIENCE: Duration = Duration::from_secs(120);
 const HUNT_AGAIN_AFTER: Duration = Duration::from_millis(500);
+/// The same for a job of which nothing was heard and that has tasks in workers by their lists: long enough for two looks.
+const QUIET_HUNT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Whether anything of a job is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -77,6 +79,8 @@ pub struct Desk {
     workers_changed: Notify,
     /// Connections broke, or a worker died.
     disrupted: Notify,
+    /// A job that is searched for is left in workers by what they list.
+    is_listed: Notify,
     /// A worker has put a task back.
     put_back: Notify,
     /// Must not run, whichever worker comes to have them: workers forget what was revoked, or were not there to hear it.
@@ -143,6 +147,7 @@ impl Desk {
             holders_unknown: AtomicBool::new(false),
             workers_changed: Notify::new(),
             disrupted: Notify::new(),
+            is_listed: Notify::new(),
             put_back: Notify::new(),
             banned: Mutex::default(),
             bans_due: Notify::new(),
@@ -488,11 +493,15 @@ impl Desk {
         }
     }
 
-    /// After connections broke or a worker died: watches for a while what the processes of the pools go on with.
+    /// After connections broke or a worker died, and for a job that is searched for: watches for a while what the processes
+    /// of the pools go on with. A worker forgets no task either whose end it could not write down.
     async fn hunt_ghosts(&self) -> Infallible {
         loop {
-            self.disrupted.notified().await;
-            let give_up = Instant::now() + HUNT_PATIENCE;
+            let patience = tokio::select! {
+                () = self.disrupted.notified() => HUNT_PATIENCE,
+                () = self.is_listed.notified() => QUIET_HUNT_PATIENCE,
+            };
+            let give_up = Instant::now() + patience;
             while Instant::now() < give_up {
                 let control = self.control();
                 // First what is listed, then the processes: what is not there any more has ended what it was listed with.
@@ -658,6 +667,12 @@ impl Page<'_> {
         Left::Nothing
     }
 
+    /// Has it found out whether the tasks still run.
+    fn listed(&self) -> Left {
+        self.desk.is_listed.notify_one();
+        Left::Something
+    }
+
     fn judge(&self, census: &Census, known: &HashSet<TaskId>) -> Left {
         if let Some(waiting) = census.messages.get(&self.root) {
             self.desk.books().ledger.note_waiting(&self.root, waiting);
@@ -670,8 +685,8 @@ impl Page<'_> {
         let books = self.desk.books();
         for task in &census.held {
             match books.ledger.owner(task) {
-                Owner::Job(root) if root == self.root => return Left::Something,
-                _ if known.contains(task) => return Left::Something,
+                Owner::Job(root) if root == self.root => return self.listed(),
+                _ if known.contains(task) => return self.listed(),
                 Owner::Job(_) | Owner::Foreign => {}
                 Owner::Unknown => unknown = Some(format!("a worker is at task {task}, which may belong to the job")),
             }

@@ -649,10 +649,18 @@ impl<'a> Follower<'a> {
             } else {
                 Remains::default()
             };
+            let reading = match reading.await {
+                // Such as a key of another type: it will never be read, and the job has its end all the same.
+                Err(error) if !error.is_transient() => {
+                    tracing::warn!(%error, "progress cannot be read");
+                    Reading::default()
+                }
+                reading => reading?,
+            };
             Ok(LastLook {
                 dispatch,
                 callback,
-                reading: reading.await?,
+                reading,
                 remains,
             })
         })

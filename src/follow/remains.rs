@@ -78,7 +78,15 @@ async fn adopt_strays(client: &Client, page: &Page<'_>, stored: &mut Descendants
 async fn open_chords(client: &Client, stored: &mut Descendants) -> celery::Result<Vec<OpenChord>> {
     let mut open = Vec::new();
     for group in stored.groups.iter().take(GROUPS) {
-        if let Some(chord) = client.chord_progress(group).await? {
+        let chord = match client.chord_progress(group).await {
+            // Such as a key of another type: asking again would not help, and the callback's result decides.
+            Err(error) if !error.is_transient() => {
+                tracing::warn!(%error, %group, "the counters of a chord cannot be read");
+                continue;
+            }
+            chord => chord?,
+        };
+        if let Some(chord) = chord {
             open.push(OpenChord {
                 group: group.clone(),
                 size: chord.total.unwrap_or(chord.done),

@@ -15,6 +15,7 @@ use super::failure::Failure;
 use super::import_path;
 use super::late_acknowledgement;
 use super::life::Role;
+use super::mistyped_keys;
 use super::name_watch::NameWatch;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::refusal::{self, WatchedLog, refused};
@@ -219,6 +220,10 @@ impl Celery {
         Ok(())
     }
 
+    async fn cure_mistyped_keys(&self) -> Result<(), Failure> {
+        mistyped_keys::cure(&self.client, &self.connection, &self.config.queues, &self.recorder).await
+    }
+
     fn wrong_broker(&self, there: &dyn std::fmt::Display) -> Failure {
         Failure::configuration(format!("the worker uses another broker than orch: {there}"))
             .because(format!("orch's Redis is {}; the app does not take its URL from the environment", self.here()))
@@ -395,6 +400,8 @@ impl Program for Celery {
             if let Some(learner) = &self.learner {
                 learner.check(&self.config.app).await?;
             }
+            // Before each start: the last one may have ended for such a key, and the next would.
+            self.cure_mistyped_keys().await?;
             let is_first = self.first_start.swap(false, Ordering::Relaxed);
             if is_first {
                 if !self.connection.owned
@@ -478,6 +485,8 @@ impl Program for Celery {
     fn alive(self: Arc<Self>) -> Boxed<Result<(), String>> {
         Box::pin(async move {
             let patience = self.config.liveness.timeout;
+            // A worker may go on with it, and do nothing.
+            self.cure_mistyped_keys().await.map_err(|failure| failure.what)?;
             let target = Target::Nodes(vec![self.node().clone()]);
             let asked = self.last_answer.ask();
             match self.client.control().ping(&target, patience).await {

@@ -21,6 +21,7 @@ mod launcher;
 mod life;
 mod listener;
 mod log_tail;
+mod mistyped_keys;
 mod name_watch;
 mod on_demand;
 mod order;

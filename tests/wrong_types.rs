@@ -1,0 +1,226 @@
+//! A key of Celery's gets another type of value while a job runs: it is named, and the run comes to a true end soon.
+
+#[path = "support"]
+#[allow(dead_code, reason = "the tests use a part of it")]
+mod support {
+    #[path = "bookshop.rs"]
+    pub mod bookshop;
+    #[path = "orch.rs"]
+    pub mod orch;
+    #[path = "process.rs"]
+    pub mod process;
+    #[path = "redis.rs"]
+    pub mod redis;
+
+    pub use bookshop::python;
+}
+
+use std::time::{Duration, Instant};
+
+use support::bookshop;
+use support::orch::{Ended, Project};
+use support::redis::RedisServer;
+
+const CHUNKS: u64 = 60;
+/// From the wrong type to the end of the run: the job itself takes some five seconds, on a busy machine more.
+const END: Duration = Duration::from_secs(40);
+
+/// A key that is made another type, by which commands; `*` in the key stands for whatever is there.
+struct Case {
+    database: u32,
+    key: &'static str,
+    command: &'static [&'static str],
+}
+
+const fn case(database: u32, key: &'static str, command: &'static [&'static str]) -> Case {
+    Case { database, key, command }
+}
+
+fn project(redis: &str) -> Project {
+    bookshop::project_with(
+        "connections_app",
+        &format!(
+            r#"
+[redis]
+{redis}
+[celery]
+app = "connections_app"
+concurrency = 4
+[sites.shop]
+timeout = "5m"
+dispatch = {{ task = "connections.dispatch", kwargs = {{ site = "{{site}}", job_id = "{{job_id}}", chunks = {CHUNKS}, seconds = 0.1 }} }}
+"#
+        ),
+    )
+}
+
+/// With the password that orch has chosen.
+fn own_url(project: &Project, database: u32) -> String {
+    let text = std::fs::read_to_string(project.state_dir().join("redis/redis.conf")).expect("redis.conf");
+    let find = |begin: &str| {
+        text.lines()
+            .find_map(|line| line.strip_prefix(begin))
+            .expect("a line of it")
+    };
+    let (_, password) = find("user orch ").split_once('>').expect("a password");
+    let password = password.split(' ').next().expect("a word");
+    format!("redis://orch:{password}@127.0.0.1:{}/{database}", find("port "))
+}
+
+/// Runs a job, spoils the key in its middle; gives how the run ended and how long after.
+fn spoil(case: &Case, external: Option<&RedisServer>) -> (Ended, Duration) {
+    let redis = external.map_or_else(
+        || "mode = \"own\"\nport = 0".to_owned(),
+        |server| format!("mode = \"external\"\nport = {}", server.port),
+    );
+    let project = project(&redis);
+    let mut orch = project.orch(&["run"]);
+    orch.wait_for("the job", |event| event["event"] == "site_job_started");
+    orch.wait_for("some chunks", |_| bookshop::ledger(project.path(), "shop").len() > 5);
+    let url = external.map_or_else(|| own_url(&project, case.database), |server| server.url(case.database));
+    let mut connection = redis::Client::open(url)
+        .expect("a URL")
+        .get_connection()
+        .expect("Redis is up");
+    let keys: Vec<String> = match case.key.contains('*') {
+        true => redis::cmd("KEYS").arg(case.key).query(&mut connection).expect("keys"),
+        false => vec![case.key.to_owned()],
+    };
+    assert!(!keys.is_empty(), "no key {}", case.key);
+    for key in &keys {
+        let mut spoil = redis::pipe();
+        spoil.atomic().cmd("DEL").arg(key).ignore();
+        spoil.cmd(case.command[0]).arg(key).arg(&case.command[1..]).ignore();
+        spoil.exec(&mut connection).expect("Redis is up");
+    }
+    let began = Instant::now();
+    let ended = orch.finish();
+    let took = began.elapsed();
+    let shown = |kind: &str| {
+        ended
+            .events_of(kind)
+            .iter()
+            .map(|event| format!("\n  {event}"))
+            .collect::<String>()
+    };
+    println!(
+        "{} {:?}, external {}: {:.1} s, code {:?}, {} restarts, done {}{}{}{}",
+        case.key,
+        case.command,
+        external.is_some(),
+        took.as_secs_f64(),
+        ended.code,
+        ended.events_of("service_restarting").len(),
+        bookshop::ledger(project.path(), "shop").len(),
+        shown("noticed"),
+        shown("site_finished"),
+        shown("service_failed"),
+    );
+    (ended, took)
+}
+
+/// The message about this key.
+fn named(ended: &Ended, kind: &str, key: &str) -> String {
+    let field = if kind == "noticed" { "message" } else { "reason" };
+    let found = ended.events_of(kind).into_iter().find_map(|event| {
+        let text = event[field].as_str()?;
+        text.contains(&format!("the key `{key}` is a "))
+            .then(|| text.to_owned())
+    });
+    found.unwrap_or_else(|| panic!("nothing names {key}:\n{:#?}\n{}", ended.events, ended.stderr))
+}
+
+/// In a Redis of orch the value is moved aside, and the site has a true end.
+#[track_caller]
+fn own(case: &Case, complete: bool) {
+    let (ended, took) = spoil(case, None);
+    assert!(took < END, "{took:?}");
+    let notice = named(&ended, "noticed", case.key);
+    assert!(
+        notice.contains(&format!("moved aside to `orch:quarantine:wrong-type:{}`", case.key)),
+        "{notice}"
+    );
+    let restarts = ended.events_of("service_restarting").len();
+    assert!(restarts <= 1, "{restarts} restarts");
+    let (code, status) = if complete { (0, "complete") } else { (1, "failed") };
+    ended.expect_code(code);
+    let finished = ended.events_of("site_finished")[0];
+    assert_eq!(finished["status"], status, "{finished}");
+    if !complete {
+        // Every chunk is counted as done or as lost.
+        let count = |name: &str| finished["counts"][name].as_u64().unwrap_or(0);
+        assert_eq!(count("completed_chunks") + count("errors"), CHUNKS, "{finished}");
+        assert!(
+            finished["reason"]
+                .as_str()
+                .is_some_and(|reason| reason.contains("lost")),
+            "{finished}"
+        );
+    }
+}
+
+/// In a Redis of others the key is named, and the run ends with it.
+#[track_caller]
+fn external(case: &Case) {
+    let server = RedisServer::start();
+    let (ended, took) = spoil(case, Some(&server));
+    assert!(took < END, "{took:?}");
+    ended.expect_code(3);
+    named(&ended, "service_failed", case.key);
+    let said = format!("{}{}", ended.stdout, ended.stderr);
+    assert!(said.contains("RENAME"), "it says what to do: {said}");
+    let restarts = ended.events_of("service_restarting").len();
+    assert!(restarts <= 1, "{restarts} restarts");
+}
+
+#[test]
+fn own_queue() {
+    own(&case(0, "celery", &["SET", "x"]), false);
+}
+
+#[test]
+fn own_unacknowledged_messages() {
+    own(&case(0, "unacked", &["RPUSH", "x"]), false);
+}
+
+/// The messages themselves are there.
+#[test]
+fn own_index_of_unacknowledged_messages() {
+    own(&case(0, "unacked_index", &["SET", "x"]), true);
+}
+
+#[test]
+fn queue_of_others() {
+    external(&case(0, "celery", &["HSET", "x", "y"]));
+}
+
+#[test]
+fn unacknowledged_messages_of_others() {
+    external(&case(0, "unacked", &["SET", "x"]));
+}
+
+/// Workers overwrite a result of any type.
+#[test]
+fn results_of_the_job() {
+    let (ended, took) = spoil(&case(1, "celery-task-meta-*", &["RPUSH", "x"]), None);
+    assert!(took < END, "{took:?}");
+    ended.expect_code(0);
+}
+
+/// No chunk can be counted any more: the chord has no end.
+#[test]
+fn parts_of_the_chord() {
+    let families: [(&str, &[&str]); 2] = [
+        ("celery-taskset-meta-*.j", &["SET", "x"]),
+        ("celery-taskset-meta-*.s", &["RPUSH", "x"]),
+    ];
+    for (key, command) in families {
+        let (ended, took) = spoil(&case(1, key, command), None);
+        assert!(took < END, "{key}: {took:?}");
+        ended.expect_code(1);
+        let finished = ended.events_of("site_finished")[0];
+        // Without the chord's size orch may not know whether the callback was sent.
+        let status = finished["status"].as_str().unwrap_or_default();
+        assert!(["failed", "unknown"].contains(&status), "{key}: {finished}");
+    }
+}
