@@ -564,7 +564,12 @@ pub struct Page<'d> {
 }
 
 impl Page<'_> {
-    /// Waits for the next event of the job. Safe to cancel.
+    /// Rises with every event of the job.
+    pub(super) fn changes(&self) -> u64 {
+        self.desk.books().ledger.changes(&self.root)
+    }
+
+    /// Waits for the next event of the job, or until events may have been missed. Safe to cancel.
     pub async fn changed(&self) {
         self.changed.notified().await;
     }

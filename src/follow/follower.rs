@@ -84,6 +84,8 @@ pub struct Follower<'a> {
     /// What is known to be lost of the chord's header.
     loss: HeaderLoss,
     loss_signs: LossSigns,
+    /// Events of the job that were taken in.
+    changes: u64,
     /// When lost tasks of the header are looked for, and how long a search that could not look everywhere is put off.
     loss_due: Option<Instant>,
     loss_pause: Duration,
@@ -136,6 +138,7 @@ impl<'a> Follower<'a> {
             are_results_unreadable: false,
             loss: HeaderLoss::default(),
             loss_signs: LossSigns::default(),
+            changes: 0,
             loss_due: None,
             loss_pause: UNSURE_PAUSE,
             errand,
@@ -201,9 +204,18 @@ impl<'a> Follower<'a> {
                     Err(_) => self.settle_at = Some(Instant::now() + UNSURE_PAUSE),
                 },
                 () = page.changed() => {
-                    search = None;
-                    look = None;
-                    self.heard(tell);
+                    let changes = page.changes();
+                    if changes == self.changes {
+                        // Events were missed: that says nothing about the job, and puts no search for it off.
+                        self.search_at = self.search_at.min(Instant::now() + CALLBACK_GRACE);
+                        self.stale = true;
+                        self.hear_losses(tell);
+                    } else {
+                        self.changes = changes;
+                        search = None;
+                        look = None;
+                        self.heard(tell);
+                    }
                 }
                 read = done(&mut reading) => match read {
                     Ok(reading) => self.take_reading(reading, tell),
