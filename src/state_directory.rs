@@ -5,8 +5,8 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
-use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io::{self, Read};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::{Gid, Group, Uid, User};
@@ -17,6 +17,7 @@ use crate::services::Failure;
 
 /// The layout that this orch writes. A directory without the file is of the first.
 const LAYOUT: u32 = 1;
+const GITIGNORE: &str = ".gitignore";
 const VERSION: &str = "version";
 /// A version file is one number.
 const LONGEST_VERSION: u64 = 64;
@@ -50,7 +51,7 @@ pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
         check(state_dir, configuration)?;
     }
     if written_layout(state_dir)?.is_none() {
-        keep_out_of_git(state_dir);
+        keep_out_of_git(state_dir).map_err(|error| failed("write `.gitignore` into", error))?;
         let path = state_dir.join(VERSION);
         atomic_file::replace(&path, format!("{LAYOUT}\n").as_bytes())
             .map_err(|error| failed("write the version of", error))?;
@@ -59,17 +60,15 @@ pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
 }
 
 /// Keeps what stands in it out of a repository around it, whose `git add` would take journals and logs. Only a directory that is
-/// new: another may hold more than orch's files. A disk that is full is reported by what must be written.
-fn keep_out_of_git(state_dir: &Path) {
-    let is_new = fs::read_dir(state_dir).is_ok_and(|mut entries| entries.next().is_none());
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true).mode(0o600);
-    if is_new
-        && let Ok(mut file) = options.open(state_dir.join(".gitignore"))
-        && let Err(error) = file.write_all(b"*\n")
-    {
-        tracing::debug!(%error, "write .gitignore");
+/// new: another may hold more than orch's files.
+fn keep_out_of_git(state_dir: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(state_dir)? {
+        // What a start that was cut short has left of it.
+        if !entry?.file_name().as_encoded_bytes().starts_with(GITIGNORE.as_bytes()) {
+            return Ok(());
+        }
     }
+    atomic_file::replace(&state_dir.join(GITIGNORE), b"*\n")
 }
 
 /// Makes sure of a directory that is there, and changes nothing.

@@ -9,7 +9,7 @@ use clap::Args;
 use super::init::write_example;
 use super::output::say;
 use super::session::Session;
-use super::{ConfigArgs, Refusal, ViewArgs, caller_environment, logging};
+use super::{ConfigArgs, Refusal, ViewArgs, caller_environment, logging, shell};
 use crate::config::{Config, find_redis_server};
 use crate::regular_file;
 use crate::run::{Command, Outcome};
@@ -62,7 +62,8 @@ pub fn main(args: &DemoArgs) -> anyhow::Result<u8> {
     .run(config)?;
     if !args.view.quiet && code == 0 {
         say(&format!("results: {}", directory.join("out").display()));
-        say(&format!("again:   cd {} && orch run", directory.display()));
+        let (directory, program) = (shell::quoted(&directory), shell::program());
+        say(&format!("again:   cd {directory} && {program} run"));
     }
     Ok(code)
 }

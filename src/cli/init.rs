@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::Refusal;
+use super::output::say;
+use super::{Refusal, shell};
 use crate::run::Outcome;
 
 /// Writes the bookshop example (a Celery project, its web sites and proxies) into a directory
@@ -15,19 +16,57 @@ pub struct InitArgs {
     /// Where to; made if it does not exist
     #[arg(default_value = "bookshop", value_name = "DIR")]
     directory: PathBuf,
+    /// Write into a directory that is not empty; files of the example's names are replaced, and named
+    #[arg(long)]
+    force: bool,
 }
 
 /// Runs the subcommand; the exit code.
 pub fn main(args: &InitArgs) -> anyhow::Result<u8> {
-    let written = write_example(&args.directory).map_err(|error| {
-        let text = format!("write the example into {}: {error}", args.directory.display());
+    let directory = &args.directory;
+    let failed = |error: io::Error| {
+        let text = format!("write the example into {}: {error}", directory.display());
         Refusal::because(Outcome::InfrastructureFailed, text)
-    })?;
-    super::output::say(&format!(
+    };
+    if !args.force && !is_empty(directory).map_err(failed)? {
+        let text = format!(
+            "{} is not empty: the example would mix with what is there\n  hint:  name another directory, or write into this one with \
+             `--force`",
+            directory.display()
+        );
+        return Err(Refusal::because(Outcome::ConfigurationError, text));
+    }
+    for name in replaced(directory) {
+        fs::remove_file(directory.join(name)).map_err(failed)?;
+        say(&format!("replaced: {name}"));
+    }
+    let written = write_example(directory).map_err(failed)?;
+    say(&format!(
         "{written} files written; see {}",
-        args.directory.join("README.md").display()
+        directory.join("README.md").display()
     ));
+    let (directory, program) = (shell::quoted(directory), shell::program());
+    say(&format!("next:  cd {directory}"));
+    say("       python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
+    say(&format!("       {program} run"));
     Ok(0)
+}
+
+fn is_empty(directory: &Path) -> io::Result<bool> {
+    match fs::read_dir(directory) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    }
+}
+
+/// Files of the example's names that are something else.
+fn replaced(directory: &Path) -> Vec<&'static str> {
+    let differs = |(name, text): &&(&'static str, &str)| match fs::read(directory.join(name)) {
+        Ok(found) => found != text.as_bytes(),
+        Err(_) => false,
+    };
+    EXAMPLE.iter().filter(differs).map(|(name, _)| *name).collect()
 }
 
 /// Writes every file of the example that is not there already (a changed one is the user's); how many were written.

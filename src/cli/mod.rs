@@ -10,6 +10,7 @@ mod output;
 mod plan;
 mod run;
 mod session;
+mod shell;
 mod signals;
 mod simulate;
 mod sites;
@@ -122,7 +123,7 @@ pub struct ViewArgs {
     /// How to print: for people, or one JSON object a line
     #[arg(long, value_enum, default_value_t)]
     pub output: OutputFormat,
-    /// Print failures and the outcome only
+    /// Print nothing if all goes well, else the failures, the outcome and where the logs are
     #[arg(short, long)]
     pub quiet: bool,
     /// Print more; twice: debug logs

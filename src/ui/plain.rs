@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use super::overall;
 use super::paint::{Line, Tone};
 use super::summary::status as site_word;
-use super::text::{clock, plural, span};
+use super::text::{clock, dated_clock, plural, span};
 use crate::run::{
     Event, EventKind, ExitStatus, FollowStage, HealthAction, Level, Progress, Resumption, RunState, SiteCounts,
     SiteName, SitePhase, SiteStatus, StopReason,
@@ -24,6 +24,7 @@ const MANY_SITES: usize = 16;
 /// What has been printed of progress, so that it stays rare.
 pub struct PlainView {
     zone: TimeZone,
+    stamps: Stamps,
     /// `-v`: each step of a service and a site, not only what comes of it.
     verbose: bool,
     /// Run time of the last progress line: by site, and of the proxies.
@@ -33,11 +34,21 @@ pub struct PlainView {
     overall: Option<f64>,
 }
 
+/// The begin of each line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stamps {
+    /// `02:30:00`
+    Time,
+    /// `2026-08-01 02:30:00+02:00`
+    DateAndTime,
+}
+
 impl PlainView {
     /// Nothing printed yet; times are those of this zone.
-    pub fn new(zone: TimeZone, verbose: bool) -> Self {
+    pub fn new(zone: TimeZone, stamps: Stamps, verbose: bool) -> Self {
         Self {
             zone,
+            stamps,
             verbose,
             sites: BTreeMap::new(),
             proxies: None,
@@ -48,9 +59,10 @@ impl PlainView {
     /// The lines for this event in its tone, given the state that includes it; none for what only the journal needs.
     pub fn lines(&mut self, event: &Event, state: &RunState, tone: Tone) -> Vec<Line> {
         let texts = [self.text(event, state), self.overall(event, state)];
-        let time = clock(event.at, &self.zone);
+        let time = self.stamp(event.at);
+        let blank = " ".repeat(time.len());
         let line = |(number, line): (usize, &str)| {
-            let margin = if number == 0 { &time } else { "        " };
+            let margin = if number == 0 { &time } else { &blank };
             Line::of(tone, format!("{margin} {line}"))
         };
         texts
@@ -58,6 +70,13 @@ impl PlainView {
             .flatten()
             .flat_map(|text| text.lines().enumerate().map(line))
             .collect()
+    }
+
+    fn stamp(&self, unix_seconds: f64) -> String {
+        match self.stamps {
+            Stamps::Time => clock(unix_seconds, &self.zone),
+            Stamps::DateAndTime => dated_clock(unix_seconds, &self.zone),
+        }
     }
 
     /// How far the whole run is, now and then while its sites move.
@@ -91,7 +110,7 @@ impl PlainView {
 
     /// The line for events that were not shown, since this view was too slow.
     pub fn missed(&self, events: u64, state: &RunState) -> Line {
-        let time = clock(state.updated_at, &self.zone);
+        let time = self.stamp(state.updated_at);
         let text = format!("{time} {} not shown: the journal has them", plural(events, "event"));
         Line::of(Tone::Warning, text)
     }
@@ -461,7 +480,7 @@ mod tests {
         };
         let mut state = RunState::default();
         state.apply(&event);
-        let lines = PlainView::new(TimeZone::UTC, false).lines(&event, &state, Tone::Plain);
+        let lines = PlainView::new(TimeZone::UTC, Stamps::Time, false).lines(&event, &state, Tone::Plain);
         let lines: Vec<String> = lines.iter().map(|line| line.whole(false).to_string()).collect();
         lines.join("\n")
     }

@@ -11,7 +11,7 @@ use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use super::paint::{Line, Painted, Tone};
-use super::plain::PlainView;
+use super::plain::{PlainView, Stamps};
 use super::{frame, json, summary};
 use crate::run::{Event, RunState, any_event, read_journal};
 
@@ -28,7 +28,10 @@ fn folded<'a>(events: impl IntoIterator<Item = &'a Event>) -> RunState {
 }
 
 fn plain(events: &[Event], verbose: bool) -> Vec<String> {
-    let (mut state, mut view) = (RunState::default(), PlainView::new(TimeZone::UTC, verbose));
+    let (mut state, mut view) = (
+        RunState::default(),
+        PlainView::new(TimeZone::UTC, Stamps::Time, verbose),
+    );
     let mut lines = Vec::new();
     for event in events {
         state.apply(event);

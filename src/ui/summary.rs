@@ -13,6 +13,12 @@ const MOST_ROWS: usize = 200;
 
 /// The summary's lines; `quiet` leaves out what went well.
 pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
+    // What cron mails is what somebody has to read.
+    let is_all_well =
+        state.outcome == Some(Outcome::Succeeded) && state.sites.iter().all(|site| site.phase == SitePhase::Complete);
+    if quiet && is_all_well {
+        return Vec::new();
+    }
     let mut lines = Vec::new();
     let plain = |text: String| Line::of(Tone::Plain, text);
     let is_many = state.sites.len() > MANY_SITES;
@@ -133,9 +139,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
         Tone::Bad
     };
     lines.push(Line::of(tone, format!("{outcome}{code}")));
-    if let Some(header) = &state.header
-        && !quiet
-    {
+    if let Some(header) = &state.header {
         lines.push(plain(format!("logs: {}", header.directory.display())));
     }
     lines.extend(how_to_go_on(state).map(plain));

@@ -56,17 +56,34 @@ pub fn count(number: Option<u64>) -> String {
 
 /// A moment of the wall clock, `HH:MM:SS` in this time zone.
 pub fn clock(unix_seconds: f64, zone: &TimeZone) -> String {
+    moment(unix_seconds, zone, "%H:%M:%S")
+}
+
+/// `2026-08-01 02:30:00+02:00`: for what is read on another day, or in another zone.
+pub fn dated_clock(unix_seconds: f64, zone: &TimeZone) -> String {
+    moment(unix_seconds, zone, "%Y-%m-%d %H:%M:%S%:z")
+}
+
+fn moment(unix_seconds: f64, zone: &TimeZone, format: &str) -> String {
     #[expect(
         clippy::cast_possible_truncation,
         reason = "seconds since 1970 fit an i64; a journal's nonsense saturates"
     )]
     let moment = jiff::Timestamp::from_second(unix_seconds as i64).unwrap_or_default();
-    moment.to_zoned_datetime(zone.clone()).strftime("%H:%M:%S").to_string()
+    moment.to_zoned_datetime(zone.clone()).strftime(format).to_string()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_is_that_of_the_zone() {
+        let zone = TimeZone::fixed(jiff::tz::offset(-3));
+        assert_eq!(clock(0.0, &zone), "21:00:00");
+        assert_eq!(dated_clock(0.9, &zone), "1969-12-31 21:00:00-03:00");
+        assert_eq!(dated_clock(0.0, &TimeZone::UTC), "1970-01-01 00:00:00+00:00");
+    }
 
     #[test]
     fn figures() {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 
 use super::paint::Tone;
-use super::plain::PlainView;
+use super::plain::{PlainView, Stamps};
 use super::{json, screen, summary, terminal};
 use crate::run::{EventKind, Feed, Level, RunState, Update};
 
@@ -37,6 +37,16 @@ pub struct ViewOptions {
 }
 
 impl ViewOptions {
+    /// Lines that end up in a file or a mail are read on another day.
+    fn plain(&self) -> PlainView {
+        let stamps = if self.terminal {
+            Stamps::Time
+        } else {
+            Stamps::DateAndTime
+        };
+        PlainView::new(TimeZone::system(), stamps, self.verbose)
+    }
+
     /// Whether a terminal is drawn that stays current, instead of lines.
     fn is_live(&self) -> bool {
         let can_draw = std::env::var_os("TERM").is_some_and(|term| !term.is_empty() && term != "dumb");
@@ -70,7 +80,7 @@ impl Drop for ViewHandle {
 pub fn start(options: ViewOptions, events: Feed) -> io::Result<ViewHandle> {
     let (sender, done) = channel();
     let show = move || {
-        let plain = PlainView::new(TimeZone::system(), options.verbose);
+        let plain = options.plain();
         // A closed pipe (`orch run | head -1`) ends the view, not the run.
         match options.format {
             Format::Json => show_json(events).ok(),
@@ -85,7 +95,7 @@ pub fn start(options: ViewOptions, events: Feed) -> io::Result<ViewHandle> {
 
 /// Prints what a run that is over was, in this thread: for one that had no view.
 pub fn show_afterwards(options: ViewOptions, events: Feed) {
-    let plain = PlainView::new(TimeZone::system(), options.verbose);
+    let plain = options.plain();
     // Nobody is left to be told that it cannot be printed.
     match options.format {
         Format::Json => show_json(events).ok(),
