@@ -32,6 +32,8 @@ pub struct Errand<'a> {
     /// Until then a loss in the header of the job's chord ends the job at once, since another attempt follows; `None`: the job
     /// goes on to its end.
     pub ends_at_loss_until: Option<Instant>,
+    /// Whether a chunk that has failed is such a loss, and not only one that is lost.
+    pub ends_at_failure: bool,
     /// Values that orch itself wrote under the app's names.
     pub ours: Arc<Mutex<Vec<Option<String>>>>,
 }

@@ -487,7 +487,8 @@ impl<'a> Follower<'a> {
             size: u64::try_from(self.header().len()).unwrap_or(u64::MAX),
         };
         let until = self.errand.ends_at_loss_until;
-        let ends_job = until.is_some_and(|until| Instant::now() < until);
+        let is_loss = self.errand.ends_at_failure || !self.loss.lost.is_empty();
+        let ends_job = is_loss && until.is_some_and(|until| Instant::now() < until);
         let loss = self.loss.clone();
         self.see(Input::HeaderLost { loss, ends_job }, tell);
     }

@@ -194,6 +194,7 @@ async fn follow(
         pool_file: Some(pool_file),
         look_after: None,
         ends_at_loss_until: None,
+        ends_at_failure: false,
         ours: Default::default(),
     };
     desk.watch_queues(links.iter().filter_map(|link| link.task.queue.clone()));

@@ -210,6 +210,8 @@ impl<'a> Attempt<'a> {
             look_after: self.site.health.stall_after,
             slots: self.site.worker.as_ref().map(|worker| worker.concurrency as u64),
             ends_at_loss_until: self.ends_at_loss_until,
+            // Any other action decides about chunks that fail, by their share.
+            ends_at_failure: self.site.health.on_failing == HealthAction::Warn,
             ours: Arc::clone(&self.ours),
         };
         self.desk.watch_queues(task.queue.clone());
