@@ -59,6 +59,15 @@ impl Up {
         kill(Pid::from_raw(self.0.id().try_into().unwrap()), signal).unwrap();
     }
 
+    /// Presses Ctrl+C until the terminal shows this: what comes together with the last one counts once.
+    fn interrupt_until(&self, terminal: &mut Terminal, wanted: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !terminal.shows(wanted) {
+            assert!(Instant::now() < deadline, "not shown: {wanted:?}\n{:?}", terminal.seen);
+            self.signal(Signal::SIGINT);
+        }
+    }
+
     /// Its exit code, and how long it took from here.
     fn end(mut self) -> (ExitStatus, Duration) {
         let started = Instant::now();
@@ -146,6 +155,18 @@ impl Terminal {
         }
     }
 
+    /// Whether it shows this by now, or within some milliseconds.
+    fn shows(&mut self, wanted: &str) -> bool {
+        let until = Instant::now() + Duration::from_millis(50);
+        while let Ok(bytes) = self
+            .written
+            .recv_timeout(until.saturating_duration_since(Instant::now()))
+        {
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        self.seen.contains(wanted)
+    }
+
     /// All that was written until nobody has it open any more.
     fn close(mut self) -> String {
         loop {
@@ -187,9 +208,8 @@ fn the_third_signal_gives_the_terminal_back_too() {
     kill(guard, Signal::SIGSTOP).unwrap();
     orch.signal(Signal::SIGINT);
     terminal.wait_for("Ctrl+C again: without grace");
-    orch.signal(Signal::SIGINT);
-    terminal.wait_for("Ctrl+C leaves at once");
-    orch.signal(Signal::SIGINT);
+    orch.interrupt_until(&mut terminal, "Ctrl+C leaves at once");
+    orch.interrupt_until(&mut terminal, GIVE_BACK);
     let (status, _) = orch.end();
     kill(guard, Signal::SIGCONT).unwrap();
     assert_eq!(status.code(), Some(130));
