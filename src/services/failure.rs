@@ -46,6 +46,8 @@ struct More {
     log: Option<(PathBuf, Vec<String>)>,
     /// What to do.
     hint: Option<String>,
+    /// It does not pass by itself: the start is not tried again.
+    is_lasting: bool,
 }
 
 /// Lines of a log that a failure carries along.
@@ -131,6 +133,18 @@ impl Failure {
             Some(cause) => format!("{}: {cause}", self.what),
             None => self.what.clone(),
         }
+    }
+
+    /// Does not pass by itself: what fails is not tried again.
+    #[must_use]
+    pub fn lasting(mut self) -> Self {
+        self.more.is_lasting = true;
+        self
+    }
+
+    /// See [`Failure::lasting`].
+    pub fn is_lasting(&self) -> bool {
+        self.more.is_lasting
     }
 
     /// Adds what to do.

@@ -54,4 +54,5 @@ fn failure(key: &MistypedKey, connection: &RedisConnection) -> Failure {
              moves it out of the way",
             key.key
         ))
+        .lasting()
 }

@@ -382,7 +382,7 @@ impl Service {
         let Role::Daemon { restart, .. } = &self.role else {
             return self.fail(failure);
         };
-        if !self.has_been_ready {
+        if !self.has_been_ready || failure.is_lasting() {
             return self.fail(failure);
         }
         match self.history.judge_failed_start(restart, now, random) {

@@ -296,6 +296,28 @@ fn what_holds_too_much_begins_anew_whatever_the_policy_says_of_its_end() {
 }
 
 #[test]
+fn a_start_that_fails_for_good_is_not_tried_again() {
+    for (failure, is_final) in [
+        (Failure::infrastructure("no"), false),
+        (Failure::infrastructure("no").lasting(), true),
+    ] {
+        let mut service = daemon();
+        drive(&mut service, up());
+        drive(
+            &mut service,
+            [
+                Input::Exited(ExitStatus::Code(1)),
+                Input::Gone,
+                Input::BackoffElapsed,
+                Input::DependenciesReady,
+                Input::PrepareFailed(failure),
+            ],
+        );
+        assert_eq!(service.state == ServiceState::Failed, is_final, "{:?}", service.state);
+    }
+}
+
+#[test]
 fn what_was_given_up_is_tried_again_for_who_needs_it_anew() {
     let mut service = daemon();
     let refused = Failure::infrastructure("no");
