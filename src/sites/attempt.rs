@@ -253,7 +253,7 @@ impl<'a> Attempt<'a> {
         let mut tell = |told| self.tell(told);
         tokio::select! {
             biased;
-            ending = follower.follow(&mut tell) => Ok(ending),
+            ending = Box::pin(follower.follow(&mut tell)) => Ok(ending),
             failure = self.is_given_up() => Err(failure),
             never = self.keep_registry() => match never {},
             never = self.watch_for_desertion() => match never {},

@@ -88,8 +88,9 @@ impl<'r> Course<'r> {
     /// Has a turn.
     pub async fn turn(self, around: &Surroundings<'r>, site: &'r SiteConfig, standing: &'r Standing) -> Step<'r> {
         match self {
-            Course::NotBegun { told } => begin(told, around, site, standing).await,
-            Course::Begun(course) => go_on(course, around, site).await,
+            // Boxed, as every large part of a turn: the futures of all sites lie on one stack while they are made.
+            Course::NotBegun { told } => Box::pin(begin(told, around, site, standing)).await,
+            Course::Begun(course) => Box::pin(go_on(course, around, site)).await,
         }
     }
 
@@ -140,7 +141,7 @@ async fn begin<'r>(told: bool, around: &Surroundings<'r>, site: &'r SiteConfig, 
                 paused: None,
                 before: None,
             };
-            return go_on(Box::new(course), around, site).await;
+            return Box::pin(go_on(Box::new(course), around, site)).await;
         }
         Err(refused) => refused,
     };
@@ -256,7 +257,7 @@ async fn go_on<'r>(mut course: Box<Begun<'r>>, around: &Surroundings<'r>, site: 
         lease: &course.lease,
         worker: course.worker.as_ref(),
     };
-    let (failure, counts) = match under_lease::run(context, desk, under, attempt).await {
+    let (failure, counts) = match Box::pin(under_lease::run(context, desk, under, attempt)).await {
         Came::To(failure, counts) => (failure, counts),
         // Its worker is there until nothing of it is under way.
         Came::Stopped(by) => return Step::Ended(course.stop(around, site, &by).await),
@@ -326,7 +327,8 @@ impl<'r> Begun<'r> {
     /// The lease is kept until nothing of the site is under way.
     async fn stop(self: Box<Self>, around: &Surroundings<'r>, site: &SiteConfig, by: &Asker) -> Box<SiteReport> {
         let Surroundings { context, desk, .. } = *around;
-        let state = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Cancelled).await;
+        let end = end_site(context, desk, &site.name, Manner::GENTLE, RegistryStatus::Cancelled);
+        let state = Box::pin(end).await;
         self.lease.give_back(None).await;
         Box::new(SiteReport {
             site: site.name.clone(),

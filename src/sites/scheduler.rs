@@ -49,7 +49,7 @@ pub async fn run_all(context: &Context, work: Work, leases: LeaseStore, wait_unt
     if sites.is_empty() {
         return Vec::new();
     }
-    let desk = KeptDesk::open(context).await;
+    let desk = Box::pin(KeptDesk::open(context)).await;
     let leases = Leases::new(leases, context.in_flight.clone());
     let around = Surroundings {
         context,
