@@ -45,7 +45,7 @@ pub(super) fn pause_before(number: u32) -> Duration {
 #[derive(Clone)]
 pub(super) struct Connection {
     inner: MultiplexedConnection,
-    /// What the server sent too much of; never set over TLS, where the library has its own socket.
+    /// Why a reply was too large; never set over TLS, where the library has its own socket.
     excess: Excess,
     _driver: Option<Arc<Driver>>,
 }

@@ -92,7 +92,7 @@ pub enum Error {
     TooLarge { what: String, bytes: usize, limit: usize },
 }
 
-/// What was left of a deadline, as a person reads a duration: `2s`, not `1.99998961s`.
+/// The rest of a deadline as a person reads it: `2s`, not `1.99998961s`.
 fn rounded(after: Duration) -> Duration {
     let step = match after.as_secs() {
         0 => Duration::from_millis(1),

@@ -15,7 +15,7 @@ pub(super) fn read<T: DeserializeOwned>(answer: Value) -> Result<T, String> {
 }
 
 /// A worker's own account of itself.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Stats {
     /// Main process.
     pub pid: u32,
@@ -35,7 +35,7 @@ pub struct Stats {
 }
 
 /// Where a worker's broker is, by its own words.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BrokerAddress {
     /// Host name, or the path of a socket.
     pub host: String,

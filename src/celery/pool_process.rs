@@ -69,24 +69,13 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
-    use super::super::inspect::BrokerAddress;
     use super::*;
 
     fn stats(pid: u32, pool_processes: &[u32]) -> Stats {
         Stats {
             pid,
-            pool_slots: 1,
             pool_processes: pool_processes.to_vec(),
-            pool_implementation: None,
-            broker: BrokerAddress {
-                host: String::new(),
-                port: None,
-                database: None,
-                transport: String::new(),
-            },
-            prefetch_count: None,
-            uptime: None,
-            totals: std::collections::BTreeMap::new(),
+            ..Stats::default()
         }
     }
 
@@ -124,7 +113,7 @@ mod tests {
         // `read` of the shell reads its standard input, a pipe whose other end is ours.
         let mut waits = shell("echo; read line");
         let mut sleeps = shell("echo; exec sleep 60");
-        // What this one reads is a pipe of its own child.
+        // It reads a pipe that its own child writes.
         let mut reads_another = shell("echo; sleep 60 | read line");
         for child in [&mut waits, &mut sleeps, &mut reads_another] {
             let mut line = [0];

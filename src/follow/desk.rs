@@ -33,7 +33,7 @@ const MEET_EVERY: Duration = Duration::from_secs(30);
 /// After events could not be subscribed to.
 const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
 /// Between the two looks that make sure that nothing is left of a job.
-const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
+pub(super) const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
 /// So long after a change, and this often, workers are told what must not run.
 const BAN_PATIENCE: Duration = Duration::from_secs(10);
 const BAN_AGAIN_AFTER: Duration = Duration::from_secs(1);

@@ -546,7 +546,7 @@ impl<'a> Follower<'a> {
             self.chord,
             self.page.tally(),
         );
-        // An app may count a chunk that ran twice twice.
+        // An app that counts each execution counts a chunk that ran twice as two.
         counts.completed_chunks = match (counts.completed_chunks, counts.total_chunks) {
             (Some(done), Some(total)) => Some(done.min(total)),
             (done, _) => done,

@@ -397,19 +397,23 @@ impl Ledger {
 
     /// Tasks of the job's header whose end was not seen; `None` where the header is not known.
     pub fn open_header(&self, root: &TaskId) -> Option<Vec<TaskId>> {
-        let header = self.jobs.get(root)?.header.as_ref()?;
+        let header = self.header(root)?;
         Some(header.open().cloned().collect())
+    }
+
+    fn header(&self, root: &TaskId) -> Option<&Header> {
+        self.jobs.get(root)?.header.as_ref()
     }
 
     /// Tasks of the job's header that have failed.
     pub fn failed_chunks(&self, root: &TaskId) -> FailedChunks {
-        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        let header = self.header(root);
         header.map(|header| header.failed().clone()).unwrap_or_default()
     }
 
     /// Signs of the job that tasks of its header are lost, or have failed.
     pub fn loss_signs(&self, root: &TaskId) -> LossSigns {
-        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        let header = self.header(root);
         LossSigns {
             failed: header.map_or(0, |header| header.failed().count),
             rejected: header.map_or(0, Header::rejected),
@@ -419,7 +423,7 @@ impl Ledger {
 
     /// Tasks of the job's header that would be in a queue or at a worker if they were not lost; none where that is not known.
     pub fn loss_candidates(&self, root: &TaskId) -> Vec<TaskId> {
-        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        let header = self.header(root);
         header.map(Header::candidates).unwrap_or_default()
     }
 
@@ -432,7 +436,7 @@ impl Ledger {
 
     /// Those of which no event has come since.
     pub fn suspects(&self, root: &TaskId) -> Vec<TaskId> {
-        let header = self.jobs.get(root).and_then(|page| page.header.as_ref());
+        let header = self.header(root);
         header.map(Header::suspects).unwrap_or_default()
     }
 

@@ -5,16 +5,12 @@
 //! be looked at, nothing is said. What is found here never decides how a job ends: it can only begin the next attempt early.
 
 use std::collections::{BTreeSet, HashSet};
-use std::time::Duration;
 
 use tokio::time::sleep;
 
-use super::desk::{Desk, Page};
+use super::desk::{Desk, Page, SECOND_LOOK_AFTER};
 use super::header::FailedChunks;
 use crate::celery::{self, GroupId, TaskId};
-
-/// Between the two looks.
-const SECOND_LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What a search for lost tasks has come to.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -279,43 +279,39 @@ fn of_sites() -> BoxedStrategy<EventKind> {
         SiteStatus::Skipped,
         SiteStatus::Unknown,
     ];
+    // The begin of an attempt, be it new or an earlier run's.
+    let attempt = || {
+        (
+            site(),
+            any::<u32>(),
+            text(),
+            option::of(text()),
+            option::of(any::<u64>()),
+        )
+    };
     prop_oneof![
         any::<u64>().prop_map(|in_ms| EventKind::EndExpected { in_ms }),
         (site(), proptest::collection::vec(site(), 0..4))
             .prop_map(|(site, waits_for)| EventKind::SiteWaiting { site, waits_for }),
         site().prop_map(|site| EventKind::SiteQueued { site }),
-        (
-            site(),
-            any::<u32>(),
-            text(),
-            option::of(text()),
-            option::of(any::<u64>()),
-        )
-            .prop_map(
-                |(site, attempt, task_id, job_id, fencing_token)| EventKind::SiteDispatched {
-                    site,
-                    attempt,
-                    task_id,
-                    job_id: job_id.map(JobId::new),
-                    fencing_token,
-                }
-            ),
-        (
-            site(),
-            any::<u32>(),
-            text(),
-            option::of(text()),
-            option::of(any::<u64>()),
-        )
-            .prop_map(
-                |(site, attempt, task_id, job_id, fencing_token)| EventKind::SitePickedUp {
-                    site,
-                    attempt,
-                    task_id,
-                    job_id: job_id.map(JobId::new),
-                    fencing_token,
-                }
-            ),
+        attempt().prop_map(
+            |(site, attempt, task_id, job_id, fencing_token)| EventKind::SiteDispatched {
+                site,
+                attempt,
+                task_id,
+                job_id: job_id.map(JobId::new),
+                fencing_token,
+            }
+        ),
+        attempt().prop_map(
+            |(site, attempt, task_id, job_id, fencing_token)| EventKind::SitePickedUp {
+                site,
+                attempt,
+                task_id,
+                job_id: job_id.map(JobId::new),
+                fencing_token,
+            }
+        ),
         (site(), text(), option::of(text()), counts(), any::<u64>()).prop_map(
             |(site, job_id, chord_id, counts, timeout_ms)| EventKind::SiteJobStarted {
                 site,

@@ -360,15 +360,7 @@ mod tests {
             pool_slots: 1,
             pool_processes: processes.to_vec(),
             pool_implementation: implementation.map(str::to_owned),
-            broker: crate::celery::BrokerAddress {
-                host: String::new(),
-                port: None,
-                database: None,
-                transport: String::new(),
-            },
-            prefetch_count: None,
-            uptime: None,
-            totals: std::collections::BTreeMap::new(),
+            ..Stats::default()
         };
         for (implementation, processes, configured, expected) in [
             (

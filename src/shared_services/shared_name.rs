@@ -109,23 +109,13 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::celery::BrokerAddress;
 
     fn stats(pid: u32, pool_processes: &[u32], uptime: Option<u64>) -> Stats {
         Stats {
             pid,
-            pool_slots: 1,
             pool_processes: pool_processes.to_vec(),
-            pool_implementation: None,
-            broker: BrokerAddress {
-                host: String::new(),
-                port: None,
-                database: None,
-                transport: String::new(),
-            },
-            prefetch_count: None,
             uptime,
-            totals: BTreeMap::new(),
+            ..Stats::default()
         }
     }
 
