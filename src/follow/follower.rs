@@ -546,6 +546,9 @@ impl<'a> Follower<'a> {
             self.chord,
             self.page.tally(),
         );
+        if self.following.is_header_complete() {
+            counts = progress::with_whole_header(counts, self.keys.as_ref());
+        }
         // An app that counts each execution counts a chunk that ran twice as two.
         counts.completed_chunks = match (counts.completed_chunks, counts.total_chunks) {
             (Some(done), Some(total)) => Some(done.min(total)),

@@ -436,6 +436,12 @@ impl Following {
         }
     }
 
+    /// Whether the callback has succeeded and no header task contradicts it: then each of them has ended, whichever events
+    /// are still on their way.
+    pub fn is_header_complete(&self) -> bool {
+        self.callback == Callback::Succeeded(HeaderCheck::Passed)
+    }
+
     /// Chunks that nobody will do any more in this attempt: errors that neither the app nor Celery has counted.
     pub fn lost_chunks(&self) -> u64 {
         self.lost_chunks

@@ -77,6 +77,16 @@ pub fn combined(
     (counts, source)
 }
 
+/// Fills in the chunks that have ended, once the callback of their chord has succeeded: then all have, though the events of
+/// the last ones may come after that of the callback. The app's own count stays.
+pub fn with_whole_header(counts: SiteCounts, keys: Option<&Keys>) -> SiteCounts {
+    let by_app = keys.and_then(|keys| keys.counts.completed_chunks);
+    SiteCounts {
+        completed_chunks: by_app.or(counts.total_chunks).or(counts.completed_chunks),
+        ..counts
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -138,5 +148,28 @@ mod tests {
         assert_eq!((counts.completed_chunks, source), (Some(10), ProgressSource::Events));
         let (counts, _) = combined(None, SiteCounts::default(), None, tally);
         assert_eq!(counts.completed_chunks, None, "without a total, tasks are no chunks");
+    }
+
+    #[test]
+    fn all_chunks_have_ended_when_the_callback_has_succeeded() {
+        let counts = |done, total| SiteCounts {
+            completed_chunks: done,
+            total_chunks: total,
+            ..SiteCounts::default()
+        };
+        let keys = |done| Keys {
+            status: None,
+            counts: counts(done, None),
+        };
+        for (before, keys, expected) in [
+            (counts(Some(5), Some(6)), None, counts(Some(6), Some(6))),
+            (counts(None, Some(6)), None, counts(Some(6), Some(6))),
+            (counts(Some(5), Some(6)), Some(keys(None)), counts(Some(6), Some(6))),
+            (counts(Some(5), Some(6)), Some(keys(Some(5))), counts(Some(5), Some(6))),
+            (counts(Some(5), None), None, counts(Some(5), None)),
+            (counts(None, None), None, counts(None, None)),
+        ] {
+            assert_eq!(with_whole_header(before, keys.as_ref()), expected, "{before:?}");
+        }
     }
 }
