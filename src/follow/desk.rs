@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use super::context::Context;
 use super::deaths::{Deadly, Deaths};
 use super::facts::Tally;
+use super::ghosts;
 use super::in_flight::InFlight;
 use super::inventory::EventTasks;
 use super::ledger::{EventEnd, Ledger, Owner};
@@ -523,10 +524,8 @@ impl Desk {
     fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask], stats: &Stats) {
         let pool = stats.pool_processes.iter().copied().collect();
         let idle = celery::idle_processes(node, stats);
-        for task in self.context.ghosts.see(node, running, (&pool, &idle), Instant::now()) {
-            let message = format!(
-                "worker {node} lists task {task} as running, but its process has left it: the worker will not learn how it ended"
-            );
+        let stale = self.context.ghosts.see(node, running, (&pool, &idle), Instant::now());
+        if let Some(message) = ghosts::notice(node, &stale) {
             self.context.recorder.emit(run::EventKind::Noticed {
                 level: Level::Warning,
                 message,

@@ -80,6 +80,22 @@ impl Ghosts {
     }
 }
 
+/// Names the tasks that a worker lists as running though their processes have gone on; `None` if there are none. One line
+/// for all of them: after one broken connection there can be as many as the pool has slots.
+pub fn notice(node: &NodeName, stale: &[TaskId]) -> Option<String> {
+    let (first, others) = stale.split_first()?;
+    Some(match others {
+        [] => format!(
+            "worker {node} lists task {first} as running, but its process has left it: the worker does not learn how it ended"
+        ),
+        [..] => format!(
+            "worker {node} lists {} tasks as running that their processes have left: the worker does not learn how they \
+             ended; the first is {first}",
+            stale.len()
+        ),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::Value;
@@ -167,5 +183,24 @@ mod tests {
                     .is_empty()
             );
         }
+    }
+
+    #[test]
+    fn one_line_names_all_stale_tasks_of_a_worker() {
+        let node = NodeName::from("orch@vm");
+        let tasks = |count: usize| {
+            (0..count)
+                .map(|number| TaskId::from(format!("task-{number}").as_str()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(notice(&node, &tasks(0)), None);
+        let one = notice(&node, &tasks(1)).unwrap();
+        assert!(one.contains("lists task task-0 as running"), "{one}");
+        let many = notice(&node, &tasks(20)).unwrap();
+        assert!(
+            many.contains("lists 20 tasks") && many.contains("the first is task-0"),
+            "{many}"
+        );
+        assert!(!many.contains("task-1"), "{many}");
     }
 }
