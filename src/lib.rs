@@ -47,4 +47,5 @@ mod socket_owner;
 mod state_directory;
 mod stop_requests;
 pub mod ui;
+mod unacknowledged_search;
 mod unfinished_night;

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -17,11 +17,10 @@ use crate::services::{Failure, OnDemand, RedisConnection, RefusalWatch, Usable, 
 use crate::shared_services::{DeadWorker, SharedWorkers};
 use crate::sites::{self, AllHeld, LeaseStore};
 use crate::stop_requests;
+use crate::unacknowledged_search::{UnacknowledgedSearch, now_unix};
 
-/// Between two looks for messages of a dead worker: short at first, since a worker that reconnects to a restarted Redis
-/// takes up to three seconds; then longer, since one may list what it no longer runs until its pool has moved on.
+/// Between two attempts to put back what one dead worker held.
 const RESTORE_PAUSE: Duration = Duration::from_secs(1);
-const RESTORE_LONGEST_PAUSE: Duration = Duration::from_secs(8);
 
 /// For putting back what one dead worker held, through a restart of Redis.
 const RESTORE_DEADLINE: Duration = Duration::from_secs(60);
@@ -199,33 +198,40 @@ impl Scrape {
         for job in context.earlier.values() {
             self.shared.follows(&TaskId::from(job.task_id.as_str()));
         }
-        // When the last of them died: it may have taken more than its events told, since it sends those a moment later.
-        let mut died_at = (!context.earlier.is_empty()).then(now_unix);
+        // It may have taken more than its events told, since it sends those a moment later.
+        let mut search = (!context.earlier.is_empty()).then(|| UnacknowledgedSearch::after_death(now_unix()));
         // A worker does not acknowledge what it has taken before its connection broke.
         let mut returns = self.shared.redis_returns();
-        let mut pause = RESTORE_PAUSE;
+        let mut gaps = context.event_gaps.subscribe();
         loop {
+            let pause = search.as_mut().map(UnacknowledgedSearch::next_pause);
             let worker = tokio::select! {
                 () = changed(&mut returns) => {
-                    (died_at, pause) = (Some(now_unix()), RESTORE_PAUSE);
+                    search = Some(UnacknowledgedSearch::after_cut(Instant::now()));
+                    continue;
+                }
+                Ok(()) = gaps.changed() => {
+                    search = Some(UnacknowledgedSearch::after_cut(Instant::now()));
                     continue;
                 }
                 worker = dead.recv() => worker,
-                () = tokio::time::sleep(pause), if died_at.is_some() => {
-                    let (jobs, until) = (self.shared.jobs(), died_at.unwrap_or_default());
+                () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {
+                    let jobs = self.shared.jobs();
+                    let until = search.as_ref().map_or(0.0, |search| search.taken_until);
                     let living = self.shared.living();
                     match client.restore_of_jobs(&jobs, until, &living, &context.ghosts.all()).await {
-                        Ok(restored) if restored == Restored::default() => died_at = None,
-                        Ok(restored) => self.tell_restored(&restored),
-                        Err(error) => tracing::warn!(%error, "look for messages of a dead worker"),
+                        Ok(restored) => {
+                            self.tell_restored(&restored);
+                            search = search.filter(|search| !search.is_over(&restored, Instant::now()));
+                        }
+                        Err(error) => tracing::warn!(%error, "could not look for messages that no worker acknowledges"),
                     }
-                    pause = (pause * 2).min(RESTORE_LONGEST_PAUSE);
                     continue;
                 }
             };
             let Some(worker) = worker else { break };
             let Some(seen_at) = worker.seen_at else { continue };
-            (died_at, pause) = (Some(seen_at), RESTORE_PAUSE);
+            search = Some(UnacknowledgedSearch::after_death(seen_at));
             let tasks = self.shared.take_tasks_of(&worker.node);
             let give_up = Instant::now() + RESTORE_DEADLINE;
             loop {
@@ -259,7 +265,9 @@ impl Scrape {
         let mut returns = self.shared.redis_returns().filter(|_| self.is_joined);
         let mut seen = 0;
         let mut due = !context.earlier.is_empty();
+        let mut gaps = context.event_gaps.subscribe();
         while self.connection.as_ref().is_some_and(|connection| connection.owned) {
+            let mut search = UnacknowledgedSearch::after_death(now_unix());
             tokio::select! {
                 restarted = usable.wait_for(|usable| usable.all && (due || usable.restarts > seen)) => {
                     let Ok(now) = restarted.map(|usable| usable.restarts) else {
@@ -267,12 +275,12 @@ impl Scrape {
                     };
                     seen = now;
                 }
+                Ok(()) = gaps.changed() => search = UnacknowledgedSearch::after_cut(Instant::now()),
                 // Whoever restarts the services of a partner does not report it.
                 Ok(()) = deaths.changed(), if self.is_joined => {}
                 () = changed(&mut returns) => {}
             }
             due = false;
-            let mut pause = RESTORE_PAUSE;
             loop {
                 // One in its warm stop answers no more, and still runs what it has taken.
                 if usable.wait_for(|usable| usable.all).await.is_err() {
@@ -280,26 +288,27 @@ impl Scrape {
                 }
                 match client.restore_unacked(&context.ghosts.all()).await {
                     // Nothing is unacknowledged any more.
-                    Ok(restored) if restored == Restored::default() => break,
+                    Ok(restored) if search.is_over(&restored, Instant::now()) => break,
                     Ok(restored) => self.tell_restored(&restored),
-                    Err(error) => tracing::warn!(%error, "look for messages of a dead worker"),
+                    Err(error) => tracing::warn!(%error, "could not look for messages that no worker acknowledges"),
                 }
-                tokio::time::sleep(pause).await;
-                pause = (pause * 2).min(RESTORE_LONGEST_PAUSE);
+                tokio::time::sleep(search.next_pause()).await;
             }
         }
         std::future::pending().await
     }
 
     fn tell_restored(&self, restored: &Restored) {
-        tracing::info!(?restored, "messages of a dead worker");
+        if *restored != Restored::default() {
+            tracing::info!(?restored, "messages that no worker acknowledges");
+        }
         if restored.requeued + restored.acknowledged > 0 {
             let (were, messages) = match restored.requeued {
                 1 => ("was", "message"),
                 _ => ("were", "messages"),
             };
             let message = format!(
-                "{} {messages} that a dead worker had taken {were} put back; {} more had finished already",
+                "{} {messages} that a worker had taken and cannot acknowledge {were} put back; {} more had finished already",
                 restored.requeued, restored.acknowledged
             );
             self.recorder.emit(EventKind::Noticed {
@@ -415,9 +424,4 @@ async fn changed(receiver: &mut Option<watch::Receiver<u64>>) {
         return;
     }
     std::future::pending().await
-}
-
-fn now_unix() -> f64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0.0, |since| since.as_secs_f64())
 }

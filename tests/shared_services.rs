@@ -161,7 +161,7 @@ fn what_a_worker_of_orch_up_held_is_put_back_and_the_run_completes() {
     kill_process(up.worker);
     let ended = ends_soon(run);
     ended.expect_code(0);
-    reports(&ended, &["that a dead worker had taken", "put back"]);
+    reports(&ended, &["that a worker had taken and cannot acknowledge", "put back"]);
     let sum = (0..TASKS).sum::<usize>() as u64;
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
     up.end();
@@ -240,7 +240,7 @@ fn what_a_dead_worker_held_is_put_back_in_another_s_redis_too() {
     kill_process(somebody.worker);
     let ended = ends_soon(run);
     ended.expect_code(0);
-    reports(&ended, &["that a dead worker had taken", "put back"]);
+    reports(&ended, &["that a worker had taken and cannot acknowledge", "put back"]);
     let sum = (0..TASKS).sum::<usize>() as u64;
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
     another.signal(Signal::SIGTERM);
@@ -365,7 +365,7 @@ fn what_an_own_worker_held_is_put_back_in_another_s_redis_too() {
     kill_process(Pid::from_raw(i32::try_from(worker).unwrap()));
     let ended = ends_soon(run);
     ended.expect_code(0);
-    reports(&ended, &["that a dead worker had taken", "put back"]);
+    reports(&ended, &["that a worker had taken and cannot acknowledge", "put back"]);
     let sum = (0..TASKS).sum::<usize>() as u64;
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], sum);
     somebody.end();

@@ -47,6 +47,9 @@ pub struct Context {
     pub workers_settled: Settled,
     /// Rises with each death of a worker that orch owns or shares.
     pub worker_deaths: watch::Receiver<u64>,
+    /// Rises with each gap in the events: connections broke, and a worker does not acknowledge what it had taken over one that
+    /// is gone.
+    pub event_gaps: watch::Sender<u64>,
     /// Workers that the run does not own.
     pub shared: SharedWorkers,
     /// Rises with each task of ours that fails, for whoever wants to look for the reason at once.
@@ -76,6 +79,7 @@ impl Context {
             own_queues: Arc::default(),
             workers_settled: Settled::default(),
             worker_deaths,
+            event_gaps: watch::Sender::new(0),
             shared: SharedWorkers::default(),
             task_failures,
             ghosts: Ghosts::default(),

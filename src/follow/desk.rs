@@ -292,6 +292,7 @@ impl Desk {
         self.holders_unknown
             .store(self.context.shared.forget_holders(), Ordering::Relaxed);
         self.books().ledger.forget_unfinished();
+        self.context.event_gaps.send_modify(|gaps| *gaps += 1);
         self.workers_changed.notify_one();
         self.disrupted.notify_one();
         for changed in self.pages().values() {
@@ -432,12 +433,26 @@ impl Desk {
                 if tasks.is_empty() {
                     break;
                 }
-                let control = self.context.celery.control();
-                let told = control.revoke(&tasks, Some(Signal::Term), &Target::All, WORKER_DEADLINE);
-                if let Err(error) = told.await {
-                    tracing::debug!(%error, tasks = tasks.len(), "revoke what must not run");
-                }
+                self.revoke_and_terminate(tasks).await;
                 sleep(BAN_AGAIN_AFTER).await;
+            }
+        }
+    }
+
+    /// Ends what runs of these tasks; those that their processes have left behind are not to be begun again, and no more.
+    async fn revoke_and_terminate(&self, tasks: Vec<TaskId>) {
+        let left_behind = self.left_behind(WORKER_DEADLINE).await;
+        let (stale, rest): (Vec<TaskId>, Vec<TaskId>) = match left_behind {
+            Some(left_behind) => tasks.into_iter().partition(|task| left_behind.contains(task)),
+            None => (tasks, Vec::new()),
+        };
+        let control = self.context.celery.control();
+        for (tasks, signal) in [(rest, Some(Signal::Term)), (stale, None)] {
+            if tasks.is_empty() {
+                continue;
+            }
+            if let Err(error) = control.revoke(&tasks, signal, &Target::All, WORKER_DEADLINE).await {
+                tracing::debug!(%error, tasks = tasks.len(), "revoke what must not run");
             }
         }
     }
@@ -504,21 +519,26 @@ impl Desk {
             };
             let give_up = Instant::now() + patience;
             while Instant::now() < give_up {
-                let control = self.control();
-                // First what is listed, then the processes: what is not there any more has ended what it was listed with.
-                if let Ok(running) = control.active(&Target::All, WORKER_DEADLINE).await
-                    && let Ok(stats) = control.stats(&Target::All, WORKER_DEADLINE).await
-                {
-                    for (node, running) in running.good() {
-                        // Of two workers with one name it is not known whose answer is whose.
-                        if let Some(stats) = stats.of(node).filter(|_| !stats.shared.contains_key(node)) {
-                            self.spot_ghosts(node, running, stats);
-                        }
-                    }
-                }
+                self.left_behind(WORKER_DEADLINE).await;
                 sleep(HUNT_AGAIN_AFTER).await;
             }
         }
+    }
+
+    /// Asks what workers run; returns the tasks among it that their processes have left behind, or seem to have. A signal for
+    /// one of these hits whichever task the process runs by now. `None`: no worker could be asked.
+    pub(super) async fn left_behind(&self, within: Duration) -> Option<HashSet<TaskId>> {
+        let control = self.control();
+        // First what is listed, then the processes: what is not there any more has ended what it was listed with.
+        let running = control.active(&Target::All, within).await.ok()?;
+        let stats = control.stats(&Target::All, within).await.ok()?;
+        for (node, running) in running.good() {
+            // Of two workers with one name it is not known whose answer is whose.
+            if let Some(stats) = stats.of(node).filter(|_| !stats.shared.contains_key(node)) {
+                self.spot_ghosts(node, running, stats);
+            }
+        }
+        Some(self.context.ghosts.left_behind())
     }
 
     fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask], stats: &Stats) {

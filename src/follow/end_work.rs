@@ -279,10 +279,14 @@ impl End<'_> {
             Told::Killed
         };
         // A process that runs another task by now must not be hit for the one that the worker believes it to run.
-        let ghosts: HashSet<TaskId> = self.context.ghosts.all().into_iter().map(|ghost| ghost.task).collect();
+        let left_behind = match wanted {
+            Told::No | Told::Revoked => Some(self.context.ghosts.left_behind()),
+            Told::Terminated | Told::Killed => self.desk.left_behind(ANSWER.min(self.manner.within / 4)).await,
+        };
         let mut due: BTreeMap<Told, Vec<TaskId>> = BTreeMap::new();
         for (task, told) in &self.tasks {
-            let most = if ghosts.contains(task) {
+            let is_safe = left_behind.as_ref().is_some_and(|left| !left.contains(task));
+            let most = if !is_safe {
                 Told::Revoked
             } else if self.running.contains(task) {
                 Told::Killed

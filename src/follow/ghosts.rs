@@ -36,6 +36,13 @@ impl Ghosts {
         self.sightings().known.clone()
     }
 
+    /// The tasks of those that are known, and of those that look like it.
+    pub fn left_behind(&self) -> HashSet<TaskId> {
+        let sightings = self.sightings();
+        let executions = sightings.known.iter().chain(sightings.suspects.keys());
+        executions.map(|execution| execution.task.clone()).collect()
+    }
+
     /// A panic elsewhere leaves whole entries.
     fn sightings(&self) -> MutexGuard<'_, Sightings> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)

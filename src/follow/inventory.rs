@@ -37,7 +37,9 @@ pub struct EventTasks {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OpenChord {
     pub group: GroupId,
-    pub size: u64,
+    /// `None`: no size is stored. Celery stores it with the last task of the header and removes it when it calls the
+    /// callback. A worker that gives up a lost process counts that process' task once more, perhaps after the call.
+    pub size: Option<u64>,
     pub counted: u64,
 }
 
@@ -167,7 +169,10 @@ impl Inventory {
         } else {
             None
         };
-        inventory.open_chords = open_chords;
+        // Where no size is stored, the counters were removed with the call of the callback, unless it is certain that none ran.
+        let no_callback_ran = inventory.sees_callbacks && !inventory.has_unlisted;
+        let is_open = |chord: &OpenChord| chord.size.is_some() || no_callback_ran;
+        inventory.open_chords = open_chords.into_iter().filter(is_open).collect();
         inventory
     }
 }

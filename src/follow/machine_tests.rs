@@ -482,7 +482,7 @@ fn any_end() -> impl Strategy<Value = TaskEnd> {
 fn any_inventory() -> impl Strategy<Value = Inventory> {
     let chord = OpenChord {
         group: "header".into(),
-        size: 3,
+        size: Some(3),
         counted: 2,
     };
     let chords = prop_oneof![3 => Just(vec![]), 1 => Just(vec![chord])];

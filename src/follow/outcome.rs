@@ -331,8 +331,9 @@ fn of_remains(evidence: &Evidence<'_>, inventory: &Inventory) -> (Rule, Verdict)
         return (
             Rule::ChordOpen,
             Lost(format!(
-                "a chord's callback never ran: {} of its {} tasks were counted, and the rest is {nowhere}",
-                chord.counted, chord.size
+                "a chord's callback never ran: {} of its {}tasks were counted, and the rest is {nowhere}",
+                chord.counted,
+                chord.size.map_or_else(String::new, |size| format!("{size} "))
             )),
         );
     }

@@ -375,7 +375,7 @@ impl Celery {
             self.has_failure = true;
             self.open_chords.push(OpenChord {
                 group: GroupId::from(group.as_str()),
-                size,
+                size: Some(size),
                 counted,
             });
             let id = callback.unwrap_or_else(|| group.clone());
@@ -389,6 +389,14 @@ impl Celery {
                 id: id.as_str().to_owned(),
                 is_whole: false,
             };
+        }
+        // A worker gave up a process that was lost, and counted its task after the callback had been called.
+        if self.random.u8(..24) == 0 {
+            self.open_chords.push(OpenChord {
+                group: GroupId::from(group.as_str()),
+                size: None,
+                counted: 1,
+            });
         }
         let (id, is_whole) = match (body, callback) {
             (Canvas::Task(work), Some(id)) => {

@@ -89,7 +89,7 @@ fn each_rule_decides_what_its_row_says() {
     let open_chord = Inventory {
         open_chords: vec![OpenChord {
             group: "g".into(),
-            size: 3,
+            size: Some(3),
             counted: 2,
         }],
         ..all_well.clone()

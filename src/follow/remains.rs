@@ -89,7 +89,7 @@ async fn open_chords(client: &Client, stored: &mut Descendants) -> celery::Resul
         if let Some(chord) = chord {
             open.push(OpenChord {
                 group: group.clone(),
-                size: chord.total.unwrap_or(chord.done),
+                size: chord.total,
                 counted: chord.done.saturating_sub(chord.failed),
             });
         }

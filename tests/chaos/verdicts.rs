@@ -575,9 +575,13 @@ fn round(plan: &Plan, table: &mut Table, results: &mut Results) -> Vec<String> {
         (_, Some(theirs)) => format!("mode = \"external\"\nport = {}", port(theirs)),
         _ => format!("{OWN_REDIS}\n{RESTARTS}"),
     };
-    let project = bookshop::project_with("ledger_app", &plan.configuration(&redis));
+    // A run that finds no worker of theirs starts its own, which writes into the same ledgers.
+    let ledgers = theirs.as_ref().map_or_else(String::new, |theirs| {
+        format!("[celery.env]\nLEDGER = {:?}\n", theirs.path().display().to_string())
+    });
+    let project = bookshop::project_with("ledger_app", &format!("{}{ledgers}", plan.configuration(&redis)));
     let own_up = (plan.setup == Setup::BesideUp).then(|| start_up(&project));
-    // The worker writes where it was started.
+    // Their worker writes where it was started.
     let directory = theirs.as_ref().map_or(project.path(), Project::path);
     let mut round = Round {
         plan,
