@@ -24,6 +24,7 @@ mod glob;
 mod graph;
 pub mod guard;
 mod instance;
+mod large_integer;
 mod median;
 pub mod memory;
 pub mod orchestrator;

@@ -86,7 +86,7 @@ pub fn in_place(text: &str) -> String {
 ///
 /// Empty for what cannot be JSON (a key that is no text), which is plain data nowhere in orch.
 pub fn json(value: &impl Serialize) -> String {
-    escaped(serde_json::to_string(value).unwrap_or_default())
+    escaped(crate::large_integer::to_string(value))
 }
 
 /// JSON in which what is not shown is written as an escape: a program reads what was meant.

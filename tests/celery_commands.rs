@@ -275,6 +275,47 @@ fn a_task_is_published_awaited_and_forgotten() {
     }
 }
 
+/// Python reads every integer of the user as the same number: beyond 64 bits, too.
+#[test]
+fn integers_reach_the_task_digit_by_digit() {
+    let shop = Shop::open(WorkerOptions::default());
+    let power = format!("1{}", "0".repeat(400));
+    for number in [
+        "123456789012345678901",
+        "18446744073709551616",
+        "-9223372036854775809",
+        &power,
+    ] {
+        let (args, kwargs) = (format!("[{number}, 0]"), format!("{{\"x\": {number}, \"y\": 0}}"));
+        for given in [["--args", &args], ["--kwargs", &kwargs]] {
+            let publish = ["publish", "wire_app.add", given[0], given[1], "--id", "t1", "--wait"];
+            assert_eq!(shop.says(&publish, 0), format!("t1 SUCCESS {number}"));
+            let object = shop.says(&["result", "t1", "--json", "--forget"], 0);
+            assert!(object.contains(&format!("\"result\":{number}")), "{object}");
+        }
+    }
+    let zero = shop.says(
+        &["publish", "wire_app.add", "--args", "[-0, 0]", "--id", "t2", "--wait"],
+        0,
+    );
+    assert_eq!(zero, "t2 SUCCESS 0", "an integer");
+    let one = shop.says(
+        &["publish", "wire_app.add", "--args", "[1.0, 0]", "--id", "t3", "--wait"],
+        0,
+    );
+    assert_eq!(one, "t3 SUCCESS 1.0", "a float");
+
+    let long = format!("[{}]", "7".repeat(4301));
+    for (args, why) in [
+        ("[1e400]", "the number 1e400 is out of range"),
+        (&long, "is out of range"),
+    ] {
+        let output = shop.orch(&["publish", "wire_app.add", "--args", args]);
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && error.contains(why), "{error}");
+    }
+}
+
 #[test]
 fn many_tasks_are_published_from_standard_input() {
     use std::io::Write;

@@ -264,6 +264,65 @@ const SITES_JSON: &str = r#"{
     "123": []
 }"#;
 
+/// Integers beyond 64 bits keep their digits in every format, also where a template puts them into a text.
+#[test]
+fn large_integers_are_read_digit_by_digit_in_every_format() {
+    let sites = |name: &str, content: &str| {
+        let text = format!("[orch]\nsites_file = '{name}'\n[sites.defaults]\ndispatch = 't'\n");
+        let directory = project(&[("orch.toml", &text), (name, content)]);
+        let mut options = options(directory.path());
+        options.overrides = vec!["sites.a.config.own=340282366920938463463374607431768211456".to_owned()];
+        let config = Config::load(options).unwrap_or_else(|errors| panic!("{errors}"));
+        config.sites[0].values.clone()
+    };
+    let yaml = "a: {urls: [], config: {id: 98765432109876543210987, least: -9223372036854775809, hex: \
+                0x10000000000000000, max: 18446744073709551615, real: 1.0}}";
+    let toml = "[a]\nurls = []\nconfig = { id = 98765432109876543210987, least = -9223372036854775809, hex = \
+                0x1_0000_0000_0000_0000, max = 18446744073709551615, real = 1.0 }";
+    let json = r#"{"a": {"urls": [], "config": {"id": 98765432109876543210987, "least": -9223372036854775809,
+                "hex": 18446744073709551616, "max": 18446744073709551615, "real": 1.0}}}"#;
+    let values = sites("sites.yaml", yaml);
+    let config = &values["config"];
+    assert_eq!((&config["max"], &config["real"]), (&json!(u64::MAX), &json!(1.0)));
+    for (key, digits) in [
+        ("id", "98765432109876543210987"),
+        ("least", "-9223372036854775809"),
+        ("hex", "18446744073709551616"),
+        ("own", "340282366920938463463374607431768211456"),
+    ] {
+        let text = orch::follow::fill(&json!(format!("<{{config.{key}}}>")), &values);
+        assert_eq!(text, Ok(json!(format!("<{digits}>"))), "{key}");
+    }
+    assert_eq!(sites("sites.toml", toml), values);
+    assert_eq!(sites("sites.json", json), values);
+
+    for (name, content, why) in [
+        (
+            "s.yaml",
+            format!("a: {{config: {{id: {}}}}}", "7".repeat(4301)),
+            "more than 4300 digits",
+        ),
+        (
+            "s.json",
+            format!("{{\"a\": {{\"config\": {}}}}}", "7".repeat(4301)),
+            "more than 4300 digits",
+        ),
+        (
+            "s.toml",
+            format!("a.config.id = {}", "7".repeat(4301)),
+            "more than 4300 digits",
+        ),
+        ("s.yaml", "a: {config: {id: 1e400}}".to_owned(), "1e400"),
+        ("s.json", "{\"a\": {\"config\": {\"id\": 1e400}}}".to_owned(), "1e400"),
+        ("s.toml", "a.config.id = 1e400".to_owned(), "1e400"),
+    ] {
+        let text = format!("[orch]\nsites_file = '{name}'\n[sites.defaults]\ndispatch = 't'\n");
+        let directory = project(&[("orch.toml", &text), (name, &content)]);
+        let errors = Config::load(options(directory.path())).expect_err(name).to_string();
+        assert!(errors.contains(why), "{name}: {errors}");
+    }
+}
+
 #[test]
 fn a_sites_file_says_the_same_in_every_format() {
     let text = |name: &str| {

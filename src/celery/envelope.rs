@@ -10,6 +10,7 @@ use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use super::{Error, Result, json};
+use crate::large_integer;
 
 /// Headers and properties of a task take about this many bytes beside the arguments' text.
 const ROOM_FOR_THE_REST: usize = 1024;
@@ -53,7 +54,7 @@ impl<H: Serialize, B: Serialize> Outgoing<'_, H, B> {
             what: what.to_owned(),
             reason: error.to_string(),
         };
-        let body = serde_json::to_vec(self.body).map_err(unwritable)?;
+        let body = large_integer::in_bytes(serde_json::to_vec(self.body).map_err(unwritable)?);
         let encoded = base64::encoded_len(body.len(), true).unwrap_or(usize::MAX);
         json::check_size(encoded, what)?;
         // Written by hand, not as one value: the body goes straight to its place.
@@ -68,7 +69,8 @@ impl<H: Serialize, B: Serialize> Outgoing<'_, H, B> {
         })?;
         bytes.truncate(start + written);
         bytes.extend_from_slice(br#"","content-encoding":"utf-8","content-type":"application/json","headers":"#);
-        serde_json::to_writer(&mut bytes, self.headers).map_err(unwritable)?;
+        let headers = large_integer::in_bytes(serde_json::to_vec(self.headers).map_err(unwritable)?);
+        bytes.extend_from_slice(&headers);
         bytes.extend_from_slice(br#","properties":"#);
         let mut tag = Uuid::encode_buffer();
         let properties = OutgoingProperties {
@@ -119,7 +121,7 @@ impl Incoming {
             is_compressed: self.headers.get("compression").is_some_and(|how| !how.is_null()),
             body_encoding: self.properties.get("body_encoding").and_then(Value::as_str),
         };
-        json::parse(body.decode_into(what, &mut Vec::new())?, what)
+        json::parse_exact(body.decode_into(what, &mut Vec::new())?, what)
     }
 
     /// A header that is a text.

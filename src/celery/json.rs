@@ -9,6 +9,7 @@ use std::fmt;
 use serde::de::{Deserialize, DeserializeOwned, Deserializer, Visitor};
 
 use super::{Error, Result};
+use crate::large_integer;
 
 /// The largest message or result that is taken in, in bytes.
 pub const SIZE_LIMIT: usize = 64 * 1024 * 1024;
@@ -16,6 +17,15 @@ pub const SIZE_LIMIT: usize = 64 * 1024 * 1024;
 /// Reads `bytes`; `what` names them in an error.
 pub(super) fn parse<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
     parse_with(bytes, what, |bytes| serde_json::from_slice(bytes))
+}
+
+/// Like [`parse`], with the digits of large integers (see [`large_integer`]).
+pub(super) fn parse_exact<T: DeserializeOwned>(bytes: &[u8], what: &str) -> Result<T> {
+    check_size(bytes.len(), what)?;
+    match large_integer::marked(bytes).map(|marked| parse(&marked, what)) {
+        Some(Ok(value)) => Ok(value),
+        _ => parse(bytes, what),
+    }
 }
 
 /// Like [`parse`], for what borrows from the text: `read` is called again with the repaired text where the first
@@ -28,7 +38,9 @@ pub(super) fn parse_with<T>(
     check_size(bytes.len(), what)?;
     read(bytes)
         .or_else(|error| {
-            let repaired = repaired(bytes).ok_or(error)?;
+            // Of an integer with 400 digits `serde_json` says that it is out of range.
+            let marked = large_integer::marked(bytes);
+            let repaired = repaired(marked.as_deref().unwrap_or(bytes)).or(marked).ok_or(error)?;
             read(&repaired)
         })
         .map_err(|error| Error::Malformed {
@@ -146,6 +158,7 @@ mod tests {
                 r#"{"a": NaN, "b": [Infinity, -Infinity]}"#,
                 json!({"a": null, "b": [null, null]}),
             ),
+            ("[1e3, -0]", json!([1000.0, -0.0])),
             (r#"["NaN", "\"NaN", NaN]"#, json!(["NaN", "\"NaN", null])),
             (
                 r#"["x\ud83dy", "\ud83d\ude00", "\udc00"]"#,
@@ -158,6 +171,14 @@ mod tests {
         ] {
             assert_eq!(parse::<Value>(text.as_bytes(), "a test").expect(text), value);
         }
+    }
+
+    #[test]
+    fn an_integer_beyond_all_floats_hides_nothing_else() {
+        let text = format!(r#"{{"n": -1{}, "rest": [NaN, 2]}}"#, "0".repeat(400));
+        let value: Value = parse(text.as_bytes(), "a test").expect("JSON");
+        assert_eq!(value["rest"], json!([null, 2]));
+        assert_eq!(large_integer::digits(&value["n"]), text.get(6..408));
     }
 
     #[test]

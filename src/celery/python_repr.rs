@@ -2,6 +2,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::large_integer;
+
 /// Characters after which the text is cut, as Celery's own clients do.
 const LONGEST: usize = 1024;
 
@@ -89,7 +91,10 @@ impl Text {
                 self.list(values);
                 self.push("]");
             }
-            Value::Object(values) => self.dict(values),
+            Value::Object(values) => match large_integer::digits(value) {
+                Some(digits) => self.push(digits),
+                None => self.dict(values),
+            },
         }
     }
 

@@ -97,7 +97,7 @@ impl TaskResult {
             let reason = "it is a list, not an object".to_owned();
             return Err(Error::Malformed { what, reason });
         }
-        let meta: Meta = json::parse(bytes, &what)?;
+        let meta: Meta = json::parse_exact(bytes, &what)?;
         let state = match meta.status.as_str() {
             "STARTED" => TaskState::Started {
                 pid: meta

@@ -11,6 +11,7 @@ use super::section::Reading;
 use super::size::parse_size;
 use super::source::Span;
 use super::tree::{Node, Table, Value};
+use crate::large_integer;
 
 /// A value, where it belongs and where it stands.
 pub(super) struct Item<'a> {
@@ -97,6 +98,7 @@ impl<'a> Item<'a> {
     pub fn scalar_text(&self) -> Option<String> {
         let text = match &self.node.value {
             Value::Integer(number) => number.to_string(),
+            Value::LargeInteger(digits) => digits.clone(),
             Value::Float(number) => number.to_string(),
             Value::Boolean(truth) => truth.to_string(),
             _ => match self.as_text() {
@@ -140,6 +142,10 @@ impl<'a> Item<'a> {
     pub fn integer<T: TryFrom<i64>>(&self, range: std::ops::RangeInclusive<i64>) -> Option<T> {
         let number = match &self.node.value {
             Value::Integer(number) => *number,
+            Value::LargeInteger(_) => {
+                let label = "does not fit 64 bits";
+                return self.report(self.problem(format!("`{}` is out of range", self.path), label));
+            }
             Value::Text(text) if text.trim().parse::<i64>().is_ok() => {
                 let help = format!("without quotes: `{} = {}`", self.key(), text.trim());
                 return self.wrong_with_help("a whole number", help);
@@ -167,6 +173,7 @@ impl<'a> Item<'a> {
         let number = match &self.node.value {
             Value::Integer(number) => *number as f64,
             Value::Float(number) => *number,
+            Value::LargeInteger(digits) => digits.parse().unwrap_or(f64::INFINITY),
             _ => {
                 self.wrong("a number");
                 return None;
@@ -345,6 +352,8 @@ pub(super) fn json(node: &Node) -> Json {
         Value::Null | Value::Broken => Json::Null,
         Value::Text(text) | Value::Date(text) => Json::from(text.as_str()),
         Value::Integer(number) => Json::from(*number),
+        // Its digits were checked when it was read.
+        Value::LargeInteger(digits) => large_integer::value(digits).unwrap_or_default(),
         Value::Float(number) => Json::from(*number),
         Value::Boolean(truth) => Json::from(*truth),
         Value::List(items) => items.iter().map(json).collect(),

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 
 use super::problem::{Problem, Problems};
 use super::source::{SourceId, Span};
-use super::tree::{Key, Node, Table, Value};
+use super::tree::{self, Key, Node, Table, Value};
 
 /// Levels of lists and objects.
 const DEEPEST: usize = 64;
@@ -94,9 +94,13 @@ impl<'t> Convert<'t> {
             Some(b'"') => Value::Text(self.parse(text, span)?),
             Some(b't' | b'f') => Value::Boolean(self.parse(text, span)?),
             Some(b'n') => Value::Null,
-            _ => match text.parse() {
-                Ok(number) => Value::Integer(number),
-                Err(_) => Value::Float(self.parse(text, span)?),
+            _ => match tree::integer(text, 10) {
+                Some(number) => number,
+                None if text.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit()) => {
+                    self.problems.push(tree::too_many_digits(span));
+                    return None;
+                }
+                None => Value::Float(self.parse(text, span)?),
             },
         };
         Some(Node::new(value, span))

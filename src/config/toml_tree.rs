@@ -5,7 +5,7 @@ use toml::de::{DeArray, DeTable, DeValue};
 
 use super::problem::{Problem, Problems};
 use super::source::{SourceId, Span};
-use super::tree::{Key, Node, Table, Value};
+use super::tree::{self, Key, Node, Table, Value};
 
 /// Bytes of a text of which all syntax errors are told, of a longer one the first: an error may be a byte, and takes hundreds.
 const RECOVERED: usize = 256 << 10;
@@ -101,13 +101,10 @@ impl Convert {
         let span = self.span(value.span());
         let value = match value.into_inner() {
             DeValue::String(text) => Value::Text(text.into_owned()),
-            DeValue::Integer(number) => match i64::from_str_radix(number.as_str(), number.radix()) {
-                Ok(number) => Value::Integer(number),
-                Err(_) => {
-                    problems.push(Problem::new("this number is too large").at(span, "does not fit 64 bits"));
-                    Value::Broken
-                }
-            },
+            DeValue::Integer(number) => tree::integer(number.as_str(), number.radix()).unwrap_or_else(|| {
+                problems.push(tree::too_many_digits(span));
+                Value::Broken
+            }),
             DeValue::Float(number) => {
                 let number: f64 = number.as_str().parse().unwrap_or(f64::NAN);
                 if number.is_finite() {

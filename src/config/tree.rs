@@ -6,6 +6,7 @@ use std::collections::HashMap;
 
 use super::problem::Problem;
 use super::source::{SourceId, Sources, Span};
+use crate::large_integer;
 
 /// Values of one file, by the characters between them. A hundred thousand URLs are a fifth of it; what has more than this
 /// takes half a gigabyte of memory as a tree.
@@ -30,6 +31,35 @@ pub(super) fn check_size(source: SourceId, text: &str) -> Result<(), Problem> {
     }
 }
 
+/// The whole number of some digits with an optional sign; `None` for other texts and for more digits than Python reads.
+pub(super) fn integer(text: &str, radix: u32) -> Option<Value> {
+    if let Ok(number) = i64::from_str_radix(text, radix) {
+        return Some(Value::Integer(number));
+    }
+    let (sign, digits) = match text.strip_prefix('-') {
+        Some(digits) => ("-", digits),
+        None => ("", text.strip_prefix('+').unwrap_or(text)),
+    };
+    let digits = match radix {
+        10 => {
+            let digits = digits.trim_start_matches('0');
+            let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+            (is_number && digits.len() <= large_integer::MOST_DIGITS).then(|| digits.to_owned())?
+        }
+        _ => large_integer::decimal(digits, radix)?,
+    };
+    Some(Value::LargeInteger(format!("{sign}{digits}")))
+}
+
+/// The problem of a number that no Python process would read.
+pub(super) fn too_many_digits(span: Span) -> Problem {
+    let label = format!(
+        "more than {} digits, which is more than Python reads",
+        large_integer::MOST_DIGITS
+    );
+    Problem::new("this number is too large").at(span, label)
+}
+
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
@@ -47,6 +77,8 @@ pub(super) enum Value {
     Broken,
     Text(String),
     Integer(i64),
+    /// A whole number beyond 64 bits: its decimal digits, with a sign where it is negative.
+    LargeInteger(String),
     Float(f64),
     Boolean(bool),
     /// A TOML date, as written.
@@ -81,7 +113,7 @@ impl Node {
         match self.value {
             Value::Null | Value::Broken => "nothing",
             Value::Text(_) => "a string",
-            Value::Integer(_) => "a whole number",
+            Value::Integer(_) | Value::LargeInteger(_) => "a whole number",
             Value::Float(_) => "a number with a fraction",
             Value::Boolean(_) => "a boolean",
             Value::Date(_) => "a date",

@@ -8,7 +8,7 @@ use saphyr_parser::{Event, Marker, Parser, ScalarStyle, Span as Marks};
 
 use super::problem::{Problem, Problems};
 use super::source::{SourceId, Span};
-use super::tree::{Key, Node, Table, Value};
+use super::tree::{self, Key, Node, Table, Value};
 
 /// Levels of lists and mappings.
 const DEEPEST: usize = 64;
@@ -124,7 +124,7 @@ impl Build {
         match event {
             Event::Scalar(text, style, anchor, _) => {
                 let value = match style {
-                    ScalarStyle::Plain => plain(&text),
+                    ScalarStyle::Plain => plain(&text, span)?,
                     _ => Value::Text(text.to_string()),
                 };
                 let mut node = Node::new(value, span);
@@ -231,25 +231,41 @@ fn untext(node: Node) -> Node {
 }
 
 /// A plain scalar by the core schema (YAML 1.2.2, 10.3.2).
-fn plain(text: &str) -> Value {
+fn plain(text: &str, span: Span) -> Result<Value, Problem> {
     match text {
-        "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "true" | "True" | "TRUE" => return Value::Boolean(true),
-        "false" | "False" | "FALSE" => return Value::Boolean(false),
+        "" | "~" | "null" | "Null" | "NULL" => return Ok(Value::Null),
+        "true" | "True" | "TRUE" => return Ok(Value::Boolean(true)),
+        "false" | "False" | "FALSE" => return Ok(Value::Boolean(false)),
         _ => {}
     }
     let radix = |prefix, radix| {
         let digits: Option<&str> = text.strip_prefix(prefix);
         digits
             .filter(|digits| !digits.starts_with(['+', '-']))
-            .and_then(|digits| i64::from_str_radix(digits, radix).ok())
+            .and_then(|digits| tree::integer(digits, radix))
     };
-    if let Some(number) = text.parse().ok().or_else(|| radix("0x", 16)).or_else(|| radix("0o", 8)) {
-        return Value::Integer(number);
+    let number = tree::integer(text, 10)
+        .or_else(|| radix("0x", 16))
+        .or_else(|| radix("0o", 8));
+    if let Some(number) = number {
+        return Ok(number);
     }
     let numeric = |character: char| character.is_ascii_digit() || matches!(character, '+' | '-' | '.' | 'e' | 'E');
     match text.parse::<f64>() {
-        Ok(number) if text.chars().all(numeric) && number.is_finite() => Value::Float(number),
-        _ => Value::Text(text.to_owned()),
+        Ok(_)
+            if text
+                .strip_prefix(['+', '-'])
+                .unwrap_or(text)
+                .bytes()
+                .all(|byte| byte.is_ascii_digit()) =>
+        {
+            Err(tree::too_many_digits(span))
+        }
+        Ok(number) if text.chars().all(numeric) && number.is_finite() => Ok(Value::Float(number)),
+        Ok(_) if text.chars().all(numeric) => {
+            let problem = Problem::new("this number cannot be used").at(span, "larger than any number with a fraction");
+            Err(problem.help("a text that looks like a number stands in quotes"))
+        }
+        _ => Ok(Value::Text(text.to_owned())),
     }
 }

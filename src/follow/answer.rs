@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::python_literal;
 use crate::celery::TaskId;
+use crate::large_integer;
 use crate::run::{JobId, SiteCounts};
 
 /// A job as its dispatch task described it.
@@ -149,14 +150,16 @@ fn read_text(text: &str) -> Option<Value> {
     if text.len() > python_literal::MAX_LENGTH {
         return None;
     }
-    serde_json::from_str(text).ok().or_else(|| python_literal::parse(text))
+    large_integer::from_slice(text.as_bytes())
+        .ok()
+        .or_else(|| python_literal::parse(text))
 }
 
 fn id(value: &Value) -> Option<String> {
     match value {
         Value::String(text) if !text.trim().is_empty() => Some(text.clone()),
         Value::Number(number) => Some(number.to_string()),
-        _ => None,
+        other => large_integer::digits(other).map(str::to_owned),
     }
 }
 

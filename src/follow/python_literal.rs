@@ -6,6 +6,8 @@
 
 use serde_json::{Map, Number, Value};
 
+use crate::large_integer;
+
 /// Longest text that is looked at, bytes.
 pub const MAX_LENGTH: usize = 1024 * 1024;
 /// Deepest nesting that is followed.
@@ -173,11 +175,8 @@ impl Reader<'_> {
             self.next();
         }
         let text = &self.text[start..self.at];
-        if let Ok(whole) = text.parse::<i64>() {
-            return Some(Value::Number(whole.into()));
-        }
-        if let Ok(whole) = text.parse::<u64>() {
-            return Some(Value::Number(whole.into()));
+        if let Some(whole) = large_integer::value(text) {
+            return Some(whole);
         }
         // `-inf` is a number to Python and none to JSON.
         text.parse::<f64>()
@@ -237,7 +236,7 @@ impl Reader<'_> {
 fn key_text(key: Value) -> String {
     match key {
         Value::String(text) => text,
-        other => other.to_string(),
+        other => large_integer::to_string(&other),
     }
 }
 
@@ -275,7 +274,11 @@ mod tests {
                 json!({"1": "a", "[1,2]": "b", "null": "c"}),
             ),
             ("18446744073709551615", json!(u64::MAX)),
-            ("1000000000000000000000000", json!(1e24)),
+            (
+                "1000000000000000000000000",
+                large_integer::value("1000000000000000000000000").expect("digits"),
+            ),
+            ("1e24", json!(1e24)),
             ("[inf, -inf, nan]", json!([null, null, null])),
             (
                 "{'at': datetime.datetime(2026, 1, 2, 3, 4), 'n': 1}",

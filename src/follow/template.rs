@@ -5,6 +5,8 @@
 
 use serde_json::{Map, Value};
 
+use crate::large_integer;
+
 /// A text that cannot be filled in.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TemplateError {
@@ -114,7 +116,7 @@ fn join(template: &str, pieces: &[Piece], values: &Map<String, Value>) -> Result
             Piece::Placeholder(name) => match look_up(template, name, values)? {
                 Value::String(value) => text.push_str(value),
                 Value::Null => {}
-                other => text.push_str(&other.to_string()),
+                other => text.push_str(&large_integer::to_string(other)),
             },
         }
     }

@@ -17,6 +17,7 @@ use crate::celery::{
 };
 use crate::cli::output::{print, print_json, say};
 use crate::cli::{Refusal, duration};
+use crate::large_integer;
 use crate::run::Outcome;
 
 /// All lines of standard input are read before the first is published.
@@ -261,10 +262,12 @@ async fn name_lists(client: &Client, args: &PublishArgs, tasks: &[Task]) -> anyh
 fn task_of(args: &PublishArgs) -> Result<Task, String> {
     let mut task = Task::new(args.task.clone().unwrap_or_default());
     if let Some(text) = &args.args {
-        task.args = serde_json::from_str(text).map_err(|error| format!("--args is no JSON list: {error}"))?;
+        task.args =
+            large_integer::from_slice(text.as_bytes()).map_err(|error| format!("--args is no JSON list: {error}"))?;
     }
     if let Some(text) = &args.kwargs {
-        task.kwargs = serde_json::from_str(text).map_err(|error| format!("--kwargs is no JSON object: {error}"))?;
+        task.kwargs = large_integer::from_slice(text.as_bytes())
+            .map_err(|error| format!("--kwargs is no JSON object: {error}"))?;
     }
     if let Some(id) = &args.id {
         task.id = TaskId::new(id.clone());
@@ -315,7 +318,7 @@ fn tasks_of(input: impl BufRead, args: &PublishArgs) -> Result<Vec<Task>, String
         if line.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let read = serde_json::from_slice::<Line>(&line).map_err(|error| error.to_string());
+        let read = large_integer::from_slice::<Line>(&line);
         let task = read.and_then(|line| task_of_line(line, args));
         tasks.push(task.map_err(|why| format!("line {number} of standard input: {why}; nothing is published"))?);
     }

@@ -9,6 +9,7 @@ use super::connect::{ConnectArgs, converse};
 use crate::celery::{Client, Error, GroupId, Results, TaskFailure, TaskId, TaskResult, TaskState};
 use crate::cli::output::{print, print_json};
 use crate::cli::{Refusal, duration};
+use crate::large_integer;
 use crate::printable::{self, one_line};
 use crate::run::Outcome;
 
@@ -160,8 +161,8 @@ pub fn human(id: &TaskId, known: &Known) -> String {
     };
     let state = name(&result.state);
     match &result.state {
-        TaskState::Success(value) => head(state, &value.to_string()),
-        TaskState::Custom { meta, .. } => head(state, &meta.to_string()),
+        TaskState::Success(value) => head(state, &large_integer::to_string(value)),
+        TaskState::Custom { meta, .. } => head(state, &large_integer::to_string(meta)),
         TaskState::Started { pid, node } => {
             let pid = pid.map(|pid| format!("pid {pid}")).unwrap_or_default();
             let node = node.as_ref().map(|node| format!("on {node}")).unwrap_or_default();
