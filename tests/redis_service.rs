@@ -4,6 +4,7 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::path::Path;
 use std::time::Duration;
 
 mod support {
@@ -358,19 +359,15 @@ fn append_only_file(project: &Project) -> std::path::PathBuf {
     parts.remove(0)
 }
 
-/// What a crash of the machine in the middle of a write leaves is loaded up to there; what is damaged further up is not
-/// thrown away, but said to be damaged.
+/// What a crash of the machine in the middle of a write leaves is loaded up to there.
 #[test]
-fn a_cut_off_append_only_file_is_loaded_and_a_damaged_one_is_explained() {
+fn a_cut_off_append_only_file_is_loaded() {
     let (project, port) = somebodys_redis(false);
     let orch = started(&project);
     assert!(ask(port, &[&["SET", "first", "1"], &["SET", "second", "2"]])[1].starts_with("+OK"));
-    orch.signal(nix::sys::signal::Signal::SIGTERM);
-    orch.finish().expect_code(143);
+    stop(orch);
     let file = append_only_file(&project);
-    let whole = fs::read(&file).unwrap();
-
-    let mut torn = whole.clone();
+    let mut torn = fs::read(&file).unwrap();
     torn.extend_from_slice(b"*3\r\n$3\r\nSET\r\n$5\r\nthi");
     fs::write(&file, &torn).unwrap();
     let orch = started(&project);
@@ -380,18 +377,123 @@ fn a_cut_off_append_only_file_is_loaded_and_a_damaged_one_is_explained() {
         answers[..2].iter().all(|answer| answer.starts_with("$1")),
         "{answers:?}"
     );
+    stop(orch);
+    assert_eq!(damaged(&project), Vec::<std::path::PathBuf>::new());
+}
+
+fn stop(orch: Orch<'_>) {
     orch.signal(nix::sys::signal::Signal::SIGTERM);
     orch.finish().expect_code(143);
+}
 
-    let mut damaged = whole.clone();
-    damaged[0] = b'?';
-    fs::write(&file, &damaged).unwrap();
-    let ended = project.orch(&["up"]).finish();
-    ended.expect_code(3);
-    let shown = shown(&ended);
-    assert!(
-        shown.contains("redis.log") && shown.contains("redis-check-aof"),
-        "{shown}"
-    );
-    assert!(append_only_file(&project).exists(), "nothing is deleted");
+/// Directories with data that were moved aside.
+fn damaged(project: &Project) -> Vec<std::path::PathBuf> {
+    let entries = fs::read_dir(project.state_dir().join("redis")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("damaged-"))
+        .collect()
+}
+
+/// Data that Redis cannot read stop no night: they are moved aside, which is reported, and nothing is deleted.
+#[test]
+fn damaged_data_are_moved_aside_and_reported() {
+    type Damage = fn(&Path);
+    let part = |directory: &Path, end: &str| {
+        let parts = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+        let mut parts = parts.filter(|path| path.to_string_lossy().ends_with(end));
+        parts.next().unwrap()
+    };
+    // A server before Redis 7 has one file, and neither manifest nor base.
+    let damages: [(&str, &str, Damage); 6] = [
+        ("garbage at the start", ".incr.aof", |path| {
+            fs::write(path, "\0garbage").unwrap()
+        }),
+        ("garbage in the middle", ".incr.aof", |path| {
+            let mut bytes = fs::read(path).unwrap();
+            let middle = bytes.len() / 2;
+            bytes.splice(middle..middle, *b"\0\0garbage\r\n");
+            fs::write(path, bytes).unwrap();
+        }),
+        ("a wrong manifest", ".manifest", |path| {
+            fs::write(path, "file nonsense\n").unwrap()
+        }),
+        ("an empty manifest", ".manifest", |path| fs::write(path, "").unwrap()),
+        ("a damaged base", ".base.rdb", |path| {
+            fs::write(path, b"REDIS0010\xfa").unwrap()
+        }),
+        ("a base that is missing", ".base.rdb", |path| {
+            fs::remove_file(path).unwrap()
+        }),
+    ];
+    for (what, end, damage) in damages {
+        let (project, port) = somebodys_redis(false);
+        let orch = started(&project);
+        assert!(ask(port, &[&["SET", "first", "1"], &["SET", "second", "2"]])[1].starts_with("+OK"));
+        stop(orch);
+        let data = append_only_file(&project);
+        damage(&part(data.parent().unwrap(), end));
+        let orch = started(&project);
+        let answers = ask(port, &[&["EXISTS", "first"], &["SET", "third", "3"]]);
+        assert!(
+            answers[0].starts_with(":0") && answers[1].starts_with("+OK"),
+            "{what}: {answers:?}"
+        );
+        orch.signal(nix::sys::signal::Signal::SIGTERM);
+        let ended = orch.finish();
+        ended.expect_code(143);
+        let moved = damaged(&project);
+        assert_eq!(moved.len(), 1, "{what}: {moved:?}");
+        let notices = ended.events_of("noticed");
+        let told = notices.iter().any(|event| {
+            let message = event["message"].as_str().unwrap_or_default();
+            message.contains("damaged") && message.contains(&*moved[0].to_string_lossy())
+        });
+        assert!(told, "{what}: {notices:?}");
+        let kept = fs::read_dir(moved[0].join("appendonlydir")).unwrap();
+        assert!(kept.count() > 0, "{what}: nothing is deleted");
+        // The next night has nothing to report.
+        let orch = started(&project);
+        assert!(ask(port, &[&["GET", "third"]])[0].starts_with("$1"), "{what}");
+        stop(orch);
+        assert_eq!(damaged(&project), moved, "{what}");
+    }
+}
+
+/// An empty file is no damage, and what the server may not read stays where it is.
+#[test]
+fn an_empty_append_only_file_is_loaded() {
+    let (project, port) = somebodys_redis(false);
+    let orch = started(&project);
+    assert!(ask(port, &[&["SET", "first", "1"]])[0].starts_with("+OK"));
+    stop(orch);
+    fs::write(append_only_file(&project), "").unwrap();
+    let orch = started(&project);
+    assert!(ask(port, &[&["EXISTS", "first"]])[0].starts_with(":0"));
+    stop(orch);
+    assert_eq!(damaged(&project), Vec::<std::path::PathBuf>::new());
+}
+
+/// The append-only file of a night is rewritten at the start of the next one, so that no start reads all nights before.
+#[test]
+fn a_long_append_only_file_is_rewritten_at_the_next_start() {
+    let (project, port) = somebodys_redis(false);
+    let page = "x".repeat(1000);
+    let writes: Vec<[&str; 3]> = std::iter::repeat_n(["SET", "page", &*page], 1500).collect();
+    let writes: Vec<&[&str]> = writes.iter().map(|write| &write[..]).collect();
+    let mut orch = started(&project);
+    for _ in 0..3 {
+        assert!(ask(port, &writes).iter().all(|answer| answer.starts_with("+OK")));
+        let length = || -> u64 {
+            let directory = project.state_dir().join("redis/data/appendonlydir");
+            let files = fs::read_dir(directory).unwrap();
+            files.filter_map(|entry| Some(entry.ok()?.metadata().ok()?.len())).sum()
+        };
+        assert!(length() > 1 << 20, "{}", length());
+        stop(orch);
+        orch = started(&project);
+        support::orch::wait_until("the file is short", || length() < 100_000);
+        assert!(ask(port, &[&["GET", "page"]])[0].starts_with("$1000"));
+    }
+    stop(orch);
 }

@@ -172,6 +172,19 @@ impl Client {
         Ok(ServerInfo::read(&self.info("default").await?))
     }
 
+    /// Has the server write its append-only file anew in the background: with what it holds now, without how it came
+    /// about.
+    pub async fn rewrite_append_only_file(&self) -> Result<()> {
+        self.shared
+            .broker
+            .probe(
+                "rewrite the append-only file",
+                redis::pipe().cmd("BGREWRITEAOF").ignore(),
+                self.deadline,
+            )
+            .await
+    }
+
     /// How often the server refused a command, by error code (`NOAUTH`, `WRONGTYPE`, ...), since its start.
     pub async fn errorstats(&self) -> Result<std::collections::BTreeMap<String, u64>> {
         let fields = self.info("errorstats").await?;

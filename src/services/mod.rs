@@ -29,6 +29,7 @@ mod port_guard;
 mod probe;
 mod program;
 mod redis;
+mod redis_data;
 mod redis_probe;
 mod refusal;
 mod refusal_watch;

@@ -72,6 +72,12 @@ pub trait Program: Send + Sync {
     /// Looks for a healthy one, and makes what the start needs.
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>>;
 
+    /// Removes the cause of a start that has just failed, if it is known from the log from `log_offset` on, and gives what
+    /// to tell the user; the program is then started again.
+    fn mend_start(&self, _log_offset: u64) -> Option<String> {
+        None
+    }
+
     /// Waits until others may use it, up to the start's deadline; tells what answered. A oneshot never is ready.
     fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>>;
 

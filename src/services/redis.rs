@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use super::connection::{OWN_USER, RedisConnection};
@@ -15,6 +16,7 @@ use super::life::Role;
 use super::listener::listener;
 use super::port_guard::{self, PortAlarm, PortGuard};
 use super::program::{Boxed, Prepared, Program, Start};
+use super::redis_data;
 use super::redis_probe::{self, Found};
 use crate::atomic_file;
 use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret, format_about};
@@ -219,6 +221,8 @@ pub struct Redis {
     rank: u32,
     /// Keeps others from the port of an own one while it is away.
     port: Arc<PortGuard>,
+    /// Damaged data are moved aside once in a run: a second time it would be something else.
+    data_moved: AtomicBool,
 }
 
 impl Redis {
@@ -244,6 +248,7 @@ impl Redis {
             environment: merge(base, &std::collections::BTreeMap::new(), &[]),
             rank,
             port: Arc::new(PortGuard::new(alarm)),
+            data_moved: AtomicBool::new(false),
         }
     }
 
@@ -367,6 +372,12 @@ impl Program for Redis {
         })
     }
 
+    fn mend_start(&self, log_offset: u64) -> Option<String> {
+        let is_first = !self.data_moved.swap(true, Ordering::Relaxed);
+        let mended = is_first.then(|| redis_data::move_damaged_aside(&self.directory, &self.log, log_offset));
+        mended.flatten()
+    }
+
     fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>> {
         Box::pin(async move {
             let connection = self.decision.connection();
@@ -377,6 +388,7 @@ impl Program for Redis {
                     Found::Redis => {
                         self.port.close();
                         let version = server_version(connection).await?;
+                        redis_data::rewrite_long_file(connection, &self.directory).await;
                         return Ok(format!("{version} on {}", connection.address()));
                     }
                     Found::Loading => {

@@ -37,6 +37,8 @@ pub struct Service {
     attempt: u32,
     /// It has been ready in this run: a death is then no longer a failed start.
     has_been_ready: bool,
+    /// The cause of the failed start is removed: it is started again.
+    pub start_is_mended: bool,
 }
 
 impl Service {
@@ -51,6 +53,7 @@ impl Service {
             history: RestartHistory::default(),
             attempt: 0,
             has_been_ready: false,
+            start_is_mended: false,
         }
     }
 
@@ -400,7 +403,7 @@ impl Service {
     /// signal comes from outside.
     fn after_a_failed_start(&self, status: ExitStatus, lived: Duration) -> Then {
         let by_itself = matches!(status, ExitStatus::Code(_));
-        if matches!(self.role, Role::Oneshot) || (by_itself && !self.has_been_ready) {
+        if matches!(self.role, Role::Oneshot) || (by_itself && !self.has_been_ready && !self.start_is_mended) {
             let when = format!("{:.1}s after its start", lived.as_secs_f64());
             let what = match self.role {
                 Role::Oneshot => format!("`{}` {} {when}", self.name, describe(status)),

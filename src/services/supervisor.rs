@@ -20,7 +20,7 @@ use super::order::StartOrder;
 use super::program::{Prepared, Program, Start};
 use super::tree_memory::{self, Held};
 use crate::guard::{GuardEvent, Report};
-use crate::run::{EventKind, Level, Recorder, ServiceName};
+use crate::run::{EventKind, ExitStatus, Level, Recorder, ServiceName};
 use crate::signal_name::signal_name;
 
 /// From one look at what services hold of memory to the next.
@@ -348,7 +348,18 @@ impl Supervisor {
                 if self.entries.get(index).is_some_and(may_have_lost) {
                     self.task_holder_deaths.send_modify(|deaths| *deaths += 1);
                 }
-                self.step(index, Input::Exited(exit_status(ended)))
+                let status = exit_status(ended);
+                if let Some(entry) = self.entries.get_mut(index) {
+                    let has_failed =
+                        matches!(entry.service.state, ServiceState::Starting { .. }) && status != ExitStatus::Code(0);
+                    let mended = has_failed.then(|| entry.program.mend_start(entry.log_offset)).flatten();
+                    entry.service.start_is_mended = mended.is_some();
+                    if let Some(message) = mended {
+                        let level = Level::Warning;
+                        self.recorder.emit(EventKind::Noticed { level, message });
+                    }
+                }
+                self.step(index, Input::Exited(status))
             }
             GuardEvent::Report(Report::Gone { service }) => {
                 let index = self.find(&service)?;
