@@ -4,25 +4,17 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::path::Path;
 
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::AddWatchFlags;
 use tokio::io::unix::AsyncFd;
+
+use crate::inotify::Watches;
 
 /// A watch on one file name in one directory.
 pub struct FileWatch {
-    inotify: AsyncFd<Descriptor>,
+    inotify: AsyncFd<Watches>,
     name: OsString,
-}
-
-/// `AsyncFd` wants `AsRawFd`, which nix's type leaves out.
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
 }
 
 impl FileWatch {
@@ -49,14 +41,14 @@ impl FileWatch {
             .parent()
             .filter(|parent| !parent.as_os_str().is_empty())
             .unwrap_or(Path::new("."));
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+        let mut watches = Watches::new()?;
         let changes = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE;
-        inotify.add_watch(directory, changes | further)?;
+        watches.add(directory, changes | further)?;
         #[expect(
             deprecated,
-            reason = "the successor is `unsafe` for types that lie about their descriptor; nix's owns it"
+            reason = "the successor is `unsafe` for types that lie about their descriptor; this one owns it"
         )]
-        let inotify = AsyncFd::new(Descriptor(inotify))?;
+        let inotify = AsyncFd::new(watches)?;
         Ok(Self { inotify, name })
     }
 
@@ -67,7 +59,7 @@ impl FileWatch {
     pub async fn changed(&mut self) -> io::Result<()> {
         loop {
             let mut ready = self.inotify.readable().await?;
-            match ready.get_inner().0.read_events() {
+            match ready.get_inner().read() {
                 Ok(events) => {
                     // An event without a name, or a lost one, may concern the file: look again.
                     if events

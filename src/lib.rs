@@ -23,6 +23,7 @@ pub mod fuzzing;
 mod glob;
 mod graph;
 pub mod guard;
+mod inotify;
 mod instance;
 mod large_integer;
 mod median;

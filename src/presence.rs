@@ -5,13 +5,14 @@ use std::convert::Infallible;
 use std::fs::{self, Metadata};
 use std::future::pending;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::AddWatchFlags;
 use tokio::io::unix::AsyncFd;
+
+use crate::inotify::Watches;
 
 /// The directories and files of one run, as they were when it began.
 #[derive(Clone, Debug)]
@@ -68,39 +69,30 @@ impl Presence {
 
     /// Removals and renames of the directory, and of what is in it. The kernel reports the directory's own end only when
     /// nobody uses it any more, so its parent is watched too.
-    fn events(&self) -> io::Result<AsyncFd<Descriptor>> {
-        let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
+    fn events(&self) -> io::Result<AsyncFd<Watches>> {
+        let mut watches = Watches::new()?;
         let gone = AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM;
         let itself = AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_MOVE_SELF;
         let resolved = self.state_dir.canonicalize()?;
-        inotify.add_watch(&resolved, gone | itself)?;
+        watches.add(&resolved, gone | itself)?;
         // A link to it is removed from another directory.
         for path in [resolved.as_path(), self.state_dir.as_path()] {
             if let Some(parent) = path.parent() {
-                inotify.add_watch(parent, gone)?;
+                watches.add(parent, gone)?;
             }
         }
         #[expect(
             deprecated,
-            reason = "the successor is `unsafe` for types that lie about their descriptor; nix's owns it"
+            reason = "the successor is `unsafe` for types that lie about their descriptor; this one owns it"
         )]
-        AsyncFd::new(Descriptor(inotify))
+        AsyncFd::new(watches)
     }
 }
 
-/// `AsyncFd` wants `AsRawFd`, which nix's type leaves out.
-struct Descriptor(Inotify);
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_fd().as_raw_fd()
-    }
-}
-
-async fn changed(events: &AsyncFd<Descriptor>) -> io::Result<()> {
+async fn changed(events: &AsyncFd<Watches>) -> io::Result<()> {
     loop {
         let mut ready = events.readable().await?;
-        match ready.get_inner().0.read_events() {
+        match ready.get_inner().read() {
             Ok(_) => return Ok(()),
             Err(Errno::EAGAIN) => ready.clear_ready(),
             Err(Errno::EINTR) => {}

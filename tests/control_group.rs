@@ -87,3 +87,45 @@ fn both_killed_what_has_daemonised_and_wiped_its_environment_is_ended_by_the_nex
     assert!(orch.finish().left.is_empty());
     assert!(!group.exists());
 }
+
+/// A process of this test's own; ended with it.
+struct Stranger(std::process::Child);
+
+impl Drop for Stranger {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a process that orch does not know is needed")]
+fn a_process_that_is_left_in_the_group_is_named_and_nothing_left_is_not_claimed() {
+    let project = Project::new("[redis]\nmode = \"off\"\n[services.web]\ncommand = [\"sleep\", \"600\"]\n");
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_ready", "web");
+    let (group, _guard) = group(&mut orch);
+    let stranger = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+    let stranger = Stranger(stranger);
+    let pid = stranger.0.id().to_string();
+    if let Some(group) = &group {
+        fs::write(group.join("cgroup.procs"), &pid).unwrap();
+    }
+    orch.signal(Signal::SIGTERM);
+    let ended = orch.finish();
+    let Some(group) = group else {
+        ended.expect_code(143);
+        return;
+    };
+    ended.expect_code(3);
+    let told = format!("processes are left in its control group {}: {pid}", group.display());
+    let finished = ended.events_of("run_finished");
+    let error = finished.first().unwrap()["error"].as_str().unwrap();
+    assert!(error.contains(&told), "{error}");
+    assert!(
+        ended.events_of("stop_finished").is_empty(),
+        "it says that nothing is left"
+    );
+    drop(stranger);
+    fs::remove_dir(&group).unwrap();
+}

@@ -408,12 +408,24 @@ impl Reader {
         {
             let mut known = lock(&self.shared.known);
             known.closed = true;
-            known.unsure.clone_from(&unsure);
+            if unsure.is_some() {
+                known.unsure.clone_from(&unsure);
+            }
         }
         self.shared.changed.notify_all();
         if !wanted {
             on_event(GuardEvent::Lost { unsure });
         }
+    }
+
+    /// Names what is in the run's control group besides the guard: the guard says that there is nothing, and the kernel knows.
+    fn left_in_group(&self) -> Option<String> {
+        let group = self.group.as_ref()?.group();
+        let guard = lock(&self.child).pid();
+        let left = group.processes().into_iter().filter(|pid| *pid != guard);
+        let left: Vec<String> = left.map(|pid| pid.to_string()).collect();
+        let group = group.path().display();
+        (!left.is_empty()).then(|| format!("processes are left in its control group {group}: {}", left.join(", ")))
     }
 
     fn take(&self, report: Report, on_event: &impl Fn(GuardEvent)) {
@@ -437,7 +449,11 @@ impl Reader {
                 known.mains.remove(service);
             }
             Report::AllGone => {
-                lock(&self.shared.known).all_gone = true;
+                let left = self.left_in_group();
+                let mut known = lock(&self.shared.known);
+                known.all_gone = true;
+                known.unsure = known.unsure.take().or(left);
+                drop(known);
                 self.shared.changed.notify_all();
             }
             // After its start nobody listens there.

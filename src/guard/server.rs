@@ -740,10 +740,11 @@ impl Guard {
         ended.is_ok()
     }
 
-    /// Nothing is left: neither are the traces of it. A living orch removes the group that this process dies in.
+    /// Nothing is left: neither are the traces of it. An orch that has said goodbye removes the group that this process dies
+    /// in, once it has waited for that death: to leave the group takes the kernel many milliseconds, the removal does not.
     fn close(&mut self) {
         self.records.remove();
-        if self.socket.is_none()
+        if !self.goodbye
             && let Some(group) = &self.group
             && group.leave().is_ok()
         {
