@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use super::ids::random_uuid;
 use super::{Error, Result, json};
 use crate::large_integer;
 
@@ -83,7 +84,7 @@ impl<H: Serialize, B: Serialize> Outgoing<'_, H, B> {
             },
             priority: self.priority,
             body_encoding: "base64",
-            delivery_tag: Uuid::new_v4().hyphenated().encode_lower(&mut tag),
+            delivery_tag: random_uuid().hyphenated().encode_lower(&mut tag),
         };
         serde_json::to_writer(&mut bytes, &properties).map_err(unwritable)?;
         bytes.push(b'}');

@@ -1,8 +1,10 @@
 //! Celery's ids as types, so that a group id is never taken for a task id.
 
+use std::cell::RefCell;
 use std::cmp::Ordering;
 use std::fmt;
 
+use rustix::rand::{GetRandomFlags, getrandom};
 use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
@@ -87,7 +89,7 @@ impl TaskId {
     /// A new random id.
     pub fn random() -> Self {
         let mut text = uuid::Uuid::encode_buffer();
-        Self::from(&*uuid::Uuid::new_v4().hyphenated().encode_lower(&mut text))
+        Self::from(&*random_uuid().hyphenated().encode_lower(&mut text))
     }
 
     /// The bare text.
@@ -173,8 +175,39 @@ impl<'de> Deserialize<'de> for TaskId {
 impl GroupId {
     /// A new random id.
     pub fn random() -> Self {
-        Self(uuid::Uuid::new_v4().to_string())
+        Self(random_uuid().to_string())
     }
+}
+
+/// Random bytes of the kernel that are not used yet: one call serves many ids.
+struct RandomBytes {
+    bytes: [u8; 1024],
+    left: usize,
+}
+
+thread_local! {
+    static RANDOM_BYTES: RefCell<RandomBytes> = const { RefCell::new(RandomBytes { bytes: [0; 1024], left: 0 }) };
+}
+
+impl RandomBytes {
+    /// Bytes that have not been given out; none where the kernel has none.
+    fn take(&mut self) -> Option<[u8; 16]> {
+        if self.left < 16 {
+            self.left = getrandom(&mut self.bytes, GetRandomFlags::empty()).ok()?;
+        }
+        let start = self.left.checked_sub(16)?;
+        let taken = self.bytes.get(start..self.left)?.try_into().ok()?;
+        self.left = start;
+        Some(taken)
+    }
+}
+
+/// A random UUID. This process is not copied without an execution, so that none is given out twice.
+pub(super) fn random_uuid() -> uuid::Uuid {
+    let bytes = RANDOM_BYTES.with_borrow_mut(RandomBytes::take);
+    bytes.map_or_else(uuid::Uuid::new_v4, |bytes| {
+        uuid::Builder::from_random_bytes(bytes).into_uuid()
+    })
 }
 
 #[cfg(test)]
@@ -182,6 +215,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn random_ids_are_of_version_4_and_differ() {
+        let ids: std::collections::HashSet<uuid::Uuid> = (0..1000).map(|_| random_uuid()).collect();
+        assert_eq!(ids.len(), 1000);
+        let is_random = |id: &uuid::Uuid| id.get_version_num() == 4 && id.get_variant() == uuid::Variant::RFC4122;
+        assert!(ids.iter().all(is_random));
+    }
 
     proptest! {
         #[test]

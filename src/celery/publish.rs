@@ -157,6 +157,63 @@ impl Client {
         self.publish_all(tasks, |_| Place::default()).await
     }
 
+    /// Publishes tasks as they are made, several hundred on the wire at a time; `tell` hears of those that are published.
+    /// What is made is not looked at before the tasks ahead of it are sent.
+    ///
+    /// # Errors
+    /// [`BatchError`] tells how far it came.
+    pub async fn publish_each(
+        &self,
+        total: usize,
+        mut tasks: impl Iterator<Item = Result<Task>>,
+        tell: &mut dyn FnMut(&[Task]),
+    ) -> Result<(), BatchError> {
+        let failed = |published: usize, unconfirmed: usize, error: Error| BatchError {
+            published,
+            unconfirmed,
+            total,
+            error,
+        };
+        let alone = |_| Place::default();
+        // Those of the next pipeline, and perhaps some more.
+        let mut made: Vec<Task> = Vec::with_capacity(PIPELINE);
+        let mut make = |made: &mut Vec<Task>| {
+            let missing = PIPELINE - made.len();
+            tasks.by_ref().take(missing).try_for_each(|task| {
+                made.push(task?);
+                Ok(())
+            })
+        };
+        make(&mut made).map_err(|error| failed(0, 0, error))?;
+        // Finds a connection that was closed unnoticed, while repeating is still harmless.
+        self.ping_broker("publish tasks")
+            .await
+            .map_err(|error| failed(0, 0, error))?;
+        let mut published = 0;
+        let mut next = self.pipeline(&made, 0, &alone).map_err(|error| failed(0, 0, error))?;
+        while let Some(current) = next.take() {
+            let sent: Vec<Task> = made.drain(..current.messages).collect();
+            // The server works on the one while the other is made.
+            let (answer, following) = tokio::join!(
+                self.broker()
+                    .query_once::<()>("publish tasks", &current.commands, self.deadline()),
+                async {
+                    tokio::task::yield_now().await;
+                    make(&mut made)?;
+                    self.pipeline(&made, 0, &alone)
+                }
+            );
+            if let Err(error) = answer {
+                // Refused means that the server has said so: of a pipeline it may still have taken a part.
+                return Err(failed(published, current.messages, error));
+            }
+            published += current.messages;
+            tell(&sent);
+            next = following.map_err(|error| failed(published, 0, error))?;
+        }
+        Ok(())
+    }
+
     async fn publish_all<'a>(&self, tasks: &[Task], place: impl Fn(usize) -> Place<'a>) -> Result<(), BatchError> {
         let total = tasks.len();
         let mut published = 0;

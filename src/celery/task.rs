@@ -131,7 +131,7 @@ impl Task {
     }
 
     /// The queue that [`Client::publish`](super::Client::publish) puts it into.
-    pub(super) fn destination(&self) -> &str {
+    pub fn destination(&self) -> &str {
         self.queue.as_deref().unwrap_or(DEFAULT_QUEUE)
     }
 
@@ -202,7 +202,11 @@ impl Task {
         }
     }
 
-    pub(super) fn check(&self) -> Result<()> {
+    /// Makes sure that every worker can read it.
+    ///
+    /// # Errors
+    /// [`Error::Task`] says what it cannot.
+    pub fn check(&self) -> Result<()> {
         let refused = |reason: &str| Err(self.refused(reason));
         if self.name.trim().is_empty() || self.name.contains(char::is_control) {
             return refused("its name is empty or holds control characters");

@@ -8,6 +8,7 @@ mod inspect;
 mod ping;
 mod poison;
 mod publish;
+mod publish_lines;
 mod queues;
 mod restore;
 mod result;

@@ -2,37 +2,30 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
-use std::io::{BufRead, Read};
 use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use super::connect::{ConnectArgs, converse};
+use super::publish_lines::{Defaults, Lines};
 use super::result::{as_json, human};
-use crate::celery::{
-    BatchError, Client, Consumed, Consumers, DEFAULT_QUEUE, NodeName, Target, Task, TaskId, TaskState,
-};
+use crate::celery::{BatchError, Client, Consumed, Consumers, NodeName, Target, Task, TaskId, TaskState};
 use crate::cli::output::{print, print_json, say};
 use crate::cli::{Refusal, duration};
 use crate::large_integer;
 use crate::run::Outcome;
 
-/// All lines of standard input are read before the first is published.
-const LARGEST_INPUT: u64 = 1 << 30;
 /// How long workers have to say what they consume, once the tasks are published.
 const CONSUMERS_TIMEOUT: Duration = Duration::from_secs(1);
-/// One task; workers and orch take in no more.
-const LONGEST_LINE: u64 = 64 << 20;
 
 /// Publishes a task and prints its id; with --wait, what became of it (exit code 1: it failed, or not in time)
 #[derive(Args, Debug)]
 #[command(
     after_help = "--stdin reads one JSON object a line: {\"task\": NAME, \"args\": [], \"kwargs\": {}, \"queue\", \
 \"priority\", \"id\", \"headers\", \"eta\", \"expires\", \"countdown\", \"time_limit\", \"soft_time_limit\"}, the last three \
-in seconds. Nothing is published if a line cannot be read. A queue that no worker consumes is named on standard error."
+in seconds. Nothing is published if a line cannot be read; each id is printed once its task is published. A queue that no worker consumes is named on standard error."
 )]
 pub struct PublishArgs {
     #[command(flatten)]
@@ -87,53 +80,29 @@ pub struct PublishArgs {
     json: bool,
 }
 
-/// A task as a line of standard input has it.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Line {
-    task: String,
-    #[serde(default)]
-    args: Vec<Value>,
-    #[serde(default)]
-    kwargs: Map<String, Value>,
-    #[serde(default)]
-    queue: Option<String>,
-    #[serde(default)]
-    priority: Option<u8>,
-    #[serde(default)]
-    id: Option<String>,
-    #[serde(default)]
-    headers: Map<String, Value>,
-    #[serde(default)]
-    eta: Option<String>,
-    #[serde(default)]
-    expires: Option<String>,
-    #[serde(default)]
-    countdown: Option<f64>,
-    #[serde(default)]
-    time_limit: Option<f64>,
-    #[serde(default)]
-    soft_time_limit: Option<f64>,
-}
-
 /// Runs the subcommand; the exit code.
 pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
     let usage = |text: String| Refusal::because(Outcome::ConfigurationError, text);
     if args.stdin {
-        let tasks = tasks_of(std::io::stdin().lock(), args).map_err(usage)?;
-        return publish_all(args, &tasks);
+        let defaults = Defaults {
+            queue: args.queue.as_deref(),
+            priority: args.priority,
+        };
+        let lines = Lines::read(std::io::stdin().lock(), defaults).map_err(usage)?;
+        return publish_all(args, &lines);
     }
     let task = task_of(args).map_err(usage)?;
     let client = args.connect.client()?;
     converse(async {
-        name_lists(&client, args, std::slice::from_ref(&task)).await?;
+        let with_priority = (task.priority > 0).then(|| task.destination().to_owned());
+        name_lists(&client, args, &with_priority.into_iter().collect()).await?;
         // Watched before it is published: its end cannot be missed.
         let mut watch = args.wait.then(|| client.results().watch(&task.id));
         client.publish(&task).await.map_err(|error| match &error {
             crate::celery::Error::Task { .. } => usage(error.to_string()),
             _ => Refusal::because(Outcome::InfrastructureFailed, error.to_string()),
         })?;
-        let queues = queues_of(std::slice::from_ref(&task));
+        let queues = BTreeSet::from([task.destination()]);
         let Some(watch) = &mut watch else {
             if !args.json {
                 print(task.id.as_str());
@@ -167,16 +136,21 @@ pub fn main(args: &PublishArgs) -> anyhow::Result<u8> {
     })?
 }
 
-fn publish_all(args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<u8> {
+fn publish_all(args: &PublishArgs, lines: &Lines<'_>) -> anyhow::Result<u8> {
     let client = args.connect.client()?;
-    let queues = queues_of(tasks);
+    let queues: BTreeSet<&str> = lines.queues.iter().map(String::as_str).collect();
+    let mut ids: Vec<TaskId> = Vec::new();
     let published = converse(async {
-        name_lists(&client, args, tasks).await?;
-        if let Err(error) = client.publish_batch(tasks).await {
+        name_lists(&client, args, &lines.queues_with_priority).await?;
+        let mut tell = |tasks: &[Task]| {
+            let published = tasks.iter().map(|task| &task.id);
+            match args.json {
+                true => ids.extend(published.cloned()),
+                false => print(&published.map(TaskId::as_str).collect::<Vec<_>>().join("\n")),
+            }
+        };
+        if let Err(error) = client.publish_each(lines.count, lines.tasks(), &mut tell).await {
             return Ok(Err(error));
-        }
-        if !args.json {
-            tasks.iter().for_each(|task| print(task.id.as_str()));
         }
         anyhow::Ok(Ok(warn_without_consumer(&client, &queues).await))
     })?;
@@ -188,16 +162,10 @@ fn publish_all(args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<u8> {
         Refusal::because(outcome, error.to_string())
     })?;
     if args.json {
-        let ids: Vec<&TaskId> = tasks.iter().map(|task| &task.id).collect();
         let consumers = by_queue(&queues, consumers.as_ref());
-        print_json(&json!({ "published": tasks.len(), "ids": ids, "consumers": consumers }));
+        print_json(&json!({ "published": lines.count, "ids": ids, "consumers": consumers }));
     }
     Ok(0)
-}
-
-fn queues_of(tasks: &[Task]) -> BTreeSet<&str> {
-    let queues = tasks.iter().map(|task| task.queue.as_deref());
-    queues.map(|queue| queue.unwrap_or(DEFAULT_QUEUE)).collect()
 }
 
 /// Asks the workers what they consume and warns of each of these queues that has no consumer. `None`: they could not be
@@ -242,17 +210,17 @@ fn by_queue<'q>(queues: &BTreeSet<&'q str>, consumers: Option<&Consumers>) -> Op
     Some(queues.iter().map(of).collect())
 }
 
-/// Names the lists of the tasks' queues as the app does. The list of the first step is the queue's name alone, so that
-/// nothing need be known for tasks without a priority.
-async fn name_lists(client: &Client, args: &PublishArgs, tasks: &[Task]) -> anyhow::Result<()> {
-    let with_priority = tasks.iter().filter(|task| task.priority > 0);
-    let queues: BTreeSet<String> = with_priority
-        .map(|task| task.queue.clone().unwrap_or_else(|| DEFAULT_QUEUE.to_owned()))
-        .collect();
-    if queues.is_empty() {
+/// Names the lists of these queues as the app does. The list of the first step is the queue's name alone, so that nothing
+/// need be known for tasks without a priority.
+async fn name_lists(
+    client: &Client,
+    args: &PublishArgs,
+    queues_with_priority: &BTreeSet<String>,
+) -> anyhow::Result<()> {
+    if queues_with_priority.is_empty() {
         return Ok(());
     }
-    let queues: Vec<String> = queues.into_iter().collect();
+    let queues: Vec<String> = queues_with_priority.iter().cloned().collect();
     args.connect
         .name_lists(client, &queues)
         .await
@@ -289,66 +257,5 @@ fn task_of(args: &PublishArgs) -> Result<Task, String> {
             .ok_or_else(|| format!("--header `{header}` is not NAME=VALUE"))?;
         task = task.header(name, value);
     }
-    Ok(task)
-}
-
-fn tasks_of(input: impl BufRead, args: &PublishArgs) -> Result<Vec<Task>, String> {
-    let mut input = input.take(LARGEST_INPUT + 1);
-    let (mut tasks, mut line) = (Vec::new(), Vec::new());
-    for number in 1.. {
-        line.clear();
-        // A line without an end must not be read for ever.
-        let length = (&mut input)
-            .take(LONGEST_LINE + 1)
-            .read_until(b'\n', &mut line)
-            .map_err(|error| format!("read standard input: {error}"))?;
-        if length == 0 {
-            break;
-        }
-        if length as u64 > LONGEST_LINE {
-            return Err(format!(
-                "line {number} of standard input is longer than {LONGEST_LINE} bytes; nothing is published"
-            ));
-        }
-        if input.limit() == 0 {
-            return Err(format!(
-                "standard input is larger than {LARGEST_INPUT} bytes: publish it in parts"
-            ));
-        }
-        if line.iter().all(u8::is_ascii_whitespace) {
-            continue;
-        }
-        let read = large_integer::from_slice::<Line>(&line);
-        let task = read.and_then(|line| task_of_line(line, args));
-        tasks.push(task.map_err(|why| format!("line {number} of standard input: {why}; nothing is published"))?);
-    }
-    Ok(tasks)
-}
-
-fn task_of_line(line: Line, args: &PublishArgs) -> Result<Task, String> {
-    let span = |name: &str, seconds: Option<f64>| {
-        seconds
-            .map(|seconds| Duration::try_from_secs_f64(seconds).map_err(|error| format!("`{name}`: {error}")))
-            .transpose()
-    };
-    let instant = |name: &str, text: Option<String>| {
-        text.map(|text| text.parse::<Timestamp>().map_err(|error| format!("`{name}`: {error}")))
-            .transpose()
-    };
-    let mut task = Task::new(line.task).args(line.args);
-    task.kwargs = line.kwargs;
-    task.headers = line.headers;
-    if let Some(id) = line.id {
-        task.id = TaskId::new(id);
-    }
-    task.queue = line.queue.or_else(|| args.queue.clone());
-    task.priority = line.priority.unwrap_or(args.priority);
-    task.eta = instant("eta", line.eta)?;
-    if let Some(delay) = span("countdown", line.countdown)? {
-        task = task.countdown(delay);
-    }
-    task.expires = instant("expires", line.expires)?;
-    task.time_limit = span("time_limit", line.time_limit)?;
-    task.soft_time_limit = span("soft_time_limit", line.soft_time_limit)?;
     Ok(task)
 }
