@@ -31,7 +31,9 @@ use crate::run::{
 };
 pub use crate::scrape::Ending;
 use crate::scrape::Scrape;
-use crate::services::{Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, base_environment};
+use crate::services::{
+    Failure, GuardInbox, Inbox, Launcher, RedisConnection, Supervisor, WorkerNudge, base_environment,
+};
 use crate::shared_services::{SharedWorkers, WatchTerms, WorkerWatch, partner, worker_timeout};
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
@@ -101,6 +103,8 @@ pub struct Orchestrator {
     in_flight: Arc<OnceLock<sites::Context>>,
     /// What becomes of those that have the sites' tasks.
     workers: Workers,
+    /// Speaks to the workers that the stop ends.
+    stopped_workers: Option<Client>,
     // Dropped in this order: the guard before the locks, so that nobody starts while something is left.
     guard: Guard,
     locks: Vec<InstanceLock>,
@@ -254,6 +258,7 @@ impl Orchestrator {
             wait_until,
             in_flight: Arc::default(),
             workers: Workers::End,
+            stopped_workers: None,
             guard,
             locks,
         })
@@ -393,6 +398,8 @@ impl Orchestrator {
             }
             false => (SharedWorkers::default(), None),
         };
+        // Where `orch up` beside this run has the workers they go on.
+        self.stopped_workers = client.clone().filter(|_| self.joined.is_none());
         let mut supervisor = Supervisor::new(programs, order, self.launcher.clone(), self.recorder.clone(), inbox);
         let worker_watch = self.worker_watch(&supervisor, connection.as_ref(), client.as_ref(), &shared, shares);
         let job = Scrape {
@@ -709,7 +716,9 @@ impl Orchestrator {
             reason,
             bound_ms: EventKind::millis(bound),
         });
+        let nudge = self.stopped_workers.as_ref().and_then(WorkerNudge::begin);
         let stopped = self.guard.stop_all();
+        drop(nudge);
         // It says that nothing is left.
         if !matches!(stopped, Err(guard::Error::Unsure(_))) {
             self.recorder.emit(EventKind::StopFinished {

@@ -82,6 +82,17 @@ impl Control {
         }))
     }
 
+    /// Makes workers turn their event loop; they do not answer. Gives how many listeners were told.
+    pub async fn ping_without_answer(&self, target: &Target) -> Result<u64> {
+        self.client
+            .broadcast(&Request {
+                method: "ping",
+                arguments: &json!({}),
+                target,
+            })
+            .await
+    }
+
     /// Pool, broker and counters.
     pub async fn stats(&self, target: &Target, within: Duration) -> Result<Replies<Stats>> {
         Ok(self

@@ -44,6 +44,7 @@ mod tree_memory;
 mod unknown_tasks;
 mod worker_command;
 mod worker_log;
+mod worker_nudge;
 
 pub use app_settings::{AppSettings, AppSource, Learner, Learnt};
 pub use beat::Beat;
@@ -70,3 +71,4 @@ pub use site_worker::{
 pub use state::Service;
 pub use supervisor::{GivenUp, Supervisor, Usable};
 pub use worker_command::settings as worker_settings;
+pub use worker_nudge::WorkerNudge;
