@@ -17,15 +17,31 @@ const MARK: &str = ".being-written-by-";
 /// The disk is full or failing, or the directory is not there; `path` is as it was, or already the new one if only the
 /// last sync has failed.
 pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
+    rename_over(path, contents, File::sync_all)?;
+    // Without this a crash of the machine may bring the old file back; one of orch cannot.
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// The same without a sync, which takes milliseconds: a crash of the machine, unlike one of orch, may leave no file or an
+/// empty one.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_unsynced(path: &Path, contents: &[u8]) -> io::Result<()> {
+    rename_over(path, contents, |_| Ok(()))
+}
+
+fn rename_over(path: &Path, contents: &[u8], sync: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     let temporary = temporary(path)?;
-    let written = write(&temporary, contents).and_then(|()| fs::rename(&temporary, path));
+    let written = write(&temporary, contents)
+        .and_then(|file| sync(&file))
+        .and_then(|()| fs::rename(&temporary, path));
     if let Err(error) = written {
         fs::remove_file(&temporary).ok();
         return Err(error);
     }
-    // Without this a crash of the machine may bring the old file back; one of orch cannot.
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
+    Ok(())
 }
 
 /// The pid of the writer, if this is the name of a file that is being written, or that a writer which died has left.
@@ -43,7 +59,7 @@ fn temporary(path: &Path) -> io::Result<PathBuf> {
     Ok(path.with_file_name(temporary))
 }
 
-fn write(temporary: &Path, contents: &[u8]) -> io::Result<()> {
+fn write(temporary: &Path, contents: &[u8]) -> io::Result<File> {
     // A leftover of a dead process that had our pid; whatever it is, it is not written through.
     match fs::remove_file(temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -55,7 +71,7 @@ fn write(temporary: &Path, contents: &[u8]) -> io::Result<()> {
         .mode(0o600)
         .open(temporary)?;
     file.write_all(contents)?;
-    file.sync_all()
+    Ok(file)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Whoever may write in it could have us end processes by forged records, or write our logs through a link to another
 //! file. Not here: what stands in it.
 
+use std::cell::OnceCell;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, DirBuilder, Metadata, OpenOptions, Permissions};
 use std::io::{self, Read};
@@ -53,7 +54,8 @@ pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
     if written_layout(state_dir)?.is_none() {
         keep_out_of_git(state_dir).map_err(|error| failed("write `.gitignore` into", error))?;
         let path = state_dir.join(VERSION);
-        atomic_file::replace(&path, format!("{LAYOUT}\n").as_bytes())
+        // What a crash of the machine may make of it, no file or an empty one, is of the first layout too.
+        atomic_file::replace_unsynced(&path, format!("{LAYOUT}\n").as_bytes())
             .map_err(|error| failed("write the version of", error))?;
     }
     Ok(())
@@ -68,7 +70,7 @@ fn keep_out_of_git(state_dir: &Path) -> io::Result<()> {
             return Ok(());
         }
     }
-    atomic_file::replace(&state_dir.join(GITIGNORE), b"*\n")
+    atomic_file::replace_unsynced(&state_dir.join(GITIGNORE), b"*\n")
 }
 
 /// Makes sure of a directory that is there, and changes nothing.
@@ -176,6 +178,8 @@ fn trust(path: &Path, metadata: &Metadata, me: u32) -> Result<(), Failure> {
 struct Writers {
     users: Vec<u32>,
     groups: Vec<u32>,
+    /// The group that this user has alone; looked up where it matters.
+    private: OnceCell<Option<u32>>,
 }
 
 impl Writers {
@@ -184,8 +188,8 @@ impl Writers {
         let mut writers = Self {
             users: vec![0, me.as_raw()],
             groups: vec![0],
+            private: OnceCell::new(),
         };
-        writers.groups.extend(private_group(me).map(Gid::as_raw));
         for path in [Some(configuration), configuration.parent()].into_iter().flatten() {
             let Ok(metadata) = fs::metadata(path) else { continue };
             writers.users.push(metadata.uid());
@@ -209,13 +213,18 @@ impl Writers {
         if mode & 0o002 != 0 {
             return Some("every user may write in it".to_owned());
         }
-        if mode & 0o020 != 0 && !self.groups.contains(&directory.gid()) {
+        if mode & 0o020 != 0 && !self.is_trusted_group(directory.gid()) {
             let gid = Gid::from_raw(directory.gid());
             let group = Group::from_gid(gid).ok().flatten();
             let name = group.map_or_else(|| gid.to_string(), |group| group.name);
             return Some(format!("the group {name} may write in it"));
         }
         None
+    }
+
+    fn is_trusted_group(&self, group: u32) -> bool {
+        let private = || private_group(nix::unistd::geteuid()).map(Gid::as_raw);
+        self.groups.contains(&group) || *self.private.get_or_init(private) == Some(group)
     }
 }
 
@@ -313,6 +322,9 @@ fn written_layout(state_dir: &Path) -> Result<Option<u32>, Failure> {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(format!("read {}", path.display())).caused_by(&error)),
+    }
+    if text.is_empty() {
+        return Ok(None);
     }
     match text.trim().parse::<u32>() {
         Ok(layout) if layout <= LAYOUT => Ok(Some(layout)),

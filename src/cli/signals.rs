@@ -93,10 +93,11 @@ impl Armed {
 pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Armed>)> {
     let mut signals = Signals::new([SIGINT, SIGTERM, SIGCHLD])?;
     // Who starts us under `nohup` wants us to outlive the terminal.
-    if !is_ignored(SIGHUP) {
+    let ignored = Ignored::by_this_process();
+    if !ignored.contains(SIGHUP) {
         signals.add_signal(SIGHUP)?;
     }
-    for signal in FATAL.into_iter().filter(|signal| !is_ignored(*signal)) {
+    for signal in FATAL.into_iter().filter(|signal| !ignored.contains(*signal)) {
         signals.add_signal(signal)?;
     }
     let (sender, receiver) = watch::channel(None);
@@ -145,13 +146,23 @@ pub fn listen() -> std::io::Result<(watch::Receiver<Option<StopReason>>, Arc<Arm
     Ok((receiver, armed))
 }
 
-/// Whether the caller has this signal ignored, as the kernel tells; false where it does not.
-fn is_ignored(signal: i32) -> bool {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let mask = status
-        .lines()
-        .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
-    mask.is_some_and(|mask| mask & (1 << (signal - 1)) != 0)
+/// Signals that the caller has had ignored, by their bits.
+struct Ignored(u64);
+
+impl Ignored {
+    fn by_this_process() -> Self {
+        // One read: the file is made anew with each.
+        let status = std::fs::read("/proc/self/status").unwrap_or_default();
+        let status = String::from_utf8_lossy(&status);
+        let mask = status
+            .lines()
+            .find_map(|line| u64::from_str_radix(line.strip_prefix("SigIgn:")?.trim(), 16).ok());
+        Self(mask.unwrap_or_default())
+    }
+
+    fn contains(&self, signal: i32) -> bool {
+        self.0 & (1 << (signal - 1)) != 0
+    }
 }
 
 /// Ends as the signal asks, core dump included, with the terminal given back and a word about it.
