@@ -360,6 +360,21 @@ mod tests {
     }
 
     #[test]
+    fn an_empty_version_is_none_and_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        prepare(&state).unwrap();
+        let version = state.join(VERSION);
+        for (left, expected) in [("", "1\n"), ("1\n", "1\n")] {
+            fs::write(&version, left).unwrap();
+            prepare(&state).unwrap();
+            assert_eq!(fs::read_to_string(&version).unwrap(), expected);
+        }
+        fs::write(&version, "?").unwrap();
+        assert!(prepare(&state).is_err(), "a damaged one is refused");
+    }
+
+    #[test]
     fn a_new_one_is_private_and_says_its_layout() {
         let parent = tempfile::tempdir().unwrap();
         let state = parent.path().join("a/b");

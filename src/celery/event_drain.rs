@@ -226,8 +226,8 @@ fn drain(socket: &mut Socket, inbox: &Inbox) -> io::Result<()> {
     loop {
         if let Some(last_read) = last_read.take() {
             std::thread::sleep(GATHERING.saturating_sub(last_read.elapsed()));
-            while last_read.elapsed() < GATHERING_FEW && socket.waiting()? < MANY {
-                std::thread::sleep(GATHERING);
+            if socket.waiting()? < MANY {
+                std::thread::sleep(GATHERING_FEW.saturating_sub(last_read.elapsed()));
             }
         }
         match socket.read(&mut buffer) {
