@@ -23,7 +23,15 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// The same without a sync, which takes milliseconds: a crash of the machine, unlike one of orch, may leave no file or an
+/// The same without the sync of the rename: a crash of the machine may bring the old file back, or none.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_with_late_rename(path: &Path, contents: &[u8]) -> io::Result<()> {
+    rename_over(path, contents, File::sync_all)
+}
+
+/// The same without any sync, which takes milliseconds: a crash of the machine, unlike one of orch, may leave no file or an
 /// empty one.
 ///
 /// # Errors

@@ -54,8 +54,8 @@ pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
     if written_layout(state_dir)?.is_none() {
         keep_out_of_git(state_dir).map_err(|error| failed("write `.gitignore` into", error))?;
         let path = state_dir.join(VERSION);
-        // What a crash of the machine may make of it, no file or an empty one, is of the first layout too.
-        atomic_file::replace_unsynced(&path, format!("{LAYOUT}\n").as_bytes())
+        // A directory without the file, which a crash of the machine may leave, is of the first layout too.
+        atomic_file::replace_with_late_rename(&path, format!("{LAYOUT}\n").as_bytes())
             .map_err(|error| failed("write the version of", error))?;
     }
     Ok(())
@@ -323,9 +323,6 @@ fn written_layout(state_dir: &Path) -> Result<Option<u32>, Failure> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(refused(format!("read {}", path.display())).caused_by(&error)),
     }
-    if text.is_empty() {
-        return Ok(None);
-    }
     match text.trim().parse::<u32>() {
         Ok(layout) if layout <= LAYOUT => Ok(Some(layout)),
         Ok(layout) => Err(refused(format!(
@@ -357,21 +354,6 @@ mod tests {
 
     fn mode(path: &Path) -> u32 {
         fs::metadata(path).unwrap().mode() & 0o777
-    }
-
-    #[test]
-    fn an_empty_version_is_none_and_is_written_again() {
-        let directory = tempfile::tempdir().unwrap();
-        let state = directory.path().join("state");
-        prepare(&state).unwrap();
-        let version = state.join(VERSION);
-        for (left, expected) in [("", "1\n"), ("1\n", "1\n")] {
-            fs::write(&version, left).unwrap();
-            prepare(&state).unwrap();
-            assert_eq!(fs::read_to_string(&version).unwrap(), expected);
-        }
-        fs::write(&version, "?").unwrap();
-        assert!(prepare(&state).is_err(), "a damaged one is refused");
     }
 
     #[test]
