@@ -1,7 +1,7 @@
 //! Workers that are being stopped notice it sooner.
 //!
 //! Celery's worker looks whether it was asked to stop each time its event loop turns, and where nothing happens that is up
-//! to a second after SIGTERM (observed on 5.2 to 5.7). A ping that nobody answers turns it at once; it touches no task, and a
+//! to a second after SIGTERM (observed on 5.4). A ping that nobody answers turns it at once; it touches no task, and a
 //! worker that has left its loop does not hear it.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
