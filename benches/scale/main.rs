@@ -5,11 +5,6 @@
 //! chunks of a site, `ORCH_SCALE_PARALLEL` (64) `max_parallel_sites`; `ORCH_SCALE_SITES=100,1000,10000` is the full one.
 //! `ORCH_SCALE_PROGRAM` is another build of orch, to compare with. Each run has 120 s.
 //!
-//! `ORCH_SCALE_LIST` (default 2) is the number of events in a message: of Celery 5.4 with 4 and 16 slots 1.6 to 2.5 are the
-//! mean and 8 the most at 150 events a second, 1.1 the mean at 50; its limit, 24, is reached by none of them.
-//! `ORCH_SCALE_RATE` (default 0: as fast as it can) is the number of events a second: `ORCH_SCALE_SITES=64
-//! ORCH_SCALE_CHUNKS=6 ORCH_SCALE_RATE=65` is what 64 sites on a few slots send.
-//!
 //! Redis' commands are all but those of the stand-in: scripts count with each command within them, and a batch that is
 //! one round trip with each of its commands.
 #![allow(clippy::unwrap_used, reason = "in a bench an unwrap is an assertion")]
@@ -31,9 +26,8 @@ mod wire;
 mod worker;
 
 use support::redis::RedisServer;
-use worker::Sending;
 
-/// Set for this program's second role: port of Redis, chunks of a site, events in a message, events a second.
+/// Set for this program's second role: port of Redis, chunks of a site.
 const WORKER: &str = "ORCH_BENCH_WORKER";
 /// The one thing that orch is to log.
 const ROUND_TRIPS_LOG: &str = "orch::celery::connection=debug";
@@ -49,27 +43,16 @@ const GROWTH_WANTED: f64 = 1.2;
 
 fn main() {
     if let Ok(role) = std::env::var(WORKER) {
-        let words: Vec<&str> = role.split(' ').collect();
-        let [port, chunks, list, rate] = words.as_slice() else {
-            panic!("{role}");
-        };
-        let sending = Sending {
-            list: list.parse().unwrap(),
-            rate: rate.parse().unwrap(),
-        };
-        return worker::work(port.parse().unwrap(), chunks.parse().unwrap(), sending);
+        let (port, chunks) = role.split_once(' ').unwrap();
+        return worker::work(port.parse().unwrap(), chunks.parse().unwrap());
     }
     let sizes = std::env::var("ORCH_SCALE_SITES").unwrap_or_else(|_| "100,1000".to_owned());
     let chunks = number("ORCH_SCALE_CHUNKS", 100);
-    let sending = Sending {
-        list: number("ORCH_SCALE_LIST", 2),
-        rate: u32::try_from(number("ORCH_SCALE_RATE", 0)).unwrap(),
-    };
     let runs: Vec<Measured> = sizes
         .split(',')
         .map(|sites| {
-            let measured = measure(sites.trim().parse().unwrap(), chunks, sending);
-            measured.print(chunks, sending);
+            let measured = measure(sites.trim().parse().unwrap(), chunks);
+            measured.print(chunks);
             measured
         })
         .collect();
@@ -120,16 +103,15 @@ impl Measured {
         self.by_command.values().sum()
     }
 
-    fn print(&self, chunks: usize, sending: Sending) {
+    fn print(&self, chunks: usize) {
         let sites = self.sites as f64;
         let share = self.cpu / self.wall * 100.0;
         println!(
-            "{} sites x {chunks} chunks: {:.1} s, {:.0} sites/s, {:.0} events/s in lists of {} (Redis' CPU {:.0} %)",
+            "{} sites x {chunks} chunks: {:.1} s, {:.0} sites/s, {:.0} events/s (Redis' CPU {:.0} %)",
             self.sites,
             self.wall,
             sites / self.wall,
             self.events as f64 / self.wall,
-            sending.list,
             self.redis_cpu / self.wall * 100.0
         );
         println!(
@@ -139,7 +121,6 @@ impl Measured {
             self.peak,
             verdict(self.peak <= MEMORY_WANTED)
         );
-        println!("  orch: {:.1} us of CPU an event", self.cpu * 1e6 / self.events as f64);
         let a_second = CPU_WANTED / 100.0 / (self.cpu / sites);
         println!(
             "  orch: {:.1} s of CPU for a million chunks; {CPU_WANTED:.0} % of one core are {a_second:.0} sites/s, {:.0} chunks/s",
@@ -170,7 +151,7 @@ impl Measured {
     }
 }
 
-fn measure(sites: usize, chunks: usize, sending: Sending) -> Measured {
+fn measure(sites: usize, chunks: usize) -> Measured {
     let redis = RedisServer::start();
     let mut connection = redis.connection(0);
     // The disk is not what is measured.
@@ -183,7 +164,7 @@ fn measure(sites: usize, chunks: usize, sending: Sending) -> Measured {
             .unwrap();
     };
     set("appendonly", "no", &mut connection);
-    let mut worker = stand_in(redis.port, chunks, sending);
+    let mut worker = stand_in(redis.port, chunks);
     let project = tempfile::tempdir().unwrap();
     write_project(project.path(), redis.port, sites);
 
@@ -225,10 +206,10 @@ fn measure(sites: usize, chunks: usize, sending: Sending) -> Measured {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench starts what it measures")]
-fn stand_in(port: u16, chunks: usize, sending: Sending) -> Child {
+fn stand_in(port: u16, chunks: usize) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .env(WORKER, format!("{port} {chunks} {} {}", sending.list, sending.rate))
+        .env(WORKER, format!("{port} {chunks}"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     command.spawn().unwrap()

@@ -8,14 +8,14 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::wire::{Reply, Wire};
+use crate::wire::Wire;
 
 pub const DISPATCH: &str = "scale.dispatch";
 const CHUNK: &str = "scale.chunk";
@@ -24,22 +24,13 @@ const QUEUE: &[u8] = b"celery";
 const NODE: &str = "standin@scale";
 /// Messages taken at once.
 const BATCH: &[u8] = b"200";
-/// Below this rate, in events a second, messages are taken one at a time.
-const SLOW: u32 = 1000;
+/// Events in a message, as Celery has it.
+const EVENTS: usize = 24;
 /// Seconds that results are kept: Celery's day would keep a million.
 const EXPIRES: &[u8] = b"20";
 
-/// How events are sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Sending {
-    /// Events in a message.
-    pub list: usize,
-    /// Events a second; 0 for as fast as it can.
-    pub rate: u32,
-}
-
 /// Works until its standard input ends; then prints how many events it has sent, tasks it has run, and its commands.
-pub fn work(port: u16, chunks: usize, sending: Sending) {
+pub fn work(port: u16, chunks: usize) {
     let events_wanted = Arc::new(AtomicBool::new(false));
     let wanted = Arc::clone(&events_wanted);
     std::thread::spawn(move || obey(port, &wanted));
@@ -56,8 +47,6 @@ pub fn work(port: u16, chunks: usize, sending: Sending) {
         events_wanted,
         chords: HashMap::new(),
         chunks,
-        sending,
-        began: None,
         clock: 0,
         tasks: 0,
     };
@@ -110,44 +99,18 @@ struct Worker {
     /// By group.
     chords: HashMap<String, Chord>,
     chunks: usize,
-    sending: Sending,
-    /// When the first event was sent.
-    began: Option<Instant>,
     clock: u64,
     tasks: u64,
 }
 
 impl Worker {
-    /// What is to be done next.
-    fn next(&mut self) -> Vec<Reply> {
-        let taken = match (1..SLOW).contains(&self.sending.rate) {
-            true => self.any_one(),
-            false => self.broker.ask(&[b"RPOP", QUEUE, BATCH]).into_list(),
-        };
-        if !taken.is_empty() {
-            return taken;
-        }
-        let mut taken = self.broker.ask(&[b"BRPOP", QUEUE, b"0.5"]).into_list();
-        taken.drain(..taken.len().min(1));
-        taken
-    }
-
-    /// One message from the midst of the queue, so that all sites are at work at one time; others stay where orch can see them.
-    fn any_one(&mut self) -> Vec<Reply> {
-        let place = fastrand::usize(..SLOW as usize);
-        let waiting = self.broker.ask(&[b"LRANGE", QUEUE, b"0", b"-1"]).into_list();
-        let count = waiting.len();
-        let Some(message) = waiting.into_iter().nth(place.checked_rem(count).unwrap_or(0)) else {
-            return Vec::new();
-        };
-        let message = message.into_text();
-        self.broker.ask(&[b"LREM", QUEUE, b"1", &message]);
-        vec![Reply::Text(message)]
-    }
-
     /// Takes what waits, and does it.
     fn turn(&mut self) {
-        let taken = self.next();
+        let mut taken = self.broker.ask(&[b"RPOP", QUEUE, BATCH]).into_list();
+        if taken.is_empty() {
+            taken = self.broker.ask(&[b"BRPOP", QUEUE, b"0.5"]).into_list();
+            taken.drain(..taken.len().min(1));
+        }
         for message in taken {
             let message = message.into_text();
             let Message { headers, properties } = serde_json::from_slice(&message).unwrap();
@@ -292,22 +255,9 @@ impl Worker {
         self.events.push(format!(
             r#"{{"hostname": "{NODE}", "utcoffset": 0, "pid": {pid}, "clock": {clock}, "uuid": "{id}", {fields}"timestamp": {now}, "type": "{kind}"}}"#
         ));
-        if self.events.len() == self.sending.list {
+        if self.events.len() == EVENTS {
             self.send_events();
-            self.keep_pace();
         }
-    }
-
-    /// Waits until the next events are due, where they have a rate.
-    fn keep_pace(&mut self) {
-        if self.sending.rate == 0 {
-            return;
-        }
-        self.backend.flush();
-        self.broker.flush();
-        let began = *self.began.get_or_insert_with(Instant::now);
-        let due = Duration::from_secs_f64(self.clock as f64 / f64::from(self.sending.rate));
-        std::thread::sleep(due.saturating_sub(began.elapsed()));
     }
 
     fn send_events(&mut self) {

@@ -28,13 +28,9 @@ const LIMIT: Duration = Duration::from_secs(5);
 const SILENCE: Duration = Duration::from_secs(10);
 /// Read at once, in bytes.
 const BUFFER: usize = 256 * 1024;
-/// Between two looks at a socket from which something was read: neither a storm of events nor a trickle may wake two threads
-/// with each message. What comes meanwhile waits in the socket, and Redis allows for megabytes.
+/// Between two reads while events come one after the other: a storm of them must not wake two threads with each message.
+/// What comes meanwhile waits in the socket, and Redis allows for megabytes.
 const GATHERING: Duration = Duration::from_millis(8);
-/// So long few events are gathered, after the first one, which is read at once.
-const GATHERING_FEW: Duration = Duration::from_millis(40);
-/// As many bytes are not few.
-const MANY: u64 = 32 * 1024;
 
 /// A subscription whose messages go into an inbox. Dropping it ends the thread and the connection.
 pub(super) struct Drain {
@@ -226,9 +222,6 @@ fn drain(socket: &mut Socket, inbox: &Inbox) -> io::Result<()> {
     loop {
         if let Some(last_read) = last_read.take() {
             std::thread::sleep(GATHERING.saturating_sub(last_read.elapsed()));
-            if socket.waiting()? < MANY {
-                std::thread::sleep(GATHERING_FEW.saturating_sub(last_read.elapsed()));
-            }
         }
         match socket.read(&mut buffer) {
             Ok(0) => return Ok(()),
@@ -311,14 +304,6 @@ impl Socket {
         Ok(match self {
             Self::Tcp(socket) => Self::Tcp(socket.try_clone()?),
             Self::Unix(socket) => Self::Unix(socket.try_clone()?),
-        })
-    }
-
-    /// Bytes that have come and are not read.
-    fn waiting(&self) -> io::Result<u64> {
-        Ok(match self {
-            Self::Tcp(socket) => rustix::io::ioctl_fionread(socket)?,
-            Self::Unix(socket) => rustix::io::ioctl_fionread(socket)?,
         })
     }
 

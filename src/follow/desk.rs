@@ -31,8 +31,6 @@ use crate::run::{self, Level};
 const WORKER_DEADLINE: Duration = Duration::from_secs(1);
 /// Workers are asked again this often, and whenever one comes or goes.
 const MEET_EVERY: Duration = Duration::from_secs(30);
-/// Looks at jobs that need not be at a certain moment are at these: those of many jobs wake orch once, and are one round trip.
-const TICK: Duration = Duration::from_secs(1);
 /// After events could not be subscribed to.
 const RESUBSCRIBE_AFTER: Duration = Duration::from_secs(1);
 /// Between the two looks that make sure that nothing is left of a job.
@@ -46,13 +44,6 @@ const HUNT_PATIENCE: Duration = Duration::from_secs(120);
 const HUNT_AGAIN_AFTER: Duration = Duration::from_millis(500);
 /// The same for a job of which nothing was heard and that has tasks in workers by their lists: long enough for two looks.
 const QUIET_HUNT_PATIENCE: Duration = Duration::from_secs(2);
-
-/// The last of the moments that this one is not before.
-fn tick_until(first: Instant, moment: Instant) -> Instant {
-    let since = moment.saturating_duration_since(first);
-    let past = Duration::from_nanos(u64::try_from(since.as_nanos() % TICK.as_nanos()).unwrap_or_default());
-    first + since.saturating_sub(past)
-}
 
 /// Whether anything of a job is left.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -79,7 +70,6 @@ pub(super) struct Books {
 /// See the module.
 pub struct Desk {
     pub(super) context: Context,
-    opened: Instant,
     books: Mutex<Books>,
     pages: Mutex<Pages>,
     /// Where tasks may wait: those that are configured, published to, or consumed by any worker.
@@ -148,7 +138,6 @@ impl Desk {
         }
         let desk = Self {
             context: context.clone(),
-            opened: Instant::now(),
             books: Mutex::new(Books {
                 ledger,
                 deaths: Deaths::default(),
@@ -194,16 +183,6 @@ impl Desk {
             root: root.clone(),
             changed,
         }
-    }
-
-    /// Gives the moment next to this one that all jobs share.
-    pub(super) fn tick_next_to(&self, moment: Instant) -> Instant {
-        tick_until(self.opened, moment + TICK / 2)
-    }
-
-    /// Gives the first one after this moment.
-    pub(super) fn tick_after(&self, moment: Instant) -> Instant {
-        tick_until(self.opened, moment) + TICK
     }
 
     pub(super) fn in_flight(&self) -> &InFlight {
@@ -747,26 +726,5 @@ impl Drop for Page<'_> {
     fn drop(&mut self) {
         self.desk.books().ledger.close(&self.root);
         self.desk.pages().remove(&self.root);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn looks_of_all_jobs_meet_and_keep_their_distance() {
-        let first = Instant::now();
-        let at = |millis: u64| first + Duration::from_millis(millis);
-        for (moment, tick) in [(0, 0), (999, 0), (1000, 1000), (1003, 1000), (86_400_700, 86_400_000)] {
-            assert_eq!(tick_until(first, at(moment)), at(tick), "{moment}");
-        }
-        // A look that is a little late does not put off the next one.
-        let mut looked = at(730);
-        for expected in [2000, 3000, 4000] {
-            let due = tick_until(first, looked + TICK + TICK / 2);
-            assert_eq!(due, at(expected));
-            looked = due + Duration::from_millis(40);
-        }
     }
 }

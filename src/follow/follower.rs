@@ -29,7 +29,7 @@ use crate::file_watch::FileWatch;
 use crate::printable::shortened;
 use crate::run::{ProgressSource, SiteCounts};
 
-/// Progress is read about this often at most, of all jobs at the same moments.
+/// Progress is read at most this often.
 const PROGRESS_PAUSE: Duration = Duration::from_secs(1);
 /// ... and this often when no event asks for it, since keys announce nothing.
 const PROGRESS_POLL: Duration = Duration::from_secs(5);
@@ -70,8 +70,8 @@ pub struct Follower<'a> {
     keys: Option<Keys>,
     told: Option<(SiteCounts, ProgressSource)>,
     deaths: u64,
-    /// When something of the job first changed since progress was read.
-    changed_at: Option<Instant>,
+    /// Something of the job has changed since progress was read.
+    stale: bool,
     begun: Instant,
     progress_read_at: Option<Instant>,
     search_at: Instant,
@@ -128,7 +128,7 @@ impl<'a> Follower<'a> {
             keys: None,
             told: None,
             deaths: *context.worker_deaths.borrow(),
-            changed_at: Some(now),
+            stale: true,
             begun: now,
             progress_read_at: None,
             search_at: if picked_up { now } else { now + QUIET },
@@ -166,7 +166,7 @@ impl<'a> Follower<'a> {
                 look = Some(self.look());
             }
             if reading.is_none() && self.progress_due().is_some_and(|due| now >= due) {
-                self.changed_at = None;
+                self.stale = false;
                 self.progress_read_at = Some(now);
                 reading = Some(self.read_progress());
             }
@@ -208,7 +208,7 @@ impl<'a> Follower<'a> {
                     if changes == self.changes {
                         // Events were missed: that says nothing about the job, and puts no search for it off.
                         self.search_at = self.search_at.min(Instant::now() + CALLBACK_GRACE);
-                        self.changed_at.get_or_insert_with(Instant::now);
+                        self.stale = true;
                         self.hear_losses(tell);
                     } else {
                         self.changes = changes;
@@ -394,7 +394,7 @@ impl<'a> Follower<'a> {
         for end in self.page.take_ends() {
             tell(Told::Vital(Vital::ChunkEnded(end)));
         }
-        self.changed_at.get_or_insert(now);
+        self.stale = true;
         self.search_at = now + QUIET;
         let callback = self.following.job().chord_id.as_deref().map(TaskId::from);
         let awaited = [
@@ -717,20 +717,14 @@ impl<'a> Follower<'a> {
         if self.group.is_none() && self.following.job().job_id.is_none() {
             return None;
         }
-        // What has never been read is due now.
-        let Some(read_at) = self.progress_read_at else {
-            return Some(self.begun);
-        };
         let by_keys_alone = matches!(self.following.stage(), Stage::ProgressKeys { .. });
-        let pause = if self.changed_at.is_some() || by_keys_alone {
+        let pause = if self.stale || by_keys_alone {
             PROGRESS_PAUSE
         } else {
             PROGRESS_POLL
         };
-        let due = self.desk.tick_next_to(read_at + pause);
-        // A change after a quiet time waits for the others.
-        let changed = self.changed_at.map(|changed_at| self.desk.tick_after(changed_at));
-        Some(changed.map_or(due, |changed| due.max(changed)))
+        // What has never been read is due now.
+        Some(self.progress_read_at.map_or(self.begun, |read_at| read_at + pause))
     }
 
     /// When time itself has something to say; what is under way has not.
