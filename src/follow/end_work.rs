@@ -279,9 +279,12 @@ impl End<'_> {
             Told::Killed
         };
         // A process that runs another task by now must not be hit for the one that the worker believes it to run.
-        let left_behind = match wanted {
-            Told::No | Told::Revoked => Some(self.context.ghosts.left_behind()),
-            Told::Terminated | Told::Killed => self.desk.left_behind(ANSWER.min(self.manner.within / 4)).await,
+        // What no worker ran at the last look has no process that could be wrong.
+        let hits = |(task, told): (&TaskId, &Told)| *told < wanted && self.running.contains(task);
+        let left_behind = if wanted > Told::Revoked && self.tasks.iter().any(hits) {
+            self.desk.left_behind(ANSWER.min(self.manner.within / 4)).await
+        } else {
+            Some(self.context.ghosts.left_behind())
         };
         let mut due: BTreeMap<Told, Vec<TaskId>> = BTreeMap::new();
         for (task, told) in &self.tasks {
