@@ -1,7 +1,7 @@
 //! Where a broker or result backend is, as Celery's URLs say it.
 //!
-//! Understood: `redis://`, `rediss://`, `redis+socket://`, `unix://`, with user, password and database
-//! (Celery wire, observed on 5.2 to 5.7). Not here: Sentinel and Cluster.
+//! Understood: `redis://`, `rediss://`, `redis+socket://`, `unix://`, with user, password and database, lists of them
+//! (`a;b`), and `sentinel://` (Celery wire, observed on 5.2 to 5.7). Not here: Cluster, which Celery does not speak to.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use url::Url;
 use super::{Error, Result};
 
 const DEFAULT_PORT: u16 = 6379;
+const SENTINEL_PORT: u16 = 26379;
 
 /// A password that prints as `[redacted]`.
 #[derive(Clone, PartialEq, Eq)]
@@ -41,18 +42,47 @@ pub enum Address {
     Tcp { host: String, port: u16, tls: Option<Tls> },
     /// A Unix socket.
     Unix(PathBuf),
+    /// The master of a name, which Sentinels know.
+    Sentinel(Sentinels),
+}
+
+/// Sentinels and the master that they are asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sentinels {
+    /// Host and port of each, in order of trial.
+    pub servers: Vec<(String, u16)>,
+    /// `master_name` of Celery's transport options.
+    pub master_name: String,
+    /// `sentinel_kwargs`: by what the Sentinels themselves let in.
+    pub username: Option<String>,
+    pub password: Option<Password>,
+    /// TLS of the master; the Sentinels are spoken to without it, as Celery does.
+    pub tls: Option<Tls>,
+}
+
+/// What a `sentinel://` URL does not hold: Celery has it in its transport options.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SentinelOptions {
+    /// `master_name`.
+    pub master_name: Option<String>,
+    /// `username` and `password` of `sentinel_kwargs`.
+    pub username: Option<String>,
+    pub password: Option<Password>,
 }
 
 /// The certificate options of a `rediss://` URL.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
+    /// `ssl_cert_reqs` is `none`: any certificate is taken.
+    pub unverified: bool,
     /// `ssl_ca_certs`: PEM file of trusted authorities; `None` means those of the system.
     pub ca_certificates: Option<PathBuf>,
     /// `ssl_certfile` and `ssl_keyfile`: PEM files of our own identity.
     pub identity: Option<(PathBuf, PathBuf)>,
 }
 
-/// One Redis database: a server, who we are there, and which of its databases.
+/// One Redis database: a server, who we are there, and which of its databases; with further servers to try, as a list
+/// of URLs names them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Endpoint {
     pub address: Address,
@@ -67,6 +97,8 @@ pub struct Endpoint {
     pub key_prefix: String,
     /// How the server is reached and what must be known of it before a password is sent.
     pub access: Access,
+    /// Tried in this order where the first cannot be used; each stands for itself, the key prefix excepted.
+    pub alternatives: Vec<Endpoint>,
 }
 
 /// How a server that has a TCP address is reached.
@@ -114,6 +146,7 @@ impl Endpoint {
             database,
             key_prefix: String::new(),
             access: Access::Address,
+            alternatives: Vec::new(),
         }
     }
 
@@ -123,21 +156,50 @@ impl Endpoint {
         self
     }
 
-    /// Reads one URL as Celery writes it.
+    /// Reads one URL as Celery writes it, or a list of them (`a;b`).
     pub fn from_url(text: &str) -> Result<Self> {
+        Self::from_url_with(text, &SentinelOptions::default())
+    }
+
+    /// As [`Endpoint::from_url`], with what a `sentinel://` URL needs beside it.
+    pub fn from_url_with(text: &str, options: &SentinelOptions) -> Result<Self> {
+        if text.starts_with("sentinel://") {
+            return from_sentinel_urls(text, options);
+        }
+        let mut urls = text.split(';').filter(|url| !url.trim().is_empty());
+        let mut first = Self::from_one_url(urls.next().unwrap_or_default().trim())?;
+        for url in urls {
+            first.alternatives.push(Self::from_one_url(url.trim())?);
+        }
+        Ok(first)
+    }
+
+    fn from_one_url(text: &str) -> Result<Self> {
+        let scheme = text.split_once("://").map(|(scheme, _)| scheme);
+        if matches!(scheme, Some("redis+socket" | "unix" | "socket")) {
+            return Self::from_socket_url(text);
+        }
         let url = Url::parse(text).map_err(|error| unusable(text, error.to_string()))?;
         match url.scheme() {
             "redis" | "rediss" => Self::from_tcp_url(&url, text),
-            "redis+socket" | "unix" => Self::from_socket_url(&url, text),
             "sentinel" => Err(unusable(
                 text,
-                "Sentinel is not supported; give the master's address".to_owned(),
+                "Sentinels and servers cannot stand in one list".to_owned(),
             )),
             other => Err(unusable(
                 text,
-                format!("the scheme `{other}` is none of redis, rediss, redis+socket, unix"),
+                format!("the scheme `{other}` is none of redis, rediss, redis+socket, unix, sentinel"),
             )),
         }
+    }
+
+    /// Gives each server that may be connected to, with what is the same for all of them.
+    pub(super) fn each(&self) -> impl Iterator<Item = Self> {
+        let first = Self {
+            alternatives: Vec::new(),
+            ..self.clone()
+        };
+        std::iter::once(first).chain(self.alternatives.iter().cloned())
     }
 
     fn from_tcp_url(url: &Url, text: &str) -> Result<Self> {
@@ -152,11 +214,11 @@ impl Endpoint {
         } else {
             None
         };
-        let path = url.path().trim_matches('/');
-        let database = if path.is_empty() {
-            0
-        } else {
-            database_number(path, text)?
+        let path = url.path().trim_matches('/').to_owned();
+        // The query is stronger than the rest, as in Celery's result backend.
+        let database = match query(url, "db").unwrap_or(path).as_str() {
+            "" => 0,
+            number => database_number(number.trim_matches('/'), text)?,
         };
         Ok(Self {
             address: Address::Tcp {
@@ -164,15 +226,31 @@ impl Endpoint {
                 port: url.port().unwrap_or(DEFAULT_PORT),
                 tls,
             },
-            username: username(url, text)?,
-            password: password(url, text)?,
+            username: query(url, "username").map_or_else(|| username(url, text), |name| Ok(Some(name)))?,
+            password: match query(url, "password") {
+                Some(password) => Some(Password(password)),
+                None => password(url, text)?,
+            },
             database,
             key_prefix: String::new(),
             access: Access::Address,
+            alternatives: Vec::new(),
         })
     }
 
-    fn from_socket_url(url: &Url, text: &str) -> Result<Self> {
+    /// Celery writes user and password before the path and no host, which is no URL of the standard.
+    fn from_socket_url(text: &str) -> Result<Self> {
+        let rest = text.split_once("://").map_or("", |(_, rest)| rest);
+        let before_query = rest.split_once('?').map_or(rest, |(path, _)| path);
+        let slash = before_query.find('/').unwrap_or(before_query.len());
+        // A host says nothing: the path is the whole address.
+        let with_host = match rest.split_at(slash) {
+            (authority, path) if authority.is_empty() || authority.ends_with('@') => {
+                format!("socket://{authority}localhost{path}")
+            }
+            _ => format!("socket://{rest}"),
+        };
+        let url = &Url::parse(&with_host).map_err(|error| unusable(text, error.to_string()))?;
         let path = percent_decoded(url.path(), text)?;
         if path.trim_matches('/').is_empty() {
             return Err(unusable(text, "the path of the socket is missing".to_owned()));
@@ -188,6 +266,7 @@ impl Endpoint {
             database,
             key_prefix: String::new(),
             access: Access::Address,
+            alternatives: Vec::new(),
         })
     }
 }
@@ -195,13 +274,84 @@ impl Endpoint {
 /// Names the database without credentials: `127.0.0.1:6379/0`.
 impl fmt::Display for Endpoint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.address {
-            Address::Tcp { host, port, .. } if host.contains(':') => write!(formatter, "[{host}]:{port}")?,
-            Address::Tcp { host, port, .. } => write!(formatter, "{host}:{port}")?,
-            Address::Unix(path) => write!(formatter, "{}", path.display())?,
-        }
-        write!(formatter, "/{}", self.database)
+        write!(formatter, "{}/{}", self.address, self.database)?;
+        self.alternatives
+            .iter()
+            .try_for_each(|other| write!(formatter, ", {other}"))
     }
+}
+
+/// Names the server: `127.0.0.1:6379`, `[::1]:6379`, a path, `master mymaster by Sentinel at 127.0.0.1:26379`.
+impl fmt::Display for Address {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp { host, port, .. } => write_host_and_port(formatter, host, *port),
+            Self::Unix(path) => write!(formatter, "{}", path.display()),
+            Self::Sentinel(sentinels) => {
+                write!(formatter, "master {} by Sentinel at ", sentinels.master_name)?;
+                for (index, (host, port)) in sentinels.servers.iter().enumerate() {
+                    formatter.write_str(if index == 0 { "" } else { "," })?;
+                    write_host_and_port(formatter, host, *port)?;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+fn write_host_and_port(formatter: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
+    if host.contains(':') {
+        write!(formatter, "[{host}]:{port}")
+    } else {
+        write!(formatter, "{host}:{port}")
+    }
+}
+
+/// Reads `sentinel://a;sentinel://b`: user, password, database and TLS of the master are those of the first, as Celery
+/// takes them.
+fn from_sentinel_urls(text: &str, options: &SentinelOptions) -> Result<Endpoint> {
+    let Some(master_name) = options.master_name.clone() else {
+        return Err(unusable(
+            text,
+            "Sentinel needs the name of the master (master_name), which orch cannot be given yet: use the master's address".to_owned(),
+        ));
+    };
+    let (mut servers, mut first): (Vec<(String, u16)>, Option<Endpoint>) = (Vec::new(), None);
+    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
+        // Celery's documentation gives the later ones without a scheme, too.
+        let rest = part.strip_prefix("sentinel://").unwrap_or(part);
+        if rest.contains("://") {
+            return Err(unusable(
+                part,
+                "Sentinels and servers cannot stand in one list".to_owned(),
+            ));
+        }
+        let is_tls = rest.contains("ssl_cert_reqs=");
+        let scheme = if is_tls { "rediss" } else { "redis" };
+        let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|error| unusable(part, error.to_string()))?;
+        let one = Endpoint::from_tcp_url(&url, part)?;
+        if let Address::Tcp { host, .. } = &one.address {
+            servers.push((host.clone(), url.port().unwrap_or(SENTINEL_PORT)));
+        }
+        first.get_or_insert(one);
+    }
+    let Some(first) = first else {
+        return Err(unusable(text, "it names no Sentinel".to_owned()));
+    };
+    let tls = match first.address {
+        Address::Tcp { tls, .. } => tls,
+        Address::Unix(_) | Address::Sentinel(_) => None,
+    };
+    Ok(Endpoint {
+        address: Address::Sentinel(Sentinels {
+            servers,
+            master_name,
+            username: options.username.clone(),
+            password: options.password.clone(),
+            tls,
+        }),
+        ..first
+    })
 }
 
 fn unusable(url: &str, reason: String) -> Error {
@@ -213,6 +363,11 @@ fn unusable(url: &str, reason: String) -> Error {
 
 /// Replaces everything between the scheme and the last `@` of the authority, also in text that is no URL.
 fn without_credentials(text: &str) -> String {
+    if text.contains(';') {
+        let parts: Vec<String> = text.split(';').map(without_credentials).collect();
+        return parts.join(";");
+    }
+    let text = text.split_once('?').map_or(text, |(address, _)| address);
     let Some((scheme, rest)) = text.split_once("://") else {
         // Nothing is known about the shape, so nothing of it is shown where a password could be.
         return if text.contains('@') {
@@ -277,28 +432,25 @@ fn database_number(text: &str, url: &str) -> Result<u32> {
 
 /// Celery refuses `rediss://` without `ssl_cert_reqs`; the same rule here keeps one URL usable for both.
 fn tls_options(url: &Url, text: &str) -> Result<Tls> {
-    match query(url, "ssl_cert_reqs").as_deref() {
-        Some("CERT_REQUIRED" | "required") => {}
-        Some("CERT_NONE" | "none" | "CERT_OPTIONAL" | "optional") => {
-            return Err(unusable(
-                text,
-                "unverified certificates (ssl_cert_reqs) are not supported".to_owned(),
-            ));
-        }
+    let unverified = match query(url, "ssl_cert_reqs").as_deref() {
+        // A client has no optional look at a certificate: Python looks at it, too.
+        Some("CERT_REQUIRED" | "required" | "CERT_OPTIONAL" | "optional") => false,
+        Some("CERT_NONE" | "none") => true,
         Some(other) => return Err(unusable(text, format!("`{other}` is not a value of ssl_cert_reqs"))),
         None => {
             return Err(unusable(
                 text,
-                "rediss:// needs `?ssl_cert_reqs=required`, as Celery does".to_owned(),
+                "rediss:// needs `?ssl_cert_reqs=required` (or `optional`, `none`), as Celery does".to_owned(),
             ));
         }
-    }
+    };
     let identity = match (query(url, "ssl_certfile"), query(url, "ssl_keyfile")) {
         (Some(certificate), Some(key)) => Some((PathBuf::from(certificate), PathBuf::from(key))),
         (None, None) => None,
         _ => return Err(unusable(text, "ssl_certfile and ssl_keyfile go together".to_owned())),
     };
     Ok(Tls {
+        unverified,
         ca_certificates: query(url, "ssl_ca_certs").map(PathBuf::from),
         identity,
     })
@@ -310,7 +462,7 @@ mod tests {
 
     #[test]
     fn urls_are_read_as_celery_reads_them() {
-        let cases: [(&str, &str, Option<&str>, Option<&str>); 8] = [
+        let cases: [(&str, &str, Option<&str>, Option<&str>); 14] = [
             ("redis://", "127.0.0.1:6379/0", None, None),
             ("redis://localhost", "localhost:6379/0", None, None),
             ("redis://localhost:7000/", "localhost:7000/0", None, None),
@@ -339,6 +491,22 @@ mod tests {
                 None,
                 None,
             ),
+            ("rediss://h:1/0?ssl_cert_reqs=none", "h:1/0", None, None),
+            ("redis://h:1/2?db=5", "h:1/5", None, None),
+            ("redis://h:1?db=5&password=pw", "h:1/5", None, Some("pw")),
+            (
+                "redis+socket://:p%40w@/run/redis.sock?virtual_host=3",
+                "/run/redis.sock/3",
+                None,
+                Some("p@w"),
+            ),
+            (
+                "unix://user:pw@/run/redis.sock?db=2",
+                "/run/redis.sock/2",
+                Some("user"),
+                Some("pw"),
+            ),
+            ("redis://h:1/0;redis://:pw@i:2/3", "h:1/0, i:2/3", None, None),
         ];
         for (url, shown, username, password) in cases {
             let endpoint = Endpoint::from_url(url).expect(url);
@@ -349,13 +517,39 @@ mod tests {
     }
 
     #[test]
+    fn sentinels_are_read_with_the_user_and_database_of_the_first() {
+        let options = SentinelOptions {
+            master_name: Some("main".to_owned()),
+            username: None,
+            password: Some(Password::new("watch")),
+        };
+        for url in [
+            "sentinel://:pw@a:1/4;sentinel://b",
+            "sentinel://:pw@a:1/4;b:26379",
+            "sentinel://:pw@a:1/4;sentinel://:other@b:26379/5",
+        ] {
+            let endpoint = Endpoint::from_url_with(url, &options).expect(url);
+            assert_eq!(
+                endpoint.to_string(),
+                "master main by Sentinel at a:1,b:26379/4",
+                "{url}"
+            );
+            assert_eq!(endpoint.password.as_ref().map(Password::expose), Some("pw"), "{url}");
+            assert!(matches!(&endpoint.address, Address::Sentinel(found) if found.password == options.password));
+        }
+    }
+
+    #[test]
     fn what_cannot_be_used_says_why_and_never_shows_the_password() {
         for (url, why) in [
             ("redis://:hunter2@host:99999/0", "port"),
             ("redis://:hunter2@host/zero", "`zero` is not a database number"),
             ("redis://:hunter2%zz@host/0", "hexadecimal"),
             ("amqp://guest:hunter2@host//", "scheme `amqp`"),
-            ("sentinel://:hunter2@host:26379", "Sentinel"),
+            ("sentinel://:hunter2@host:26379", "master_name"),
+            ("redis://h/0;sentinel://:hunter2@host:26379", "one list"),
+            ("redis://:hunter2@host/0;redis://:hunter2@host/zero", "`zero`"),
+            ("redis://host/zero?password=hunter2", "`zero`"),
             ("rediss://:hunter2@host/0", "ssl_cert_reqs"),
             ("redis+socket://:hunter2@/", "socket"),
             (":hunter2@host", "relative URL"),
@@ -364,6 +558,13 @@ mod tests {
             assert!(error.contains(why), "{url}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+        let options = SentinelOptions {
+            master_name: Some("m".to_owned()),
+            ..SentinelOptions::default()
+        };
+        let error =
+            Endpoint::from_url_with("sentinel://:hunter2@a;redis://:hunter2@b", &options).expect_err("a mixed list");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
         let endpoint = Endpoint::from_url("redis://:hunter2@host/0").expect("a good URL");
         assert!(!format!("{endpoint:?} {endpoint}").contains("hunter2"));
     }

@@ -33,6 +33,15 @@ pub enum Error {
     #[error("cannot {action} at {endpoint}: the server is still loading its data")]
     Loading { action: String, endpoint: String },
 
+    /// The server is there and does not serve now: a replica, one without its master, a cluster that is not whole. The
+    /// command was not executed.
+    #[error("cannot {action} at {endpoint}: the server does not serve now: {reason}")]
+    NotMaster {
+        action: String,
+        endpoint: String,
+        reason: String,
+    },
+
     /// The server wants other credentials, or any at all.
     #[error("cannot {action} at {endpoint}: the server refuses our credentials ({reason})")]
     Credentials {
@@ -102,11 +111,20 @@ fn rounded(after: Duration) -> Duration {
     step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
 }
 
+/// Names the kind of server that cannot be used, with its own words.
+fn cluster(said: &str) -> String {
+    format!("it is a Redis Cluster, which Celery cannot use ({said})")
+}
+
 impl Error {
     /// Whether the same call may succeed later without anyone changing anything.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Loading { .. } | Self::Deadline { .. } | Self::Unconfirmed { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Loading { .. }
+            | Self::NotMaster { .. }
+            | Self::Deadline { .. }
+            | Self::Unconfirmed { .. } => true,
             Self::Url { .. }
             | Self::Task { .. }
             | Self::Credentials { .. }
@@ -137,10 +155,15 @@ impl Error {
                     reason,
                 },
                 "LOADING" => Self::Loading { action, endpoint },
-                "MASTERDOWN" => Self::Unreachable {
+                "MASTERDOWN" | "READONLY" | "CLUSTERDOWN" | "UNBLOCKED" => Self::NotMaster {
                     action,
                     endpoint,
                     reason,
+                },
+                "MOVED" | "ASK" | "CROSSSLOT" => Self::Refused {
+                    action,
+                    endpoint,
+                    reason: cluster(&reason),
                 },
                 _ => Self::Refused {
                     action,
@@ -150,6 +173,14 @@ impl Error {
             };
         }
         let reason = error.to_string();
+        // The library wraps the server's refusal of a SELECT.
+        if reason.contains("in cluster mode") {
+            return Self::Refused {
+                action,
+                endpoint,
+                reason: cluster(&reason),
+            };
+        }
         match error.kind() {
             redis::ErrorKind::AuthenticationFailed => Self::Credentials {
                 action,
@@ -178,7 +209,11 @@ impl Error {
     pub(super) fn breaks_connection(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable { .. } | Self::Deadline { .. } | Self::Credentials { .. } | Self::NotRedis { .. }
+            Self::Unreachable { .. }
+                | Self::NotMaster { .. }
+                | Self::Deadline { .. }
+                | Self::Credentials { .. }
+                | Self::NotRedis { .. }
         )
     }
 }

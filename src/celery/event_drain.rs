@@ -15,7 +15,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
-use super::connection::{Connector, PlainSocket};
+use super::candidate::PlainSocket;
+use super::connection::Connector;
 use super::event_inbox::Inbox;
 use super::push::{self, Broken};
 use super::subscription::Subscription;
@@ -54,11 +55,11 @@ impl Drain {
         let (connector_of_thread, pattern) = (connector.clone(), pattern.to_owned());
         let ending = Ending(inbox.clone());
         let (stop, thread) = match connect(connector).await? {
-            Some(socket) => {
+            (server, Some(socket)) => {
                 let stop = Stop::Socket(socket.try_clone().map_err(|error| lost(connector, error))?);
                 let thread = start(move || {
                     let mut socket = socket;
-                    match subscribe(&mut socket, &connector_of_thread, &pattern) {
+                    match subscribe(&mut socket, &connector_of_thread, &server, &pattern) {
                         Ok(first) => {
                             ending.0.put(&first);
                             if confirm.send(Ok(())).is_ok() {
@@ -71,7 +72,7 @@ impl Drain {
                 });
                 (stop, thread)
             }
-            None => {
+            (_, None) => {
                 let (stop, stopped) = oneshot::channel();
                 let thread = start(move || {
                     let reading = drain_tls(&connector_of_thread, &pattern, &ending.0, confirm);
@@ -137,29 +138,31 @@ fn lost(connector: &Connector, error: io::Error) -> Error {
     }
 }
 
-/// A connected socket; `None` where it takes TLS.
-async fn connect(connector: &Connector) -> Result<Option<Socket>> {
+/// Who we are at a server, and a connected socket to it; no socket where it takes TLS.
+async fn connect(connector: &Connector) -> Result<(Endpoint, Option<Socket>)> {
     let failed = |error: io::Error| lost(connector, error);
     let connecting = async {
-        Ok(match connector.plain_socket(ACTION).await? {
+        let (server, socket) = connector.open_socket(ACTION).await?;
+        let socket = match socket {
             None => None,
             Some(PlainSocket::Tcp(socket)) => Some(Socket::Tcp(socket.into_std().map_err(failed)?)),
             Some(PlainSocket::Unix(socket)) => Some(Socket::Unix(socket.into_std().map_err(failed)?)),
-        })
+        };
+        Ok((server.endpoint().clone(), socket))
     };
-    let socket = timeout(LIMIT, connecting)
+    let (server, socket) = timeout(LIMIT, connecting)
         .await
         .map_err(|_| connector.deadline_error(ACTION, LIMIT))??;
     if let Some(socket) = &socket {
         socket.set_blocking().map_err(failed)?;
         socket.set_patience(LIMIT).map_err(failed)?;
     }
-    Ok(socket)
+    Ok((server, socket))
 }
 
 /// Says who we are and what we want; gives what came after the confirmation.
-fn subscribe(socket: &mut Socket, connector: &Connector, pattern: &str) -> Result<Vec<u8>> {
-    let commands = commands(connector.endpoint(), pattern);
+fn subscribe(socket: &mut Socket, connector: &Connector, server: &Endpoint, pattern: &str) -> Result<Vec<u8>> {
+    let commands = commands(server, pattern);
     let packed: Vec<u8> = commands.iter().flat_map(redis::Cmd::get_packed_command).collect();
     socket.write_all(&packed).map_err(|error| lost(connector, error))?;
     let (mut bytes, mut buffer) = (Vec::new(), [0; 4096]);

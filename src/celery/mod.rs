@@ -4,6 +4,7 @@
 //! from the wire, observed on Celery 5.2 to 5.7.
 
 mod broker_queues;
+mod candidate;
 mod chord;
 mod chord_part;
 mod client;
@@ -47,6 +48,7 @@ mod python_repr;
 mod queues;
 mod reply_limit;
 mod reply_list;
+mod resolver;
 mod restore;
 mod restore_scope;
 mod result_tree;
@@ -68,7 +70,7 @@ pub use consumers::{Consumed, Consumers};
 pub use consuming::{Consumption, ConsumptionWatch, Observation, Verdict, WorkerView, judge};
 pub use control::Control;
 pub use descendants::{Descendants, StoredTask};
-pub use endpoint::{Access, Address, Endpoint, Endpoints, Password, Tls};
+pub use endpoint::{Access, Address, Endpoint, Endpoints, Password, SentinelOptions, Sentinels, Tls};
 pub use error::{Error, Result};
 pub use event::{Event, EventKind, TaskEvent, TaskOrigin, WorkerEvent, WorkerLoad};
 pub use event_stream::{Batch, EventStream, Notice};
