@@ -3,6 +3,7 @@
 //! A password is sent only to a server whose owner is known. The listener of a port may change between a look at the table
 //! and a connect; the socket at the other end of an established connection does not. So the peer is checked, not the port.
 
+use std::collections::HashSet;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -61,6 +62,31 @@ pub(crate) fn listener(address: IpAddr, port: u16) -> Option<SocketOwner> {
     })
 }
 
+/// All who listen on this port, of one of these addresses or of all.
+pub(crate) fn listeners(addresses: &[IpAddr], port: u16) -> Vec<SocketOwner> {
+    let mut found = Vec::new();
+    let _none: Option<()> = rows(|row| {
+        let there = addresses.contains(&row.local.0) || (row.local.0.is_unspecified() && !addresses.is_empty());
+        if there && row.listens && row.local.1 == port {
+            found.push(row.owner);
+        }
+        None
+    });
+    found
+}
+
+/// The sockets that listen, by inode.
+pub(crate) fn all_listeners() -> HashSet<u64> {
+    let mut found = HashSet::new();
+    let _none: Option<()> = rows(|row| {
+        if row.listens {
+            found.insert(row.owner.inode);
+        }
+        None
+    });
+    found
+}
+
 fn canonical(address: SocketAddr) -> (IpAddr, u16) {
     (address.ip().to_canonical(), address.port())
 }
@@ -73,7 +99,7 @@ struct Row {
 }
 
 /// The first row for which `wanted` gives something.
-fn rows(wanted: impl Fn(&Row) -> Option<SocketOwner>) -> Option<SocketOwner> {
+fn rows<T>(mut wanted: impl FnMut(&Row) -> Option<T>) -> Option<T> {
     TABLES
         .into_iter()
         .filter_map(|table| fs::read_to_string(table).ok())

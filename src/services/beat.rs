@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::connection::RedisConnection;
+use super::earlier_listener::EarlierListeners;
 use super::environment::merge;
 use super::failure::Failure;
 use super::import_path;
@@ -92,6 +93,7 @@ impl Beat {
             directory: config.directory.clone(),
             environment: environment.clone(),
             log: log.clone(),
+            earlier: EarlierListeners::default(),
             probe_log: log.with_extension("probe.log"),
         };
         let order = SpawnOrder {

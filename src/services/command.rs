@@ -4,12 +4,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::earlier_listener::EarlierListeners;
+use super::entry::log_length;
 use super::environment::merge;
 use super::failure::Failure;
 use super::launcher::Launcher;
 use super::life::Role;
 use super::probe::{self, ProbeContext};
 use super::program::{Boxed, Prepared, Program, Start};
+use super::python_output;
 use crate::config::{CommandConfig, CommandKind, LivenessConfig};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::ServiceName;
@@ -38,6 +41,7 @@ impl Command {
             directory: config.directory.clone(),
             environment: environment.clone(),
             log: log.clone(),
+            earlier: EarlierListeners::default(),
             probe_log: log.with_extension("probe.log"),
         };
         let order = SpawnOrder {
@@ -114,7 +118,22 @@ impl Program for Command {
     }
 
     fn prepare(self: Arc<Self>) -> Boxed<Result<Prepared, Failure>> {
-        Box::pin(async move { Ok(Prepared::Spawn(Box::new(self.order.clone()))) })
+        Box::pin(async move {
+            if let CommandKind::Daemon {
+                readiness, liveness, ..
+            } = &self.config.kind
+            {
+                let liveness = liveness.as_ref().map(|(probe, _)| probe);
+                let probes = readiness.iter().chain(liveness);
+                probes.for_each(|probe| self.probe_context.earlier.note(probe));
+            }
+            Ok(Prepared::Spawn(Box::new(self.order.clone())))
+        })
+    }
+
+    fn explain_silence(&self) -> Option<&'static str> {
+        let order = &self.order;
+        python_output::starts_buffered(&order.argv, &order.environment, &order.directory).then_some(python_output::CURE)
     }
 
     fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>> {
@@ -130,10 +149,18 @@ impl Program for Command {
                         .await
                         .map_err(|error| {
                             let what = format!("`{}` is not ready after {start_timeout:?}", self.config.name);
+                            let hint = match self.probe_context.earlier.check(probe) {
+                                Ok(()) if is_silent(&self.order.log, &start) => python_output::CURE,
+                                Ok(()) => "`start_timeout` sets how long it may take",
+                                Err(_held) => {
+                                    "end what listens there, or give the service another port; an `exec` probe may ask \
+                                     through another's server"
+                                }
+                            };
                             Failure::infrastructure(what)
                                 .because(error)
                                 .with_log(&self.order.log)
-                                .hint("`start_timeout` sets how long it may take")
+                                .hint(hint)
                         })?;
                     Ok(format!("{} passed", kind_of(probe)))
                 }
@@ -159,6 +186,11 @@ impl Program for Command {
             }
         })
     }
+}
+
+/// Decides whether the log has stayed empty for want of Python's output.
+fn is_silent(log: &Path, start: &Start) -> bool {
+    log_length(log) <= start.log_offset && start.pid.is_some_and(python_output::runs_buffered)
 }
 
 fn kind_of(probe: &crate::config::Probe) -> &'static str {

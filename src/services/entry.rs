@@ -27,6 +27,8 @@ pub(super) struct Entry {
     pub peak: u64,
     /// It has been made to begin anew, and is not back yet.
     pub is_renewed: bool,
+    /// The user was told why its log is empty.
+    pub is_silence_told: bool,
 }
 
 /// Whether a service is to be up.
@@ -66,6 +68,7 @@ impl Entry {
             log_offset: 0,
             peak: 0,
             is_renewed: false,
+            is_silence_told: false,
         }
     }
 

@@ -35,6 +35,11 @@ pub async fn probe(url: &str) -> Result<(), String> {
     }
 }
 
+/// Host and port of a URL that can be probed.
+pub fn address(url: &str) -> Option<(String, u16)> {
+    split(url).map(|(host, port, _path)| (host, port))
+}
+
 fn status(line: &str) -> Option<u16> {
     let mut words = line.split_ascii_whitespace();
     words.next()?.strip_prefix("HTTP/")?;

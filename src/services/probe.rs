@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
 
+use super::earlier_listener::EarlierListeners;
 use super::http_probe;
 use super::launcher::Launcher;
 use crate::config::Probe;
@@ -31,6 +32,8 @@ pub struct ProbeContext {
     pub environment: Vec<(String, String)>,
     /// The service's log.
     pub log: PathBuf,
+    /// Who listened before the last start.
+    pub(super) earlier: EarlierListeners,
     /// Where an `exec` probe's own output goes.
     pub probe_log: PathBuf,
 }
@@ -59,7 +62,8 @@ pub async fn once(probe: &Probe, context: &ProbeContext, log_offset: u64, patien
         }
     };
     match tokio::time::timeout(patience, attempt).await {
-        Ok(result) => result,
+        // The connection was accepted: by whom?
+        Ok(result) => result.and_then(|()| context.earlier.check(probe)),
         Err(_elapsed) => Err(format!("no answer within {patience:?}")),
     }
 }

@@ -78,6 +78,11 @@ pub trait Program: Send + Sync {
         None
     }
 
+    /// Gives the reason why a program that has died may have left nothing in its log, and what to do about it.
+    fn explain_silence(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Waits until others may use it, up to the start's deadline; tells what answered. A oneshot never is ready.
     fn ready(self: Arc<Self>, start: Start) -> Boxed<Result<String, Failure>>;
 

@@ -229,6 +229,31 @@ impl Supervisor {
         self.entries.get(index).is_some_and(|entry| entry.service.is_usable())
     }
 
+    /// Reports, once, why a program that was killed has left nothing in its log. What ends by itself writes it.
+    fn explain_silence(&mut self, index: usize, status: ExitStatus) {
+        let Some(entry) = self.entries.get_mut(index) else {
+            return;
+        };
+        let was_up = matches!(
+            entry.service.state,
+            ServiceState::Starting { .. } | ServiceState::Ready { .. }
+        );
+        let was_killed = matches!(status, ExitStatus::Signal { .. });
+        let is_silent = log_length(entry.program.log()) <= entry.log_offset;
+        if was_up
+            && was_killed
+            && is_silent
+            && !entry.is_silence_told
+            && let Some(cure) = entry.program.explain_silence()
+        {
+            entry.is_silence_told = true;
+            self.recorder.emit(EventKind::Noticed {
+                level: Level::Warning,
+                message: format!("{}: {cure}", entry.service.name),
+            });
+        }
+    }
+
     fn find(&self, name: &str) -> Option<usize> {
         self.positions.get(name).copied()
     }
@@ -359,6 +384,7 @@ impl Supervisor {
                         self.recorder.emit(EventKind::Noticed { level, message });
                     }
                 }
+                self.explain_silence(index, status);
                 self.step(index, Input::Exited(status))
             }
             GuardEvent::Report(Report::Gone { service }) => {
