@@ -23,7 +23,7 @@ pub fn replace(path: &Path, contents: &[u8]) -> io::Result<()> {
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()
 }
 
-/// The same without the sync of the rename: a crash of the machine may bring the old file back, or none.
+/// Replaces the file as [`replace`] does, without the sync of the rename: a crash of the machine may bring the old file back, or none.
 ///
 /// # Errors
 /// As [`replace`].

@@ -96,7 +96,7 @@ impl Candidate {
         }))
     }
 
-    /// The same, by its kind.
+    /// A connected socket as [`Candidate::socket`] gives it, by its kind.
     pub(super) async fn plain_socket(&self, action: &str) -> Result<Option<PlainSocket>> {
         let failed = |error: std::io::Error| self.error(&error.into(), action);
         let mut check = self.endpoint.access == Access::OwnOrRoot;
@@ -139,7 +139,7 @@ impl Candidate {
     }
 
     /// A connection of its own that hears when what it read has changed; the caller reads with its own commands. Without
-    /// the receiver where the server tells nothing of the kind. The caller bounds the time.
+    /// the receiver where the server does not report changes. The caller bounds the time.
     pub(super) async fn open_tracking(
         &self,
         action: &str,
@@ -148,7 +148,7 @@ impl Candidate {
         let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
         let client =
             redis::Client::open(info.set_redis_settings(settings)).map_err(|error| self.error(&error, action))?;
-        let (pushes, told) = mpsc::unbounded_channel();
+        let (pushes, changes) = mpsc::unbounded_channel();
         let config = AsyncConnectionConfig::new().set_push_sender(pushes);
         let mut connection = match self.open_with(action, client, config).await? {
             Ok(connection) => connection,
@@ -160,7 +160,7 @@ impl Candidate {
         let mut track = redis::cmd("CLIENT");
         track.arg("TRACKING").arg("ON").arg("NOLOOP");
         match track.exec_async(&mut connection).await {
-            Ok(()) => Ok((connection, Some(told))),
+            Ok(()) => Ok((connection, Some(changes))),
             Err(error) if error.is_io_error() => Err(self.error(&error, action)),
             Err(error) => {
                 tracing::debug!(%error, "the server does not track reads");

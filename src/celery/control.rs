@@ -82,7 +82,7 @@ impl Control {
         }))
     }
 
-    /// Makes workers turn their event loop; they do not answer. Gives how many listeners were told.
+    /// Makes workers turn their event loop; they do not answer. Returns the number of listeners that got the request.
     pub async fn ping_without_answer(&self, target: &Target) -> Result<u64> {
         self.client
             .broadcast(&Request {

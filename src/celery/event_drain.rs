@@ -138,7 +138,7 @@ fn lost(connector: &Connector, error: io::Error) -> Error {
     }
 }
 
-/// Who we are at a server, and a connected socket to it; no socket where it takes TLS.
+/// The server with our credentials there, and a connected socket to it; no socket where the connection takes TLS.
 async fn connect(connector: &Connector) -> Result<(Endpoint, Option<Socket>)> {
     let failed = |error: io::Error| lost(connector, error);
     let connecting = async {
