@@ -525,20 +525,24 @@ impl Desk {
         }
     }
 
-    /// Asks what workers run; returns the tasks among it that their processes have left behind, or seem to have. A signal for
-    /// one of these hits whichever task the process runs by now. `None`: no worker could be asked.
+    /// Asks what workers run; returns the tasks among it that their processes have left behind, seem to have left, or may have
+    /// left because their worker does not say what its processes do. A signal for one of these can hit another task that the
+    /// process runs by now. `None`: no worker could be asked.
     pub(super) async fn left_behind(&self, within: Duration) -> Option<HashSet<TaskId>> {
         let control = self.control();
         // First what is listed, then the processes: what is not there any more has ended what it was listed with.
         let running = control.active(&Target::All, within).await.ok()?;
         let stats = control.stats(&Target::All, within).await.ok()?;
+        let mut unknown = HashSet::new();
         for (node, running) in running.good() {
             // Of two workers with one name it is not known whose answer is whose.
-            if let Some(stats) = stats.of(node).filter(|_| !stats.shared.contains_key(node)) {
-                self.spot_ghosts(node, running, stats);
+            match stats.of(node).filter(|_| !stats.shared.contains_key(node)) {
+                Some(stats) => self.spot_ghosts(node, running, stats),
+                None => unknown.extend(running.iter().map(|task| task.id.clone())),
             }
         }
-        Some(self.context.ghosts.left_behind())
+        unknown.extend(self.context.ghosts.left_behind());
+        Some(unknown)
     }
 
     fn spot_ghosts(&self, node: &NodeName, running: &[RunningTask], stats: &Stats) {

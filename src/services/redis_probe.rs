@@ -19,7 +19,7 @@ use crate::socket_owner::{self, Peer};
 pub enum Found {
     /// Nothing listens.
     Nothing,
-    /// It answered PING.
+    /// It answered PING, or RESET.
     Redis,
     /// Redis, reading its data from disk.
     Loading,
@@ -27,7 +27,7 @@ pub enum Found {
     Locked(String),
     /// Something that does not speak Redis' protocol. What it said, shortened.
     Foreign(String),
-    /// It belongs to another user of this machine, who was sent a PING and nothing else. Whose it is.
+    /// It belongs to another user of this machine, who was sent one PING or RESET and nothing else. Whose it is.
     Strangers(String),
     /// It accepted the connection and said nothing in time.
     Silent,
@@ -37,22 +37,24 @@ pub enum Found {
 
 /// Sends `AUTH` (with a password) and `PING`, and reads the answer, all within `patience`.
 pub async fn probe(connection: &RedisConnection, patience: Duration) -> Found {
-    match timeout(patience, connect(connection)).await {
+    match timeout(patience, connect(connection, patience / 2)).await {
         Ok(found) => found,
         Err(_elapsed) => Found::Silent,
     }
 }
 
-async fn connect(connection: &RedisConnection) -> Found {
+/// `patience` is for the first answer of a server whose owner is to be found.
+async fn connect(connection: &RedisConnection, patience: Duration) -> Found {
     let access = connection.access();
-    let mut check = access == Access::OwnOrRoot;
+    let mut check = (access == Access::OwnOrRoot).then_some("PING");
     if let Access::Socket(path) = &access {
         match UnixStream::connect(path).await {
             Ok(stream) => return log_in(stream, connection).await,
             // Left by a server that has ended.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Found::Nothing,
-            // Not made yet, or removed with the directory of a server that lives.
-            Err(error) if error.kind() == ErrorKind::NotFound => check = true,
+            // Not made yet, or removed with the directory of a server that lives. Redis does not refuse RESET to a client
+            // without a password: it counts refusals, and those that it counts are shown as a stranger's.
+            Err(error) if error.kind() == ErrorKind::NotFound => check = Some("RESET"),
             Err(error) => return Found::Unreachable(error.to_string()),
         }
     }
@@ -61,9 +63,10 @@ async fn connect(connection: &RedisConnection) -> Found {
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => return Found::Nothing,
         Err(error) => return Found::Unreachable(error.to_string()),
     };
-    if check {
+    if let Some(command) = check {
         // Its answer proves that the connection was accepted: until then the kernel shows root as the peer's owner.
-        let found = converse(&mut stream, &[&["PING"]]).await;
+        let answer = timeout(patience, converse(&mut stream, &[&[command]])).await;
+        let found = answer.unwrap_or(Found::Silent);
         let answers = matches!(found, Found::Redis | Found::Loading | Found::Locked(_));
         match owner(&stream) {
             Owner::Trusted => {}
@@ -156,7 +159,7 @@ fn judge(heard: &[u8], answers: usize) -> Option<Found> {
                 _ => Found::Foreign(shorten(error.as_bytes())),
             });
         }
-        if *line == "+PONG" {
+        if matches!(*line, "+PONG" | "+RESET") {
             return Some(Found::Redis);
         }
         if *line != "+OK" {
@@ -194,6 +197,7 @@ mod tests {
         let table: &[(&str, usize, Option<Found>)] = &[
             ("+PONG\r\n", 1, Some(Found::Redis)),
             ("+PO", 1, None),
+            ("+RESET\r\n", 1, Some(Found::Redis)),
             ("+OK\r\n", 2, None),
             ("+OK\r\n+PONG\r\n", 2, Some(Found::Redis)),
             (

@@ -68,8 +68,8 @@ def play_redis(connection):
                 log.write("HEARD %r\n" % heard[:2000])
             # In the order of the commands of a probe: AUTH, PING.
             answer = b""
-            for command in re.findall(rb"(?i)\b(AUTH|HELLO|PING|INFO|SELECT|CLIENT|CONFIG)\b", heard):
-                answer += b"+PONG\r\n" if command.upper() == b"PING" else b"+OK\r\n"
+            for command in re.findall(rb"(?i)\b(AUTH|HELLO|PING|RESET|INFO|SELECT|CLIENT|CONFIG)\b", heard):
+                answer += {b"PING": b"+PONG\r\n", b"RESET": b"+RESET\r\n"}.get(command.upper(), b"+OK\r\n")
             connection.sendall(answer or b"+OK\r\n")
     except OSError:
         pass
