@@ -8,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use super::app_settings::Learner;
+use super::broker_outage::BrokerOutage;
 use super::connection::RedisConnection;
 use super::consumption::ConsumptionCare;
 use super::environment::merge;
@@ -73,6 +74,7 @@ pub struct Celery {
     pub(super) recorder: Recorder,
     first_start: AtomicBool,
     consumption: ConsumptionCare,
+    outage: BrokerOutage,
     pub(super) last_answer: LastAnswer,
     name_watch: NameWatch,
     /// It was there before, and is used as it is.
@@ -147,6 +149,7 @@ impl Celery {
             recorder: setup.recorder,
             first_start: AtomicBool::new(true),
             consumption: ConsumptionCare::default(),
+            outage: BrokerOutage::default(),
             last_answer: LastAnswer::default(),
             name_watch: NameWatch::default(),
             is_reused: AtomicBool::new(false),
@@ -418,6 +421,7 @@ impl Program for Celery {
                 self.clear_leftovers().await?;
             }
             self.consumption.begin_anew();
+            self.outage.begin_anew();
             if self.config.beat == BeatMode::Embedded {
                 super::beat::make_schedule_directory(&self.config.beat_schedule)?;
             }
@@ -443,7 +447,10 @@ impl Program for Celery {
             let mut last_error = None;
             loop {
                 match control.ping(&target, PING_PATIENCE).await {
-                    Ok(pong) if pong.of(self.node()).is_some() => return self.check(log, start.pid).await,
+                    Ok(pong) if pong.of(self.node()).is_some() => {
+                        self.outage.answered(&self.client).await;
+                        return self.check(log, start.pid).await;
+                    }
                     Ok(_) => {}
                     // Redis may be restarting; the deadline judges.
                     Err(error) => last_error = Some(error.to_string()),
@@ -491,6 +498,7 @@ impl Program for Celery {
             let asked = self.last_answer.ask();
             match self.client.control().ping(&target, patience).await {
                 Ok(pong) if pong.of(self.node()).is_some() => {
+                    self.outage.answered(&self.client).await;
                     if pong.listeners > 1 {
                         self.check_name().await?;
                     }
@@ -499,7 +507,7 @@ impl Program for Celery {
                     consumes
                 }
                 Ok(_) => {
-                    let reconnecting = self.consumption.may_be_reconnecting(&self.client).await;
+                    let reconnecting = self.outage.may_be_reconnecting(&self.client).await;
                     let verdict = match self.last_answer.silence(asked, reconnecting) {
                         Some(silence) => silent_worker::judge(silence),
                         None if reconnecting => silent_worker::Verdict::Reconnecting,
@@ -514,7 +522,7 @@ impl Program for Celery {
                 }
                 // A broker that is down is Redis' matter; a restart of the worker would not mend it.
                 Err(_broker) => {
-                    self.consumption.broker_is_away();
+                    self.outage.is_away();
                     Ok(())
                 }
             }

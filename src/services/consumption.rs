@@ -4,17 +4,14 @@
 //! A broker that cannot be asked is no reason for anything.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::celery::Celery;
-use crate::celery::{Client, ConsumptionWatch, Target, Verdict};
+use crate::celery::{ConsumptionWatch, Target, Verdict};
 use crate::run::EventKind;
 
 /// How often, within the window of the restart policy, a worker process is given its consumer back before it is restarted.
 const LIMIT: usize = 3;
-
-/// How long a worker may take to be back once its broker is: those that survive an outage are within three seconds.
-const RECONNECT_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What is remembered from one liveness probe to the next.
 #[derive(Default)]
@@ -25,10 +22,6 @@ struct Memory {
     watch: Option<ConsumptionWatch>,
     /// When consumers were added to this worker process, within the window.
     added: Vec<Instant>,
-    /// When the broker last could not be asked.
-    away: Option<Instant>,
-    /// The server's run, which is another after its restart.
-    server: Option<String>,
     /// At the last look, if there was one.
     has_task: Option<bool>,
 }
@@ -37,31 +30,6 @@ impl ConsumptionCare {
     /// A new worker process: what was seen of another says nothing.
     pub fn begin_anew(&self) {
         *self.memory() = Memory::default();
-    }
-
-    /// The broker could not be asked just now.
-    pub fn broker_is_away(&self) {
-        self.memory().away = Some(Instant::now());
-    }
-
-    /// Whether silence may come from an outage of the broker that is over since a moment only.
-    pub async fn may_be_reconnecting(&self, client: &Client) -> bool {
-        if self
-            .memory()
-            .away
-            .is_some_and(|away| away.elapsed() < RECONNECT_PATIENCE)
-        {
-            return true;
-        }
-        // It may have died and come back between two probes.
-        let now = client.server_info().await.ok().and_then(|info| info.run_id);
-        let mut memory = self.memory();
-        let restarted = memory.server.is_some() && now.is_some() && memory.server != now;
-        if restarted {
-            memory.server = now;
-            memory.away = Some(Instant::now());
-        }
-        restarted
     }
 
     /// Whether the worker had a task at the last look, or one that was about to run; `None` where it has not said.
@@ -78,10 +46,6 @@ impl ConsumptionCare {
         let (client, config) = (worker.client(), worker.config());
         let patience = config.liveness.timeout;
         let client = client.with_deadline(patience);
-        if self.memory().server.is_none() {
-            let server = client.server_info().await.ok().and_then(|info| info.run_id);
-            self.memory().server = server;
-        }
         let Ok(observation) = client.observe(worker.node(), &config.queues, patience).await else {
             return Ok(());
         };

@@ -5,6 +5,7 @@
 mod app_settings;
 mod attention;
 mod beat;
+mod broker_outage;
 mod celery;
 mod command;
 mod connection;
