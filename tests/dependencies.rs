@@ -16,22 +16,26 @@ use support::orch::{Ended, Project};
 
 /// `catalogue` after `login`, `prices` after `catalogue`; `catalogue` fails as long as its number of chunks is no number.
 fn project(chunks: &str) -> Project {
-    bookshop::project_with("chaos_app", &configuration(chunks))
+    bookshop::project_with("chaos_app", &configuration(chunks, QUICK))
 }
 
-fn configuration(chunks: &str) -> String {
-    let site = |name: &str, chunks: &str, more: &str| {
+/// How long a chunk takes, in seconds.
+const QUICK: f64 = 0.01;
+
+/// `chunks` and `seconds`, the time of each, are those of `catalogue`.
+fn configuration(chunks: &str, seconds: f64) -> String {
+    let site = |name: &str, (chunks, seconds): (&str, f64), more: &str| {
         format!(
             "[sites.{name}]\n{more}\ndispatch = {{ task = \"chaos.dispatch\", kwargs = {{ site = \"{{site}}\", \
-             job_id = \"{{job_id}}\", chunks = {chunks}, seconds = 0.01, ledger = \"ledger.{name}\" }} }}\n"
+             job_id = \"{{job_id}}\", chunks = {chunks}, seconds = {seconds}, ledger = \"ledger.{name}\" }} }}\n"
         )
     };
     [
         "[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"chaos_app\"\nconcurrency = 2\n[groups]\nall = [\"*\"]\n"
             .to_owned(),
-        site("prices", "2", "after = [\"catalogue\"]\ntags = [\"fast\"]"),
-        site("catalogue", chunks, "after = [\"login\"]"),
-        site("login", "2", ""),
+        site("prices", ("2", QUICK), "after = [\"catalogue\"]\ntags = [\"fast\"]"),
+        site("catalogue", (chunks, seconds), "after = [\"login\"]"),
+        site("login", ("2", QUICK), ""),
     ]
     .concat()
 }
@@ -90,7 +94,7 @@ fn a_failed_site_skips_its_dependents_which_is_told_and_resumed() {
     );
 
     // The site works again: what is left is done, in its order, and what was complete counts as met.
-    fs::write(project.file("orch.toml"), configuration("2")).expect("write the configuration");
+    fs::write(project.file("orch.toml"), configuration("2", QUICK)).expect("write the configuration");
     let ended = project.orch(&["run", "--resume"]).finish();
     ended.expect_code(0);
     expect_phases(
@@ -125,8 +129,8 @@ fn a_failed_site_skips_its_dependents_which_is_told_and_resumed() {
 
 #[test]
 fn what_a_living_run_is_at_is_listed() {
-    // Longer than any machine needs to look at it.
-    let project = project("20000");
+    // Chunks that take longer than any machine needs to look at them.
+    let project = bookshop::project_with("chaos_app", &configuration("20", 60.0));
     let mut orch = project.orch(&["run"]);
     orch.wait_for("the job", |event| {
         event["event"] == "site_job_started" && event["site"] == "catalogue"
