@@ -9,8 +9,10 @@ use std::fmt::Write as _;
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::{TimeVal, TimeValLike as _};
 use serde_json::{Value, json};
 use support::orch::Project;
 
@@ -74,6 +76,14 @@ fn write_run(state_dir: &Path, number: usize) {
     fs::write(directory.join("journal.jsonl"), text).expect("write the journal");
 }
 
+/// Processor time, not time that passes: the second is also a matter of what else the machine does.
+fn time_of_children() -> Duration {
+    let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it has children");
+    let seconds =
+        |time: TimeVal| Duration::from_micros(u64::try_from(time.num_microseconds()).expect("no negative time"));
+    seconds(usage.user_time()) + seconds(usage.system_time())
+}
+
 #[test]
 fn ten_thousand_sites_with_their_history_take_no_time() {
     let project = Project::new(&configuration());
@@ -86,9 +96,9 @@ fn ten_thousand_sites_with_their_history_take_no_time() {
     }
     let simulate = ["simulate", "--json", "--parallel", "16,640"];
     for arguments in [&["plan", "--json"][..], &["plan"], &["plan", "--dot"], &simulate] {
-        let begun = Instant::now();
+        let before = time_of_children();
         let ended = project.orch(arguments).finish();
-        let took = begun.elapsed();
+        let took = time_of_children().saturating_sub(before);
         ended.expect_code(0);
         let lines = ended.stdout.lines().count();
         println!(
@@ -135,7 +145,7 @@ fn ten_thousand_sites_with_their_history_take_no_time() {
                 "{lines} lines"
             ),
         }
-        // Unoptimised, on a busy machine; a release build takes a fraction of a second.
+        // Unoptimised; a release build takes a fraction of a second.
         assert!(took < Duration::from_secs(20), "{took:?}");
     }
 }
