@@ -336,3 +336,33 @@ fn another_users_redis_is_no_broker_unless_it_is_named() {
     silent.wait().unwrap();
     assert!(heard.contains("PING") && !heard.contains("ours-and-secret"), "{heard}");
 }
+
+/// Another user who takes the port of a service between its start and its first answer answers in its place.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
+fn another_user_who_listens_after_the_start_makes_nothing_ready() {
+    if !own_network() {
+        return;
+    }
+    let project = Project::new(
+        "[redis]\nmode = \"off\"\n[services.web]\ncommand = [\"sleep\", \"60\"]\nstart_timeout = \"3s\"\nreadiness = { tcp = \"127.0.0.1:8000\" }\n",
+    );
+    let mut orch = project.orch(&["up"]);
+    orch.wait_for_service("service_spawned", "web");
+    let mut theirs = Command::new("python3");
+    let listen = "import socket, sys; s = socket.create_server(('127.0.0.1', 8000)); sys.stdin.readline()";
+    theirs.args(["-c", listen]).uid(STRANGER).gid(STRANGER).current_dir("/");
+    let mut theirs = theirs.stdin(Stdio::piped()).spawn().unwrap();
+    let ended = orch.finish();
+    ended.expect_code(3);
+    assert!(ended.events_of("service_ready").is_empty(), "{}", ended.stdout);
+    for part in [
+        "127.0.0.1:8000 is held by ",
+        &format!("{STRANGER}"),
+        "which is no process of this run",
+    ] {
+        assert!(ended.stdout.contains(part), "{part} is not in {}", ended.stdout);
+    }
+    drop(theirs.stdin.take());
+    theirs.wait().unwrap();
+}

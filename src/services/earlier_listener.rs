@@ -1,9 +1,13 @@
-//! Listeners that were on a service's port before the service started: what they answer says nothing about the service.
+//! Listeners on a service's port that are not the service's: what they answer says nothing about the service. They listened
+//! there before the service started, or belong to a user who is neither this one nor root and has no process in this run.
+//! What came later and is this user's or root's may be the service's: a container or a daemon that it has asked for.
 //!
 //! Not here: the port of an owned Redis, which is held (`port_guard`).
 
 use std::collections::HashSet;
+use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::{Mutex, PoisonError};
 
 use super::http_probe;
@@ -24,7 +28,7 @@ impl EarlierListeners {
         }
     }
 
-    /// Fails when all who listen where the probe connects to did so before the start, and are no processes of this run.
+    /// Fails when none of those who listen where the probe connects to may be the service's.
     ///
     /// # Errors
     /// The text says who listens there.
@@ -47,16 +51,17 @@ impl EarlierListeners {
             // Another machine's, or in another network namespace.
             return Ok(());
         };
-        if listeners.iter().any(|listener| !earlier.contains(&listener.inode)) {
-            return Ok(());
-        }
-        let listener = Listener::of(*first);
+        let later = listeners.iter().find(|listener| !earlier.contains(&listener.inode));
+        let (owner, why) = match later {
+            Some(later) if later.is_trusted() || has_process_in_this_run(later.uid) => return Ok(()),
+            Some(later) => (*later, "which is no process of this run"),
+            None => (*first, "which listened there before this start"),
+        };
+        let listener = Listener::of(owner);
         if listener.process.as_ref().is_some_and(|(pid, _)| is_of_this_run(*pid)) {
             return Ok(());
         }
-        Err(format!(
-            "{host}:{port} is held by {listener}, which listened there before this start"
-        ))
+        Err(format!("{host}:{port} is held by {listener}, {why}"))
     }
 }
 
@@ -78,6 +83,13 @@ fn is_of_this_machine(address: IpAddr) -> bool {
 fn is_of_this_run(pid: i32) -> bool {
     let own = std::process::id().cast_signed();
     pid == own || guard::process_tree(own).is_ok_and(|tree| tree.iter().any(|process| process.pid == pid))
+}
+
+/// Decides whether a process below this one runs as this user, as after `setpriv` or `sudo`.
+fn has_process_in_this_run(uid: u32) -> bool {
+    let runs_as = |pid: i32| fs::metadata(format!("/proc/{pid}")).is_ok_and(|process| process.uid() == uid);
+    let tree = guard::process_tree(std::process::id().cast_signed());
+    tree.is_ok_and(|tree| tree.iter().any(|process| runs_as(process.pid)))
 }
 
 #[cfg(test)]
