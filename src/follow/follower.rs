@@ -89,6 +89,8 @@ pub struct Follower<'a> {
     /// When lost tasks of the header are looked for, and how long a search that could not look everywhere is put off.
     loss_due: Option<Instant>,
     loss_pause: Duration,
+    /// A worker has died, and no search for the job has ended since.
+    has_death_to_search: bool,
 }
 
 /// What was read last of a job of which nothing is left.
@@ -141,6 +143,7 @@ impl<'a> Follower<'a> {
             changes: 0,
             loss_due: None,
             loss_pause: UNSURE_PAUSE,
+            has_death_to_search: false,
             errand,
         }
     }
@@ -233,6 +236,7 @@ impl<'a> Follower<'a> {
                 }
                 Ok(()) = deaths.changed() => {
                     self.search_at = Instant::now();
+                    self.has_death_to_search = true;
                     self.loss_due = Some(self.search_at);
                     look = None;
                     self.lives(Vital::Disturbed, tell);
@@ -312,7 +316,11 @@ impl<'a> Follower<'a> {
                 let callback = TaskId::from(chord_id.as_str());
                 self.page.watch(&callback);
                 self.callback = Some(self.context.celery.results().watch(&callback));
-                self.search_at = if self.errand.rules.picked_up { now } else { now + QUIET };
+                self.search_at = if self.errand.rules.picked_up {
+                    now
+                } else {
+                    now + self.quiet()
+                };
                 if !self.errand.rules.picked_up {
                     // Nothing of it is done yet; and many a job is over when the first look would be due.
                     self.progress_read_at = Some(now);
@@ -387,6 +395,16 @@ impl<'a> Follower<'a> {
         }
     }
 
+    /// After so long without news the job is searched for.
+    fn quiet(&self) -> Duration {
+        // The last events of a dead worker come after its death is known.
+        if self.has_death_to_search {
+            CALLBACK_GRACE
+        } else {
+            QUIET
+        }
+    }
+
     /// An event of the job came in.
     fn heard(&mut self, tell: &mut (dyn FnMut(Told) + Send)) {
         let now = Instant::now();
@@ -395,7 +413,7 @@ impl<'a> Follower<'a> {
             tell(Told::Vital(Vital::ChunkEnded(end)));
         }
         self.stale = true;
-        self.search_at = now + QUIET;
+        self.search_at = now + self.quiet();
         let callback = self.following.job().chord_id.as_deref().map(TaskId::from);
         let awaited = [
             (self.dispatch.is_some(), Some(&self.errand.dispatch)),
@@ -601,6 +619,7 @@ impl<'a> Follower<'a> {
     }
 
     fn take_search(&mut self, found: Result<Option<LastLook>, Left>, tell: &mut (dyn FnMut(Told) + Send)) {
+        self.has_death_to_search = false;
         self.search_at = Instant::now() + QUIET;
         match found {
             Err(Left::Unconsumed(reason)) => self.see(Input::Unconsumed(reason), tell),
