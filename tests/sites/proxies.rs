@@ -182,7 +182,7 @@ fn the_timeout_bounds_all_stages() {
             matches!(&verdict, ProxyVerdict::TooFew { reason, .. } if reason.contains("out of time")),
             "{verdict:?}"
         );
-        assert!((2..5).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        assert!((2..30).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
         assert_eq!(failures(&scene), [false]);
     });
 }
