@@ -7,11 +7,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-#[path = "../tests/support"]
-mod support {
-    pub mod bookshop;
-    pub mod orch;
-}
+#[path = "../tests/support/mod.rs"]
+mod support;
 use support::bookshop;
 use support::orch::Project;
 

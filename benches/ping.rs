@@ -16,14 +16,8 @@ use nix::sys::resource::{UsageWho, getrusage};
 use orch::celery::{Client, Endpoints, NodeName, Target};
 use serde_json::json;
 
-#[path = "../tests/support"]
-#[allow(dead_code, reason = "shared with tests")]
-mod support {
-    pub mod celery;
-    pub mod process;
-    pub mod python;
-    pub mod redis;
-}
+#[path = "../tests/support/mod.rs"]
+mod support;
 use support::celery::{Worker, WorkerOptions};
 use support::process::Process;
 use support::redis::RedisServer;

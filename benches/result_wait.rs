@@ -12,14 +12,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use orch::celery::{Client, Endpoints, TaskId, TaskState};
 use serde_json::json;
 
-#[path = "../tests/support"]
-#[allow(dead_code, reason = "shared with tests")]
-mod support {
-    pub mod celery;
-    pub mod process;
-    pub mod python;
-    pub mod redis;
-}
+#[path = "../tests/support/mod.rs"]
+mod support;
 use support::redis::RedisServer;
 
 /// Results a second, of the steady part.

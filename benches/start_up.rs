@@ -7,13 +7,11 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "../tests/support"]
-mod support {
-    pub mod bookshop;
-    pub mod orch;
-}
+#[path = "../tests/support/mod.rs"]
+mod support;
 use support::bookshop;
 use support::orch::Project;
+use support::server;
 
 const RUNS: usize = 10;
 
@@ -74,7 +72,7 @@ fn hand() -> Duration {
     let node = format!("orch@{host}");
     let log = |name: &str| fs::File::create(project.file(name)).unwrap();
     let started = Instant::now();
-    let mut redis = Command::new("redis-server")
+    let mut redis = Command::new(server::program())
         .args(["--port", &port.to_string(), "--appendonly", "yes", "--save", ""])
         .current_dir(project.path())
         .stdout(log("redis.log"))

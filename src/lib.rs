@@ -45,6 +45,9 @@ mod shared_services;
 mod signal_name;
 mod simulation;
 pub mod sites;
+#[cfg(test)]
+#[path = "../tests/support/skip.rs"]
+mod skip;
 mod socket_owner;
 mod state_directory;
 mod stop_requests;

@@ -169,12 +169,12 @@ mod tests {
             ("[::]:0", Ipv4Addr::LOCALHOST.into()),
         ] {
             let Ok(socket) = TcpListener::bind(bind) else {
-                eprintln!("skipped: this machine has no {bind}");
+                crate::skip::skip(format_args!("this machine has no {bind}"));
                 continue;
             };
             let port = socket.local_addr().unwrap().port();
             let Ok(stream) = TcpStream::connect((connect, port)) else {
-                eprintln!("skipped: {bind} takes no connection to {connect}");
+                crate::skip::skip(format_args!("{bind} takes no connection to {connect}"));
                 continue;
             };
             let ends = (stream.local_addr().unwrap(), stream.peer_addr().unwrap());

@@ -418,7 +418,7 @@ mod tests {
     #[test]
     fn what_another_user_made_is_not_trusted() {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: only root can make another user's files");
+            crate::skip::skip("only root can make another user's files");
             return;
         }
         let another = Some(nix::unistd::Uid::from_raw(65_534));
@@ -463,7 +463,7 @@ mod tests {
     #[test]
     fn other_groups_and_owners_above_it_are_refused_unless_the_configuration_is_theirs() {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: only root can make another user's files");
+            crate::skip::skip("only root can make another user's files");
             return;
         }
         let (user, group) = (Some(Uid::from_raw(4_001)), Some(Gid::from_raw(4_002)));
@@ -509,7 +509,7 @@ mod tests {
     #[test]
     fn what_another_user_put_deep_into_it_is_seen() {
         if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: only root can make another user's files");
+            crate::skip::skip("only root can make another user's files");
             return;
         }
         let state = tempfile::tempdir().unwrap();

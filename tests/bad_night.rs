@@ -1,11 +1,6 @@
 //! The example on a bad night: what each site comes to is what its configuration says should come of it.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -8,11 +8,9 @@ use std::path::PathBuf;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-mod support {
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 use support::orch::{Orch, PATIENCE, Project, kill_both_at_once};
+use support::skip::skip;
 
 /// A service that leaves behind a process of its own session, without a parent and without a variable.
 const WIPED: &str = r#"
@@ -39,7 +37,7 @@ fn group(orch: &mut Orch<'_>) -> (Option<PathBuf>, Pid) {
         .map(|(mount, inside)| PathBuf::from(mount).join(inside));
     let path = path.filter(|path| path.ends_with(&name));
     if path.is_none() {
-        eprintln!("skipped: no control group can be made here");
+        skip("no control group can be made here");
     }
     (path, Pid::from_raw(i32::try_from(guard).unwrap()))
 }

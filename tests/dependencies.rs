@@ -1,11 +1,6 @@
 //! `orch run` of sites that depend on each other: what is skipped and how it is told, what is resumed, what is left out.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fs;
 

@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+mod support;
+use support::skip::skip;
+
 /// How long anything may take on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -187,7 +190,7 @@ impl SilentFiles {
             .unwrap();
         if line.trim() != "mounted" {
             server.wait().unwrap();
-            eprintln!("skipped: no file system can be mounted here (it takes root and /dev/fuse)");
+            skip("no file system can be mounted here (it takes root and /dev/fuse)");
             return None;
         }
         Some(Self(server, place))

@@ -9,11 +9,9 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
 
-mod support {
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 use support::orch::{Orch, PATIENCE, Project, kill_both_at_once, lives};
+use support::skip::skip;
 
 /// A service whose grandchild has daemonised itself; the grandchild's pid is written to `stray.pid`.
 const STRAY: &str = r#"
@@ -357,7 +355,7 @@ fn as_pid_1_it_reaps_strangers() {
         .stderr(fs::File::create(project.file("pid1.stderr")).unwrap())
         .spawn();
     let Ok(mut container) = spawned else {
-        eprintln!("skipped: there is no `unshare`");
+        skip("there is no `unshare`");
         return;
     };
     let output = || fs::read_to_string(project.file("pid1.stdout")).unwrap();
@@ -366,7 +364,7 @@ fn as_pid_1_it_reaps_strangers() {
         if container.try_wait().unwrap().is_some() {
             let error = fs::read_to_string(project.file("pid1.stderr")).unwrap();
             assert!(error.contains("unshare"), "{error}{}", output());
-            eprintln!("skipped: pid namespaces are forbidden here: {error}");
+            skip(format_args!("pid namespaces are forbidden here: {error}"));
             return;
         }
         assert!(Instant::now() < deadline, "{}", output());

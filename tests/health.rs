@@ -1,11 +1,6 @@
 //! Sites that are not well while they run: what is told about them, what is done, and that others are left alone.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fs;
 use std::time::{Duration, Instant};

@@ -13,11 +13,7 @@ use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
-mod support {
-    #![allow(dead_code, reason = "each test crate uses a part of it")]
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 use support::orch::Project;
 
 /// Nothing is waited for; the rest is for a busy machine.

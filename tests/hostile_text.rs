@@ -11,21 +11,7 @@ use std::time::{Duration, Instant};
 use nix::pty::{Winsize, openpty};
 use serde_json::Value;
 
-mod support {
-    #![allow(dead_code, reason = "each test crate uses a part of it")]
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "celery.rs"]
-    pub mod celery;
-    #[path = "orch.rs"]
-    pub mod orch;
-    #[path = "process.rs"]
-    pub mod process;
-    #[path = "redis.rs"]
-    pub mod redis;
-
-    pub use bookshop::python;
-}
+mod support;
 use support::celery::{Worker, WorkerOptions, python};
 use support::orch::{PATIENCE, Project};
 use support::redis::RedisServer;

@@ -7,20 +7,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-    #[allow(dead_code, reason = "the sites' tests use all of it")]
-    #[path = "process.rs"]
-    pub mod process;
-    #[allow(dead_code, reason = "the sites' tests use all of it")]
-    #[path = "redis.rs"]
-    pub mod redis;
-
-    pub use bookshop::python;
-}
+mod support;
 use support::bookshop;
 use support::orch::{Ended, Orch, Project};
 use support::redis::RedisServer;

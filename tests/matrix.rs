@@ -150,7 +150,7 @@ fn built(test: &str) -> PathBuf {
 
 /// Such as `Redis server v=7.0.15`; panics when it is another version than its name says.
 fn server_version(server: &str) -> String {
-    let program = support::redis::named(server);
+    let program = support::server::named(server);
     let output = Command::new(&program).arg("--version").output();
     let output = output.unwrap_or_else(|error| panic!("{server}: cannot run {}: {error}", program.display()));
     let text = String::from_utf8_lossy(&output.stdout);

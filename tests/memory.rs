@@ -1,11 +1,6 @@
 //! Limits of memory: no further site begins while it is short, and what waits begins in the end.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use serde_json::Value;
 use support::bookshop;

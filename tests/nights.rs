@@ -1,11 +1,6 @@
 //! What earlier nights mean for this one: sites that yield too little, and sites that fail night after night.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fs::{self, DirBuilder};
 use std::os::unix::fs::DirBuilderExt;

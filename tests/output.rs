@@ -13,10 +13,7 @@ use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-mod support {
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 use support::orch::{PATIENCE, Project};
 
 const CONFIGURATION: &str = r#"

@@ -1,11 +1,6 @@
 //! Sites with a Celery worker of their own: how many of their chunks are at work, where, at which rate; its death and end.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fs;
 

@@ -1,9 +1,6 @@
 //! `orch plan` and `orch simulate` of many sites, with the history of earlier runs: quick, and complete.
 
-mod support {
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fmt::Write as _;
 use std::fs::{self, DirBuilder};

@@ -1,11 +1,6 @@
 //! The proxy pool of a night: what counts in it, what a refresh that fails is, and a file that is no pool.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fs::{self, File};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,11 +1,6 @@
 //! `orch run --resume`: what a dead run had finished is kept, what it had under way is picked up, the rest is done.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fs;
 

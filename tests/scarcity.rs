@@ -7,11 +7,9 @@ use std::path::Path;
 
 use nix::sys::signal::Signal;
 
-mod support {
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 use support::orch::{Orch, Project};
+use support::skip::skip;
 
 /// Not root, to whom no limit of processes applies, and nobody who runs anything else.
 const SOMEBODY: u32 = 61_234;
@@ -55,7 +53,7 @@ fn without_descriptors_it_says_so_and_leaves_nothing() {
 #[test]
 fn without_a_further_process_it_says_so_and_leaves_nothing() {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can be a user who runs nothing else");
+        skip("only root can be a user who runs nothing else");
         return;
     }
     let project = project();
@@ -88,7 +86,7 @@ fn without_proc_it_says_so() {
         .args(["-m", "sh", "-c", hidden])
         .output();
     if !possible.is_ok_and(|output| output.status.success()) {
-        eprintln!("skipped: no mount namespace of our own, or no unshare");
+        skip("no mount namespace of our own, or no unshare");
         return;
     }
     let project = project();

@@ -1,11 +1,6 @@
 //! `orch stop site` beside a running `orch run`, and Ctrl+C of a run whose workers go on.
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::fs;
 

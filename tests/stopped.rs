@@ -4,12 +4,7 @@
 //! somebody else's silence. A site that has a rival for its lease is in `lease`.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 
 use std::time::{Duration, Instant};
 

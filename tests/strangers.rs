@@ -15,14 +15,11 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 use support::bookshop;
 use support::orch::{Ended, Orch, PATIENCE, Project, wait_until};
+use support::server;
+use support::skip::skip;
 
 /// A user who runs nothing else.
 const STRANGER: u32 = 42_421;
@@ -39,11 +36,11 @@ fn seconds() -> u64 {
 /// A network of its own for this thread and what it starts: the stranger takes all ports that he can.
 fn own_network() -> bool {
     if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: only root can start another user's process");
+        skip("only root can start another user's process");
         return false;
     }
     if let Err(error) = unshare(CloneFlags::CLONE_NEWNET) {
-        eprintln!("skipped: no network namespace can be made here: {error}");
+        skip(format_args!("no network namespace can be made here: {error}"));
         return false;
     }
     let up = Command::new("python3").args(["-c", LOOPBACK_UP]).status().unwrap();
@@ -289,7 +286,7 @@ fn another_users_redis_is_no_broker_unless_it_is_named() {
     let place = tempfile::tempdir().unwrap();
     std::os::unix::fs::chown(place.path(), Some(STRANGER), Some(STRANGER)).unwrap();
     let redis = |arguments: &[&str]| {
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(server::program());
         command
             .args(["--port", "6379", "--bind", "127.0.0.1", "--save", ""])
             .args(arguments);
@@ -297,6 +294,7 @@ fn another_users_redis_is_no_broker_unless_it_is_named() {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         command.spawn().unwrap()
     };
+    let server = server::program().file_name().unwrap().to_str().unwrap();
     for arguments in [&[][..], &["--requirepass", "theirs"]] {
         let mut theirs = redis(arguments);
         wait_until("their Redis", || std::net::TcpStream::connect("127.0.0.1:6379").is_ok());
@@ -304,7 +302,7 @@ fn another_users_redis_is_no_broker_unless_it_is_named() {
         let ended = project.orch(&["up"]).finish();
         ended.expect_code(2);
         for told in [
-            "belongs to another user: redis-server, pid ",
+            &format!("belongs to another user: {server}, pid "),
             &format!(" of user {STRANGER}"),
             "mode = \"own\"",
             "mode = \"external\"",

@@ -7,10 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-mod support {
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+mod support;
 use support::orch::{Project, lives, wait_until};
 
 const BASE: &str = "[redis]\nmode = \"off\"\n";

@@ -1,19 +1,6 @@
 //! A key of Celery's gets another type of value while a job runs: it is named, and the run comes to a true end soon.
 
-#[path = "support"]
-#[allow(dead_code, reason = "the tests use a part of it")]
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-    #[path = "process.rs"]
-    pub mod process;
-    #[path = "redis.rs"]
-    pub mod redis;
-
-    pub use bookshop::python;
-}
+mod support;
 
 use std::time::{Duration, Instant};
 

@@ -17,6 +17,7 @@ use crate::settings::{Limits, chunks};
 use crate::support::bookshop;
 use crate::support::orch::{Ended, Orch, Project};
 use crate::support::redis::RedisServer;
+use crate::support::skip::skip;
 
 /// The one of `configuration`.
 const SITE: &str = "shop";
@@ -143,6 +144,7 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
                 continue;
             }
             if let (Fault::DiskFull, Err(reason)) = (fault, &disk) {
+                skip(format_args!("{fault}: {reason}"));
                 *results.skipped.entry(format!("{fault}: {reason}")).or_default() += 1;
                 continue;
             }

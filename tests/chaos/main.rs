@@ -10,20 +10,8 @@
 use std::process::ExitCode;
 use std::time::Instant;
 
-#[path = "../support"]
-#[allow(dead_code, reason = "the driver uses a part of it")]
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-    #[path = "process.rs"]
-    pub mod process;
-    #[path = "redis.rs"]
-    pub mod redis;
-
-    pub use bookshop::python;
-}
+#[path = "../support/mod.rs"]
+mod support;
 
 mod connections;
 mod disk;

@@ -6,13 +6,8 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
-#[path = "../support"]
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+#[path = "../support/mod.rs"]
+mod support;
 
 mod call;
 mod place;

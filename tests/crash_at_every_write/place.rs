@@ -11,6 +11,8 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::call::Call;
+use crate::support::server;
+use crate::support::skip::skip;
 use crate::tracer::{End, Fault, watch};
 
 /// For what has been killed to be gone.
@@ -54,6 +56,7 @@ impl Place {
             .args(["-c", "kill -STOP $$; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_orch")])
             .arg(argument)
             .current_dir(self.directory.path())
+            .env("PATH", server::path())
             .stdin(Stdio::null())
             .stdout(output.try_clone().unwrap())
             .stderr(output);
@@ -65,7 +68,7 @@ impl Place {
                 told: fs::read_to_string(self.output()).unwrap(),
             }),
             Err(forbidden) => {
-                eprintln!("skipped: no process may be traced here: {}", forbidden.0);
+                skip(format_args!("no process may be traced here: {}", forbidden.0));
                 None
             }
         }
@@ -76,6 +79,7 @@ impl Place {
         let output = Command::new(env!("CARGO_BIN_EXE_orch"))
             .args(arguments)
             .current_dir(self.directory.path())
+            .env("PATH", server::path())
             .output()
             .unwrap();
         let said = [output.stdout, output.stderr].concat();
@@ -210,6 +214,7 @@ impl Place {
         let mut orch = Command::new(env!("CARGO_BIN_EXE_orch"))
             .arg("up")
             .current_dir(self.directory.path())
+            .env("PATH", server::path())
             .stdout(output.try_clone().unwrap())
             .stderr(output)
             .spawn()

@@ -1,6 +1,4 @@
 //! The example project as a test's own copy, with one virtual environment for all of them.
-#![allow(dead_code, reason = "not every test binary needs everything")]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -12,10 +10,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-#[path = "python.rs"]
-pub mod python;
-
 use super::orch::{Orch, Project};
+use super::{python, server};
 
 /// The virtual environment, made by `orch demo --prepare-only` where it is not there yet. `ORCH_TEST_CELERY` puts
 /// another version of Celery into one of its own.
@@ -26,10 +22,11 @@ pub fn environment() -> &'static Path {
         let name = version
             .as_ref()
             .map_or_else(|| "bookshop".to_owned(), |version| format!("bookshop-{version}"));
-        let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        let directory = python::directory().join(name);
         let prepared = Command::new(env!("CARGO_BIN_EXE_orch"))
             .args(["demo", "--prepare-only", "--dir"])
             .arg(&directory)
+            .env("PATH", server::path())
             .stdin(Stdio::null())
             .output()
             .expect("start orch demo --prepare-only");

