@@ -1,5 +1,7 @@
 //! `orch exec -- CMD`: a command with the environment of the instance that is up.
 
+use std::env;
+use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
 
 use clap::Args;
@@ -50,17 +52,29 @@ pub fn main(args: &ExecArgs) -> anyhow::Result<u8> {
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Refusal::because(Outcome::ConfigurationError, "no command"));
     };
+    let path = environment.iter().find(|(name, _)| *name == "PATH");
+    let path = path.map_or_else(String::new, |(_, value)| value.clone());
     // Replaces this process: terminal, signals and exit code are the command's own.
     let error = std::process::Command::new(program)
         .args(arguments)
         .env_clear()
         .envs(environment)
         .exec();
-    let code = if error.kind() == std::io::ErrorKind::NotFound {
-        127
-    } else {
-        126
+    let is_found = match error.kind() {
+        ErrorKind::NotFound => false,
+        // Of directories that may not be searched, too: then nobody has seen it there.
+        ErrorKind::PermissionDenied if !program.contains('/') => {
+            env::split_paths(&path).any(|directory| directory.join(program).symlink_metadata().is_ok())
+        }
+        _ => true,
     };
-    super::output::say(&format!("error: execute `{program}`: {error}"));
-    Ok(code)
+    if is_found {
+        super::output::say(&format!("error: execute `{program}`: {error}"));
+        return Ok(126);
+    }
+    super::output::say(&match program.contains('/') {
+        true => format!("error: execute `{program}`: {error}"),
+        false => format!("error: execute `{program}`: it is not found in PATH ({path})"),
+    });
+    Ok(127)
 }

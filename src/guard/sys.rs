@@ -436,9 +436,10 @@ impl Child<'_> {
         check(unsafe { libc::chdir(self.directory.as_ptr()) })
     }
 
-    /// Returns only if no program can be executed. Which error decides is as in execvp(3).
+    /// Returns only if no program can be executed. Which error decides is as in execvp(3), but for directories of PATH that may
+    /// not be searched: a program that nobody has seen in them is not there, as for a shell.
     fn execute(&mut self) -> io::Error {
-        let mut denied = false;
+        let (mut denied, mut hidden) = (false, false);
         let mut last = libc::ENOENT;
         for program in self.programs.iter().filter(|program| !program.is_null()) {
             let words = self.shell.get(1..).unwrap_or_default();
@@ -458,13 +459,21 @@ impl Child<'_> {
                     }
                     break;
                 }
+                // SAFETY: a C string that outlives the call.
+                libc::EACCES if unsafe { libc::access(*program, libc::F_OK) } != 0 => {
+                    hidden = true;
+                    last = libc::ENOENT;
+                }
                 libc::EACCES => denied = true,
                 libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
                 _ => break,
             }
         }
         let missing = matches!(last, libc::ENOENT | libc::ENOTDIR);
-        io::Error::from_raw_os_error(if denied && missing { libc::EACCES } else { last })
+        // Where there is one place alone, it is no search.
+        let is_alone = self.programs.iter().filter(|program| !program.is_null()).count() == 1;
+        let refused = denied || hidden && is_alone;
+        io::Error::from_raw_os_error(if refused && missing { libc::EACCES } else { last })
     }
 }
 
