@@ -9,7 +9,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 mod support;
-use support::orch::{Orch, PATIENCE, Project, kill_both_at_once};
+use support::orch::{Orch, PATIENCE, Project, kill_both_at_once, wait_until};
 use support::skip::skip;
 
 /// A service that leaves behind a process of its own session, without a parent and without a variable.
@@ -53,16 +53,20 @@ fn all_of_a_run_is_in_its_group_and_the_group_goes_with_it() {
     let mut orch = project.orch(&["up"]);
     orch.wait_for_service("service_ready", "wiped");
     let (group, guard) = group(&mut orch);
-    let members = group
-        .as_ref()
-        .map(|group| fs::read_to_string(group.join("cgroup.procs")).unwrap());
+    let members = group.as_ref().map(|group| {
+        let members = || fs::read_to_string(group.join("cgroup.procs")).unwrap();
+        // `setsid` may end a moment after its child has told its pid.
+        wait_until("guard, main process and stray alone in it", || {
+            members().lines().count() == 3
+        });
+        members()
+    });
     orch.signal(Signal::SIGTERM);
     orch.finish().expect_code(143);
     let (Some(group), Some(members)) = (group, members) else {
         return;
     };
     let members: Vec<i32> = members.lines().map(|pid| pid.parse().unwrap()).collect();
-    assert_eq!(members.len(), 3, "guard, main process, stray");
     assert!(members.contains(&guard.as_raw()) && members.contains(&wiped(&project)));
     assert!(!group.exists());
 }
