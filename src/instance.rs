@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::atomic_file;
-use crate::celery::Transport;
-use crate::config::Secret;
+use crate::celery::{Password, SentinelOptions, Transport};
+use crate::config::{RedisUrls, Secret};
 use crate::free_port;
 use crate::guard::{self, Holder};
 use crate::run::{RunId, ServiceName};
@@ -65,6 +65,8 @@ struct Stored {
 
 #[derive(Serialize, Deserialize)]
 struct StoredRedis {
+    #[serde(default)]
+    urls: Option<StoredUrls>,
     host: String,
     port: u16,
     username: Option<String>,
@@ -76,6 +78,46 @@ struct StoredRedis {
     socket: Option<PathBuf>,
     #[serde(default)]
     must_be_ours: bool,
+}
+
+/// `[redis] url` and what belongs to it.
+#[derive(Serialize, Deserialize)]
+struct StoredUrls {
+    broker: String,
+    results: String,
+    master_name: Option<String>,
+    sentinel_username: Option<String>,
+    sentinel_password: Option<String>,
+}
+
+impl StoredUrls {
+    fn of(urls: &RedisUrls) -> Self {
+        let sentinel = &urls.sentinel;
+        Self {
+            broker: urls.broker.expose().to_owned(),
+            results: urls.results.expose().to_owned(),
+            master_name: sentinel.master_name.clone(),
+            sentinel_username: sentinel.username.clone(),
+            sentinel_password: sentinel.password.as_ref().map(|password| password.expose().to_owned()),
+        }
+    }
+
+    fn read(self) -> RedisUrls {
+        redaction::hide_url(&self.broker);
+        redaction::hide_url(&self.results);
+        RedisUrls {
+            broker: Secret::new(self.broker),
+            results: Secret::new(self.results),
+            sentinel: SentinelOptions {
+                master_name: self.master_name,
+                username: self.sentinel_username,
+                password: self.sentinel_password.map(|password| {
+                    redaction::hide(&password);
+                    Password::new(password)
+                }),
+            },
+        }
+    }
 }
 
 fn path(state_dir: &Path) -> PathBuf {
@@ -92,6 +134,7 @@ pub fn write(state_dir: &Path, file: &InstanceFile) -> io::Result<()> {
         pid: file.pid,
         start_time: file.start_time,
         redis: file.redis.as_ref().map(|redis| StoredRedis {
+            urls: redis.urls.as_ref().map(StoredUrls::of),
             host: redis.host.clone(),
             port: redis.port,
             username: redis.username.clone(),
@@ -137,6 +180,7 @@ pub fn read(state_dir: &Path) -> io::Result<Option<InstanceFile>> {
         pid: stored.pid,
         start_time: stored.start_time,
         redis: stored.redis.map(|redis| RedisConnection {
+            urls: redis.urls.map(StoredUrls::read),
             host: redis.host,
             port: redis.port,
             username: redis.username,
@@ -271,6 +315,15 @@ mod tests {
             pid: 7,
             start_time: 11,
             redis: Some(RedisConnection {
+                urls: Some(RedisUrls {
+                    broker: Secret::new("sentinel://default:s3cret@h:26379/0"),
+                    results: Secret::new("redis://h:6379/1"),
+                    sentinel: SentinelOptions {
+                        master_name: Some("main".to_owned()),
+                        username: None,
+                        password: Some(Password::new("watch")),
+                    },
+                }),
                 host: "127.0.0.1".into(),
                 port: 6379,
                 username: None,

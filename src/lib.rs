@@ -30,6 +30,7 @@ mod median;
 pub mod memory;
 pub mod orchestrator;
 mod outlook;
+mod percent;
 mod plan;
 mod presence;
 mod printable;

@@ -85,7 +85,7 @@ impl Plan {
         let mut programs: Vec<Arc<dyn Program>> = Vec::new();
 
         let port_alarm = Arc::<PortAlarm>::default();
-        let decision = decide_redis(&config.redis, &config.orch.state_dir).await?;
+        let decision = decide_redis(&config.redis, &config.orch.state_dir, &context.recorder).await?;
         let connection = decision.as_ref().map(|decision| decision.connection().clone());
         if let Some(decision) = decision {
             let program = match &decision {

@@ -30,6 +30,21 @@ pub fn hide(secret: &str) {
     }
 }
 
+/// From now on the passwords of these URLs (`a;b`) are told nowhere.
+pub fn hide_url(text: &str) {
+    for place in url_passwords(text) {
+        let password = &text[place];
+        hide(password);
+        // In the authority a plus sign is one, in the query it is a space.
+        for encoded in [password.replace('+', "%2B"), password.to_owned()] {
+            let pairs = format!("p={}", encoded.replace('&', "%26"));
+            for (_, decoded) in url::form_urlencoded::parse(pairs.as_bytes()) {
+                hide(&decoded);
+            }
+        }
+    }
+}
+
 /// The text without secrets.
 pub fn redacted(text: &str) -> Cow<'_, str> {
     let mut told = Cow::Borrowed(text);
@@ -44,23 +59,42 @@ pub fn redacted(text: &str) -> Cow<'_, str> {
     told
 }
 
-/// Where passwords stand in the URLs of a text: `scheme://user:password@host`.
+/// Where passwords stand in the URLs of a text: `scheme://user:password@host`, `scheme://host/0?password=password`.
 pub fn url_passwords(text: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut at = 0;
     while let Some(start) = text[at..].find("://").map(|place| at + place + 3) {
-        at = start;
         let ends = |letter: char| letter.is_whitespace() || letter.is_control() || "/?#\"'`<>\\".contains(letter);
         let rest = &text[start..];
         let authority = &rest[..rest.find(ends).unwrap_or(rest.len())];
         // A password with an `@` that is not encoded: the host follows the last one.
-        let Some((credentials, _)) = authority.rsplit_once('@') else {
-            continue;
-        };
-        if let Some((user, password)) = credentials.split_once(':').filter(|(_, password)| !password.is_empty()) {
+        let mut end = start;
+        if let Some((credentials, _)) = authority.rsplit_once('@')
+            && let Some((user, password)) = credentials.split_once(':').filter(|(_, password)| !password.is_empty())
+        {
             let begin = start + user.len() + 1;
-            found.push(begin..begin + password.len());
-            at = begin + password.len();
+            end = begin + password.len();
+            found.push(begin..end);
+        }
+        at = end;
+        // The rest of this URL, up to the next one of the text.
+        let rest = &text[end..];
+        let ends = |letter: char| letter.is_whitespace() || letter.is_control() || "#\"'`<>\\;".contains(letter);
+        let rest = &rest[..rest.find(ends).unwrap_or(rest.len())];
+        let rest = &rest[..rest.find("://").unwrap_or(rest.len())];
+        let mut parameter = rest.find('?');
+        while let Some(mark) = parameter {
+            let of_parameter = rest.get(mark + 1..).unwrap_or_default();
+            let length = of_parameter.find('&').unwrap_or(of_parameter.len());
+            if let Some(value) = of_parameter[..length]
+                .strip_prefix("password=")
+                .filter(|value| !value.is_empty())
+            {
+                let begin = end + mark + 1 + "password=".len();
+                found.push(begin..begin + value.len());
+                at = begin + value.len();
+            }
+            parameter = (length < of_parameter.len()).then_some(mark + 1 + length);
         }
     }
     found
@@ -88,6 +122,12 @@ mod tests {
             ),
             ("a://b://c:pässword@d", "a://b://c:**@d"),
             ("mail me: a@b.c", "mail me: a@b.c"),
+            ("redis://h:1/0?password=pw", "redis://h:1/0?password=**"),
+            (
+                "redis://u:pw@h?db=1&password=px&a=b;redis://i?password=py",
+                "redis://u:**@h?db=1&password=**&a=b;redis://i?password=**",
+            ),
+            ("what is a password=x ?password=y", "what is a password=x ?password=y"),
         ] {
             assert_eq!(redacted(text), told);
         }
@@ -102,6 +142,13 @@ mod tests {
         assert_eq!(redacted("password=9f1c0a77b3, short"), "password=**, short");
         assert_eq!(redacted(r#"{"text": "a\"quoted\"one"}"#), r#"{"text": "**"}"#);
         assert_eq!(redacted("s%C3%A9same%20ouvre%2Ftoi or sésame ouvre/toi"), "** or **");
+    }
+
+    #[test]
+    fn the_passwords_of_a_url_are_hidden_as_they_are_and_encoded() {
+        hide_url("redis://:geheim%2Fnis1@h/0;redis://i?password=und%20noch+eins");
+        assert_eq!(redacted("geheim/nis1 geheim%2Fnis1"), "** **");
+        assert_eq!(redacted("\"und noch eins\" \"und noch+eins\""), "\"**\" \"**\"");
     }
 
     proptest! {

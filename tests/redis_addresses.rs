@@ -37,11 +37,11 @@ fn every_form_of_an_address_leads_to_its_database() {
         (&format!("redis://:pass@127.0.0.1:{port}/2?db=3"), 3),
         (&format!("redis://127.0.0.1:{port}/4?password=pass"), 4),
         (
-            &format!("redis://127.0.0.1:{nobody}/0;redis://:pass@127.0.0.1:{port}/5"),
+            &format!("redis://127.0.0.1:{nobody}/5;redis://:pass@127.0.0.1:{port}/5"),
             5,
         ),
         (
-            &format!("redis://:pass@127.0.0.1:{port}/6;redis://127.0.0.1:{nobody}/0"),
+            &format!("redis://:pass@127.0.0.1:{port}/6;redis://127.0.0.1:{nobody}/6"),
             6,
         ),
     ] {

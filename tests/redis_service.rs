@@ -57,7 +57,7 @@ fn what_is_not_redis_on_its_port_is_an_error_that_says_so() {
 #[test]
 fn an_external_redis_that_is_not_there_is_named() {
     let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let project = hard_wired(&format!("mode = \"external\"\nport = {free}"));
+    let project = hard_wired(&format!("mode = \"external\"\nstart_timeout = \"1s\"\nport = {free}"));
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(3);
     assert!(

@@ -166,6 +166,16 @@ impl Client {
         ping.map(|()| started.elapsed())
     }
 
+    /// One PING to each of both servers, without waiting for one that is away.
+    pub async fn ping_servers(&self) -> Result<()> {
+        self.ping_redis().await?;
+        if self.shared.endpoints.backend.address == self.shared.endpoints.broker.address {
+            return Ok(());
+        }
+        let ping = redis::pipe().cmd("PING").ignore().to_owned();
+        self.shared.backend.probe("ping Redis", &ping, self.deadline).await
+    }
+
     /// What the broker's server says about itself, without waiting for one that is away; answered while it is loading,
     /// too.
     pub async fn server_info(&self) -> Result<ServerInfo> {

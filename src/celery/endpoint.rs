@@ -1,17 +1,19 @@
 //! Where a broker or result backend is, as Celery's URLs say it.
 //!
 //! Understood: `redis://`, `rediss://`, `redis+socket://`, `unix://`, with user, password and database, lists of them
-//! (`a;b`), and `sentinel://` (Celery wire, observed on 5.2 to 5.7). Not here: Cluster, which Celery does not speak to.
+//! (`a;b`), and `sentinel://` (Celery wire, observed on 5.2 to 5.7). Not here: Cluster, which Celery does not speak to; the
+//! way back to a URL (`celery_url`).
 
 use std::fmt;
 use std::path::PathBuf;
 
 use url::Url;
 
+use super::sentinel::{SentinelOptions, Sentinels, from_sentinel_urls};
 use super::{Error, Result};
+use crate::percent;
 
 const DEFAULT_PORT: u16 = 6379;
-const SENTINEL_PORT: u16 = 26379;
 
 /// A password that prints as `[redacted]`.
 #[derive(Clone, PartialEq, Eq)]
@@ -23,8 +25,8 @@ impl Password {
         Self(text.into())
     }
 
-    /// The plain text, for the wire only.
-    pub(super) fn expose(&self) -> &str {
+    /// The plain text, for the wire and for the environment of a service only.
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -44,30 +46,6 @@ pub enum Address {
     Unix(PathBuf),
     /// The master of a name, which Sentinels know.
     Sentinel(Sentinels),
-}
-
-/// Sentinels and the master that they are asked for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sentinels {
-    /// Host and port of each, in order of trial.
-    pub servers: Vec<(String, u16)>,
-    /// `master_name` of Celery's transport options.
-    pub master_name: String,
-    /// `sentinel_kwargs`: by what the Sentinels themselves let in.
-    pub username: Option<String>,
-    pub password: Option<Password>,
-    /// TLS of the master; the Sentinels are spoken to without it, as Celery does.
-    pub tls: Option<Tls>,
-}
-
-/// What a `sentinel://` URL does not hold: Celery has it in its transport options.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SentinelOptions {
-    /// `master_name`.
-    pub master_name: Option<String>,
-    /// `username` and `password` of `sentinel_kwargs`.
-    pub username: Option<String>,
-    pub password: Option<Password>,
 }
 
 /// The certificate options of a `rediss://` URL.
@@ -169,7 +147,17 @@ impl Endpoint {
         let mut urls = text.split(';').filter(|url| !url.trim().is_empty());
         let mut first = Self::from_one_url(urls.next().unwrap_or_default().trim())?;
         for url in urls {
-            first.alternatives.push(Self::from_one_url(url.trim())?);
+            let other = Self::from_one_url(url.trim())?;
+            if other.database != first.database {
+                return Err(unusable(
+                    text,
+                    format!(
+                        "its servers have different database numbers ({} and {}), which stand in the names of channels",
+                        first.database, other.database
+                    ),
+                ));
+            }
+            first.alternatives.push(other);
         }
         Ok(first)
     }
@@ -194,7 +182,7 @@ impl Endpoint {
     }
 
     /// Gives each server that may be connected to, with what is the same for all of them.
-    pub(super) fn each(&self) -> impl Iterator<Item = Self> {
+    pub(crate) fn each(&self) -> impl Iterator<Item = Self> {
         let first = Self {
             alternatives: Vec::new(),
             ..self.clone()
@@ -202,7 +190,7 @@ impl Endpoint {
         std::iter::once(first).chain(self.alternatives.iter().cloned())
     }
 
-    fn from_tcp_url(url: &Url, text: &str) -> Result<Self> {
+    pub(super) fn from_tcp_url(url: &Url, text: &str) -> Result<Self> {
         let host = match url.host() {
             Some(url::Host::Domain("")) | None => "127.0.0.1".to_owned(),
             Some(url::Host::Domain(name)) => name.to_owned(),
@@ -287,19 +275,12 @@ impl fmt::Display for Address {
         match self {
             Self::Tcp { host, port, .. } => write_host_and_port(formatter, host, *port),
             Self::Unix(path) => write!(formatter, "{}", path.display()),
-            Self::Sentinel(sentinels) => {
-                write!(formatter, "master {} by Sentinel at ", sentinels.master_name)?;
-                for (index, (host, port)) in sentinels.servers.iter().enumerate() {
-                    formatter.write_str(if index == 0 { "" } else { "," })?;
-                    write_host_and_port(formatter, host, *port)?;
-                }
-                Ok(())
-            }
+            Self::Sentinel(sentinels) => write!(formatter, "{sentinels}"),
         }
     }
 }
 
-fn write_host_and_port(formatter: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
+pub(super) fn write_host_and_port(formatter: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
     if host.contains(':') {
         write!(formatter, "[{host}]:{port}")
     } else {
@@ -307,54 +288,7 @@ fn write_host_and_port(formatter: &mut fmt::Formatter<'_>, host: &str, port: u16
     }
 }
 
-/// Reads `sentinel://a;sentinel://b`: user, password, database and TLS of the master are those of the first, as Celery
-/// takes them.
-fn from_sentinel_urls(text: &str, options: &SentinelOptions) -> Result<Endpoint> {
-    let Some(master_name) = options.master_name.clone() else {
-        return Err(unusable(
-            text,
-            "Sentinel needs the name of the master (master_name), which orch cannot be given yet: use the master's address".to_owned(),
-        ));
-    };
-    let (mut servers, mut first): (Vec<(String, u16)>, Option<Endpoint>) = (Vec::new(), None);
-    for part in text.split(';').map(str::trim).filter(|part| !part.is_empty()) {
-        // Celery's documentation gives the later ones without a scheme, too.
-        let rest = part.strip_prefix("sentinel://").unwrap_or(part);
-        if rest.contains("://") {
-            return Err(unusable(
-                part,
-                "Sentinels and servers cannot stand in one list".to_owned(),
-            ));
-        }
-        let is_tls = rest.contains("ssl_cert_reqs=");
-        let scheme = if is_tls { "rediss" } else { "redis" };
-        let url = Url::parse(&format!("{scheme}://{rest}")).map_err(|error| unusable(part, error.to_string()))?;
-        let one = Endpoint::from_tcp_url(&url, part)?;
-        if let Address::Tcp { host, .. } = &one.address {
-            servers.push((host.clone(), url.port().unwrap_or(SENTINEL_PORT)));
-        }
-        first.get_or_insert(one);
-    }
-    let Some(first) = first else {
-        return Err(unusable(text, "it names no Sentinel".to_owned()));
-    };
-    let tls = match first.address {
-        Address::Tcp { tls, .. } => tls,
-        Address::Unix(_) | Address::Sentinel(_) => None,
-    };
-    Ok(Endpoint {
-        address: Address::Sentinel(Sentinels {
-            servers,
-            master_name,
-            username: options.username.clone(),
-            password: options.password.clone(),
-            tls,
-        }),
-        ..first
-    })
-}
-
-fn unusable(url: &str, reason: String) -> Error {
+pub(super) fn unusable(url: &str, reason: String) -> Error {
     Error::Url {
         url: without_credentials(url),
         reason,
@@ -383,26 +317,7 @@ fn without_credentials(text: &str) -> String {
 }
 
 fn percent_decoded(text: &str, url: &str) -> Result<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let digit = |digit: Option<u8>| digit.and_then(|digit| char::from(digit).to_digit(16));
-        match (digit(rest.next()), digit(rest.next())) {
-            // Two hexadecimal digits are at most 255.
-            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
-            _ => {
-                return Err(unusable(
-                    url,
-                    "a `%` is not followed by two hexadecimal digits".to_owned(),
-                ));
-            }
-        }
-    }
-    String::from_utf8(bytes).map_err(|_| unusable(url, "its percent-encoding is not UTF-8".to_owned()))
+    percent::decoded(text).map_err(|reason| unusable(url, reason.to_owned()))
 }
 
 fn username(url: &Url, text: &str) -> Result<Option<String>> {
@@ -506,36 +421,13 @@ mod tests {
                 Some("user"),
                 Some("pw"),
             ),
-            ("redis://h:1/0;redis://:pw@i:2/3", "h:1/0, i:2/3", None, None),
+            ("redis://h:1/3;redis://:pw@i:2/3", "h:1/3, i:2/3", None, None),
         ];
         for (url, shown, username, password) in cases {
             let endpoint = Endpoint::from_url(url).expect(url);
             assert_eq!(endpoint.to_string(), shown, "{url}");
             assert_eq!(endpoint.username.as_deref(), username, "{url}");
             assert_eq!(endpoint.password.as_ref().map(Password::expose), password, "{url}");
-        }
-    }
-
-    #[test]
-    fn sentinels_are_read_with_the_user_and_database_of_the_first() {
-        let options = SentinelOptions {
-            master_name: Some("main".to_owned()),
-            username: None,
-            password: Some(Password::new("watch")),
-        };
-        for url in [
-            "sentinel://:pw@a:1/4;sentinel://b",
-            "sentinel://:pw@a:1/4;b:26379",
-            "sentinel://:pw@a:1/4;sentinel://:other@b:26379/5",
-        ] {
-            let endpoint = Endpoint::from_url_with(url, &options).expect(url);
-            assert_eq!(
-                endpoint.to_string(),
-                "master main by Sentinel at a:1,b:26379/4",
-                "{url}"
-            );
-            assert_eq!(endpoint.password.as_ref().map(Password::expose), Some("pw"), "{url}");
-            assert!(matches!(&endpoint.address, Address::Sentinel(found) if found.password == options.password));
         }
     }
 
@@ -549,6 +441,7 @@ mod tests {
             ("sentinel://:hunter2@host:26379", "master_name"),
             ("redis://h/0;sentinel://:hunter2@host:26379", "one list"),
             ("redis://:hunter2@host/0;redis://:hunter2@host/zero", "`zero`"),
+            ("redis://:hunter2@host/0;redis://:hunter2@host/1", "(0 and 1)"),
             ("redis://host/zero?password=hunter2", "`zero`"),
             ("rediss://:hunter2@host/0", "ssl_cert_reqs"),
             ("redis+socket://:hunter2@/", "socket"),
@@ -558,13 +451,6 @@ mod tests {
             assert!(error.contains(why), "{url}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
-        let options = SentinelOptions {
-            master_name: Some("m".to_owned()),
-            ..SentinelOptions::default()
-        };
-        let error =
-            Endpoint::from_url_with("sentinel://:hunter2@a;redis://:hunter2@b", &options).expect_err("a mixed list");
-        assert!(!error.to_string().contains("hunter2"), "{error}");
         let endpoint = Endpoint::from_url("redis://:hunter2@host/0").expect("a good URL");
         assert!(!format!("{endpoint:?} {endpoint}").contains("hunter2"));
     }

@@ -11,7 +11,8 @@ use std::time::Duration;
 use tokio::time::timeout;
 
 use super::candidate::Candidate;
-use super::endpoint::{Access, Address, Sentinels};
+use super::endpoint::{Access, Address};
+use super::sentinel::Sentinels;
 use super::{Endpoint, Error, Result};
 
 /// For each server but the last: one that is silent must not take the time of those behind it.

@@ -13,6 +13,7 @@ mod ports;
 mod problem;
 mod programs;
 mod read;
+mod redis_urls;
 #[cfg(test)]
 mod reference;
 mod secret;
@@ -33,5 +34,6 @@ pub use model::*;
 pub use problem::ConfigErrors;
 pub(crate) use problem::nearest;
 pub use programs::{Tried, find_celery, find_redis_server};
+pub use redis_urls::RedisUrls;
 pub use secret::Secret;
 pub use select::{Selector, Unknown, UnknownSites};

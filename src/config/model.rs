@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::Secret;
+use super::{RedisUrls, Secret};
 use crate::run::{HealthAction, ServiceName, SiteName};
 
 /// One orch's world.
@@ -78,6 +78,8 @@ pub enum RedisMode {
 #[derive(Clone, Debug, PartialEq)]
 pub struct RedisConfig {
     pub mode: RedisMode,
+    /// `url` and `result_url`, for an external one: in place of host, port, user, password and databases.
+    pub urls: Option<RedisUrls>,
     /// Default `127.0.0.1`.
     pub host: String,
     /// 0: choose a free one. Default 6379.

@@ -13,6 +13,15 @@ use super::model::Config;
 
 const REFERENCE: &str = include_str!("../../config/orch.toml");
 
+/// Keys of `[redis]` that stand in place of others.
+const IN_PLACE_OF_OTHERS: [&str; 5] = [
+    "url",
+    "result_url",
+    "master_name",
+    "sentinel_username",
+    "sentinel_password",
+];
+
 /// One key of the reference.
 #[derive(Debug)]
 struct Line<'t> {
@@ -28,6 +37,16 @@ fn everything() -> String {
         Some(rest) if !rest.is_empty() && !rest.starts_with(' ') => rest,
         _ => line,
     });
+    lines.collect::<Vec<_>>().join("\n")
+}
+
+/// All of it that can stand together, line by line.
+fn together(text: &str) -> String {
+    let stands = |line: &&str| {
+        line.split_once(" = ")
+            .is_none_or(|(key, _)| !IN_PLACE_OF_OTHERS.contains(&key))
+    };
+    let lines = text.lines().map(|line| if stands(&line) { line } else { "" });
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -107,7 +126,7 @@ fn every_key_says_what_it_is_and_its_default() {
 #[test]
 fn shown_defaults_are_the_defaults() {
     let directory = project();
-    let text = everything();
+    let text = together(&everything());
     let defaults: BTreeSet<usize> = lines(&text)
         .iter()
         // The number of processors cannot be shown.
@@ -128,10 +147,30 @@ fn shown_defaults_are_the_defaults() {
 }
 
 #[test]
+fn keys_in_place_of_others_are_true_as_they_are_shown() {
+    let directory = tempfile::tempdir().expect("a temporary directory");
+    let text = everything();
+    let mut written = "[redis]\nmode = \"external\"\n".to_owned();
+    let stand = |line: &&str| {
+        let key = line.split_once(" = ").map(|(key, _)| key);
+        key.is_some_and(|key| IN_PLACE_OF_OTHERS.contains(&key))
+    };
+    let shown: Vec<&str> = text.lines().filter(stand).collect();
+    assert_eq!(shown.len(), IN_PLACE_OF_OTHERS.len());
+    written.push_str(&shown.join("\n"));
+    // The address that is shown is no Sentinel's.
+    let written = written.replacen("redis://", "sentinel://", 1);
+    let (config, _) = load(directory.path(), &written);
+    let urls = config.redis.urls.expect("addresses");
+    assert!(written.contains(urls.broker.expose()) && written.contains(urls.results.expose()));
+    assert_eq!(urls.sentinel.master_name.as_deref(), Some("mymaster"));
+}
+
+#[test]
 fn every_known_key_is_in_the_reference() {
     let directory = project();
     let text = everything();
-    let (_, known) = load(directory.path(), &text);
+    let (_, known) = load(directory.path(), &together(&text));
     let mut named: BTreeSet<String> = BTreeSet::new();
     for line in lines(&text) {
         named.insert(pattern(line.section));

@@ -229,20 +229,16 @@ impl Celery {
 
     fn wrong_broker(&self, there: &dyn std::fmt::Display) -> Failure {
         Failure::configuration(format!("the worker uses another broker than orch: {there}"))
-            .because(format!("orch's Redis is {}; the app does not take its URL from the environment", self.here()))
+            .because(format!(
+                "orch's Redis is {}; the app does not take its URL from the environment",
+                self.here_in_words()
+            ))
             .with_log(&self.order.log)
             .hint("let the app read CELERY_BROKER_URL (or REDIS_HOST and REDIS_PORT), or configure `[redis]` to its address")
     }
 
     /// Whether a broker is not the Redis that orch speaks to. Another name of its host is no other server.
     async fn is_elsewhere(&self, there: &BrokerAddress) -> bool {
-        let here = self.here();
-        if there.same(&here) {
-            return false;
-        }
-        if (there.port, there.db) != (here.port, here.db) {
-            return true;
-        }
         let addresses = async |address: &BrokerAddress| -> BTreeSet<std::net::SocketAddr> {
             let found = tokio::net::lookup_host((address.host.as_str(), address.port));
             match tokio::time::timeout(LOOK_UP_PATIENCE, found).await {
@@ -250,15 +246,32 @@ impl Celery {
                 Ok(Err(_)) | Err(_) => BTreeSet::new(),
             }
         };
-        let (theirs, ours) = tokio::join!(addresses(there), addresses(&here));
-        theirs.is_disjoint(&ours)
+        let here = self.connection.broker_addresses();
+        if here.is_empty() || here.iter().any(|here| there.same(here)) {
+            return false;
+        }
+        for here in here
+            .iter()
+            .filter(|here| (there.port, there.db) == (here.port, here.db))
+        {
+            let (theirs, ours) = tokio::join!(addresses(there), addresses(here));
+            if !theirs.is_disjoint(&ours) {
+                return false;
+            }
+        }
+        true
     }
 
-    fn here(&self) -> BrokerAddress {
-        BrokerAddress {
-            host: self.connection.host.clone(),
-            port: self.connection.port,
-            db: self.connection.broker_db,
+    fn here_in_words(&self) -> String {
+        let here: Vec<String> = self
+            .connection
+            .broker_addresses()
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        match here.is_empty() {
+            true => self.connection.address(),
+            false => here.join(", "),
         }
     }
 
@@ -335,7 +348,8 @@ impl Celery {
         self.last_answer.learn(stats, settings, &self.config.pool, spawned);
         self.last_answer.watch_tasks(&self.client, self.node()).await;
         if let Some(settings) = settings.filter(|_| self.connection.guards_password())
-            && let Some(failure) = refusal::by_settings(settings, &self.here())
+            && let Some(here) = self.connection.broker_addresses().first()
+            && let Some(failure) = refusal::by_settings(settings, here)
         {
             return Err(failure);
         }

@@ -8,14 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use super::failure::Failure;
-use crate::celery::{Access, Client, Endpoints};
-use crate::config::Secret;
+use super::worker_log::BrokerAddress;
+use crate::celery::{Access, Address, Client, DEFAULT_USER, Endpoint, Endpoints};
+use crate::config::{RedisUrls, Secret};
+use crate::percent;
 
 /// orch's own user in a Redis that it started.
 pub const OWN_USER: &str = "orch";
-/// The user of whoever gives a password and no name. URLs name it: redis-cli takes the empty name of `redis://:password@`
-/// for a user's, and is refused.
-const DEFAULT_USER: &str = "default";
 
 /// The longest path of a Unix socket that the kernel takes, in bytes.
 const LONGEST_SOCKET_PATH: usize = 107;
@@ -23,6 +22,10 @@ const LONGEST_SOCKET_PATH: usize = 107;
 /// Address and credentials of the Redis in use, owned or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RedisConnection {
+    /// `[redis] url` and `result_url`: by these orch connects, and services are told them. What else is here says the same of
+    /// the broker's first server, as far as it can be said so.
+    pub urls: Option<RedisUrls>,
+    /// Empty where it has none: a Unix socket, a master that Sentinels know.
     pub host: String,
     pub port: u16,
     /// What services are told; apps may know no user name, so in an owned Redis it is the `default` user's password.
@@ -42,9 +45,61 @@ pub struct RedisConnection {
 }
 
 impl RedisConnection {
-    /// `host:port`, as errors name it.
+    /// The external Redis of these addresses.
+    pub fn of_urls(urls: &RedisUrls) -> Self {
+        let broker = urls.broker_parts().unwrap_or_else(|| Endpoint::tcp("", 0, 0));
+        let (host, port) = match &broker.address {
+            Address::Tcp { host, port, .. } => (host.clone(), *port),
+            Address::Unix(_) | Address::Sentinel(_) => (String::new(), 0),
+        };
+        Self {
+            urls: Some(urls.clone()),
+            host,
+            port,
+            password: broker.password.as_ref().map(|password| Secret::new(password.expose())),
+            username: broker.username,
+            own_password: None,
+            broker_db: broker.database,
+            // Told by its URL alone.
+            result_db: 0,
+            owned: false,
+            socket: None,
+            must_be_ours: false,
+        }
+    }
+
+    /// Where it is, as errors name it: `host:port`, a path, several servers.
     pub fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
+        let Some(broker) = self.urls.as_ref().and_then(RedisUrls::broker_parts) else {
+            return with_port(&self.host, self.port);
+        };
+        let servers: Vec<String> = broker.each().map(|server| server.address.to_string()).collect();
+        servers.join(", ")
+    }
+
+    /// The servers that a worker may say it is connected to; none where it does not say it by host and port.
+    pub fn broker_addresses(&self) -> Vec<BrokerAddress> {
+        let at = |host: &str, port: u16, db: u32| BrokerAddress {
+            host: host.to_owned(),
+            port,
+            db,
+        };
+        let Some(broker) = self.urls.as_ref().and_then(RedisUrls::broker_parts) else {
+            return vec![at(&self.host, self.port, self.broker_db)];
+        };
+        let mut addresses = Vec::new();
+        for server in broker.each() {
+            match &server.address {
+                Address::Tcp { host, port, .. } => addresses.push(at(host, *port, server.database)),
+                Address::Sentinel(sentinels) => {
+                    let servers = sentinels.servers.iter();
+                    addresses.extend(servers.map(|(host, port)| at(host, *port, server.database)));
+                }
+                // It may be known by any port.
+                Address::Unix(_) => return Vec::new(),
+            }
+        }
+        addresses
     }
 
     /// Whether an app that gives no password, or another one, is refused by a Redis that orch started.
@@ -79,35 +134,41 @@ impl RedisConnection {
             (user, Some(password)) => {
                 format!(
                     "{}:{}@",
-                    percent_encode(user.unwrap_or(DEFAULT_USER)),
-                    percent_encode(password.expose())
+                    percent::encoded(user.unwrap_or(DEFAULT_USER)),
+                    percent::encoded(password.expose())
                 )
             }
-            (Some(user), None) => format!("{}@", percent_encode(user)),
+            (Some(user), None) => format!("{}@", percent::encoded(user)),
             (None, None) => String::new(),
         };
-        let host = if self.host.contains(':') {
-            format!("[{}]", self.host)
-        } else {
-            self.host.clone()
-        };
-        Secret::new(format!("redis://{credentials}{host}:{}/{db}", self.port))
+        Secret::new(format!(
+            "redis://{credentials}{}/{db}",
+            with_port(&self.host, self.port)
+        ))
     }
 
     /// What services are told: the variables that Celery and most Redis programs read. `None` must not be set: the
     /// credentials of another Redis, from the caller or a file, would be refused by this one.
     pub fn environment(&self) -> Vec<(String, Option<String>)> {
-        let broker = self.url(self.broker_db).expose().to_owned();
-        let backend = self.url(self.result_db).expose().to_owned();
+        let (broker, backend, redis) = match &self.urls {
+            Some(urls) => (urls.broker.clone(), urls.results.clone(), urls.redis_url()),
+            None => {
+                let broker = self.url(self.broker_db);
+                let redis = broker.expose().to_owned();
+                (broker, self.url(self.result_db), Some(redis))
+            }
+        };
+        let (broker, backend) = (broker.expose().to_owned(), backend.expose().to_owned());
+        let has_host = !self.host.is_empty();
         let password = self.password.as_ref().map(|password| password.expose().to_owned());
         // redis-cli gives this password without a name, which is right for the default user only.
         let for_redis_cli = password.clone().filter(|_| self.username.is_none());
         [
-            ("CELERY_BROKER_URL", Some(broker.clone())),
+            ("CELERY_BROKER_URL", Some(broker)),
             ("CELERY_RESULT_BACKEND", Some(backend)),
-            ("REDIS_URL", Some(broker)),
-            ("REDIS_HOST", Some(self.host.clone())),
-            ("REDIS_PORT", Some(self.port.to_string())),
+            ("REDIS_URL", redis),
+            ("REDIS_HOST", has_host.then(|| self.host.clone())),
+            ("REDIS_PORT", has_host.then(|| self.port.to_string())),
             ("REDIS_PASSWORD", password),
             ("REDIS_USERNAME", self.username.clone()),
             ("REDISCLI_AUTH", for_redis_cli),
@@ -125,11 +186,14 @@ pub fn client(connection: &RedisConnection) -> Result<Client, Failure> {
     let failed = |error: crate::celery::Error| {
         Failure::configuration(format!("use the Redis on {}", connection.address())).because(error.to_string())
     };
-    let (broker, backend) = (
-        connection.url_for(connection.credentials(), connection.broker_db),
-        connection.url_for(connection.credentials(), connection.result_db),
-    );
-    let mut endpoints = Endpoints::from_urls(broker.expose(), backend.expose()).map_err(failed)?;
+    let mut endpoints = match &connection.urls {
+        Some(urls) => urls.endpoints(),
+        None => {
+            let url = |db| connection.url_for(connection.credentials(), db);
+            Endpoints::from_urls(url(connection.broker_db).expose(), url(connection.result_db).expose())
+        }
+    }
+    .map_err(failed)?;
     endpoints.broker.access = connection.access();
     endpoints.backend.access = connection.access();
     Client::connect(endpoints).map_err(failed)
@@ -160,16 +224,13 @@ fn short_path(socket: &Path) -> PathBuf {
     }
 }
 
-/// Everything but RFC 3986's unreserved characters is encoded: Celery decodes user and password of its URLs.
-fn percent_encode(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        match byte {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            _ => encoded.push_str(&format!("%{byte:02X}")),
-        }
+/// `host:port`; an IPv6 address in brackets.
+fn with_port(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
     }
-    encoded
 }
 
 #[cfg(test)]
@@ -179,6 +240,7 @@ mod tests {
     #[test]
     fn urls_carry_encoded_credentials_and_debug_does_not() {
         let connection = RedisConnection {
+            urls: None,
             host: "127.0.0.1".into(),
             port: 6379,
             username: None,

@@ -44,13 +44,16 @@ pub(super) async fn cure(
 }
 
 fn failure(key: &MistypedKey, connection: &RedisConnection) -> Failure {
-    let RedisConnection {
-        host, port, broker_db, ..
-    } = connection;
+    let database = connection.broker_db;
+    // By a socket or Sentinels whoever reads this knows how to connect.
+    let place = match connection.host.as_str() {
+        "" => format!("-n {database}"),
+        host => format!("-h {host} -p {} -n {database}", connection.port),
+    };
     Failure::infrastructure(format!("{key}"))
         .because("another program has written it: every worker that uses it ends with WRONGTYPE")
         .hint(format!(
-            "find the program that writes it; `redis-cli -h {host} -p {port} -n {broker_db} RENAME '{0}' '{0}.aside'` \
+            "find the program that writes it; `redis-cli {place} RENAME '{0}' '{0}.aside'` \
              moves it out of the way",
             key.key
         ))

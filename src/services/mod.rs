@@ -33,6 +33,7 @@ mod program;
 mod python_output;
 mod redis;
 mod redis_data;
+mod redis_decision;
 mod redis_probe;
 mod refusal;
 mod refusal_watch;
@@ -65,7 +66,8 @@ pub use on_demand::{Needed, OnDemand};
 pub use order::{StartOrder, stop_ranks};
 pub use port_guard::PortAlarm;
 pub use program::{Boxed, Prepared, Program, Start};
-pub use redis::{Decision, Redis, decide as decide_redis};
+pub use redis::Redis;
+pub use redis_decision::{Decision, decide as decide_redis};
 pub use refusal_watch::RefusalWatch;
 pub use site_worker::{
     is_service as is_site_service, node_begin as site_node_begin, service_name as site_service_name,

@@ -1,4 +1,4 @@
-//! Redis: reuse what answers, or start one of our own with a generated configuration.
+//! Redis as a service: one that is there, or one of our own with a generated configuration.
 //!
 //! Only an owned Redis gets a password, its own directory and the clean-up; what was there before is used as it is.
 
@@ -17,23 +17,22 @@ use super::listener::listener;
 use super::port_guard::{self, PortAlarm, PortGuard};
 use super::program::{Boxed, Prepared, Program, Start};
 use super::redis_data;
+use super::redis_decision::Decision;
 use super::redis_probe::{self, Found};
 use crate::atomic_file;
-use crate::config::{LivenessConfig, RedisConfig, RedisMode, Secret, format_about};
-use crate::free_port;
+use crate::config::{LivenessConfig, RedisConfig, format_about};
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
-use crate::redaction;
 use crate::run::ServiceName;
 
 /// One PING.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// Pauses between PINGs of a server that is starting: the first answers come after some 10 ms.
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
-const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_PAUSE: Duration = Duration::from_millis(50);
 /// Its Unix socket, in the directory of its data: a relative path, since an absolute one may be longer than the kernel takes.
-const SOCKET: &str = "redis.sock";
+pub(super) const SOCKET: &str = "redis.sock";
 /// A Redis that says it is loading its data is waited for this long: gigabytes of append-only file take minutes.
-const LOADING_PATIENCE: Duration = Duration::from_secs(600);
+pub(super) const LOADING_PATIENCE: Duration = Duration::from_secs(600);
 
 /// What a service may not ask of an owned Redis: what takes it away from orch or out of its directory. Everything else
 /// stays: apps do use KEYS, INFO, FLUSHDB and CLIENT. All exist since Redis 6.2.
@@ -52,161 +51,6 @@ pub(super) const ADMINISTRATIVE: [&str; 13] = [
     "slaveof",
     "sync",
 ];
-
-/// What the look at the configured address has decided.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Decision {
-    /// It is there: use it, never stop it.
-    Reuse(RedisConnection),
-    /// Start one there.
-    Own(RedisConnection),
-}
-
-impl Decision {
-    /// Where Redis is, or will be.
-    pub fn connection(&self) -> &RedisConnection {
-        match self {
-            Decision::Reuse(connection) | Decision::Own(connection) => connection,
-        }
-    }
-}
-
-/// Looks at the configured address before anything is started; `None` for `mode = "off"`.
-///
-/// # Errors
-/// What stands there is not Redis, wants a password that is not configured, must not be reused (`own`) or is missing
-/// (`external`).
-pub async fn decide(config: &RedisConfig, state_dir: &Path) -> Result<Option<Decision>, Failure> {
-    let there = RedisConnection {
-        host: config.host.clone(),
-        port: config.port,
-        username: config.username.clone(),
-        password: config.password.clone(),
-        own_password: None,
-        broker_db: config.broker_db,
-        result_db: config.result_db,
-        owned: false,
-        socket: None,
-        must_be_ours: config.mode == RedisMode::Auto,
-    };
-    // What stands in the way of an own Redis is none of ours: it is sent no password.
-    let asked = match config.mode {
-        RedisMode::Own => RedisConnection {
-            username: None,
-            password: None,
-            ..there.clone()
-        },
-        _ => there.clone(),
-    };
-    let own = || -> Result<Option<Decision>, Failure> {
-        // `localhost` is several addresses for whoever connects, and Redis listens on one of them.
-        let host = match config.host.as_str() {
-            "localhost" => "127.0.0.1",
-            host => host,
-        };
-        let port = match config.port {
-            0 => reserve_port(host)?,
-            port => port,
-        };
-        let password = config.auth.then(random_password).transpose()?;
-        let connection = RedisConnection {
-            host: host.to_owned(),
-            port,
-            username: None,
-            password,
-            own_password: Some(random_password()?),
-            owned: true,
-            socket: Some(state_dir.join("redis/data").join(SOCKET)),
-            must_be_ours: false,
-            ..there.clone()
-        };
-        Ok(Some(Decision::Own(connection)))
-    };
-    let address = there.address();
-    let whose =
-        || listener(&config.host, config.port).map_or_else(String::new, |listener| format!(" (it is {listener})"));
-    match config.mode {
-        RedisMode::Off => Ok(None),
-        RedisMode::Auto | RedisMode::Own if config.port == 0 => own(),
-        RedisMode::Auto | RedisMode::Own | RedisMode::External => {
-            let deadline = Instant::now() + LOADING_PATIENCE;
-            loop {
-                break match (redis_probe::probe(&asked, PATIENCE).await, config.mode) {
-                    (Found::Loading, RedisMode::Auto | RedisMode::External) if Instant::now() < deadline => {
-                        tokio::time::sleep(LONGEST_PAUSE).await;
-                        continue;
-                    }
-                    (Found::Redis | Found::Loading | Found::Locked(_), RedisMode::Own) => {
-                        Err(
-                            Failure::configuration(format!("a Redis runs on {address} already{}", whose()))
-                                .because("`[redis] mode = \"own\"` refuses to reuse one")
-                                .hint("choose another `port` (0: a free one), or `mode = \"auto\"` to use it"),
-                        )
-                    }
-                    (Found::Redis, _) => Ok(Some(Decision::Reuse(there))),
-                    (Found::Nothing, RedisMode::Auto | RedisMode::Own) => own(),
-                    (Found::Nothing, _) => Err(Failure::infrastructure(format!("no Redis answers on {address}"))
-                        .because("the connection is refused")
-                        .hint("start it, or let orch do so with `[redis] mode = \"auto\"`")),
-                    (Found::Loading, _) => Err(Failure::infrastructure(format!(
-                        "the Redis on {address} is still loading its data after {LOADING_PATIENCE:?}"
-                    ))),
-                    (Found::Locked(words), _) if config.password.is_none() => Err(Failure::configuration(format!(
-                        "the Redis on {address} wants a password and none is configured"
-                    ))
-                    .because(words)
-                    .hint("set `[redis] password`, or another `port`")),
-                    (Found::Locked(words), _) => Err(Failure::configuration(format!(
-                        "the Redis on {address} refuses the configured credentials"
-                    ))
-                    .because(words)
-                    .hint("check `[redis] username` and `password`")),
-                    (Found::Foreign(words), _) => Err(Failure::infrastructure(format!(
-                        "what listens on {address} is not a Redis{}",
-                        whose()
-                    ))
-                    .because(format!("it answered PING with `{words}`"))
-                    .hint("choose another `[redis] port` (0: a free one)")),
-                    (Found::Silent, _) => Err(Failure::infrastructure(format!(
-                        "what listens on {address} does not answer PING{}",
-                        whose()
-                    ))
-                    .because(format!(
-                        "nothing came within {PATIENCE:?}: not a Redis, or one that hangs"
-                    ))
-                    .hint("choose another `[redis] port` (0: a free one)")),
-                    (Found::Strangers(whose), _) => Err(Failure::configuration(format!(
-                        "the Redis on {address} belongs to another user: {whose}"
-                    ))
-                    .because("who runs the broker decides what the workers execute, with the rights of this user")
-                    .hint(
-                        "`[redis] mode = \"own\"` with `port = 0` starts one of your own, `mode = \"external\"` trusts this one",
-                    )),
-                    (Found::Unreachable(error), _) => {
-                        Err(Failure::infrastructure(format!("Redis on {address} cannot be reached")).because(error))
-                    }
-                };
-            }
-        }
-    }
-}
-
-fn reserve_port(host: &str) -> Result<u16, Failure> {
-    free_port::reserve(host).map_err(|error| {
-        Failure::infrastructure(format!("find a free port on {host} for Redis")).because(error.to_string())
-    })
-}
-
-/// 256 bits from the kernel, as hexadecimal text: no character in it needs quoting anywhere.
-fn random_password() -> Result<Secret, Failure> {
-    let mut bytes = [0_u8; 32];
-    fs::File::open("/dev/urandom")
-        .and_then(|mut source| std::io::Read::read_exact(&mut source, &mut bytes))
-        .map_err(|error| Failure::infrastructure("read /dev/urandom for a password").because(error.to_string()))?;
-    let text: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    redaction::hide(&text);
-    Ok(Secret::new(text))
-}
 
 /// The Redis of this run as a service.
 pub struct Redis {
@@ -461,12 +305,5 @@ mod tests {
     #[test]
     fn paths_with_spaces_and_quotes_are_one_word() {
         assert_eq!(quote("/a b/\"c\"\\"), "\"/a b/\\\"c\\\"\\\\\"");
-    }
-
-    #[test]
-    fn passwords_are_long_and_differ() {
-        let (one, other) = (random_password().unwrap(), random_password().unwrap());
-        assert_eq!(one.expose().len(), 64);
-        assert!(one != other);
     }
 }

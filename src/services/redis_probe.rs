@@ -9,9 +9,9 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
-use super::connection::RedisConnection;
+use super::connection::{RedisConnection, client};
 use super::listener::Listener;
-use crate::celery::Access;
+use crate::celery::{Access, Error};
 use crate::socket_owner::{self, Peer};
 
 /// What stands behind an address.
@@ -37,9 +37,28 @@ pub enum Found {
 
 /// Sends `AUTH` (with a password) and `PING`, and reads the answer, all within `patience`.
 pub async fn probe(connection: &RedisConnection, patience: Duration) -> Found {
+    if connection.urls.is_some() {
+        return by_urls(connection, patience).await;
+    }
     match timeout(patience, connect(connection, patience / 2)).await {
         Ok(found) => found,
         Err(_elapsed) => Found::Silent,
+    }
+}
+
+/// The same of addresses that are URLs: the client knows TLS, lists and Sentinels.
+async fn by_urls(connection: &RedisConnection, patience: Duration) -> Found {
+    let client = match client(connection) {
+        Ok(client) => client.with_deadline(patience),
+        Err(failure) => return Found::Unreachable(failure.to_string()),
+    };
+    match client.ping_servers().await {
+        Ok(()) => Found::Redis,
+        Err(Error::Loading { .. }) => Found::Loading,
+        Err(Error::Deadline { .. }) => Found::Silent,
+        Err(error @ (Error::Credentials { .. } | Error::Refused { .. })) => Found::Locked(error.to_string()),
+        Err(error @ Error::NotRedis { .. }) => Found::Foreign(error.to_string()),
+        Err(error) => Found::Unreachable(error.to_string()),
     }
 }
 

@@ -5,7 +5,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::regular_file;
+use crate::{percent, regular_file};
 
 /// Bytes of a start that are looked through: the banner is within the first lines.
 const WINDOW: u64 = 256 * 1024;
@@ -20,7 +20,11 @@ pub struct BrokerAddress {
 
 impl std::fmt::Display for BrokerAddress {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "redis://{}:{}/{}", self.host, self.port, self.db)
+        if self.host.contains(':') {
+            write!(formatter, "redis://[{}]:{}/{}", self.host, self.port, self.db)
+        } else {
+            write!(formatter, "redis://{}:{}/{}", self.host, self.port, self.db)
+        }
     }
 }
 
@@ -81,10 +85,14 @@ fn parse(text: &str) -> Option<Announced> {
 fn redis_address(rest: &str) -> Option<BrokerAddress> {
     let (authority, db) = rest.split_once('/').unwrap_or((rest, "0"));
     let authority = authority.rsplit_once('@').map_or(authority, |(_, authority)| authority);
-    let (host, port) = authority.rsplit_once(':').unwrap_or((authority, "6379"));
+    let (host, port) = match authority.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':').unwrap_or("6379")),
+        None => authority.rsplit_once(':').unwrap_or((authority, "6379")),
+    };
     let db = db.split(['/', '?']).next().filter(|db| !db.is_empty()).unwrap_or("0");
     Some(BrokerAddress {
-        host: host.to_owned(),
+        // kombu encodes the colons of an IPv6 address and writes no brackets.
+        host: percent::decoded(host).ok()?,
         port: port.parse().ok()?,
         db: db.parse().ok()?,
     })
@@ -113,6 +121,18 @@ mod tests {
                 db: 0
             }))
         );
+        for written in [
+            ".> transport: redis://:**@%3A%3A1:6390/2",
+            ".> transport: redis://[::1]:6390/2",
+        ] {
+            let there = BrokerAddress {
+                host: "::1".into(),
+                port: 6390,
+                db: 2,
+            };
+            assert_eq!(there.to_string(), "redis://[::1]:6390/2");
+            assert_eq!(parse(written), Some(Announced::Redis(there)), "{written}");
+        }
         let other = "amqp://guest:**@localhost:5672//";
         assert_eq!(
             parse(&format!(".> transport:   {other}\n")),

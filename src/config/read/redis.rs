@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use crate::celery::{Password, SentinelOptions};
 use crate::config::item::Item;
 use crate::config::model::{RedisConfig, RedisMode};
 use crate::config::programs::Surroundings;
 use crate::config::section::Section;
-use crate::config::{Secret, size};
+use crate::config::{RedisUrls, Secret, problem::Problem, size};
 use crate::redaction;
 use crate::run::ServiceName;
 
@@ -27,6 +28,9 @@ const OURS: [&str; 12] = [
     "logfile",
     "set-proc-title",
 ];
+
+/// What a URL says, and so no other key may.
+const IN_URL: [&str; 6] = ["host", "port", "username", "password", "broker_db", "result_db"];
 
 /// Lines that hold a size in bytes.
 const SIZES: [&str; 3] = ["maxmemory", "auto-aof-rewrite-min-size", "proto-max-bulk-len"];
@@ -52,6 +56,7 @@ pub(in crate::config) fn redis(root: &Section<'_>, surroundings: &Surroundings<'
     check_settings(&section, &mut settings);
     let config = RedisConfig {
         mode,
+        urls: urls(&section, mode),
         host: section.or("host", "127.0.0.1".to_owned(), Item::line),
         port: section.or("port", 6379, |item| item.port(lowest_port)),
         username: section.read("username", Item::line),
@@ -69,6 +74,81 @@ pub(in crate::config) fn redis(root: &Section<'_>, surroundings: &Surroundings<'
     };
     section.finish();
     config
+}
+
+/// Reads the address of an external Redis as Celery writes it.
+fn urls(section: &Section<'_>, mode: RedisMode) -> Option<RedisUrls> {
+    let text = |key: &'static str| section.read(key, Item::line);
+    let (url, result_url) = (text("url"), text("result_url"));
+    for url in [&url, &result_url].into_iter().flatten() {
+        redaction::hide_url(url);
+    }
+    let sentinel = SentinelOptions {
+        master_name: text("master_name"),
+        username: text("sentinel_username"),
+        password: text("sentinel_password").map(|text| {
+            redaction::hide(&text);
+            Password::new(text)
+        }),
+    };
+    let beside = [
+        ("result_url", result_url.is_some()),
+        ("master_name", sentinel.master_name.is_some()),
+        ("sentinel_username", sentinel.username.is_some()),
+        ("sentinel_password", sentinel.password.is_some()),
+    ];
+    let Some(url) = url else {
+        // One that cannot be read is reported already.
+        let is_written = section.item("url").is_some();
+        for (key, _) in beside.into_iter().filter(|(_, is_there)| *is_there && !is_written) {
+            let title = format!("`redis.{key}` has no meaning without `redis.url`");
+            let problem = Problem::new(title).at_if(section.place(key), "there is no `url` beside it");
+            section
+                .reading
+                .report(problem.help("write the broker's address as `url`"));
+        }
+        return None;
+    };
+    if mode != RedisMode::External {
+        let problem = Problem::new("`redis.url` needs `redis.mode = \"external\"`")
+            .at_if(section.place("url"), "the address of a Redis that orch does not start")
+            .related_if(section.place("mode"), "this may start one");
+        let help = "write `mode = \"external\"`, or `host` and `port` in place of `url`";
+        section.reading.report(problem.help(help));
+    }
+    for key in IN_URL.into_iter().filter(|key| section.item(key).is_some()) {
+        let problem = Problem::new(format!("`redis.url` and `redis.{key}` both say where Redis is"))
+            .at_if(section.place(key), "the URL says this")
+            .related_if(section.place("url"), "the URL");
+        section.reading.report(problem.help(match key {
+            "result_db" => "remove `result_db`; the address of the results is `result_url`".to_owned(),
+            "password" => {
+                "remove `password`; a URL with a password is better in the environment: ORCH_REDIS__URL".to_owned()
+            }
+            key => format!("remove `{key}`, or `url`"),
+        }));
+    }
+    match RedisUrls::read(&url, result_url.as_deref(), sentinel) {
+        Ok(urls) => {
+            let of_sentinel = beside.into_iter().skip(1).filter(|(_, is_there)| *is_there);
+            for (key, _) in of_sentinel.filter(|_| !urls.has_sentinels()) {
+                let title = format!("`redis.{key}` is for the address of Sentinels, `sentinel://`");
+                let problem = Problem::new(title).at_if(section.place(key), "`url` names none");
+                section.reading.report(problem.help(format!("remove `{key}`")));
+            }
+            Some(urls)
+        }
+        Err((of_results, reason)) => {
+            let key = if of_results { "result_url" } else { "url" };
+            let problem = Problem::new(format!("`redis.{key}` cannot be used")).at_if(section.place(key), reason);
+            let needs_other = url.contains(';') && result_url.is_none() && !of_results;
+            section.reading.report(match needs_other {
+                true => problem.help("the address of the results is `result_url`, else that of the broker"),
+                false => problem,
+            });
+            None
+        }
+    }
 }
 
 /// Refuses what orch must set itself, and turns sizes into the bytes that Redis reads.

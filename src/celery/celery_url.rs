@@ -1,0 +1,224 @@
+//! The way from an address back to a URL, for the settings of Celery and for `REDIS_URL`.
+//!
+//! orch reads more forms than each of them: Celery's broker takes no `?db=` and no `unix://`, its result backend takes no
+//! list of servers, other programs know sockets as `unix://` only.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use url::form_urlencoded;
+
+use super::Result;
+use super::endpoint::{Address, Endpoint, unusable};
+use super::sentinel::SentinelOptions;
+use crate::percent;
+
+/// Who is named where a password is given alone. redis-cli takes the empty name of `redis://:password@` for a user's, and is
+/// refused.
+pub(crate) const DEFAULT_USER: &str = "default";
+/// What an [`Endpoint`] holds of the query of a URL.
+const HELD: [&str; 4] = ["db", "virtual_host", "username", "password"];
+
+/// What a URL is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Purpose {
+    /// `broker_url`.
+    Broker,
+    /// `result_backend`.
+    Results,
+}
+
+/// Writes an address, as [`Endpoint::from_url_with`] reads it, in the way that Celery reads.
+///
+/// # Errors
+/// The address cannot be read, or Celery has no way to write it for this purpose.
+pub fn celery_url(text: &str, options: &SentinelOptions, purpose: Purpose) -> Result<String> {
+    let endpoint = Endpoint::from_url_with(text, options)?;
+    let texts = text.split(';').map(str::trim).filter(|part| !part.is_empty());
+    if let Address::Sentinel(sentinels) = &endpoint.address {
+        // Celery reads the database and the password from the first alone.
+        let query = further_query(texts.into_iter().next().unwrap_or_default(), purpose)?;
+        let urls = sentinels.servers.iter().map(|(host, port)| {
+            let place = with_port(host, *port);
+            format!(
+                "sentinel://{}{place}/{}{query}",
+                credentials(&endpoint),
+                endpoint.database
+            )
+        });
+        return Ok(urls.collect::<Vec<_>>().join(";"));
+    }
+    if purpose == Purpose::Results && !endpoint.alternatives.is_empty() {
+        let reason = "Celery's result backend takes one server, not a list";
+        return Err(unusable(text, reason.to_owned()));
+    }
+    let mut urls = Vec::new();
+    for (server, text) in endpoint.each().zip(texts) {
+        let query = further_query(text, purpose)?;
+        urls.push(match &server.address {
+            Address::Unix(path) => {
+                let (credentials, path) = (credentials(&server), encoded_path(path));
+                let mut url = format!("redis+socket://{credentials}{path}?virtual_host={}", server.database);
+                if let Some(further) = query.strip_prefix('?') {
+                    // Writing to a text cannot fail.
+                    let _ = write!(url, "&{further}");
+                }
+                url
+            }
+            Address::Tcp { .. } | Address::Sentinel(_) => tcp_url(&server, &query),
+        });
+    }
+    Ok(urls.join(";"))
+}
+
+/// Writes an address as `REDIS_URL` has it: of a list the first server; `None` for Sentinels, which no such URL can name.
+pub fn redis_url(endpoint: &Endpoint, celery_url: &str) -> Option<String> {
+    match &endpoint.address {
+        Address::Sentinel(_) => None,
+        Address::Unix(path) => Some(format!(
+            "unix://{}{}?db={}",
+            credentials(endpoint),
+            encoded_path(path),
+            endpoint.database
+        )),
+        Address::Tcp { .. } => celery_url.split(';').next().map(str::to_owned),
+    }
+}
+
+fn tcp_url(server: &Endpoint, query: &str) -> String {
+    let (scheme, place) = match &server.address {
+        Address::Tcp { host, port, tls } => {
+            let scheme = if tls.is_some() { "rediss" } else { "redis" };
+            (scheme, with_port(host, *port))
+        }
+        Address::Unix(_) | Address::Sentinel(_) => ("redis", String::new()),
+    };
+    format!("{scheme}://{}{place}/{}{query}", credentials(server), server.database)
+}
+
+/// `user:password@`, encoded; empty where there is neither.
+fn credentials(server: &Endpoint) -> String {
+    let user = server.username.as_deref();
+    match &server.password {
+        Some(password) => format!(
+            "{}:{}@",
+            percent::encoded(user.unwrap_or(DEFAULT_USER)),
+            percent::encoded(password.expose())
+        ),
+        None => user.map_or_else(String::new, |user| format!("{}@", percent::encoded(user))),
+    }
+}
+
+fn with_port(host: &str, port: u16) -> String {
+    if host.contains(':') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+/// The parameters that an [`Endpoint`] does not hold whole, with their `?`. The result backend hands them to the Redis
+/// library; the broker ends with a TypeError on those that are not of TLS.
+fn further_query(text: &str, purpose: Purpose) -> Result<String> {
+    let (_, query) = text.split_once('?').unwrap_or_default();
+    let mut written = form_urlencoded::Serializer::new(String::new());
+    let mut is_empty = true;
+    for (name, value) in form_urlencoded::parse(query.as_bytes()) {
+        if HELD.contains(&&*name) {
+            continue;
+        }
+        if purpose == Purpose::Broker && !name.starts_with("ssl_") {
+            let reason = format!("Celery's broker URL takes no `{name}`: the app has it in `broker_transport_options`");
+            return Err(unusable(text, reason));
+        }
+        written.append_pair(&name, &value);
+        is_empty = false;
+    }
+    Ok(if is_empty {
+        String::new()
+    } else {
+        // The encoding of forms writes a space as a plus sign, which Celery would decode twice.
+        format!("?{}", written.finish().replace('+', "%20"))
+    })
+}
+
+fn encoded_path(path: &Path) -> String {
+    let parts = path.to_string_lossy();
+    parts.split('/').map(percent::encoded).collect::<Vec<_>>().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options() -> SentinelOptions {
+        SentinelOptions {
+            master_name: Some("main".to_owned()),
+            ..SentinelOptions::default()
+        }
+    }
+
+    #[test]
+    fn each_form_is_written_as_celery_reads_it() {
+        for (text, written, for_others) in [
+            ("redis://h", "redis://h:6379/0", Some("redis://h:6379/0")),
+            ("redis://h:1/2?db=5", "redis://h:1/5", Some("redis://h:1/5")),
+            (
+                "redis://[::1]:1/2?password=p%40",
+                "redis://default:p%40@[::1]:1/2",
+                Some("redis://default:p%40@[::1]:1/2"),
+            ),
+            (
+                "rediss://u:p%2Fw@h:1/2?ssl_cert_reqs=required&ssl_ca_certs=/etc/ca.pem",
+                "rediss://u:p%2Fw@h:1/2?ssl_cert_reqs=required&ssl_ca_certs=%2Fetc%2Fca.pem",
+                Some("rediss://u:p%2Fw@h:1/2?ssl_cert_reqs=required&ssl_ca_certs=%2Fetc%2Fca.pem"),
+            ),
+            (
+                "unix://u:p@/run/a%20b.sock?db=3",
+                "redis+socket://u:p@/run/a%20b.sock?virtual_host=3",
+                Some("unix://u:p@/run/a%20b.sock?db=3"),
+            ),
+            (
+                "redis+socket:///run/redis.sock",
+                "redis+socket:///run/redis.sock?virtual_host=0",
+                Some("unix:///run/redis.sock?db=0"),
+            ),
+            (
+                "redis://:a@h:1/2; redis://i:3/2",
+                "redis://default:a@h:1/2;redis://i:3/2",
+                Some("redis://default:a@h:1/2"),
+            ),
+            (
+                "sentinel://:a@h:1/2;i",
+                "sentinel://default:a@h:1/2;sentinel://default:a@i:26379/2",
+                None,
+            ),
+        ] {
+            let url = celery_url(text, &options(), Purpose::Broker).expect(text);
+            assert_eq!(url, written, "{text}");
+            let (one, other) = (
+                Endpoint::from_url_with(text, &options()).expect(text),
+                Endpoint::from_url_with(&url, &options()).expect(text),
+            );
+            assert_eq!(one.to_string(), other.to_string(), "{text}");
+            assert_eq!(redis_url(&one, &url).as_deref(), for_others, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_celery_does_not_take_is_refused() {
+        let written = |text: &str, purpose| celery_url(text, &options(), purpose);
+        let timeout = "redis://:hunter2@h/0?socket_timeout=3";
+        assert_eq!(
+            written(timeout, Purpose::Results).expect(timeout),
+            "redis://default:hunter2@h:6379/0?socket_timeout=3"
+        );
+        for (text, purpose, why) in [
+            (timeout, Purpose::Broker, "takes no `socket_timeout`"),
+            ("redis://:hunter2@h;redis://i", Purpose::Results, "not a list"),
+        ] {
+            let error = written(text, purpose).expect_err(text).to_string();
+            assert!(error.contains(why) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}
