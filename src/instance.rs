@@ -88,6 +88,8 @@ struct StoredUrls {
     master_name: Option<String>,
     sentinel_username: Option<String>,
     sentinel_password: Option<String>,
+    #[serde(default)]
+    celery_settings: Vec<String>,
 }
 
 impl StoredUrls {
@@ -99,6 +101,7 @@ impl StoredUrls {
             master_name: sentinel.master_name.clone(),
             sentinel_username: sentinel.username.clone(),
             sentinel_password: sentinel.password.as_ref().map(|password| password.expose().to_owned()),
+            celery_settings: urls.celery_settings.clone(),
         }
     }
 
@@ -116,6 +119,7 @@ impl StoredUrls {
                     Password::new(password)
                 }),
             },
+            celery_settings: self.celery_settings,
         }
     }
 }
@@ -323,6 +327,7 @@ mod tests {
                         username: None,
                         password: Some(Password::new("watch")),
                     },
+                    celery_settings: vec!["broker.transport_options=(dict){}".to_owned()],
                 }),
                 host: "127.0.0.1".into(),
                 port: 6379,

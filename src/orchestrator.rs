@@ -337,7 +337,7 @@ impl Orchestrator {
     }
 
     async fn work(&mut self) -> Ending {
-        let Some(inbox) = self.inbox.take() else {
+        let Some(mut inbox) = self.inbox.take() else {
             return Ending::Failed(
                 Outcome::InfrastructureFailed,
                 Failure::infrastructure("a run can be run once only"),
@@ -354,7 +354,13 @@ impl Orchestrator {
             recorder: self.recorder.clone(),
             joined: self.joined.clone(),
         };
-        let plan = match Plan::make(context).await {
+        let plan = tokio::select! {
+            biased;
+            plan = Plan::make(context) => plan,
+            // A plan may have to ask the app first.
+            never = inbox.serve_commands(&self.launcher) => match never {},
+        };
+        let plan = match plan {
             Ok(plan) => plan,
             Err(failure) => return Ending::failed(failure),
         };

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::celery::{Client, Kept, TaskId};
-use crate::config::{BeatMode, CommandKind, Config, OwnWorker, RedisMode, SiteConfig, find_celery, find_redis_server};
+use crate::config::{
+    BeatMode, CommandKind, Config, OwnWorker, RedisMode, RedisUrls, SiteConfig, find_celery, find_redis_server,
+};
 use crate::instance::InstanceFile;
 use crate::run::{Recorder, Resumption, RunDirectory, RunId, ServiceName, SiteName};
 use crate::services::{
     AppSource, Beat, Celery, CelerySetup, Command, Decision, Duty, Failure, Joined, Launcher, Learner, PortAlarm,
-    Program, Redis, RedisConnection, StartOrder, celery_client, decide_redis, is_site_service, merge_environment,
-    site_node_begin, site_service_name, site_worker_settings, stop_ranks, worker_settings,
+    Program, Redis, RedisConnection, SentinelSettings, StartOrder, ask_app, celery_client, decide_redis,
+    is_site_service, merge_environment, site_node_begin, site_service_name, site_worker_settings, stop_ranks,
+    urls_with_master, worker_settings,
 };
 use crate::sites;
 
@@ -85,7 +88,11 @@ impl Plan {
         let mut programs: Vec<Arc<dyn Program>> = Vec::new();
 
         let port_alarm = Arc::<PortAlarm>::default();
-        let decision = decide_redis(&config.redis, &config.orch.state_dir, &context.recorder).await?;
+        let mut redis = config.redis.clone();
+        if let Some(urls) = redis.urls.as_mut().filter(|urls| urls.has_sentinels()) {
+            *urls = urls_with_master(urls, said_of_sentinels(&context, urls).await)?;
+        }
+        let decision = decide_redis(&redis, &config.orch.state_dir, &context.recorder).await?;
         let connection = decision.as_ref().map(|decision| decision.connection().clone());
         if let Some(decision) = decision {
             let program = match &decision {
@@ -250,20 +257,34 @@ fn add_site_workers(order: &mut StartOrder, context: &PlanContext) {
 
 /// Begins to ask the app for its transport settings.
 fn learner(context: &PlanContext, connection: &RedisConnection, program: &Path, client: &Client) -> Learner {
+    let source = app_source(context, connection, program);
+    Learner::start(source, context.launcher.clone(), client.clone())
+}
+
+/// What the app says of Sentinels, else why it is not known.
+async fn said_of_sentinels(context: &PlanContext, urls: &RedisUrls) -> Result<SentinelSettings, String> {
+    if !context.config.celery.enabled {
+        return Err("there is no Celery app to ask".to_owned());
+    }
+    let program = celery_program(&context.config, &context.base).map_err(|failure| failure.to_string())?;
+    let source = app_source(context, &RedisConnection::of_urls(urls), &program);
+    Ok(ask_app(&source, &context.launcher).await?.sentinel)
+}
+
+fn app_source(context: &PlanContext, connection: &RedisConnection, program: &Path) -> AppSource {
     let celery = &context.config.celery;
     let must = connection.environment();
-    let source = AppSource {
+    AppSource {
         program: program.to_owned(),
         app: celery.app.clone(),
         directory: celery.directory.clone(),
-        settings: worker_settings(celery),
+        settings: worker_settings(celery, connection),
         environment: merge_environment(&context.base, &celery.env, &must),
         of_this_run: must.into_iter().map(|(name, _)| name).collect(),
         timeout: celery.start_timeout,
         log: context.directory.log("celery-settings"),
         cache: context.config.orch.state_dir.join("app-settings.json"),
-    };
-    Learner::start(source, context.launcher.clone(), client.clone())
+    }
 }
 
 fn site_workers(

@@ -103,9 +103,14 @@ pub struct Endpoints {
 impl Endpoints {
     /// Reads two URLs as Celery's `broker_url` and `result_backend` hold them.
     pub fn from_urls(broker: &str, backend: &str) -> Result<Self> {
+        Self::from_urls_with(broker, backend, &SentinelOptions::default())
+    }
+
+    /// As [`Endpoints::from_urls`], with what a `sentinel://` URL needs beside it.
+    pub fn from_urls_with(broker: &str, backend: &str, options: &SentinelOptions) -> Result<Self> {
         Ok(Self {
-            broker: Endpoint::from_url(broker)?,
-            backend: Endpoint::from_url(backend)?,
+            broker: Endpoint::from_url_with(broker, options)?,
+            backend: Endpoint::from_url_with(backend, options)?,
         })
     }
 }

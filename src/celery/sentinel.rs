@@ -24,6 +24,10 @@ pub struct Sentinels {
 }
 
 /// What a `sentinel://` URL does not hold: Celery has it in its transport options.
+///
+/// ```python
+/// app.conf.broker_transport_options = {"master_name": "mymaster", "sentinel_kwargs": {"password": "secret"}}
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SentinelOptions {
     /// `master_name`.
@@ -51,7 +55,7 @@ pub(super) fn from_sentinel_urls(text: &str, options: &SentinelOptions) -> Resul
     let Some(master_name) = options.master_name.clone() else {
         return Err(unusable(
             text,
-            "Sentinel needs the name of the master (master_name), which orch cannot be given yet: use the master's address".to_owned(),
+            "Sentinels are asked for a master by its name: give master_name".to_owned(),
         ));
     };
     let (mut servers, mut first): (Vec<(String, u16)>, Option<Endpoint>) = (Vec::new(), None);

@@ -13,6 +13,8 @@ pub struct RedisUrls {
     pub results: Secret,
     /// `master_name` and by what Sentinels let orch in; for addresses of Sentinels only.
     pub sentinel: SentinelOptions,
+    /// Settings that Celery must be told on its command line, `name=value`: what no URL holds and the app lacks.
+    pub celery_settings: Vec<String>,
 }
 
 impl RedisUrls {
@@ -32,6 +34,7 @@ impl RedisUrls {
             broker: Secret::new(broker),
             results: Secret::new(results),
             sentinel,
+            celery_settings: Vec::new(),
         })
     }
 
@@ -40,10 +43,7 @@ impl RedisUrls {
     /// # Errors
     /// Sentinels are named and no master.
     pub fn endpoints(&self) -> Result<Endpoints> {
-        Ok(Endpoints {
-            broker: Endpoint::from_url_with(self.broker.expose(), &self.sentinel)?,
-            backend: Endpoint::from_url_with(self.results.expose(), &self.sentinel)?,
-        })
+        Endpoints::from_urls_with(self.broker.expose(), self.results.expose(), &self.sentinel)
     }
 
     /// The address of the broker, for its parts: the master may not be known yet.
@@ -58,11 +58,20 @@ impl RedisUrls {
 
     /// Whether one of them names Sentinels.
     pub fn has_sentinels(&self) -> bool {
-        let is_of_sentinels = |url: &Secret| {
-            let endpoint = Endpoint::from_url_with(url.expose(), &any_master(&self.sentinel));
-            endpoint.is_ok_and(|endpoint| matches!(endpoint.address, Address::Sentinel(_)))
-        };
-        is_of_sentinels(&self.broker) || is_of_sentinels(&self.results)
+        self.broker_has_sentinels() || self.results_have_sentinels()
+    }
+
+    pub fn broker_has_sentinels(&self) -> bool {
+        self.is_of_sentinels(&self.broker)
+    }
+
+    pub fn results_have_sentinels(&self) -> bool {
+        self.is_of_sentinels(&self.results)
+    }
+
+    fn is_of_sentinels(&self, url: &Secret) -> bool {
+        let endpoint = Endpoint::from_url_with(url.expose(), &any_master(&self.sentinel));
+        endpoint.is_ok_and(|endpoint| matches!(endpoint.address, Address::Sentinel(_)))
     }
 }
 

@@ -87,6 +87,10 @@ impl Beat {
             config.log_level.clone(),
             "--pidfile=".into(),
         ]);
+        if !connection.celery_settings().is_empty() {
+            argv.push("--".into());
+            argv.extend(connection.celery_settings().iter().cloned());
+        }
         let context = ProbeContext {
             launcher,
             service: "beat".to_owned(),

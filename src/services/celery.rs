@@ -440,7 +440,7 @@ impl Program for Celery {
                 super::beat::make_schedule_directory(&self.config.beat_schedule)?;
             }
             let mut order = self.order.clone();
-            order.argv = worker_argv(&self.config, &self.program, self.node());
+            order.argv = worker_argv(&self.config, &self.connection, &self.program, self.node());
             if let Some(message) = import_path::extend(&mut order.environment, &self.config.directory)
                 && is_first
                 && !self.is_on_demand()

@@ -1,9 +1,13 @@
 //! Where everything that happens to services arrives, in one order: the guard's reports, the probes' answers, and who needs
 //! which.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
+
 use tokio::sync::{mpsc, watch};
 
 use super::failure::Failure;
+use super::launcher::Launcher;
 use super::life::Input;
 use super::on_demand::Availability;
 use super::program::Prepared;
@@ -63,7 +67,9 @@ impl GuardInbox {
 /// The receiving end, made before the guard is started and consumed by the supervisor.
 pub struct Inbox {
     pub(super) sender: mpsc::UnboundedSender<Message>,
-    pub(super) receiver: mpsc::UnboundedReceiver<Message>,
+    receiver: mpsc::UnboundedReceiver<Message>,
+    /// What came before there was a supervisor.
+    early: VecDeque<Message>,
 }
 
 impl Inbox {
@@ -77,8 +83,30 @@ impl Inbox {
             Self {
                 sender: sender.clone(),
                 receiver,
+                early: VecDeque::new(),
             },
             GuardInbox(sender),
         )
+    }
+
+    /// Tells the commands of the launcher that they have ended, as long as there is no supervisor to do so; all else is
+    /// kept for it.
+    pub async fn serve_commands(&mut self, launcher: &Launcher) -> Infallible {
+        loop {
+            match self.receiver.recv().await {
+                Some(Message::Guard(event)) if launcher.deliver(&event) => {}
+                Some(message) => self.early.push_back(message),
+                // It holds a sender of its own: it never closes.
+                None => std::future::pending::<()>().await,
+            }
+        }
+    }
+
+    /// The next message, in the order in which they came.
+    pub(super) async fn next(&mut self) -> Option<Message> {
+        match self.early.pop_front() {
+            Some(message) => Some(message),
+            None => self.receiver.recv().await,
+        }
     }
 }

@@ -39,6 +39,7 @@ mod refusal;
 mod refusal_watch;
 mod restart;
 mod reused_worker;
+mod sentinel_master;
 mod silent_worker;
 mod site_worker;
 mod state;
@@ -50,7 +51,7 @@ mod worker_command;
 mod worker_log;
 mod worker_nudge;
 
-pub use app_settings::{AppSettings, AppSource, Learner, Learnt};
+pub use app_settings::{AppSettings, AppSource, Learner, Learnt, SentinelSettings, ask_app};
 pub use beat::Beat;
 pub use celery::{Celery, CelerySetup, Duty};
 pub use command::Command;
@@ -69,6 +70,7 @@ pub use program::{Boxed, Prepared, Program, Start};
 pub use redis::Redis;
 pub use redis_decision::{Decision, decide as decide_redis};
 pub use refusal_watch::RefusalWatch;
+pub use sentinel_master::with_master as urls_with_master;
 pub use site_worker::{
     is_service as is_site_service, node_begin as site_node_begin, service_name as site_service_name,
     settings as site_worker_settings,

@@ -127,7 +127,7 @@ impl Supervisor {
             self.publish();
             let message = tokio::select! {
                 biased;
-                message = self.inbox.receiver.recv() => message,
+                message = self.inbox.next() => message,
                 () = until(self.measure_at) => {
                     self.measure();
                     None

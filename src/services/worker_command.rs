@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::connection::RedisConnection;
 use crate::celery::NodeName;
 use crate::config::{BeatMode, CeleryConfig};
 
@@ -16,8 +17,8 @@ pub fn node_name(instance: &str) -> NodeName {
 }
 
 /// Returns the settings that stand behind `--` of the worker's command line.
-pub fn settings(config: &CeleryConfig) -> Vec<String> {
-    let mut settings = Vec::new();
+pub fn settings(config: &CeleryConfig, connection: &RedisConnection) -> Vec<String> {
+    let mut settings = connection.celery_settings().to_vec();
     if config.acks_late {
         settings.extend(LATE_ACKNOWLEDGEMENT.map(str::to_owned));
     }
@@ -27,7 +28,12 @@ pub fn settings(config: &CeleryConfig) -> Vec<String> {
 }
 
 /// The command line of the worker: alone, with events, with the settings of `[celery]`.
-pub fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Vec<String> {
+pub fn worker_argv(
+    config: &CeleryConfig,
+    connection: &RedisConnection,
+    program: &Path,
+    node: &NodeName,
+) -> Vec<String> {
     let mut argv = vec![
         program.to_string_lossy().into_owned(),
         "-A".into(),
@@ -51,7 +57,7 @@ pub fn worker_argv(config: &CeleryConfig, program: &Path, node: &NodeName) -> Ve
         ]);
     }
     argv.extend(config.extra_args.iter().cloned());
-    let settings = settings(config);
+    let settings = settings(config, connection);
     if !settings.is_empty() {
         argv.push("--".into());
         argv.extend(settings);

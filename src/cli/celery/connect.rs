@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use clap::Args;
 
-use crate::celery::{Client, Endpoint, Endpoints, Target, Transport};
+use crate::celery::{Address, Client, Endpoint, Endpoints, Password, SentinelOptions, Target, Transport};
 use crate::cli::output::say;
 use crate::cli::{ConfigArgs, Refusal};
 use crate::printable::one_line;
 use crate::run::Outcome;
 use crate::services::AppSettings;
-use crate::{instance, services};
+use crate::{instance, redaction, services};
 
 /// How long workers have to say their settings.
 const CONF_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,6 +27,10 @@ pub struct ConnectArgs {
     /// Result backend [default: $CELERY_RESULT_BACKEND, or the broker]
     #[arg(long, global = true, value_name = "URL")]
     backend: Option<String>,
+    /// Master that the Sentinels of `sentinel://` are asked for; what lets in to them is $ORCH_REDIS__SENTINEL_USERNAME and
+    /// $ORCH_REDIS__SENTINEL_PASSWORD [default: $ORCH_REDIS__MASTER_NAME, or that of the instance that is up]
+    #[arg(long, global = true, value_name = "NAME")]
+    master_name: Option<String>,
     /// What the app's `broker_transport_options` have as `global_keyprefix`
     #[arg(long, global = true, value_name = "PREFIX")]
     key_prefix: Option<String>,
@@ -70,9 +74,18 @@ impl ConnectArgs {
             .clone()
             .or_else(|| variable("CELERY_RESULT_BACKEND"))
             .unwrap_or_else(|| broker.clone());
-        let mut endpoints = Endpoints::from_urls(&broker, &backend).map_err(|error| usage(error.to_string()))?;
         // Within `orch exec` the variables name the broker of the instance, which has asked the app.
         let instance = of_instance().ok().flatten();
+        let options = self.sentinel_options(instance.as_ref());
+        let mut endpoints = Endpoints::from_urls_with(&broker, &backend, &options).map_err(|error| {
+            let hint = match options.master_name {
+                None if broker.starts_with("sentinel://") || backend.starts_with("sentinel://") => {
+                    "\n  hint:  `--master-name NAME`, or the variable ORCH_REDIS__MASTER_NAME"
+                }
+                _ => "",
+            };
+            usage(format!("{error}{hint}"))
+        })?;
         let instance = instance.filter(|instance| is_same_database(&instance.endpoints().broker, &endpoints.broker));
         if let Some(instance) = &instance {
             // As orch itself does, not by a port that a stranger may have taken since.
@@ -88,6 +101,36 @@ impl ConnectArgs {
         self.name_keys(&client);
         self.tell(&client, source);
         Ok(client)
+    }
+
+    /// What Sentinels must be told: by flag and variables, else as the instance that is up does.
+    fn sentinel_options(&self, instance: Option<&Client>) -> SentinelOptions {
+        let of_instance = |endpoint: &Endpoint| match &endpoint.address {
+            Address::Sentinel(sentinels) => Some(sentinels.clone()),
+            Address::Tcp { .. } | Address::Unix(_) => None,
+        };
+        let known = instance.map(Client::endpoints);
+        let known = known.and_then(|known| of_instance(&known.broker).or_else(|| of_instance(&known.backend)));
+        let variable = |name: &str| {
+            let value = std::env::var(format!("ORCH_REDIS__{name}")).ok();
+            value.filter(|value| !value.is_empty())
+        };
+        let password = variable("SENTINEL_PASSWORD").map(|password| {
+            redaction::hide(&password);
+            Password::new(password)
+        });
+        let (master_name, username, known_password) = known.map_or((None, None, None), |known| {
+            (Some(known.master_name), known.username, known.password)
+        });
+        SentinelOptions {
+            master_name: self
+                .master_name
+                .clone()
+                .or_else(|| variable("MASTER_NAME"))
+                .or(master_name),
+            username: variable("SENTINEL_USERNAME").or(username),
+            password: password.or(known_password),
+        }
     }
 
     /// Names keys and channels by the flags where there are some.

@@ -181,6 +181,14 @@ impl Learner {
     }
 }
 
+/// Asks an app for its settings, once.
+///
+/// # Errors
+/// Why they are not known.
+pub async fn ask_app(source: &AppSource, launcher: &Launcher) -> Result<AppSettings, String> {
+    Ok(AppSettings::read(&ask(source, launcher).await?))
+}
+
 /// The line that the child prints.
 #[derive(Deserialize)]
 struct Told {

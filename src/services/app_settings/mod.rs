@@ -3,10 +3,12 @@
 mod cache;
 mod interpreter;
 mod learner;
+mod sentinel;
 
 use serde_json::Value;
 
-pub use learner::{AppSource, Learner, Learnt};
+pub use learner::{AppSource, Learner, Learnt, ask_app};
+pub use sentinel::{OptionsForSentinels, SentinelSettings};
 
 use super::failure::Failure;
 use crate::celery::Transport;
@@ -20,6 +22,8 @@ const MOST_STEPS: usize = 256;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppSettings {
     pub transport: Transport,
+    /// What it says of Sentinels; a worker's answer does not.
+    pub sentinel: SentinelSettings,
     /// The first setting that orch cannot follow.
     refused: Option<RefusedSetting>,
 }
@@ -71,6 +75,7 @@ impl AppSettings {
         }
         Self {
             transport,
+            sentinel: SentinelSettings::read(settings),
             refused: reading.refused,
         }
     }

@@ -39,6 +39,13 @@ def note(event, values):
             read.add(os.path.abspath(os.fsdecode(path)))
 
 
+def for_sentinels(options):
+    # Other options may hold passwords.
+    options = dict(options or {})
+    name = options.pop("master_name", None)
+    return {"master_name": name, "has_others": bool(options)}
+
+
 def learn():
     from celery.app.utils import find_app
 
@@ -49,6 +56,10 @@ def learn():
     options = dict(conf.broker_transport_options or {})
     settings = {key: conf.get(key) for key in SETTINGS}
     settings["broker_transport_options"] = {key: options[key] for key in OPTIONS if key in options}
+    settings["sentinel"] = {
+        "broker": for_sentinels(options),
+        "results": for_sentinels(conf.get("result_backend_transport_options")),
+    }
     try:
         prefix = app.backend.task_keyprefix
     except Exception:
