@@ -358,7 +358,7 @@ fn a_task_sees_what_orch_sets_over_the_configuration_over_the_caller_over_the_fi
     let quoted: Vec<String> = names.iter().map(|name| format!("\"{name}\"")).collect();
     let project = workshop(
         OWN,
-        "[celery.env]\nFROM_CONFIGURATION = \"configuration\"\nREDIS_HOST = \"configuration\"",
+        "[celery.env]\nFROM_CONFIGURATION = \"configuration\"",
         &call("environment", &format!("[{}]", quoted.join(","))),
     );
     let everywhere = |source: &str, from: usize| -> Vec<(&str, String)> {

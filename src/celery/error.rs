@@ -50,6 +50,18 @@ pub enum Error {
         reason: String,
     },
 
+    /// The server's ACL does not allow our user what is needed.
+    #[error(
+        "cannot {action} at {endpoint}: its ACL does not allow it: {rule} ({reason}); `orch redis acl` prints all rules"
+    )]
+    NotAllowed {
+        action: String,
+        endpoint: String,
+        /// What is missing, in words.
+        rule: String,
+        reason: String,
+    },
+
     /// What listens there does not speak Redis.
     #[error("cannot {action} at {endpoint}: what listens there does not speak the Redis protocol ({reason})")]
     NotRedis {
@@ -111,6 +123,20 @@ fn rounded(after: Duration) -> Duration {
     step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
 }
 
+/// The rule of an ACL that is missing, by the server's words; `None` where they are of something else.
+fn missing_rule(said: &str) -> Option<String> {
+    if !said.to_lowercase().contains("no permissions to") {
+        return None;
+    }
+    // "... to run the 'client|tracking' command", of some versions with more words behind it.
+    let command = said.split_once("run the '").and_then(|(_, rest)| rest.split_once('\''));
+    Some(match command {
+        Some((command, _)) => format!("the user lacks `+{command}`"),
+        None if said.contains("channel") => "the user lacks a rule `&...` for a channel".to_owned(),
+        None => "the user lacks a rule `~...` for a key".to_owned(),
+    })
+}
+
 /// Names the kind of server that cannot be used, with its own words.
 fn cluster(said: &str) -> String {
     format!("it is a Redis Cluster, which Celery cannot use ({said})")
@@ -128,6 +154,7 @@ impl Error {
             Self::Url { .. }
             | Self::Task { .. }
             | Self::Credentials { .. }
+            | Self::NotAllowed { .. }
             | Self::NotRedis { .. }
             | Self::Stranger { .. }
             | Self::Refused { .. }
@@ -149,13 +176,19 @@ impl Error {
         {
             let reason = format!("{} {}", said.code(), said.details().unwrap_or_default());
             return match said.code() {
-                "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Credentials {
+                "NOPERM" => Self::NotAllowed {
+                    action,
+                    endpoint,
+                    rule: missing_rule(&reason).unwrap_or_else(|| "a rule is missing".to_owned()),
+                    reason,
+                },
+                "NOAUTH" | "WRONGPASS" => Self::Credentials {
                     action,
                     endpoint,
                     reason,
                 },
                 "LOADING" => Self::Loading { action, endpoint },
-                "MASTERDOWN" | "READONLY" | "CLUSTERDOWN" | "UNBLOCKED" => Self::NotMaster {
+                "MASTERDOWN" | "READONLY" | "NOREPLICAS" | "CLUSTERDOWN" | "UNBLOCKED" => Self::NotMaster {
                     action,
                     endpoint,
                     reason,
@@ -179,6 +212,15 @@ impl Error {
                 action,
                 endpoint,
                 reason: cluster(&reason),
+            };
+        }
+        // And of whatever else it sends first on a connection.
+        if let Some(rule) = missing_rule(&reason) {
+            return Self::NotAllowed {
+                action,
+                endpoint,
+                rule,
+                reason,
             };
         }
         match error.kind() {
@@ -221,6 +263,38 @@ impl Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_missing_rule_is_read_from_the_words_of_every_version() {
+        for (said, rule) in [
+            (
+                "NOPERM this user has no permissions to run the 'info' command or its subcommand",
+                Some("`+info`"),
+            ),
+            (
+                "NOPERM this user has no permissions to run the 'client|tracking' command",
+                Some("`+client|tracking`"),
+            ),
+            (
+                "NOPERM User orch has no permissions to run the 'zadd' command",
+                Some("`+zadd`"),
+            ),
+            (
+                "NOPERM this user has no permissions to access one of the keys used as arguments",
+                Some("`~...`"),
+            ),
+            ("NOPERM No permissions to access a key", Some("`~...`")),
+            (
+                "NOPERM this user has no permissions to access one of the channels used as arguments",
+                Some("`&...`"),
+            ),
+            ("WRONGPASS invalid username-password pair or user is disabled.", None),
+        ] {
+            let found = missing_rule(said);
+            assert_eq!(found.is_some(), rule.is_some(), "{said}");
+            assert!(found.unwrap_or_default().contains(rule.unwrap_or_default()), "{said}");
+        }
+    }
 
     #[test]
     fn what_was_left_of_a_deadline_is_shown_as_people_write_it() {

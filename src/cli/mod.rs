@@ -8,6 +8,7 @@ mod init;
 mod logging;
 mod output;
 mod plan;
+mod redis;
 mod run;
 mod session;
 mod shell;
@@ -56,6 +57,7 @@ enum Command {
     Clean(clean::CleanArgs),
     Init(init::InitArgs),
     Demo(demo::DemoArgs),
+    Redis(redis::RedisArgs),
     Celery(Box<celery::CeleryArgs>),
 }
 
@@ -162,6 +164,7 @@ pub fn main() -> ExitCode {
         Command::Clean(args) => clean::main(&args),
         Command::Init(args) => init::main(&args),
         Command::Demo(args) => demo::main(&args),
+        Command::Redis(args) => redis::main(&args),
         Command::Celery(args) => celery::main(&args),
     };
     let code = match result {

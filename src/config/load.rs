@@ -215,6 +215,7 @@ fn read_all(reading: &Reading, options: &LoadOptions, file: &Path, text: &str) -
         reading.report(problem.at(at, label));
     }
     read::check_queues(&root, &config);
+    read::check_redis_variables(&root, &config);
     for section in ["orch", "ports", "sites"] {
         root.section(section);
     }

@@ -107,6 +107,11 @@ impl RedisConnection {
         self.owned && self.password.is_some()
     }
 
+    /// What Celery must be told on its command line to use it, `name=value`.
+    pub fn celery_settings(&self) -> &[String] {
+        self.urls.as_ref().map_or(&[], |urls| &urls.celery_settings)
+    }
+
     /// How orch itself connects.
     pub(super) fn access(&self) -> Access {
         match &self.socket {
@@ -165,6 +170,9 @@ impl RedisConnection {
         let for_redis_cli = password.clone().filter(|_| self.username.is_none());
         [
             ("CELERY_BROKER_URL", Some(broker)),
+            // Celery would read them before that.
+            ("CELERY_BROKER_READ_URL", None),
+            ("CELERY_BROKER_WRITE_URL", None),
             ("CELERY_RESULT_BACKEND", Some(backend)),
             ("REDIS_URL", redis),
             ("REDIS_HOST", has_host.then(|| self.host.clone())),

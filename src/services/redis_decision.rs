@@ -138,6 +138,11 @@ pub async fn decide(config: &RedisConfig, state_dir: &Path, recorder: &Recorder)
                     ))
                     .because(words)
                     .hint("set `[redis] password`, or another `port`")),
+                    (Found::Locked(words), _) if words.starts_with("NOPERM") => Err(Failure::configuration(format!(
+                        "the ACL of the Redis on {address} forbids what orch needs"
+                    ))
+                    .because(words)
+                    .hint("`orch redis acl` prints the line of a user that may do what orch and its worker need")),
                     (Found::Locked(words), _) => Err(Failure::configuration(format!(
                         "the Redis on {address} refuses the configured credentials"
                     ))
@@ -197,6 +202,8 @@ async fn by_urls(config: &RedisConfig, urls: &RedisUrls, recorder: &Recorder) ->
                 Failure::configuration("the external Redis refuses the credentials of its URL")
                     .hint("check user and password in `[redis] url` and `result_url`")
             }
+            Error::NotAllowed { .. } => Failure::configuration("the ACL of the external Redis forbids what orch needs")
+                .hint("`orch redis acl` prints the line of a user that may do what orch and its worker need"),
             error if error.is_transient() => {
                 let what = format!("the external Redis does not answer{}", wait.in_vain());
                 Failure::infrastructure(what).hint(

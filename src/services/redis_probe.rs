@@ -56,7 +56,9 @@ async fn by_urls(connection: &RedisConnection, patience: Duration) -> Found {
         Ok(()) => Found::Redis,
         Err(Error::Loading { .. }) => Found::Loading,
         Err(Error::Deadline { .. }) => Found::Silent,
-        Err(error @ (Error::Credentials { .. } | Error::Refused { .. })) => Found::Locked(error.to_string()),
+        Err(error @ (Error::Credentials { .. } | Error::NotAllowed { .. } | Error::Refused { .. })) => {
+            Found::Locked(error.to_string())
+        }
         Err(error @ Error::NotRedis { .. }) => Found::Foreign(error.to_string()),
         Err(error) => Found::Unreachable(error.to_string()),
     }
