@@ -8,20 +8,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-    #[allow(dead_code, reason = "other tests use all of it")]
-    #[path = "process.rs"]
-    pub mod process;
-    #[allow(dead_code, reason = "other tests use all of it")]
-    #[path = "redis.rs"]
-    pub mod redis;
-
-    pub use bookshop::python;
-}
+mod support;
 use support::bookshop;
 use support::orch::{Ended, Project};
 use support::process::Process;
@@ -193,7 +180,7 @@ fn a_run_works_over_tls() {
     let directory = tempfile::tempdir().unwrap();
     certificates(directory.path());
     let port = free_port();
-    let mut command = Command::new(support::redis::program());
+    let mut command = Command::new(support::server::program());
     command.current_dir(directory.path());
     command.args([
         "--bind",

@@ -3,20 +3,7 @@
 
 use std::fs;
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-    #[allow(dead_code, reason = "other tests use all of it")]
-    #[path = "process.rs"]
-    pub mod process;
-    #[allow(dead_code, reason = "other tests use all of it")]
-    #[path = "redis.rs"]
-    pub mod redis;
-
-    pub use bookshop::python;
-}
+mod support;
 use support::bookshop;
 use support::orch::{Ended, Project};
 use support::redis::RedisServer;

@@ -7,22 +7,7 @@ use std::fs;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-mod support {
-    #[path = "bookshop.rs"]
-    pub mod bookshop;
-    #[path = "orch.rs"]
-    pub mod orch;
-    #[allow(dead_code, reason = "other tests use all of it")]
-    #[path = "process.rs"]
-    pub mod process;
-    #[allow(dead_code, reason = "other tests use all of it")]
-    #[path = "redis.rs"]
-    pub mod redis;
-    #[path = "sentinel.rs"]
-    pub mod sentinel;
-
-    pub use bookshop::python;
-}
+mod support;
 use support::bookshop;
 use support::orch::{Ended, Project, wait_until};
 use support::sentinel::{MASTER, Sentinels};

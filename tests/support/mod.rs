@@ -8,5 +8,6 @@ pub mod orch;
 pub mod process;
 pub mod python;
 pub mod redis;
+pub mod sentinel;
 pub mod server;
 pub mod skip;

@@ -7,7 +7,8 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::process::Process;
-use super::redis::{free_port, program};
+use super::redis::free_port;
+use super::server::program;
 
 /// The name under which the Sentinels watch the master.
 pub const MASTER: &str = "main";
