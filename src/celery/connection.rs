@@ -235,7 +235,14 @@ impl Commands {
     ) -> Result<T> {
         let deadline = Instant::now() + within;
         let mut attempts = 0;
+        let mut refused = None;
         loop {
+            // Nothing is sent before there is a connection: until then the refusal is all that has happened.
+            if let Some(error) = refused.take()
+                && timeout_at(deadline, self.connection(action)).await.is_err()
+            {
+                return Err(error);
+            }
             let error = match self.once_until(action, commands, deadline, within).await {
                 // Of several commands a part may have been executed before.
                 Err(error @ Error::NotMaster { .. }) if commands.len() == 1 => error,
@@ -247,6 +254,7 @@ impl Commands {
                 return Err(error);
             }
             sleep(pause).await;
+            refused = Some(error);
         }
     }
 
