@@ -6,6 +6,7 @@ mod item;
 mod json_tree;
 mod load;
 mod model;
+mod open_bracket;
 mod order;
 mod overrides;
 mod paths;

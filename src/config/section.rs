@@ -87,6 +87,8 @@ pub(super) struct Section<'a> {
     pub at: Option<Span>,
     table: Option<&'a Table>,
     asked: RefCell<Vec<&'static str>>,
+    /// What must be there and is not.
+    missing: RefCell<Vec<Problem>>,
 }
 
 impl<'a> Section<'a> {
@@ -98,6 +100,7 @@ impl<'a> Section<'a> {
             at: None,
             table: Some(table),
             asked: RefCell::default(),
+            missing: RefCell::default(),
         }
     }
 
@@ -113,6 +116,7 @@ impl<'a> Section<'a> {
             at: Some(at),
             table: Some(table),
             asked: RefCell::default(),
+            missing: RefCell::default(),
         })
     }
 
@@ -163,7 +167,7 @@ impl<'a> Section<'a> {
         self.read(key, read).unwrap_or(default)
     }
 
-    /// Reads a key that must be there; its absence is reported with an example of what to write.
+    /// Reads a key that must be there; [`Section::finish`] reports its absence with an example of what to write.
     pub fn required<T: Default>(
         &self,
         key: &'static str,
@@ -177,7 +181,7 @@ impl<'a> Section<'a> {
                     .at_if(self.at, format!("has no `{key}`"))
                     .help(format!("such as `{key} = {example}`"))
                     .absence();
-                self.reading.report(problem);
+                self.missing.borrow_mut().push(problem);
                 T::default()
             }
         }
@@ -192,6 +196,7 @@ impl<'a> Section<'a> {
             at: None,
             table: None,
             asked: RefCell::default(),
+            missing: RefCell::default(),
         };
         if let Some((name, node)) = self.entry(key) {
             section.at = Some(name.span);
@@ -235,11 +240,29 @@ impl<'a> Section<'a> {
             .filter(move |(key, _)| !asked.contains(&key.name.as_str()))
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that nobody asked for, and those that must be there.
     pub fn finish(self) {
+        let unquoted = self.unquoted();
         let unknown: Vec<&(Key, Node)> = self.unknown().collect();
         let asked = self.asked.into_inner();
+        if unquoted.is_empty() {
+            let missing = self.missing.into_inner();
+            missing.into_iter().for_each(|problem| self.reading.report(problem));
+        }
+        for (name, span) in &unquoted {
+            let names = self.pattern.trim_end_matches(".*");
+            let problem = Problem::new(format!("the name `{name}` is not quoted"))
+                .at(*span, "without quotes, what follows a dot is a table within a table")
+                .help(format!("quote the name: `[{names}.\"{name}\"]`"));
+            self.reading.report(problem);
+        }
         for (key, node) in unknown {
+            if unquoted
+                .iter()
+                .any(|(_, span)| span.start == key.span.start && span.source == key.span.source)
+            {
+                continue;
+            }
             let place = match self.path.as_str() {
                 "" => "at the top level".to_owned(),
                 path => format!("in `[{path}]`"),
@@ -260,6 +283,55 @@ impl<'a> Section<'a> {
             known.dedup();
             problem = problem.help(format!("known {place}: {}", known.join(", ")));
             self.reading.report(problem);
+        }
+    }
+
+    /// Names with dots that are written without quotes, such as `[sites.books.example]`, each with its place from the first dot
+    /// on: tables under keys that nobody asks for, in a table whose name the user chooses.
+    fn unquoted(&self) -> Vec<(String, Span)> {
+        let Some((_, first)) = self.path.split_once('.').filter(|_| self.pattern.ends_with(".*")) else {
+            return Vec::new();
+        };
+        let asked = self.asked.borrow();
+        let mut found = Vec::new();
+        for (key, node) in self.unknown() {
+            let is_after_dot = key.span.start.checked_sub(1).is_some_and(|before| {
+                let (start, end) = (before, key.span.start);
+                self.reading.sources.text(Span { start, end, ..key.span }) == "."
+            });
+            if let Value::Table(table) = &node.value
+                && is_after_dot
+                && nearest(&key.name, asked.iter().copied()).is_none()
+            {
+                ends_of_name(format!("{first}.{}", key.name), key.span, table, &asked, &mut found);
+            }
+        }
+        found
+    }
+}
+
+/// Goes down to the tables that hold keys which are asked for, or a value.
+fn ends_of_name(name: String, span: Span, table: &Table, asked: &[&str], found: &mut Vec<(String, Span)>) {
+    let is_name =
+        |(key, node): &(Key, Node)| matches!(node.value, Value::Table(_)) && !asked.contains(&key.name.as_str());
+    if table.entries.is_empty() || !table.entries.iter().all(is_name) {
+        found.push((name, span));
+        return;
+    }
+    for (key, node) in &table.entries {
+        if let Value::Table(below) = &node.value {
+            let end = if key.span.source == span.source && key.span.end > span.end {
+                key.span.end
+            } else {
+                span.end
+            };
+            ends_of_name(
+                format!("{name}.{}", key.name),
+                Span { end, ..span },
+                below,
+                asked,
+                found,
+            );
         }
     }
 }

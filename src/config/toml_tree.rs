@@ -1,8 +1,11 @@
 //! TOML text to the tree; all syntax errors that the parser can tell apart, not the first one alone.
 
+use std::ops::Range;
+
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::open_bracket;
 use super::problem::{Problem, Problems};
 use super::source::{SourceId, Span};
 use super::tree::{self, Key, Node, Table, Value};
@@ -31,8 +34,27 @@ pub(super) fn value(source: SourceId, offset: usize, text: &str, problems: &Prob
 }
 
 fn report(source: SourceId, text: &str, errors: Vec<toml::de::Error>, problems: &Problems) {
+    let open = match errors.is_empty() {
+        true => None,
+        false => open_bracket::find(text),
+    };
+    if let Some(open) = &open {
+        let at = |range: &Range<usize>| Span {
+            source,
+            start: range.start,
+            end: range.end,
+        };
+        let label = format!("`{}` is missing: this bracket is not closed", open.closed_by);
+        let next = open.next.as_ref().map(at);
+        let problem = Problem::new("this is not TOML").at(at(&(open.at..open.at + 1)), label);
+        problems.push(problem.related_if(next, "this cannot be within it").syntax(true));
+    }
     for error in errors {
         let range = error.span().unwrap_or(text.len()..text.len());
+        // What follows an open bracket is taken for something else than it is.
+        if open.as_ref().is_some_and(|open| range.start >= open.at) {
+            continue;
+        }
         let (mut start, end) = (range.start.min(text.len()), range.end.min(text.len()));
         let message = error.message();
         // The parser tells the end of an open line; at the end of the text the place is the last line that says something.
