@@ -18,6 +18,8 @@ use crate::services::Failure;
 
 /// The layout that this orch writes. A directory without the file is of the first.
 const LAYOUT: u32 = 1;
+/// As `[orch] state_dir` is by default.
+const OWN_NAME: &str = ".orch";
 const GITIGNORE: &str = ".gitignore";
 const VERSION: &str = "version";
 /// A version file is one number.
@@ -51,8 +53,8 @@ pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
         // Whatever was put into it before that moment is seen now.
         check(state_dir, configuration)?;
     }
+    keep_out_of_git(state_dir).map_err(|error| failed("write `.gitignore` into", error))?;
     if written_layout(state_dir)?.is_none() {
-        keep_out_of_git(state_dir).map_err(|error| failed("write `.gitignore` into", error))?;
         let path = state_dir.join(VERSION);
         // A directory without the file, which a crash of the machine may leave, is of the first layout too.
         atomic_file::replace_with_late_rename(&path, format!("{LAYOUT}\n").as_bytes())
@@ -61,16 +63,22 @@ pub fn prepare(state_dir: &Path, configuration: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Keeps what stands in it out of a repository around it, whose `git add` would take journals and logs. Only a directory that is
-/// new: another may hold more than orch's files.
+/// Keeps what stands in it out of a repository around it, whose `git add` would take journals, logs and Redis' password. Only a
+/// directory that is new, or has the name that is orch's own: another may hold more than orch's files.
 fn keep_out_of_git(state_dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(state_dir)? {
-        // What a start that was cut short has left of it.
-        if !entry?.file_name().as_encoded_bytes().starts_with(GITIGNORE.as_bytes()) {
-            return Ok(());
+    let path = state_dir.join(GITIGNORE);
+    if fs::symlink_metadata(&path).is_ok() {
+        return Ok(());
+    }
+    if state_dir.file_name() != Some(OsStr::new(OWN_NAME)) {
+        for entry in fs::read_dir(state_dir)? {
+            // What a start that was cut short has left of it.
+            if !entry?.file_name().as_encoded_bytes().starts_with(GITIGNORE.as_bytes()) {
+                return Ok(());
+            }
         }
     }
-    atomic_file::replace_unsynced(&state_dir.join(GITIGNORE), b"*\n")
+    atomic_file::replace_unsynced(&path, b"*\n")
 }
 
 /// Makes sure of a directory that is there, and changes nothing.
@@ -367,6 +375,22 @@ mod tests {
         prepare(&state).unwrap();
         assert_eq!(fs::read_to_string(state.join(".gitignore")).unwrap(), "*\n");
         assert_eq!(fs::read_dir(&state).unwrap().count(), 2, "no temporary file is left");
+    }
+
+    #[test]
+    fn one_of_the_own_name_is_kept_out_of_git_however_old_it_is() {
+        let parent = tempfile::tempdir().unwrap();
+        let (state, ignored) = (parent.path().join(".orch"), parent.path().join(".orch/.gitignore"));
+        // `orch demo` makes it with what it prepares in it; earlier versions wrote no such file.
+        fs::create_dir_all(state.join("prepare")).unwrap();
+        for text in ["*\n", "mine"] {
+            prepare(&state).unwrap();
+            assert_eq!(fs::read_to_string(&ignored).unwrap(), text);
+            fs::write(&ignored, "mine").unwrap();
+        }
+        fs::remove_file(&ignored).unwrap();
+        prepare(&state).unwrap();
+        assert_eq!(fs::read_to_string(&ignored).unwrap(), "*\n");
     }
 
     #[test]
