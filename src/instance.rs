@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::atomic_file;
 use crate::celery::{Password, SentinelOptions, Transport};
 use crate::config::{RedisUrls, Secret};
+use crate::duration_text::shown;
 use crate::free_port;
 use crate::guard::{self, Holder};
 use crate::run::{RunId, ServiceName};
@@ -249,7 +250,7 @@ pub fn wait_until_up(state_dir: &Path, holder: &Holder, patience: Duration) -> R
             return Err(Failure::infrastructure(what()).because("it has ended meanwhile"));
         }
         if Instant::now() >= deadline {
-            return Err(Failure::infrastructure(what()).because(format!("nothing for {patience:?}")));
+            return Err(Failure::infrastructure(what()).because(format!("nothing for {}", shown(patience))));
         }
         std::thread::park_timeout(PAUSE);
     }

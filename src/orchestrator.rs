@@ -38,6 +38,7 @@ use crate::shared_services::{SharedWorkers, WatchTerms, WorkerWatch, partner, wo
 use crate::sites::{self, AllHeld, LeaseStore, Outage, Terms, Workers};
 use crate::state_directory;
 use crate::unfinished_night::UnfinishedNight;
+use crate::unread_env_file;
 
 /// A Redis of others is waited for at least this long: a restart by hand takes some seconds.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -619,7 +620,7 @@ impl Orchestrator {
             }
             self.recorder.emit(EventKind::Noticed {
                 level: Level::Error,
-                message: format!("{}\n  the other services are kept up", given_up.failure),
+                message: format!("{}\n  the other services are kept up", self.told(&given_up.failure)),
             });
             // For runs that use them.
             all_given_up.push(given_up.service);
@@ -656,9 +657,33 @@ impl Orchestrator {
         })
     }
 
+    /// Tells what the tasks of failed sites may have missed.
+    fn explain_failed_sites(&self) {
+        let reasons = self.recorder.with_state(|state| {
+            let reasons = state.sites.iter().filter_map(|site| site.reason.as_deref());
+            reasons.collect::<Vec<_>>().join("\n")
+        });
+        if let Some(message) = unread_env_file::hint(&self.config, &self.options.environment, &reasons) {
+            let level = Level::Warning;
+            self.recorder.emit(EventKind::Noticed { level, message });
+        }
+    }
+
+    /// A failure with what is known of its cause besides.
+    fn told(&self, failure: &Failure) -> String {
+        let text = failure.to_string();
+        match unread_env_file::hint(&self.config, &self.options.environment, &text) {
+            Some(hint) => format!("{text}\n  hint:  {hint}"),
+            None => text,
+        }
+    }
+
     /// Ends everything, tells how the run ended, writes the summary. The last thing to be called.
     pub fn finish(self, ending: &Ending) -> Outcome {
         self.note_reason(ending.reason());
+        if let Ending::Done(_) = ending {
+            self.explain_failed_sites();
+        }
         let left = self.stop_all();
         let outcome = match left {
             // A stop that failed is the worse news.
@@ -666,7 +691,7 @@ impl Orchestrator {
             _ => ending.outcome(),
         };
         let error = match (ending, left) {
-            (Ending::Failed(_, failure), _) => Some(failure.to_string()),
+            (Ending::Failed(_, failure), _) => Some(self.told(failure)),
             (_, Err(failure)) => Some(failure.to_string()),
             _ => None,
         };

@@ -47,11 +47,11 @@ fn ping_tells_healthy_from_unhealthy_in_one_line() {
     let table: [(&[&str], &str); 3] = [
         (
             &["ping", "--min-workers", "2", "--timeout", "300ms"],
-            "1 of 2 workers answer within 300ms",
+            "1 of 2 workers answer within 0.3s",
         ),
         (
             &["ping", "--node", "w9@test", "--timeout", "300ms"],
-            "no answer from w9@test within 300ms",
+            "no answer from w9@test within 0.3s",
         ),
         (&["ping", "--queues", "celery,nowhere"], "nobody consumes nowhere"),
     ];
@@ -457,7 +457,7 @@ fn workers_are_inspected() {
         assert!(text.starts_with("w1@test:\n  "), "{question}: {text}");
     }
     let text = shop.says(&["inspect", "stats", "--node", "w9@test", "--timeout", "200ms"], 1);
-    assert_eq!(text, "no answer from w9@test within 200ms");
+    assert_eq!(text, "no answer from w9@test within 0.2s");
     assert_eq!(shop.orch(&["inspect", "nothing"]).status.code(), Some(2));
 }
 
@@ -934,7 +934,7 @@ fn two_workers_of_one_name_are_named_and_counted() {
         1,
     );
     assert!(
-        unhealthy.starts_with("unhealthy: 2 of 3 workers answer within 300ms; 2 workers have"),
+        unhealthy.starts_with("unhealthy: 2 of 3 workers answer within 0.3s; 2 workers have"),
         "{unhealthy}"
     );
     let object: Value = serde_json::from_str(&said(&orch(&["ping", "--json"], Some(&url)), 0)).unwrap();

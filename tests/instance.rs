@@ -128,6 +128,20 @@ fn exec_has_the_environment_and_the_exit_code() {
     } else {
         skip("there is no `redis-cli`");
     }
+    // Programs and modules are those of the worker, wherever the command is at work.
+    let ask = "cd / && command -v celery && python -c 'import workshop, sys; print(sys.executable)' && celery -A workshop inspect ping";
+    let ended = project.orch(&["exec", "--", "sh", "-c", ask]).finish();
+    ended.expect_code(0);
+    let programs = project.file(".venv/bin");
+    for text in [programs.join("celery"), programs.join("python"), "pong".into()] {
+        assert!(
+            ended.stdout.contains(&*text.to_string_lossy()),
+            "{}: {}{}",
+            text.display(),
+            ended.stdout,
+            ended.stderr
+        );
+    }
     let ended = project.orch(&["exec", "--", "no-such-command"]).finish();
     ended.expect_code(127);
     assert!(

@@ -184,7 +184,7 @@ fn no_refresh_is_begun_that_cannot_end_within_the_limit() {
     ended.expect_code(4);
     assert_eq!(refreshes(&ended), (0, 0, 0), "{}", ended.stdout);
     expect_said(&ended, "no refresh is begun: it usually takes ");
-    expect_said(&ended, "s, and 2.0s of `[proxies] timeout` are left");
+    expect_said(&ended, "s, and 2s of `[proxies] timeout` are left");
     expect_said(&ended, "--proxy-timeout");
     assert!(!project.file("refreshes").exists(), "nothing was published");
 
@@ -256,4 +256,27 @@ fn a_pool_with_which_a_site_had_no_results_is_refreshed_by_the_next_run() {
     ended.expect_code(0);
     assert!(!ended.stdout.contains("the proxies are refreshed"), "{}", ended.stdout);
     down(up);
+}
+
+/// Few proxies are not the fault, and to go on with them no cure.
+#[test]
+fn a_refresh_in_a_queue_without_a_consumer_names_the_queue() {
+    let project = project();
+    let refresh =
+        format!("refresh = [{{ task = \"pool.refresh\", queue = \"nowhere\", kwargs = {{ file = \"{POOL}\" }} }}]\n");
+    let configuration = format!("{SERVICES}[proxies]\nmin_usable = 10\n{refresh}{SITE}");
+    fs::write(project.file("orch.toml"), configuration).expect("it is written");
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(4);
+    expect_said(
+        &ended,
+        "1 task of it waits in the queue `nowhere`, which no worker consumes",
+    );
+    expect_said(&ended, "hint:  add the queue to `[celery] queues`");
+    assert!(
+        !ended.stderr.contains("--allow-few-proxies") && !ended.stdout.contains("--allow-few-proxies"),
+        "{}",
+        ended.stdout
+    );
+    assert_eq!(refreshes(&ended), (1, 0, 1), "a second one would wait there too");
 }

@@ -133,3 +133,19 @@ fn ctrl_c_of_a_run_beside_an_instance_that_is_up_leaves_none_of_its_tasks() {
     up.signal(Signal::SIGTERM);
     up.finish().expect_code(143);
 }
+
+#[test]
+fn a_stop_that_names_no_site_says_what_was_meant() {
+    let project = project();
+    let ended = project.orch_bare(&["stop", "first"]).finish();
+    expect(&ended, 2, "`orch stop site first` stops a site");
+    expect(&stop(&project, "frist"), 1, "no `orch run` is at work in ");
+    expect(
+        &stop(&project, "frist"),
+        1,
+        "has no site `frist`: did you mean `first`?",
+    );
+    let known = stop(&project, "first");
+    expect(&known, 1, "no `orch run` is at work in ");
+    assert!(!known.stderr.contains("has no site"), "{}", known.stderr);
+}

@@ -391,6 +391,33 @@ fn a_task_sees_what_orch_sets_over_the_configuration_over_the_caller_over_the_fi
 }
 
 #[test]
+fn a_variable_that_only_an_unread_env_file_has_is_named_with_the_cure() {
+    let project = workshop(OWN, "", &call("variable", "\"WORKSHOP_KEY\""));
+    let cure = "has `WORKSHOP_KEY`, and is not read: `[orch] env_file = \".env\"` names it";
+    let run = |variables: &str| {
+        fs::write(project.file(".env"), variables).unwrap();
+        project.orch(&["run"]).finish()
+    };
+    // A task misses it.
+    let ended = run("WORKSHOP_KEY=secret\n");
+    ended.expect_code(1);
+    assert!(shown(&ended).contains(cure), "{}", shown(&ended));
+    // The app misses it when it is imported.
+    fs::write(project.file("needs"), "WORKSHOP_KEY").unwrap();
+    let ended = run("export WORKSHOP_KEY=secret\n");
+    ended.expect_code(3);
+    assert!(
+        shown(&ended).contains(&format!("hint:  {} {cure}", project.file(".env").display())),
+        "{}",
+        shown(&ended)
+    );
+    assert!(!shown(&ended).contains("secret"), "{}", shown(&ended));
+    let ended = run("ANOTHER_KEY=secret\n");
+    ended.expect_code(3);
+    assert!(!shown(&ended).contains("env_file"), "{}", shown(&ended));
+}
+
+#[test]
 fn credentials_of_another_redis_are_not_handed_on() {
     let project = workshop(
         &format!("{OWN}\nauth = false"),

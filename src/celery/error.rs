@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::TaskId;
+use crate::duration_text::shown;
 
 /// Shorthand of this part.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -87,7 +88,7 @@ pub enum Error {
     },
 
     /// The server did not answer in time.
-    #[error("cannot {action} at {endpoint}: no answer within {:?}", rounded(*.after))]
+    #[error("cannot {action} at {endpoint}: no answer within {}", shown(*.after))]
     Deadline {
         action: String,
         endpoint: String,
@@ -111,16 +112,6 @@ pub enum Error {
     /// Something that is too large for the wire.
     #[error("{what} is too large: {bytes} bytes, above the limit of {limit} bytes")]
     TooLarge { what: String, bytes: usize, limit: usize },
-}
-
-/// The rest of a deadline as a person reads it: `2s`, not `1.99998961s`.
-fn rounded(after: Duration) -> Duration {
-    let step = match after.as_secs() {
-        0 => Duration::from_millis(1),
-        _ => Duration::from_millis(100),
-    };
-    let steps = (after + step / 2).as_nanos() / step.as_nanos();
-    step.saturating_mul(u32::try_from(steps).unwrap_or(u32::MAX))
 }
 
 /// The rule of an ACL that is missing, by the server's words; `None` where they are of something else.
@@ -293,24 +284,6 @@ mod tests {
             let found = missing_rule(said);
             assert_eq!(found.is_some(), rule.is_some(), "{said}");
             assert!(found.unwrap_or_default().contains(rule.unwrap_or_default()), "{said}");
-        }
-    }
-
-    #[test]
-    fn what_was_left_of_a_deadline_is_shown_as_people_write_it() {
-        for (after, shown) in [
-            (Duration::from_nanos(1_999_989_610), "2s"),
-            (Duration::from_millis(1_234), "1.2s"),
-            (Duration::from_micros(249_900), "250ms"),
-            (Duration::from_secs(30), "30s"),
-            (Duration::ZERO, "0ns"),
-        ] {
-            let error = Error::Deadline {
-                action: "ask".to_owned(),
-                endpoint: "h".to_owned(),
-                after,
-            };
-            assert_eq!(error.to_string(), format!("cannot ask at h: no answer within {shown}"));
         }
     }
 }

@@ -10,6 +10,7 @@ use super::client::Client;
 use super::connection::Commands;
 use super::task::Place;
 use super::{Error, GroupId, Link, Result, Task, TaskId};
+use crate::duration_text::shown;
 
 /// Messages that are sent before an answer is waited for.
 const PIPELINE: usize = 500;
@@ -320,7 +321,7 @@ async fn send(broker: &Commands, push: &redis::Pipeline, task: &TaskId, within: 
             Error::Deadline { endpoint, after, .. } => Error::Unconfirmed {
                 task: task.clone(),
                 endpoint,
-                reason: format!("no answer within {after:?}"),
+                reason: format!("no answer within {}", shown(after)),
             },
             other => other,
         })

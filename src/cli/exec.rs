@@ -1,17 +1,20 @@
-//! `orch exec -- CMD`: a command with the environment of the instance that is up.
+//! `orch exec -- CMD`: a command with the environment of the instance that is up, and of its worker: its programs come first.
 
 use std::env;
 use std::io::ErrorKind;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 
 use clap::Args;
 
 use super::{ConfigArgs, Refusal, caller_environment};
+use crate::config::find_celery;
 use crate::run::Outcome;
-use crate::services::{base_environment, merge_environment};
+use crate::services::{base_environment, extend_import_path, merge_environment, prefer_programs_of};
 use crate::{claim, instance, state_directory};
 
-/// Runs a command with the environment of the running instance (Redis address and password included)
+/// Runs a command with the environment of the running instance: Redis' address and password, and the programs and modules of its
+/// worker
 #[derive(Args, Debug)]
 pub struct ExecArgs {
     #[command(flatten)]
@@ -48,7 +51,16 @@ pub fn main(args: &ExecArgs) -> anyhow::Result<u8> {
     };
     let base = base_environment(&config.orch.env_file_variables, &caller_environment());
     let must = running.redis.map(|redis| redis.environment()).unwrap_or_default();
-    let environment = merge_environment(&base, &config.celery.env, &must);
+    let mut environment = merge_environment(&base, &config.celery.env, &must);
+    if config.celery.enabled {
+        let directory = config.file.parent().unwrap_or(Path::new("/"));
+        // Without one the worker of this instance is another's.
+        if let Ok(celery) = find_celery(&config.celery, directory, &base) {
+            prefer_programs_of(&mut environment, &celery);
+        }
+        // What cannot be added the worker's start has told.
+        drop(extend_import_path(&mut environment, &config.celery.directory));
+    }
     let Some((program, arguments)) = args.command.split_first() else {
         return Err(Refusal::because(Outcome::ConfigurationError, "no command"));
     };

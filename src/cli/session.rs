@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::output::say;
 use super::{OutputFormat, Refusal, ViewArgs, caller_environment, color, logging, signals};
 use crate::config::Config;
+use crate::duration_text::shown;
 use crate::orchestrator::{Options, Orchestrator, ResumeTarget, StartError};
 use crate::run::{Command, EventKind, Level, SiteName};
 use crate::services::Failure;
@@ -113,9 +114,9 @@ fn start_in_turn(config: Config, options: Options) -> Result<Orchestrator, Start
         Err(StartError::Busy {
             command, pid, run_id, ..
         }) if !options.wait.is_zero() => {
-            let patience = options.wait;
+            let patience = shown(options.wait);
             say(&format!(
-                "waiting up to {patience:?} for `orch {command}` (pid {pid}, run {run_id}) to end"
+                "waiting up to {patience} for `orch {command}` (pid {pid}, run {run_id}) to end"
             ));
             Orchestrator::start(config, options)
         }

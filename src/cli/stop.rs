@@ -7,6 +7,8 @@ use clap::{Args, Subcommand};
 use super::output::{print, say};
 use super::{ConfigArgs, Refusal};
 use crate::config::{Config, nearest};
+use crate::counted::plural;
+use crate::duration_text::shown;
 use crate::run::{
     EventKind, JournalTail, Outcome, PastRun, RunDirectory, SiteCounts, SiteName, SiteStatus, is_being_written,
     past_runs,
@@ -27,6 +29,9 @@ pub struct StopArgs {
 #[derive(Subcommand, Debug)]
 enum What {
     Site(SiteArgs),
+    /// Neither a subcommand nor a help: most likely the name of a site.
+    #[command(external_subcommand)]
+    Other(Vec<String>),
 }
 
 /// Ends one site: its tasks are taken off the queues, running ones ended after a second, and it counts as cancelled
@@ -45,12 +50,16 @@ struct SiteArgs {
 
 /// Runs the subcommand; the exit code.
 pub fn main(args: &StopArgs) -> anyhow::Result<u8> {
-    let What::Site(args) = &args.what;
+    let args = match &args.what {
+        What::Site(args) => args,
+        What::Other(words) => return Err(without_site(words)),
+    };
     let config = args.config.load(&[])?;
     let site = SiteName::from(args.name.as_str());
     let Some((run, directory)) = running(&config)? else {
         let state_dir = config.orch.state_dir.display();
-        return nothing(&format!("no `orch run` is at work in {state_dir}"));
+        let unknown = unknown_site(&config, &site);
+        return nothing(&format!("no `orch run` is at work in {state_dir}{unknown}"));
     };
     let failed = |what: &str, error: &dyn std::error::Error| {
         let text = format!("{what} of run {}\n  cause: {error}", run.run_id);
@@ -102,9 +111,10 @@ pub fn main(args: &StopArgs) -> anyhow::Result<u8> {
             None if !lives => return nothing(&format!("run {} has ended meanwhile", run.run_id)),
             None if Instant::now() >= deadline => {
                 let text = format!(
-                    "run {} has not ended {site} within {PATIENCE:?}; it knows that it is to, as soon as it comes to its \
+                    "run {} has not ended {site} within {}; it knows that it is to, as soon as it comes to its \
                      sites and Redis answers\n  log:   {}",
                     run.run_id,
+                    shown(PATIENCE),
                     directory.orch_log().display()
                 );
                 return Err(Refusal::because(Outcome::InfrastructureFailed, text));
@@ -167,6 +177,29 @@ impl Seen {
     }
 }
 
+/// A name of a site where the word `site` belongs.
+fn without_site(words: &[String]) -> anyhow::Error {
+    let words = words.join(" ");
+    let text = format!(
+        "`orch stop {words}` does not say what is to be stopped\n  hint:  `orch stop site {words}` stops a site"
+    );
+    Refusal::because(Outcome::ConfigurationError, text)
+}
+
+/// Says that the configuration has no such site, and which one may be meant.
+fn unknown_site(config: &Config, site: &SiteName) -> String {
+    let names = || config.sites.iter().map(|site| site.name.as_str());
+    if names().any(|name| name == site.as_str()) {
+        return String::new();
+    }
+    let meant = nearest(site.as_str(), names()).map(|meant| format!(": did you mean `{meant}`?"));
+    format!(
+        ", and {} has no site `{site}`{}",
+        config.file.display(),
+        meant.unwrap_or_default()
+    )
+}
+
 fn nothing(why: &str) -> anyhow::Result<u8> {
     say(&format!("nothing to stop: {why}"));
     Ok(Outcome::SitesFailed.exit_code())
@@ -185,7 +218,7 @@ fn word(status: SiteStatus) -> &'static str {
 
 fn done(counts: SiteCounts) -> String {
     match (counts.completed_chunks, counts.total_chunks) {
-        (Some(completed), Some(total)) => format!(" after {completed} of {total} chunks"),
+        (Some(completed), Some(total)) => format!(" after {completed} of {}", plural(total, "chunk")),
         _ => String::new(),
     }
 }

@@ -103,13 +103,6 @@ pub fn format_duration(duration: Duration) -> String {
     text
 }
 
-/// As above, in whole seconds where there are some: for what was measured.
-pub fn format_about(duration: Duration) -> String {
-    let exactness = if duration.as_secs() > 0 { 1000 } else { 1 };
-    let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
-    format_duration(Duration::from_millis(millis / exactness * exactness))
-}
-
 fn split_where(text: &str, end: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(end).unwrap_or(text.len()))
 }

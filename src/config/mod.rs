@@ -29,11 +29,12 @@ mod toml_tree;
 mod tree;
 mod yaml_tree;
 
-pub use duration::{DurationError, format_about, format_duration, parse_duration};
+pub use duration::{DurationError, format_duration, parse_duration};
 pub use load::LoadOptions;
 pub use model::*;
 pub use problem::ConfigErrors;
 pub(crate) use problem::nearest;
+pub(crate) use programs::DEFAULT_PATH;
 pub use programs::{Tried, find_celery, find_redis_server};
 pub use redis_urls::RedisUrls;
 pub use secret::Secret;

@@ -13,7 +13,7 @@ use super::paths;
 use crate::run::ServiceName;
 
 /// PATH where the environment has none: what cron and the shells fall back to.
-const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+pub const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// The environment and directory in which a service of the configuration will run.
 #[derive(Clone)]

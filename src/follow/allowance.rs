@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::pace::dynamic_timeout;
-use crate::config::{Pace, format_about};
+use crate::config::Pace;
+use crate::duration_text::shown;
 use crate::run::Usual;
 
 /// See the module.
@@ -36,9 +37,9 @@ impl Allowance {
     /// ` after 30m (timeout "auto", it usually takes 10m)`
     pub(super) fn told(&self, deadline: Instant) -> String {
         let usually = self.usual.map_or_else(String::new, |usual| {
-            format!(", it usually takes {}", format_about(usual.elapsed))
+            format!(", it usually takes {}", shown(usual.elapsed))
         });
-        let allowed = format_about(deadline.saturating_duration_since(self.begun));
+        let allowed = shown(deadline.saturating_duration_since(self.begun));
         format!(" after {allowed} (timeout \"auto\"{usually})")
     }
 }

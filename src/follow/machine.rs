@@ -23,6 +23,8 @@ use super::outcome::{self, Answer, Callback, DispatchEnd, Evidence, HeaderCheck,
 use super::pace::dynamic_timeout;
 use crate::celery::TaskId;
 use crate::config::Pace;
+use crate::counted::plural;
+use crate::duration_text::shown;
 use crate::run::{FollowStage, JobId, SiteCounts};
 
 /// With a pool file to watch, progress keys that have not appeared after this long are given up.
@@ -335,7 +337,7 @@ impl Following {
 
     fn wait_for_callback(&mut self, chord_id: String, callback: Callback, now: Instant, facts: &mut Vec<Fact>) {
         let chunks = self.job.counts.total_chunks;
-        let chunks = chunks.map(|chunks| format!(" of {chunks} chunks"));
+        let chunks = chunks.map(|chunks| format!(" of {}", plural(chunks, "chunk")));
         let reason = format!("the job's chord{} runs", chunks.unwrap_or_default());
         enter(facts, FollowStage::Chord, reason);
         self.callback = callback;
@@ -465,11 +467,7 @@ impl Following {
             Stage::Chord { since, .. } => {
                 let timeout = self.chord_timeout(since);
                 if now >= since + timeout {
-                    self.fall_back(
-                        &format!("the chord has no result after {} s", timeout.as_secs()),
-                        now,
-                        facts,
-                    );
+                    self.fall_back(&format!("the chord has no result after {}", shown(timeout)), now, facts);
                 }
             }
             Stage::ProgressKeys { since } => {
@@ -527,9 +525,9 @@ impl Following {
     fn how_far(&self) -> String {
         let counts = self.counts();
         let mut text = match (counts.completed_chunks, counts.total_chunks) {
-            (Some(done), Some(total)) => format!(", {done} of {total} chunks done"),
-            (None, Some(total)) => format!(", {total} chunks"),
-            (Some(done), None) => format!(", {done} chunks done"),
+            (Some(done), Some(total)) => format!(", {done} of {} done", plural(total, "chunk")),
+            (None, Some(total)) => format!(", {}", plural(total, "chunk")),
+            (Some(done), None) => format!(", {} done", plural(done, "chunk")),
             (None, None) => String::new(),
         };
         if let Some(Keys {

@@ -9,6 +9,7 @@
 use super::facts::{Keys, KeysStatus};
 use super::inventory::Inventory;
 use crate::celery::TaskId;
+use crate::counted::plural;
 
 /// Lost tasks named in a reason; the rest is counted.
 const NAMED_TASKS: usize = 5;
@@ -387,19 +388,17 @@ impl HeaderLoss {
         let lost = self.lost.len();
         let verb = if lost == 1 { "is" } else { "are" };
         let first = self.first_failure.as_deref().unwrap_or("its exception is not known");
+        let chunks = plural(self.size, "chunk");
         match (lost, self.failed) {
-            (0, failed) => format!(
-                "{failed} of its {} chunks failed, so its callback cannot run; the first failure: {first}",
-                self.size
-            ),
+            (0, failed) => {
+                format!("{failed} of its {chunks} failed, so its callback cannot run; the first failure: {first}")
+            }
             (_, 0) => format!(
-                "{lost} of its {} chunks {verb} lost, so its callback cannot run: {}",
-                self.size,
+                "{lost} of its {chunks} {verb} lost, so its callback cannot run: {}",
                 named(&self.lost)
             ),
             (_, failed) => format!(
-                "{lost} of its {} chunks {verb} lost and {failed} failed, so its callback cannot run: {}; the first failure: {first}",
-                self.size,
+                "{lost} of its {chunks} {verb} lost and {failed} failed, so its callback cannot run: {}; the first failure: {first}",
                 named(&self.lost)
             ),
         }

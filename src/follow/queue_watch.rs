@@ -212,6 +212,11 @@ impl Desk {
         self.queue_watch().left_of(root, Instant::now())
     }
 
+    /// Whether tasks of a job wait in a queue that no worker consumes.
+    pub fn has_unconsumed(&self, root: &TaskId) -> bool {
+        self.left_in_unconsumed_queues(root).is_some()
+    }
+
     /// Looks at all queues of the broker every few seconds while jobs are followed, and reports queues without a consumer.
     pub(super) async fn watch_for_unconsumed(&self) -> Infallible {
         let mut pause = LOOK_INTERVAL;

@@ -17,6 +17,7 @@ use super::protocol::{Order, Report, SpawnOrder, StopPlan};
 use super::strangers::REAPING;
 use super::sweep::{end_below, end_children};
 use super::{INITIALISED, RUN_ID_VARIABLE, leftovers, process_table, sys};
+use crate::duration_text::shown;
 
 /// The guard says `Started` a few milliseconds after its exec.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -69,7 +70,7 @@ pub enum Error {
     Spawn(String),
     #[error("the guard is gone")]
     Gone,
-    #[error("the stop has not ended within {bound:?}; the guard and what was left were killed")]
+    #[error("the stop has not ended within {}; the guard and what was left were killed", shown(*.bound))]
     StopTooSlow { bound: Duration },
     #[error("the guard is gone, and something of what it had started may live: {0}")]
     Unsure(String),
@@ -200,7 +201,8 @@ impl Guard {
             Ok(Err(why)) => Err(Error::Start(io::Error::other(why))),
             Err(RecvTimeoutError::Disconnected) => Err(Error::Start(io::Error::other("it ended at once"))),
             Err(RecvTimeoutError::Timeout) => Err(Error::Start(io::Error::other(format!(
-                "it did not begin within {START_PATIENCE:?}"
+                "it did not begin within {}",
+                shown(START_PATIENCE)
             )))),
         }
     }
@@ -508,7 +510,7 @@ fn end_descendants(run_id: &str, mains: &[i32], inherited: &InheritedChildren) -
             _ if over => return Ok(()),
             Err(error) if Instant::now() >= deadline => return Err(error.to_string()),
             Ok(_) if Instant::now() >= deadline => {
-                return Err(format!("not all of it ended within {STOP_SLACK:?}"));
+                return Err(format!("not all of it ended within {}", shown(STOP_SLACK)));
             }
             _ => std::thread::park_timeout(Duration::from_millis(2)),
         }

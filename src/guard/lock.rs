@@ -16,6 +16,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use serde::{Deserialize, Serialize};
 
 use super::process_table;
+use crate::duration_text::shown;
 use crate::{private_directory, regular_file};
 
 /// Beyond the recorded stop bound, for the guard's own end.
@@ -79,7 +80,7 @@ pub enum LockError {
     #[error("held by `orch {}` (pid {}, run {})", .0.command, .0.pid, .0.run_id)]
     Held(Holder),
     /// The guard of a dead orch holds it beyond its stop bound.
-    #[error("the guard (pid {guard:?}) of a dead run ({run_id}) has not ended within its stop bound of {bound:?}")]
+    #[error("the guard (pid {guard:?}) of a dead run ({run_id}) has not ended within its stop bound of {}", shown(*.bound))]
     GuardStuck {
         guard: Option<i32>,
         run_id: String,

@@ -23,6 +23,7 @@ use super::protocol::{Ended, Order, Report, SpawnOrder};
 use super::records::Records;
 use super::sweep::{Left, Tree, Trees, end_below, end_children};
 use super::{Hello, sys};
+use crate::duration_text::shown;
 use crate::memory::program_pages;
 use crate::printable::one_line;
 use crate::signal_name::signal_name;
@@ -458,8 +459,9 @@ impl Guard {
             None => {
                 let program = service.order.argv.first().map_or("", String::as_str);
                 let error = format!(
-                    "`{program}` has not been executed within {EXECUTE_TIMEOUT:?}: the file system that it is on, or that of \
+                    "`{program}` has not been executed within {}: the file system that it is on, or that of \
                      {}, does not answer",
+                    shown(EXECUTE_TIMEOUT),
                     service.order.directory.display()
                 );
                 // That may take as long, so the report does not wait for it.

@@ -265,7 +265,7 @@ mod tests {
             [
                 format!("a|-|-|skipped: {why}"),
                 "└─ b|-|-|skipped: a is".to_owned(),
-                "c|?|0.0s|one attempt, since it failed in its last runs".to_owned(),
+                "c|?|0s|one attempt, since it failed in its last runs".to_owned(),
             ]
         );
         let json = outlook.json();
@@ -304,19 +304,19 @@ mod tests {
                 "6 sites, 2 at a time: about 2m55s, no less than 2m55s",
                 "longest path: login -> catalogue -> prices -> report, 2m55s",
                 "resources: 1 browsers",
-                "1 site without a complete run so far, taken to last 30.0s each",
+                "1 site without a complete run so far, taken to last 30s each",
             ]
         );
         let lines: Vec<String> = outlook.rows().iter().map(|row| row.join("|")).collect();
         assert_eq!(
             lines,
             [
-                "login *|10.0s|0.0s|",
-                "└─ catalogue *|1m40s|10.0s|",
-                "   └─ prices *|1m00s|1m50s|after login; uses 1 browsers",
-                "      └─ report *|5.0s|2m50s|after the end of prices, books",
-                "books|30.0s|0.0s|uses 1 browsers",
-                "└─ either|?|30.0s|after any of catalogue, books",
+                "login *|10s|0s|",
+                "└─ catalogue *|1m40s|10s|",
+                "   └─ prices *|1m|1m50s|after login; uses 1 browsers",
+                "      └─ report *|5s|2m50s|after the end of prices, books",
+                "books|30s|0s|uses 1 browsers",
+                "└─ either|?|30s|after any of catalogue, books",
             ]
         );
     }
@@ -327,7 +327,7 @@ mod tests {
         let outlook = outlook(&config, &[("login", 10), ("catalogue", 100)]);
         let dot = outlook.dot();
         for line in [
-            "  \"login\" [label=\"login\\n10.0s\" penwidth=2];",
+            "  \"login\" [label=\"login\\n10s\" penwidth=2];",
             "  \"either\" [label=\"either\\n?\"];",
             "  \"login\" -> \"catalogue\" [penwidth=2];",
             "  \"login\" -> \"prices\";",

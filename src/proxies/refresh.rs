@@ -96,6 +96,7 @@ impl Refresh {
                 });
                 return Ok(judged(context, config, &counted, &RefreshEnd::Finished));
             };
+            let is_unconsumed = desk.has_unconsumed(&ending.root);
             if matches!(failure, Failure::TimedOut(_)) {
                 let unfinished = ending.unfinished.iter().cloned();
                 let ended = end_work(context, desk, [ending.root.clone()], unfinished, Manner::GENTLE).await;
@@ -104,7 +105,9 @@ impl Refresh {
                 }
             }
             let mut reason = failure.reason().to_owned();
+            // A worker does not begin to consume a queue by that.
             let is_worth_it = attempt <= RESTARTS
+                && !is_unconsumed
                 && counted.usable < config.min_usable
                 && match failure {
                     Failure::TimedOut(_) => false,
@@ -122,7 +125,11 @@ impl Refresh {
                 will_retry,
             });
             if !will_retry {
-                return Ok(judged(context, config, &counted, &RefreshEnd::Failed(reason)));
+                let end = match is_unconsumed {
+                    true => RefreshEnd::Unconsumed(reason),
+                    false => RefreshEnd::Failed(reason),
+                };
+                return Ok(judged(context, config, &counted, &end));
             }
             attempt += 1;
         }

@@ -4,10 +4,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::pool::PoolCount;
-use crate::config::{ProxiesConfig, format_about};
+use crate::config::ProxiesConfig;
+use crate::duration_text::shown;
 
 /// No refresh ends sooner.
 const SHORTEST_REFRESH: Duration = Duration::from_secs(1);
+
+/// The cure of a queue without a consumer.
+const UNCONSUMED: &str = "add the queue to `[celery] queues`, start a worker that consumes it, or give the tasks of `[proxies] refresh` \
+                          another `queue`";
 
 /// Whether the run may go on.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +37,8 @@ pub enum RefreshEnd {
     /// It was not begun, for this reason: the time would not suffice.
     NotBegun(String),
     Failed(String),
+    /// It failed since tasks of it wait in a queue that no worker consumes.
+    Unconsumed(String),
     Finished,
 }
 
@@ -40,7 +47,7 @@ impl RefreshEnd {
         match self {
             Self::Impossible => "`[proxies] refresh` names no task that would find more".to_owned(),
             Self::NotBegun(reason) => format!("no refresh is begun: {reason}"),
-            Self::Failed(reason) => format!("the refresh failed: {reason}"),
+            Self::Failed(reason) | Self::Unconsumed(reason) => format!("the refresh failed: {reason}"),
             Self::Finished => "the refresh finished and found no more".to_owned(),
         }
     }
@@ -79,6 +86,8 @@ pub fn verdict(config: &ProxiesConfig, counted: &PoolCount, end: &RefreshEnd) ->
     }
     let few = "`--allow-few-proxies` goes on with fewer; `[proxies] min_usable` sets how many are enough";
     let hint = match end {
+        // The sites have no worker either, or the next night has none for the refresh.
+        RefreshEnd::Unconsumed(_) => UNCONSUMED.to_owned(),
         RefreshEnd::NotBegun(_) => format!("`[proxies] timeout` (`--proxy-timeout`) sets the limit; {few}"),
         _ if usable.saturating_add(counted.left_out.too_old) >= config.min_usable => {
             format!("`[proxies] max_age` sets how old a proxy may be; {few}")
@@ -103,23 +112,16 @@ pub fn cannot_end(left: Duration, usual: Option<Duration>) -> Option<String> {
     if needed <= left {
         return None;
     }
-    let left = span(left);
+    let left = shown(left);
     Some(match usual {
         Some(usual) if usual == needed => {
             format!(
                 "it usually takes {}, and {left} of `[proxies] timeout` are left",
-                span(usual)
+                shown(usual)
             )
         }
         _ => format!("{left} of `[proxies] timeout` are left"),
     })
-}
-
-fn span(time: Duration) -> String {
-    match time.as_secs() {
-        0..60 => format!("{:.1}s", time.as_secs_f64()),
-        _ => format_about(time),
-    }
 }
 
 #[cfg(test)]
@@ -226,6 +228,7 @@ mod tests {
             verdict => panic!("{verdict:?}"),
         };
         assert!(hint_of(failed()).starts_with("`--allow-few-proxies` "));
+        assert!(hint_of(RefreshEnd::Unconsumed(String::new())).starts_with("add the queue to `[celery] queues`"));
         assert!(hint_of(RefreshEnd::NotBegun(String::new())).contains("--proxy-timeout"));
     }
 
@@ -249,7 +252,7 @@ mod tests {
             (
                 Duration::ZERO,
                 Some(Duration::from_millis(1)),
-                Some("0.0s of `[proxies] timeout` are left"),
+                Some("0s of `[proxies] timeout` are left"),
             ),
         ] {
             assert_eq!(cannot_end(left, usual).as_deref(), reason, "{left:?} {usual:?}");

@@ -15,6 +15,7 @@ use super::life::Role;
 use super::probe::{self, ProbeContext};
 use super::program::{Boxed, Prepared, Program, Start};
 use crate::config::{CeleryConfig, LivenessConfig, Probe};
+use crate::duration_text::shown;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::ServiceName;
 
@@ -136,8 +137,12 @@ impl Beat {
         if probe::once(&said, &self.context, start.log_offset, PAUSE).await.is_ok() {
             return Some("it says that it starts".to_owned());
         }
-        (start.spawned.elapsed() >= SETTLED.min(self.config.start_timeout))
-            .then(|| format!("running for {SETTLED:?}; it has written no schedule to {schedule}"))
+        (start.spawned.elapsed() >= SETTLED.min(self.config.start_timeout)).then(|| {
+            format!(
+                "running for {}; it has written no schedule to {schedule}",
+                shown(SETTLED)
+            )
+        })
     }
 }
 

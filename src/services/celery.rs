@@ -27,6 +27,7 @@ use super::worker_command::{node_name, worker_argv};
 use super::worker_log::{Announced, BrokerAddress, announced_broker};
 use crate::celery::{Client, Kept, NodeName, Target};
 use crate::config::{BeatMode, CeleryConfig, LivenessConfig, RateLimit};
+use crate::duration_text::shown;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::{EventKind, Level, Recorder, RunId, ServiceName};
 
@@ -322,7 +323,10 @@ impl Celery {
         );
         let stats = stats.map_err(|error| asked("its stats", error.to_string()))?;
         let Some(stats) = stats.of(self.node()) else {
-            return Err(asked("its stats", format!("no answer within {QUESTION_PATIENCE:?}")));
+            return Err(asked(
+                "its stats",
+                format!("no answer within {}", shown(QUESTION_PATIENCE)),
+            ));
         };
         if let (Some(port), Some(db)) = (stats.broker.port, stats.broker.database) {
             let there = BrokerAddress {
@@ -336,7 +340,10 @@ impl Celery {
         }
         let registered = registered.map_err(|error| asked("its tasks", error.to_string()))?;
         let Some(tasks) = registered.of(self.node()) else {
-            return Err(asked("its tasks", format!("no answer within {QUESTION_PATIENCE:?}")));
+            return Err(asked(
+                "its tasks",
+                format!("no answer within {}", shown(QUESTION_PATIENCE)),
+            ));
         };
         let missing: Vec<&String> = self.required.iter().filter(|task| !tasks.contains(*task)).collect();
         if !missing.is_empty() {
@@ -485,9 +492,9 @@ impl Program for Celery {
                 }
                 if now >= start.deadline {
                     let what = format!(
-                        "worker `{}` is not ready after {:?}",
+                        "worker `{}` is not ready after {}",
                         self.node(),
-                        self.config.start_timeout
+                        shown(self.config.start_timeout)
                     );
                     let mut cause = last_error.unwrap_or_else(|| "it runs, but does not answer a ping".to_owned());
                     if let Some(learner) = &self.learner {
@@ -527,7 +534,7 @@ impl Program for Celery {
                         None if reconnecting => silent_worker::Verdict::Reconnecting,
                         None => silent_worker::Verdict::Dead(None),
                     };
-                    let silent = || format!("`{}` does not answer a ping within {patience:?}", self.node());
+                    let silent = || format!("`{}` does not answer a ping within {}", self.node(), shown(patience));
                     match verdict {
                         silent_worker::Verdict::Busy | silent_worker::Verdict::Reconnecting => Ok(()),
                         silent_worker::Verdict::Dead(None) => Err(silent()),

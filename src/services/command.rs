@@ -14,6 +14,7 @@ use super::probe::{self, ProbeContext};
 use super::program::{Boxed, Prepared, Program, Start};
 use super::python_output;
 use crate::config::{CommandConfig, CommandKind, LivenessConfig};
+use crate::duration_text::shown;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::ServiceName;
 
@@ -148,7 +149,7 @@ impl Program for Command {
                     probe::until_passed(probe, &self.probe_context, start.log_offset, start.deadline)
                         .await
                         .map_err(|error| {
-                            let what = format!("`{}` is not ready after {start_timeout:?}", self.config.name);
+                            let what = format!("`{}` is not ready after {}", self.config.name, shown(*start_timeout));
                             let hint = match self.probe_context.earlier.check(probe) {
                                 Ok(()) if is_silent(&self.order.log, &start) => python_output::CURE,
                                 Ok(()) => "`start_timeout` sets how long it may take",
@@ -166,7 +167,7 @@ impl Program for Command {
                 }
                 CommandKind::Oneshot { timeout } => {
                     tokio::time::sleep_until(start.deadline.into()).await;
-                    let what = format!("`{}` has not ended after {timeout:?}", self.config.name);
+                    let what = format!("`{}` has not ended after {}", self.config.name, shown(*timeout));
                     Err(Failure::infrastructure(what)
                         .with_log(&self.order.log)
                         .hint("a oneshot must end by itself; `timeout` sets how long it may take"))

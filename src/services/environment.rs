@@ -1,6 +1,9 @@
 //! The variables a service is started with: `env_file` < caller < configuration < what orch must set.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+
+use crate::config::DEFAULT_PATH;
 
 /// Merges the four sources, later ones win; what is `None` in `must` is not set at all.
 pub fn merge(
@@ -17,6 +20,30 @@ pub fn merge(
         };
     }
     merged.into_iter().collect()
+}
+
+/// Puts the directory of the `celery` program that orch uses, which may be in a virtual environment, first in PATH, unless it is in
+/// there: `python` and `celery` of a person are then those of the worker.
+pub fn prefer_programs_of(environment: &mut Vec<(String, String)>, celery: &Path) {
+    let Some(directory) = celery.parent().filter(|directory| directory.is_absolute()) else {
+        return;
+    };
+    let path = environment.iter().find(|(name, _)| name == "PATH");
+    let path = path.map_or(DEFAULT_PATH, |(_, path)| path.as_str());
+    if std::env::split_paths(path).any(|part| part == directory) {
+        return;
+    }
+    let path = format!("{}:{path}", directory.display());
+    set(environment, "PATH", path);
+    let root = directory.parent().filter(|root| root.join("pyvenv.cfg").is_file());
+    if let Some(root) = root {
+        set(environment, "VIRTUAL_ENV", root.display().to_string());
+    }
+}
+
+fn set(environment: &mut Vec<(String, String)>, name: &str, value: String) {
+    environment.retain(|(known, _)| known != name);
+    environment.push((name.to_owned(), value));
 }
 
 /// `env_file` under the caller's variables.

@@ -41,7 +41,7 @@ const NEEDED: &[&str] = &[
 
 /// Puts the app's directory on the import path of a process that is about to be started there; gives what is to be said
 /// where that cannot be done.
-pub(super) fn extend(environment: &mut Vec<(String, String)>, directory: &Path) -> Option<String> {
+pub fn extend(environment: &mut Vec<(String, String)>, directory: &Path) -> Option<String> {
     let now = environment.iter().find(|(name, _)| name == NAME);
     let now = now.map(|(_, value)| value.as_str());
     match import_path(directory, now, &module_names(directory)) {

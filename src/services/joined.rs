@@ -13,6 +13,7 @@ use super::life::Role;
 use super::program::{Boxed, Prepared, Program, Start};
 use super::redis_probe::{self, Found};
 use crate::config::LivenessConfig;
+use crate::duration_text::shown;
 use crate::run::ServiceName;
 
 /// One such service.
@@ -83,7 +84,7 @@ impl Program for Joined {
                 // Loading is work, not death.
                 Found::Redis | Found::Loading => Ok(()),
                 Found::Nothing => Err(format!("nothing listens on {}", connection.address())),
-                Found::Silent => Err(format!("no answer to PING within {:?}", liveness.timeout)),
+                Found::Silent => Err(format!("no answer to PING within {}", shown(liveness.timeout))),
                 Found::Strangers(whose) => Err(format!("what listens on {} is {whose}", connection.address())),
                 Found::Locked(words) | Found::Foreign(words) | Found::Unreachable(words) => Err(words),
             }

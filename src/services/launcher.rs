@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use crate::duration_text::shown;
 use crate::guard::{Ended, Error, GuardEvent, GuardHandle, Report, SpawnOrder};
 use crate::run::ExitStatus;
 
@@ -62,7 +63,7 @@ impl Launcher {
         match tokio::time::timeout(patience, receiver).await {
             Ok(Ok(ended)) => ended.map(exit_status),
             Ok(Err(_dropped)) => Err("the guard is gone".to_owned()),
-            Err(_elapsed) => Err(format!("no end after {patience:?}")),
+            Err(_elapsed) => Err(format!("no end after {}", shown(patience))),
         }
     }
 

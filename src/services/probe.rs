@@ -11,6 +11,7 @@ use super::earlier_listener::EarlierListeners;
 use super::http_probe;
 use super::launcher::Launcher;
 use crate::config::Probe;
+use crate::duration_text::shown;
 use crate::file_watch::FileWatch;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::regular_file;
@@ -64,7 +65,7 @@ pub async fn once(probe: &Probe, context: &ProbeContext, log_offset: u64, patien
     match tokio::time::timeout(patience, attempt).await {
         // The connection was accepted: by whom?
         Ok(result) => result.and_then(|()| context.earlier.check(probe)),
-        Err(_elapsed) => Err(format!("no answer within {patience:?}")),
+        Err(_elapsed) => Err(format!("no answer within {}", shown(patience))),
     }
 }
 

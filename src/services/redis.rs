@@ -20,7 +20,8 @@ use super::redis_data;
 use super::redis_decision::Decision;
 use super::redis_probe::{self, Found};
 use crate::atomic_file;
-use crate::config::{LivenessConfig, RedisConfig, format_about};
+use crate::config::{LivenessConfig, RedisConfig};
+use crate::duration_text::shown;
 use crate::guard::{SpawnOrder, StopPlan, StopStep};
 use crate::run::ServiceName;
 
@@ -244,7 +245,7 @@ impl Program for Redis {
                         let reason = format!("it is held by {whose}, who was sent no password");
                         return Err(port_guard::taken(connection, reason).with_log(&self.log));
                     }
-                    Found::Silent => format!("no answer within {PATIENCE:?}"),
+                    Found::Silent => format!("no answer within {}", shown(PATIENCE)),
                     Found::Locked(words) | Found::Foreign(words) => {
                         let what = format!("what was started as Redis on {} answers as none", connection.address());
                         return Err(Failure::infrastructure(what).because(words).with_log(&self.log));
@@ -252,7 +253,7 @@ impl Program for Redis {
                     Found::Unreachable(error) => error,
                 };
                 if Instant::now() >= deadline {
-                    let what = format!("Redis is not ready after {}", format_about(start.spawned.elapsed()));
+                    let what = format!("Redis is not ready after {}", shown(start.spawned.elapsed()));
                     return Err(Failure::infrastructure(what)
                         .because(answer)
                         .with_log(&self.log)
@@ -273,7 +274,10 @@ impl Program for Redis {
                 Found::Redis | Found::Loading => Ok(()),
                 Found::Nothing => Err(format!("nothing listens on {}", connection.address())),
                 Found::Strangers(whose) => Err(format!("what listens on {} is {whose}", connection.address())),
-                Found::Silent => Err(format!("no answer to PING within {:?}", self.config.liveness.timeout)),
+                Found::Silent => Err(format!(
+                    "no answer to PING within {}",
+                    shown(self.config.liveness.timeout)
+                )),
                 Found::Locked(words) | Found::Foreign(words) | Found::Unreachable(words) => Err(words),
             }
         })

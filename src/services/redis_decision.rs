@@ -10,7 +10,8 @@ use super::listener::listener;
 use super::redis::{LOADING_PATIENCE, LONGEST_PAUSE, PATIENCE, SOCKET};
 use super::redis_probe::{self, Found};
 use crate::celery::Error;
-use crate::config::{RedisConfig, RedisMode, RedisUrls, Secret, format_about};
+use crate::config::{RedisConfig, RedisMode, RedisUrls, Secret};
+use crate::duration_text::shown;
 use crate::free_port;
 use crate::redaction;
 use crate::run::{EventKind, Level, Recorder};
@@ -245,7 +246,7 @@ impl<'a> Wait<'a> {
             self.is_told = true;
             let message = format!(
                 "the external Redis is not there yet and is waited for, {} at most: {why}",
-                format_about(self.patience)
+                shown(self.patience)
             );
             let level = Level::Warning;
             self.recorder.emit(EventKind::Noticed { level, message });
@@ -257,7 +258,7 @@ impl<'a> Wait<'a> {
     /// For the end of an error: nothing where it was not waited for.
     fn in_vain(&self) -> String {
         match self.is_told {
-            true => format!(" within {}", format_about(self.patience)),
+            true => format!(" within {}", shown(self.patience)),
             false => String::new(),
         }
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::failure::Failure;
 use crate::celery::{Control, NodeName, Target};
 use crate::config::{BeatMode, CeleryConfig, OwnWorker, RateLimit};
+use crate::duration_text::shown;
 use crate::run::{ServiceName, SiteName};
 
 /// Where tasks go that a worker's own tasks start and that name no queue.
@@ -70,7 +71,7 @@ pub(super) async fn limit(node: &NodeName, rate: &RateLimit, control: &Control, 
     let answered = control.rate_limit(&rate.task, &rate.limit, &target, PATIENCE).await;
     match answered.map_err(|error| failed(error.to_string()))?.of(node) {
         Some(()) => Ok(()),
-        None => Err(failed(format!("no answer within {PATIENCE:?}"))),
+        None => Err(failed(format!("no answer within {}", shown(PATIENCE)))),
     }
 }
 

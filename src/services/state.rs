@@ -16,6 +16,7 @@ use super::failure::Failure;
 use super::life::{Action, Input, Role, ServiceState, Then};
 use super::restart::{RestartHistory, Verdict};
 use crate::config::{RestartPolicy, RestartWhen};
+use crate::duration_text::shown;
 use crate::run::{EventKind, ExitStatus, ServiceName, describe_exit as describe};
 
 /// Why a service may end at once, and well: what runs on is a child of it, which orch ends with it.
@@ -404,7 +405,7 @@ impl Service {
     fn after_a_failed_start(&self, status: ExitStatus, lived: Duration) -> Then {
         let by_itself = matches!(status, ExitStatus::Code(_));
         if matches!(self.role, Role::Oneshot) || (by_itself && !self.has_been_ready && !self.start_is_mended) {
-            let when = format!("{:.1}s after its start", lived.as_secs_f64());
+            let when = format!("{} after its start", shown(lived));
             let what = match self.role {
                 Role::Oneshot => format!("`{}` {} {when}", self.name, describe(status)),
                 Role::Daemon { .. } => format!("`{}` {} {when}, before it was ready", self.name, describe(status)),

@@ -19,6 +19,7 @@ use super::on_demand::{Availability, OnDemand};
 use super::order::StartOrder;
 use super::program::{Prepared, Program, Start};
 use super::tree_memory::{self, Held};
+use crate::duration_text::shown;
 use crate::guard::{GuardEvent, Report};
 use crate::run::{EventKind, ExitStatus, Level, Recorder, ServiceName};
 use crate::signal_name::signal_name;
@@ -526,7 +527,7 @@ impl Supervisor {
                     tokio::time::sleep(SPAWN_TIMEOUT).await;
                     // Else it would run unseen once the guard goes on.
                     drop(launcher.stop(name.as_str()));
-                    let why = format!("the guard has not answered within {SPAWN_TIMEOUT:?}");
+                    let why = format!("the guard has not answered within {}", shown(SPAWN_TIMEOUT));
                     let input = Input::SpawnFailed(not_started(&name, &command).because(why));
                     drop(sender.send(Message::Answer {
                         name,
@@ -588,7 +589,9 @@ impl Supervisor {
                         let input = match output {
                             Ok(Ok(())) => Input::LivenessPassed,
                             Ok(Err(reason)) => Input::LivenessFailed(reason),
-                            Err(_elapsed) => Input::LivenessFailed(format!("no answer within {:?}", liveness.timeout)),
+                            Err(_elapsed) => {
+                                Input::LivenessFailed(format!("no answer within {}", shown(liveness.timeout)))
+                            }
                         };
                         if sender
                             .send(Message::Answer {

@@ -14,7 +14,8 @@ use super::process_watch::ProcessWatch;
 use super::roster::{Roster, RosterChange, WorkerAnswer};
 use super::shared_name::SharedName;
 use crate::celery::{self, Client, NodeName, Stats, Target};
-use crate::config::{CeleryConfig, format_about};
+use crate::config::CeleryConfig;
+use crate::duration_text::shown;
 use crate::guard;
 use crate::run::{EventKind, Level, Recorder, local_time};
 use crate::services::Failure;
@@ -136,7 +137,7 @@ impl WorkerWatch {
                 watched.roster.pardon(now);
                 let since = *watched.away_since.get_or_insert(begun);
                 let away = now.saturating_duration_since(since);
-                let what = format!("Redis on {} does not answer for {}", self.address, format_about(away));
+                let what = format!("Redis on {} does not answer for {}", self.address, shown(away));
                 let failure = Failure::infrastructure(what)
                     .because(error.to_string())
                     .hint("start it again, then continue this run with `orch run --resume`");
@@ -298,7 +299,7 @@ impl WorkerWatch {
             local_time(begun.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
         });
         let is_final = absent >= self.terms.worker_timeout;
-        let limit = format_about(self.terms.worker_timeout);
+        let limit = shown(self.terms.worker_timeout);
         let settings = "`[celery] start_timeout` and `restart.backoff_max` together";
         let reason = match is_final {
             true => {

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use super::lease::{LeaseStore, Occupant};
 use super::report::SiteReport;
 use super::take::LOOK_AGAIN_AFTER;
+use crate::duration_text;
 use crate::run::{EventKind, Level, Recorder, SiteName, SiteStatus};
 
 /// Each site of a run, and who holds it; never empty.
@@ -86,7 +87,7 @@ pub async fn wait_for_a_free_site(
 
 fn shown(left: std::time::Duration) -> String {
     // Rounded up: a wait is never shown as none.
-    crate::config::format_duration(std::time::Duration::from_secs(left.as_secs() + 1))
+    duration_text::shown(std::time::Duration::from_secs(left.as_secs() + 1))
 }
 
 #[cfg(test)]

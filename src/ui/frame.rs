@@ -6,8 +6,9 @@ use super::overall;
 use super::paint::{Line, Painted, Tone, columns, cut, padded};
 use super::plain::stage_name;
 use super::summary;
-use super::text::{coarse_span, count, plural, source_name};
+use super::text::{chunks_of, coarse_span, count, source_name};
 use super::waiting::waited_for;
+use crate::counted::plural;
 use crate::run::{
     Command, RunState, ServiceName, ServicePhase, ServiceView, SiteHealth, SitePhase, SiteView, StopReason, StopView,
 };
@@ -32,8 +33,9 @@ pub fn is_busy(state: &RunState) -> bool {
         || state.totals.running_sites() > 0
 }
 
-/// The frame `now` seconds into the run, at most `width` columns and `height` lines; empty before the run begins.
-pub fn render(state: &RunState, now: f64, width: usize, height: usize, color: bool) -> Vec<Painted> {
+/// The frame `now` seconds into the run, at most so many columns and lines; empty before the run begins. `verbose`: also what
+/// tells the progress.
+pub fn render(state: &RunState, now: f64, (width, height): (usize, usize), verbose: bool, color: bool) -> Vec<Painted> {
     if state.header.is_none() {
         return Vec::new();
     }
@@ -56,12 +58,22 @@ pub fn render(state: &RunState, now: f64, width: usize, height: usize, color: bo
     let layout = Layout {
         now,
         width,
+        verbose,
         names: name_width(&services, &sites),
     };
     let mut lines: Vec<Line> = services.iter().map(|service| service.line(&layout)).collect();
     lines.extend(more(more_services, "service"));
+    let rows = lines.len() + sites.len() + usize::from(more_sites > 0);
+    // A service may have the name of a site.
+    let has_headings = !sites.is_empty() && !lines.is_empty() && rows + 2 <= room;
+    if has_headings {
+        lines.insert(0, Line::of(Tone::Dim, "SERVICES"));
+    }
     if has_proxies {
         lines.push(proxies(state, &layout));
+    }
+    if has_headings {
+        lines.push(Line::of(Tone::Dim, "SITES"));
     }
     lines.extend(site_lines(&sites, state, &layout));
     lines.extend(more(more_sites, "site"));
@@ -73,6 +85,7 @@ pub fn render(state: &RunState, now: f64, width: usize, height: usize, color: bo
 struct Layout {
     now: f64,
     width: usize,
+    verbose: bool,
     /// Columns of the names, so that what follows them stands in one column.
     names: usize,
 }
@@ -259,7 +272,7 @@ fn service_line(service: &ServiceView, layout: &Layout) -> Line {
     if service.restarts > 0 {
         let gap = if service.detail.is_empty() { "" } else { "; " };
         line.push(
-            Tone::Warning,
+            Tone::Plain,
             format!("{gap}{}", plural(u64::from(service.restarts), "restart")),
         );
     }
@@ -280,15 +293,12 @@ fn proxies(state: &RunState, layout: &Layout) -> Line {
         let mut line = layout.line(PROXIES, Tone::Busy, "refreshing");
         let mut figures = Line::default();
         if proxies.total.is_some() {
-            figures.push(
-                Tone::Plain,
-                format!("{}/{} chunks, ", proxies.done, count(proxies.total)),
-            );
+            figures.push(Tone::Plain, format!("{}/{}, ", proxies.done, chunks_of(proxies.total)));
         }
         if let Some(since) = proxies.since {
             figures.push(Tone::Plain, coarse_span(layout.now - since));
         }
-        if let Some(stage) = proxies.stage {
+        if let Some(stage) = proxies.stage.filter(|_| layout.verbose) {
             figures.push(Tone::Dim, format!(", following {}", stage_name(stage)));
         }
         if proxies.total.is_some() {
@@ -325,7 +335,7 @@ fn proxies(state: &RunState, layout: &Layout) -> Line {
 }
 
 fn site_lines(sites: &[&SiteView], state: &RunState, layout: &Layout) -> Vec<Line> {
-    let figures: Vec<Line> = sites.iter().map(|site| figures(site, layout.now)).collect();
+    let figures: Vec<Line> = sites.iter().map(|site| figures(site, layout)).collect();
     // One length for all, so that the figures stand in one column.
     let widest = figures.iter().map(Line::width).max().unwrap_or(0);
     let bar = layout.rest().saturating_sub(widest);
@@ -371,7 +381,7 @@ fn site_line(site: &SiteView, state: &RunState, figures: Line, bar: usize, layou
 }
 
 /// `12/30 chunks, 1 error, 38s, attempt 2`; nothing before the first dispatch.
-fn figures(site: &SiteView, now: f64) -> Line {
+fn figures(site: &SiteView, layout: &Layout) -> Line {
     let mut line = Line::default();
     let Some(started) = site.started else {
         return line;
@@ -381,24 +391,23 @@ fn figures(site: &SiteView, now: f64) -> Line {
         // While it runs none has ended as far as is known; at its end what is not known is no zero.
         let done = counts.completed_chunks.or((!site.phase.is_final()).then_some(0));
         let by = match (site.phase, site.source) {
-            (SitePhase::Running, Some(source)) => format!(" ({})", source_name(source)),
+            (SitePhase::Running, Some(source)) if layout.verbose => format!(" ({})", source_name(source)),
             _ => String::new(),
         };
         line.push(
             Tone::Plain,
-            format!("{}/{} chunks{by}, ", count(done), count(counts.total_chunks)),
+            format!("{}/{}{by}, ", count(done), chunks_of(counts.total_chunks)),
         );
     }
     if let (SitePhase::Complete | SitePhase::Degraded, Some(results)) = (site.phase, counts.known_results()) {
         line.push(Tone::Plain, format!("{}, ", plural(results, "result")));
     }
     if let Some(errors) = counts.errors {
-        let tone = if errors > 0 { Tone::Bad } else { Tone::Plain };
-        line.push(tone, plural(errors, "error")).push(Tone::Plain, ", ");
+        line.push(Tone::Plain, format!("{}, ", plural(errors, "error")));
     }
-    line.push(Tone::Plain, coarse_span(site.finished.unwrap_or(now) - started));
+    line.push(Tone::Plain, coarse_span(site.finished.unwrap_or(layout.now) - started));
     if site.attempt > 1 {
-        line.push(Tone::Warning, format!(", attempt {}", site.attempt));
+        line.push(Tone::Plain, format!(", attempt {}", site.attempt));
     }
     line
 }
@@ -422,16 +431,16 @@ fn progress(line: &mut Line, done: Option<u64>, total: Option<u64>, room: usize)
     };
     let filled = usize::try_from(filled).unwrap_or(width).min(width);
     line.push(Tone::Plain, "[")
-        .push(Tone::Busy, "#".repeat(filled))
+        .push(Tone::Plain, "#".repeat(filled))
         .push(Tone::Dim, ".".repeat(width - filled))
         .push(Tone::Plain, "]  ");
 }
 
 /// What is awaited, for how long at most, and what the next Ctrl+C does.
 fn footer(state: &RunState, now: f64, width: usize) -> Vec<Line> {
-    let (tone, parts) = match &state.stop {
-        Some(stop) => (Tone::Warning, stop_parts(stop, state, now)),
-        None => (Tone::Plain, wait_parts(state, now)),
+    let parts = match &state.stop {
+        Some(stop) => stop_parts(stop, state, now),
+        None => wait_parts(state, now),
     };
     // Parts that do not fit beside each other stand below each other.
     let mut texts: Vec<String> = Vec::new();
@@ -444,7 +453,7 @@ fn footer(state: &RunState, now: f64, width: usize) -> Vec<Line> {
             _ => texts.push(part),
         }
     }
-    texts.into_iter().map(|text| Line::of(tone, text)).collect()
+    texts.into_iter().map(|text| Line::of(Tone::Plain, text)).collect()
 }
 
 fn stop_parts(stop: &StopView, state: &RunState, now: f64) -> Vec<String> {

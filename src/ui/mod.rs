@@ -2,6 +2,7 @@
 
 mod frame;
 mod json;
+mod mark;
 mod overall;
 mod paint;
 mod plain;
@@ -14,8 +15,9 @@ mod text;
 mod view;
 mod waiting;
 
+pub use crate::counted::plural;
 pub use paint::{Line, Tone};
 pub use screen::{Screen, release};
 pub use summary::status as site_word;
-pub use text::{coarse_span, plural, span};
+pub use text::{coarse_span, span};
 pub use view::{Format, ViewHandle, ViewOptions, show_afterwards, start};

@@ -1,6 +1,7 @@
 //! The whole run in a few words: sites, chunks, errors, and what is left.
 
-use super::text::{coarse_span, plural};
+use super::text::coarse_span;
+use crate::counted::plural;
 use crate::run::{RunState, Totals};
 
 /// `3 of 10 sites ended, 4 running`; nothing before the first begins.

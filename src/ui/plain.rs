@@ -5,10 +5,12 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
+use super::mark::mark;
 use super::overall;
 use super::paint::{Line, Tone};
 use super::summary::status as site_word;
-use super::text::{clock, dated_clock, plural, span};
+use super::text::{chunks_of, clock, dated_clock, span};
+use crate::counted::plural;
 use crate::run::{
     Event, EventKind, ExitStatus, FollowStage, HealthAction, Level, Progress, Resumption, RunState, SiteCounts,
     SiteName, SitePhase, SiteStatus, StopReason,
@@ -56,19 +58,29 @@ impl PlainView {
         }
     }
 
-    /// The lines for this event in its tone, given the state that includes it; none for what only the journal needs.
-    pub fn lines(&mut self, event: &Event, state: &RunState, tone: Tone) -> Vec<Line> {
+    /// See [`PlainView::new`].
+    pub fn is_verbose(&self) -> bool {
+        self.verbose
+    }
+
+    /// The lines for this event, given the state that includes it; none for what only the journal needs.
+    pub fn lines(&mut self, event: &Event, state: &RunState) -> Vec<Line> {
         let texts = [self.text(event, state), self.overall(event, state)];
         let time = self.stamp(event.at);
         let blank = " ".repeat(time.len());
         let line = |(number, line): (usize, &str)| {
             let margin = if number == 0 { &time } else { &blank };
-            Line::of(tone, format!("{margin} {line}"))
+            (number == 0, format!("{margin} {line}"))
         };
+        let mut mark = mark(&event.kind);
         texts
             .iter()
             .flatten()
             .flat_map(|text| text.lines().enumerate().map(line))
+            .map(|(is_first, text)| match mark.take_if(|_| is_first) {
+                Some(mark) => mark.line(&text),
+                None => Line::of(Tone::Plain, text),
+            })
             .collect()
     }
 
@@ -169,14 +181,14 @@ impl PlainView {
                 return None;
             }
             EventKind::ServiceStarting { service, attempt } => match attempt {
-                1 => format!("{service} starting"),
-                attempt => format!("{service} starting, attempt {attempt}"),
+                1 => format!("service {service} starting"),
+                attempt => format!("service {service} starting, attempt {attempt}"),
             },
-            EventKind::ServiceSpawned { service, pid } => format!("{service} has pid {pid}"),
-            EventKind::ServiceStopping { service } => format!("{service} stopping"),
+            EventKind::ServiceSpawned { service, pid } => format!("service {service} has pid {pid}"),
+            EventKind::ServiceStopping { service } => format!("service {service} stopping"),
             EventKind::ServicePeaked { service, memory_bytes } => {
                 format!(
-                    "{service} held {} of memory at most",
+                    "service {service} held {} of memory at most",
                     crate::memory::shown(*memory_bytes)
                 )
             }
@@ -192,19 +204,19 @@ impl PlainView {
                 elapsed_ms,
                 detail,
             } => {
-                format!("{service} ready after {}: {detail}", seconds(*elapsed_ms))
+                format!("service {service} ready after {}: {detail}", seconds(*elapsed_ms))
             }
-            EventKind::ServiceReused { service, detail } => format!("{service} reused: {detail}"),
+            EventKind::ServiceReused { service, detail } => format!("service {service} reused: {detail}"),
             EventKind::ServiceCompleted { service, elapsed_ms } => {
-                format!("{service} completed after {}", seconds(*elapsed_ms))
+                format!("service {service} completed after {}", seconds(*elapsed_ms))
             }
-            EventKind::ServiceUnhealthy { service, reason } => format!("{service} unhealthy: {reason}"),
+            EventKind::ServiceUnhealthy { service, reason } => format!("service {service} unhealthy: {reason}"),
             EventKind::ConsumerAdded { service, queue, reason } => {
-                format!("{service} told to consume `{queue}` again: {reason}")
+                format!("service {service} told to consume `{queue}` again: {reason}")
             }
             EventKind::ServiceExited { service, status, log } => {
                 format!(
-                    "{service} {}; log: {}",
+                    "service {service} {}; log: {}",
                     crate::run::describe_exit(*status),
                     log.display()
                 )
@@ -216,14 +228,14 @@ impl PlainView {
                 reason,
             } => {
                 format!(
-                    "{service} restarting (restart {attempt}, in {}): {reason}",
+                    "service {service} restarting (restart {attempt}, in {}): {reason}",
                     seconds(*backoff_ms)
                 )
             }
-            EventKind::ServiceFailed { service, reason, .. } => format!("{service} failed: {reason}"),
+            EventKind::ServiceFailed { service, reason, .. } => format!("service {service} failed: {reason}"),
             EventKind::ServiceStopped { service, status } => match stopped_otherwise(*status) {
-                None => format!("{service} stopped"),
-                Some(how) => format!("{service} stopped: {how}"),
+                None => format!("service {service} stopped"),
+                Some(how) => format!("service {service} stopped: {how}"),
             },
             EventKind::LeftoversFound {
                 queued,
@@ -304,9 +316,10 @@ impl PlainView {
                 1 => format!("{site}: dispatched"),
                 attempt => format!("{site}: dispatched, attempt {attempt}"),
             },
-            EventKind::SitePickedUp { site, task_id, .. } => {
-                format!("{site}: picked up, its dispatch task is {task_id}")
-            }
+            EventKind::SitePickedUp { site, task_id, .. } => match self.verbose {
+                true => format!("{site}: picked up, its dispatch task is {task_id}"),
+                false => format!("{site}: picked up"),
+            },
             EventKind::SiteJobStarted {
                 site,
                 job_id,
@@ -320,7 +333,11 @@ impl PlainView {
                     true => String::new(),
                     false => format!(", within {}", seconds(*timeout_ms)),
                 };
-                format!("{site}: job {job_id}, {}{within}", described(counts))
+                let job = match self.verbose {
+                    true => format!("job {job_id}, "),
+                    false => String::new(),
+                };
+                format!("{site}: running, {job}{}{within}", described(counts))
             }
             EventKind::SiteStageEntered { site, stage, reason } => {
                 format!("{site}: now following {}: {reason}", stage_name(*stage))
@@ -337,8 +354,11 @@ impl PlainView {
                     return None;
                 }
                 self.sites.insert(site.clone(), event.elapsed);
-                let by = super::text::source_name(*source);
-                format!("{site}: {}, by {by}", described(&counts_of(site, state)))
+                let by = match self.verbose {
+                    true => format!(", by {}", super::text::source_name(*source)),
+                    false => String::new(),
+                };
+                format!("{site}: {}{by}", described(&counts_of(site, state)))
             }
             EventKind::SiteVerdict {
                 site,
@@ -362,7 +382,10 @@ impl PlainView {
                 backoff_ms,
                 reason,
             } => {
-                format!("{site}: attempt {attempt} in {}: {reason}", seconds(*backoff_ms))
+                format!(
+                    "{site}: RETRYING, attempt {attempt} in {}: {reason}",
+                    seconds(*backoff_ms)
+                )
             }
             EventKind::SiteFinished {
                 site,
@@ -433,14 +456,6 @@ fn described(counts: &SiteCounts) -> String {
     }
 }
 
-/// `7 chunks`, `1 chunk`, `- chunks` where the number is not known.
-fn chunks_of(total: Option<u64>) -> String {
-    match total {
-        Some(total) => plural(total, "chunk"),
-        None => "- chunks".to_owned(),
-    }
-}
-
 /// How a service ended that was asked to, where that is worth a word: a signal of the stop is not.
 fn stopped_otherwise(status: ExitStatus) -> Option<String> {
     use nix::libc::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
@@ -480,7 +495,7 @@ mod tests {
         };
         let mut state = RunState::default();
         state.apply(&event);
-        let lines = PlainView::new(TimeZone::UTC, Stamps::Time, false).lines(&event, &state, Tone::Plain);
+        let lines = PlainView::new(TimeZone::UTC, Stamps::Time, false).lines(&event, &state);
         let lines: Vec<String> = lines.iter().map(|line| line.whole(false).to_string()).collect();
         lines.join("\n")
     }
@@ -492,19 +507,22 @@ mod tests {
             core_dumped: false,
         };
         for (status, text) in [
-            (ExitStatus::Code(0), "00:00:00 celery stopped"),
-            (signal(nix::libc::SIGTERM), "00:00:00 celery stopped"),
-            (signal(nix::libc::SIGQUIT), "00:00:00 celery stopped"),
-            (ExitStatus::Unknown, "00:00:00 celery stopped"),
+            (ExitStatus::Code(0), "00:00:00 service celery stopped"),
+            (signal(nix::libc::SIGTERM), "00:00:00 service celery stopped"),
+            (signal(nix::libc::SIGQUIT), "00:00:00 service celery stopped"),
+            (ExitStatus::Unknown, "00:00:00 service celery stopped"),
             (
                 signal(nix::libc::SIGKILL),
-                "00:00:00 celery stopped: was killed by SIGKILL",
+                "00:00:00 service celery stopped: was killed by SIGKILL",
             ),
             (
                 signal(nix::libc::SIGSEGV),
-                "00:00:00 celery stopped: was killed by SIGSEGV",
+                "00:00:00 service celery stopped: was killed by SIGSEGV",
             ),
-            (ExitStatus::Code(1), "00:00:00 celery stopped: ended with exit code 1"),
+            (
+                ExitStatus::Code(1),
+                "00:00:00 service celery stopped: ended with exit code 1",
+            ),
         ] {
             let service = ServiceName::new("celery");
             assert_eq!(said(EventKind::ServiceStopped { service, status }), text);
@@ -549,14 +567,14 @@ mod tests {
             timeout_ms: 1_800_000,
         };
         for (total_urls, total_chunks, text) in [
-            (Some(0), None, "00:00:00 shop: job job, 0 URLs"),
-            (Some(0), Some(0), "00:00:00 shop: job job, 0/0 chunks, 0 URLs"),
+            (Some(0), None, "00:00:00 shop: running, 0 URLs"),
+            (Some(0), Some(0), "00:00:00 shop: running, 0/0 chunks, 0 URLs"),
             (
                 Some(9),
                 Some(1),
-                "00:00:00 shop: job job, 0/1 chunk, 9 URLs, within 30m00s",
+                "00:00:00 shop: running, 0/1 chunk, 9 URLs, within 30m",
             ),
-            (None, None, "00:00:00 shop: job job, counts not known, within 30m00s"),
+            (None, None, "00:00:00 shop: running, counts not known, within 30m"),
         ] {
             assert_eq!(said(started(total_urls, total_chunks)), text);
         }

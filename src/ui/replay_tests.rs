@@ -1,7 +1,7 @@
 //! What a person sees of recorded runs: `tests/fixtures/journals/*.jsonl` and, beside each, the texts it gives.
 //!
 //! A text file holds views, each under `=== NAME`; `=== terminal at 4.5s, 80x24` may be added freely, with `, painted`
-//! for its colours. `ORCH_BLESS=1 cargo test --lib replay` writes the files anew; read their diff.
+//! for its colours and `, verbose` for `-v`. `ORCH_BLESS=1 cargo test --lib replay` writes the files anew; read their diff.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
-use super::paint::{Line, Painted, Tone};
+use super::paint::{Line, Painted};
 use super::plain::{PlainView, Stamps};
 use super::{frame, json, summary};
 use crate::run::{Event, RunState, any_event, read_journal};
@@ -35,7 +35,7 @@ fn plain(events: &[Event], verbose: bool) -> Vec<String> {
     let mut lines = Vec::new();
     for event in events {
         state.apply(event);
-        lines.extend(view.lines(event, &state, Tone::Plain));
+        lines.extend(view.lines(event, &state));
     }
     whole(lines, false)
 }
@@ -55,10 +55,11 @@ fn terminal(moment: &str, events: &[Event]) -> Vec<String> {
         .next()
         .and_then(|size| size.split_once('x'))
         .expect("a size such as 80x24");
-    let color = parts.next() == Some("painted");
+    let more: Vec<&str> = parts.collect();
+    let (color, verbose) = (more.contains(&"painted"), more.contains(&"verbose"));
     let state = folded(events.iter().filter(|event| event.elapsed <= now));
     let number = |text: &str| text.parse().expect("a number of columns or rows");
-    frame::render(&state, now, number(width), number(height), color)
+    frame::render(&state, now, (number(width), number(height)), verbose, color)
         .into_iter()
         .map(|line| line.as_str().replace('\x1b', "\\e"))
         .collect()
@@ -127,7 +128,7 @@ proptest! {
         let start = read_journal(&journals().join("good_run.jsonl")).expect("a readable journal").events.swap_remove(0);
         let events: Vec<Event> = std::iter::once(start).chain(events).collect();
         let state = folded(&events);
-        let lines = frame::render(&state, now, width, height, false);
+        let lines = frame::render(&state, now, (width, height), true, false);
         prop_assert!(lines.len() <= height);
         for line in lines.iter().map(Painted::as_str) {
             prop_assert!(super::paint::columns(line) <= width, "{line:?} is wider than {width}");

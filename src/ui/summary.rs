@@ -2,7 +2,8 @@
 
 use super::overall;
 use super::paint::{Line, Tone, columns, padded};
-use super::text::{count, plural, span};
+use super::text::{count, span};
+use crate::counted::plural;
 use crate::printable::one_line;
 use crate::run::{Command, Outcome, ProxiesView, Resumed, RunState, ServicePhase, SiteHealth, SitePhase, SiteView};
 
@@ -84,8 +85,14 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
         )));
     }
     if let Some(error) = &state.error {
-        let error = format!("error: {error}");
-        lines.extend(error.lines().map(|line| Line::of(Tone::Bad, line)));
+        for (number, text) in error.lines().enumerate() {
+            let mut line = Line::default();
+            if number == 0 {
+                line.push(Tone::Bad, "error:").push(Tone::Plain, " ");
+            }
+            line.push(Tone::Plain, text);
+            lines.push(line);
+        }
     }
     let elapsed = span(state.elapsed);
     let command = state.header.as_ref().map(|header| header.command);
@@ -138,7 +145,9 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<Line> {
     } else {
         Tone::Bad
     };
-    lines.push(Line::of(tone, format!("{outcome}{code}")));
+    let mut last = Line::of(tone, outcome);
+    last.push(Tone::Plain, code);
+    lines.push(last);
     if let Some(header) = &state.header {
         lines.push(plain(format!("logs: {}", header.directory.display())));
     }
@@ -360,11 +369,11 @@ mod tests {
         let shown = ended(Outcome::SitesFailed, &sites);
         assert_eq!(
             shown.last().unwrap(),
-            "1 of 3 sites failed, 1 cancelled after 0.0s (exit code 1)"
+            "1 of 3 sites failed, 1 cancelled after 0s (exit code 1)"
         );
-        assert!(shown[1].contains(" 7.0s"), "as the line of its end has it: {shown:?}");
+        assert!(shown[1].contains(" 7s"), "as the line of its end has it: {shown:?}");
         let shown = ended(Outcome::SitesFailed, &[("a", Some(Complete)), ("b", Some(Cancelled))]);
-        assert_eq!(shown.last().unwrap(), "1 of 2 sites cancelled after 0.0s (exit code 1)");
+        assert_eq!(shown.last().unwrap(), "1 of 2 sites cancelled after 0s (exit code 1)");
         let shown = ended(Outcome::InfrastructureFailed, &[("queued", None), ("runs", None)]).join("\n");
         assert!(
             shown.contains("queued  NOT BEGUN") && shown.contains("runs    CUT SHORT"),

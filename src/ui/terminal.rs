@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 use signal_hook::consts::{SIGTSTP, SIGWINCH};
 use signal_hook::iterator::Signals;
 
-use super::paint::{Line, Painted, Tone};
+use super::paint::{Line, Painted};
 use super::plain::PlainView;
 use super::screen::Screen;
 use super::{frame, screen, summary};
-use crate::run::{Event, EventKind, Feed, Level, RunState, SiteStatus, Update};
+use crate::run::{Event, EventKind, Feed, RunState, Update};
 
 /// Between two redraws.
 const REDRAW_PAUSE: Duration = Duration::from_millis(100);
@@ -131,8 +131,7 @@ impl Live {
             EventKind::SiteProgressed { .. } | EventKind::ProxyRefreshProgressed { .. }
         );
         if !is_in_frame {
-            let tone = tone(&event.kind);
-            self.lines.extend(self.plain.lines(event, &self.state, tone));
+            self.lines.extend(self.plain.lines(event, &self.state));
         }
     }
 
@@ -145,7 +144,7 @@ impl Live {
         let now = self.state.elapsed + self.folded.elapsed().as_secs_f64();
         // The last column stays free, lest the terminal wraps; a quarter of the rows is for the lines above.
         let (columns, rows) = (width.saturating_sub(1), height - (height / 4).clamp(1, height));
-        let frame = frame::render(&self.state, now, columns, rows, self.color);
+        let frame = frame::render(&self.state, now, (columns, rows), self.plain.is_verbose(), self.color);
         self.write(frame, (width, height))
     }
 
@@ -158,42 +157,5 @@ impl Live {
         let lines = std::mem::take(&mut self.lines);
         let lines: Vec<Painted> = lines.iter().map(|line| line.whole(self.color)).collect();
         self.screen.draw(&lines, frame, size)
-    }
-}
-
-/// How an event's line looks.
-fn tone(kind: &EventKind) -> Tone {
-    match kind {
-        EventKind::ServiceFailed { .. }
-        | EventKind::ProxyRefreshFailed { .. }
-        | EventKind::Noticed {
-            level: Level::Error, ..
-        }
-        | EventKind::SiteFinished {
-            status: SiteStatus::Failed | SiteStatus::Unknown,
-            ..
-        } => Tone::Bad,
-        EventKind::ServiceUnhealthy { .. }
-        | EventKind::ServiceExited { .. }
-        | EventKind::ServiceRestarting { .. }
-        | EventKind::SiteRetrying { .. }
-        | EventKind::SiteVerdict { action: Some(_), .. }
-        | EventKind::SiteStopRequested { .. }
-        | EventKind::StopStarted { .. }
-        | EventKind::StopHurried
-        | EventKind::SiteFinished {
-            status: SiteStatus::Degraded | SiteStatus::Skipped | SiteStatus::Cancelled,
-            ..
-        }
-        | EventKind::Noticed {
-            level: Level::Warning, ..
-        } => Tone::Warning,
-        EventKind::ServiceReady { .. }
-        | EventKind::ServiceReused { .. }
-        | EventKind::SiteFinished {
-            status: SiteStatus::Complete,
-            ..
-        } => Tone::Good,
-        _ => Tone::Plain,
     }
 }

@@ -4,30 +4,22 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
+use crate::counted::plural;
+use crate::duration_text::shown;
 use crate::run::ProgressSource;
 
-/// `0.4s`, `12.3s`, `2m05s`, `1h02m`.
+/// As all messages have it; no time at all for what is none.
 pub fn span(seconds: f64) -> String {
-    let seconds = seconds.max(0.0);
-    // From here on a tenth would be rounded to `60.0s`.
-    if seconds < 59.95 {
-        return format!("{seconds:.1}s");
-    }
-    // Bounded, the cast is exact.
-    let whole = Duration::from_secs_f64(seconds.min(8.64e7)).as_secs().max(60);
-    match whole {
-        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
-        _ => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
-    }
+    shown(Duration::try_from_secs_f64(seconds).unwrap_or_default())
 }
 
-/// As [`span`], in whole seconds: for figures that are looked at while they grow.
+/// The same in whole seconds, and always as wide: for figures that are looked at while they grow.
 pub fn coarse_span(seconds: f64) -> String {
-    let seconds = seconds.max(0.0);
-    if seconds < 60.0 {
-        format!("{}s", seconds.floor())
-    } else {
-        span(seconds)
+    let whole = Duration::try_from_secs_f64(seconds).unwrap_or_default().as_secs();
+    match whole {
+        0..60 => format!("{whole}s"),
+        60..3600 => format!("{}m{:02}s", whole / 60, whole % 60),
+        _ => format!("{}h{:02}m", whole / 3600, whole / 60 % 60),
     }
 }
 
@@ -40,12 +32,11 @@ pub fn source_name(source: ProgressSource) -> &'static str {
     }
 }
 
-/// `1 error`, `2 errors`.
-pub fn plural(count: u64, noun: &str) -> String {
-    if count == 1 {
-        format!("1 {noun}")
-    } else {
-        format!("{count} {noun}s")
+/// `7 chunks`, `1 chunk`, `- chunks` where the number is not known.
+pub fn chunks_of(total: Option<u64>) -> String {
+    match total {
+        Some(total) => plural(total, "chunk"),
+        None => "- chunks".to_owned(),
     }
 }
 
@@ -88,12 +79,11 @@ mod tests {
     #[test]
     fn figures() {
         assert_eq!(span(0.42), "0.4s");
-        assert_eq!(span(59.94), "59.9s");
-        assert_eq!(span(59.97), "1m00s");
-        assert_eq!(span(125.0), "2m05s");
-        assert_eq!(span(3725.0), "1h02m");
-        assert_eq!(span(f64::NAN), "0.0s");
-        assert_eq!(plural(1, "error"), "1 error");
-        assert_eq!(plural(0, "error"), "0 errors");
+        assert_eq!(span(1800.0), "30m");
+        for nothing in [f64::NAN, -1.0, f64::INFINITY] {
+            assert_eq!((span(nothing).as_str(), coarse_span(nothing).as_str()), ("0s", "0s"));
+        }
+        assert_eq!(coarse_span(59.97), "59s");
+        assert_eq!(coarse_span(1800.0), "30m00s");
     }
 }

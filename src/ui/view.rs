@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use jiff::tz::TimeZone;
 
-use super::paint::Tone;
 use super::plain::{PlainView, Stamps};
 use super::{json, screen, summary, terminal};
 use crate::run::{EventKind, Feed, Level, RunState, Update};
@@ -159,7 +158,7 @@ fn show_plain(mut events: Feed, mut view: PlainView, options: &ViewOptions) -> i
         };
         state.apply(&event);
         if !options.quiet || needs_a_person(&event.kind) {
-            for line in view.lines(&event, &state, Tone::Plain) {
+            for line in view.lines(&event, &state) {
                 writeln!(output, "{}", line.whole(false))?;
             }
         }

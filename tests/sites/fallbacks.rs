@@ -64,7 +64,7 @@ fn jobs_without_a_result_are_followed_by_keys_and_events() {
         assert_eq!(report.status, status, "{report:#?}\n{:#?}", scene.stages(name));
         assert_eq!(scene.stage_names(name), stages, "{:#?}", scene.stages(name));
     }
-    assert_eq!(scene.stages("late")[1].1, "the chord has no result after 1 s");
+    assert_eq!(scene.stages("late")[1].1, "the chord has no result after 1s");
     // No sooner than the work was done.
     for (name, results) in [("no-chord", 6), ("own-id", 6), ("header", 6)] {
         assert_eq!(report(&reports, name).counts.results, Some(results), "{name}");

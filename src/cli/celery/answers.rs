@@ -8,6 +8,7 @@ use serde_json::{Map, Value, json};
 use crate::celery::{NodeName, Replies, Target};
 use crate::cli::duration;
 use crate::cli::output::{print, print_json};
+use crate::duration_text::shown;
 use crate::printable::one_line;
 
 /// Which workers are meant.
@@ -91,10 +92,11 @@ pub fn report_with<const N: usize>(replies: &Replies<()>, target: &TargetArgs, f
 pub fn say_silent(silent: &[&str], nobody: bool, within: Duration) {
     if !silent.is_empty() {
         print(&format!(
-            "no answer from {} within {within:?}",
-            one_line(&silent.join(", "))
+            "no answer from {} within {}",
+            one_line(&silent.join(", ")),
+            shown(within)
         ));
     } else if nobody {
-        print(&format!("no worker answers within {within:?}"));
+        print(&format!("no worker answers within {}", shown(within)));
     }
 }

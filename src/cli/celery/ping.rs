@@ -10,6 +10,7 @@ use super::connect::{ConnectArgs, converse};
 use crate::celery::{Client, ConsumedQueue, ConsumptionWatch, DEFAULT_QUEUE, NodeName, Replies, Target, Verdict};
 use crate::cli::duration;
 use crate::cli::output::{print, print_json};
+use crate::duration_text::shown;
 use crate::printable::one_line;
 
 /// Pings the workers: exit code 0 healthy, 1 unhealthy with the reason in one line, 2 usage
@@ -219,9 +220,9 @@ fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
         .collect();
     if !silent.is_empty() {
         return Err(format!(
-            "no answer from {} within {:?}",
+            "no answer from {} within {}",
             silent.join(", "),
-            args.timeout
+            shown(args.timeout)
         ));
     }
     // Workers of one name are still as many.
@@ -233,10 +234,11 @@ fn judge(seen: &Seen, args: &PingArgs) -> Result<(), String> {
     if answered < args.min_workers {
         return Err(match answered {
             0 if seen.listeners == 0 => nobody_listens(&seen.others),
-            0 => format!("no worker answers within {:?}", args.timeout),
+            0 => format!("no worker answers within {}", shown(args.timeout)),
             _ => format!(
-                "{answered} of {} workers answer within {:?}",
-                args.min_workers, args.timeout
+                "{answered} of {} workers answer within {}",
+                args.min_workers,
+                shown(args.timeout)
             ),
         });
     }

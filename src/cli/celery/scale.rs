@@ -11,6 +11,7 @@ use super::connect::{ConnectArgs, converse};
 use crate::celery::{Control, NodeName, Replies, Result, Target};
 use crate::cli::Refusal;
 use crate::cli::output::{print, print_json};
+use crate::duration_text::shown;
 use crate::printable::one_line;
 use crate::run::Outcome;
 
@@ -86,7 +87,7 @@ pub fn main(args: &ScaleArgs) -> anyhow::Result<u8> {
         }
     }
     if changes.is_empty() {
-        print(&format!("no worker answers within {:?}", args.target.timeout));
+        print(&format!("no worker answers within {}", shown(args.target.timeout)));
     }
     Ok(u8::from(failed))
 }

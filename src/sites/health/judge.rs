@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use super::window::{WINDOW, Window};
 use crate::celery::ChordProgress;
-use crate::config::{format_about, format_duration};
+use crate::counted::plural;
+use crate::duration_text::shown;
 use crate::follow::{AtWork, ChunkEnd, Vital};
 use crate::run::{SiteCounts, SiteHealth, SiteVitals};
 
@@ -227,7 +228,7 @@ impl Health {
                 if self.looked == Some(AtWork::Deserted) {
                     return format!(
                         "no worker consumes its queue, nothing has happened for {}{}",
-                        format_about(quiet),
+                        shown(quiet),
                         self.how_far()
                     );
                 }
@@ -239,8 +240,8 @@ impl Health {
                 };
                 format!(
                     "nothing has happened for {} (stall_after {}){}{at}",
-                    format_about(quiet),
-                    format_duration(allowed),
+                    shown(quiet),
+                    shown(allowed),
                     self.how_far(),
                 )
             }
@@ -248,18 +249,14 @@ impl Health {
                 let (usual, factor) = self.limits.slow.unwrap_or_default();
                 let chunk = match (self.window.percentile(0.5), self.window.percentile(0.95)) {
                     (Some(middle), Some(high)) => {
-                        format!(
-                            "; a chunk takes {}, 1 in 20 more than {}",
-                            format_about(middle),
-                            format_about(high)
-                        )
+                        format!("; a chunk takes {}, 1 in 20 more than {}", shown(middle), shown(high))
                     }
                     _ => String::new(),
                 };
                 format!(
                     "it runs for {} and usually takes {} (slow_factor {factor}){}{chunk}",
-                    format_about(now.saturating_duration_since(self.begun)),
-                    format_about(usual),
+                    shown(now.saturating_duration_since(self.begun)),
+                    shown(usual),
                     self.how_far(),
                 )
             }
@@ -269,9 +266,9 @@ impl Health {
     /// `, 3 of 40 chunks left`, where that is known.
     fn how_far(&self) -> String {
         match (self.counts.completed_chunks, self.counts.total_chunks) {
-            (Some(done), Some(total)) => format!(", {} of {total} chunks left", total.saturating_sub(done)),
-            (None, Some(total)) => format!(", {total} chunks to do"),
-            (Some(done), None) => format!(", {done} chunks done"),
+            (Some(done), Some(total)) => format!(", {} of {} left", total.saturating_sub(done), plural(total, "chunk")),
+            (None, Some(total)) => format!(", {} to do", plural(total, "chunk")),
+            (Some(done), None) => format!(", {} done", plural(done, "chunk")),
             (None, None) => String::new(),
         }
     }

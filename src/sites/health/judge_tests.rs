@@ -169,7 +169,7 @@ fn reasons_are_for_a_person_at_night() {
     assert_eq!(life.see(Vital::TimePassed), Some(SiteHealth::Slow));
     assert_eq!(
         life.last_reason(),
-        "it runs for 15m1s and usually takes 10m (slow_factor 1.5), 10 of 40 chunks left; a chunk takes 10s, 1 in 20 more \
+        "it runs for 15m01s and usually takes 10m (slow_factor 1.5), 10 of 40 chunks left; a chunk takes 10s, 1 in 20 more \
          than 10s"
     );
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::holder::Occupant;
 use super::moment::Moment;
-use crate::config::format_duration;
+use crate::duration_text::shown;
 
 /// For the first question after the process was stopped beyond the end.
 const AFTER_A_STOP: Duration = Duration::from_secs(2);
@@ -86,7 +86,7 @@ impl fmt::Display for Loss {
             Self::Taken(occupant) => write!(formatter, "its lease was lost to {occupant}"),
             Self::Passed => formatter.write_str("its lease was lost to another run, which has ended since"),
             Self::NotRenewed { since, reason } => {
-                let since = format_duration(Duration::from_secs(since.as_secs()));
+                let since = shown(Duration::from_secs(since.as_secs()));
                 write!(formatter, "its lease could not be renewed for {since}: {reason}")
             }
         }
