@@ -359,11 +359,38 @@ fn redis_server(config: &Config, base: &[(String, String)]) -> Result<PathBuf, F
 }
 
 fn celery_program(config: &Config, base: &[(String, String)]) -> Result<PathBuf, Failure> {
-    find_celery(&config.celery, project(config), base).map_err(|tried| {
-        Failure::configuration("the `celery` command is not found")
+    let found = find_celery(&config.celery, project(config), base);
+    found.or_else(|tried| match starts_after_oneshot(config) {
+        // Which may make it, as the example's does.
+        true => Ok(made_celery(config)),
+        false => Err(Failure::configuration("the `celery` command is not found")
             .because(tried.to_string())
-            .hint("set `[celery] program`, or make a virtual environment `.venv` beside the configuration")
+            .hint("set `[celery] program`, or make a virtual environment `.venv` beside the configuration")),
     })
+}
+
+/// Where `celery` is expected that is not there yet.
+fn made_celery(config: &Config) -> PathBuf {
+    let made = || config.celery.directory.join(".venv/bin/celery");
+    config.celery.program.clone().unwrap_or_else(made)
+}
+
+/// Whether the worker starts after a service that runs to its end first.
+fn starts_after_oneshot(config: &Config) -> bool {
+    let mut open: Vec<&ServiceName> = config.celery.after.iter().collect();
+    let mut seen = HashSet::new();
+    while let Some(name) = open.pop() {
+        let Some(service) = config.services.iter().find(|service| service.name == *name) else {
+            continue;
+        };
+        if matches!(service.kind, CommandKind::Oneshot { .. }) {
+            return true;
+        }
+        if seen.insert(name) {
+            open.extend(&service.after);
+        }
+    }
+    false
 }
 
 /// The tasks that this run will publish or was told to expect.

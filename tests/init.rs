@@ -36,6 +36,19 @@ fn an_empty_directory_gets_the_example_and_the_next_commands() {
             Path::new(text(&there.stdout).trim_end()),
             fs::canonicalize(&directory).unwrap()
         );
+        // Nothing has to be made first: what the run needs it makes itself.
+        let plan = Command::new(env!("CARGO_BIN_EXE_orch"))
+            .arg("plan")
+            .current_dir(&directory)
+            .output()
+            .unwrap();
+        assert!(plan.status.success(), "{}", text(&plan.stderr));
+        let plan = Command::new(env!("CARGO_BIN_EXE_orch"))
+            .args(["plan", "--config", "bad-night.toml"])
+            .current_dir(&directory)
+            .output()
+            .unwrap();
+        assert!(plan.status.success(), "{}", text(&plan.stderr));
         let run = said.lines().last().unwrap().trim_start();
         let help = Command::new("sh")
             .args(["-c", &format!("{run} --help")])

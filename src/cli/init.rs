@@ -47,7 +47,6 @@ pub fn main(args: &InitArgs) -> anyhow::Result<u8> {
     ));
     let (directory, program) = (shell::quoted(directory), shell::program());
     say(&format!("next:  cd {directory}"));
-    say("       python3 -m venv .venv && .venv/bin/pip install -r requirements.txt");
     say(&format!("       {program} run"));
     Ok(0)
 }
