@@ -20,8 +20,10 @@ const SECONDS: u64 = 60;
 const WARM_UP: Duration = Duration::from_secs(60);
 /// From one look at both processes to the next.
 const PACE: Duration = Duration::from_millis(100);
-/// Each has its fewest descriptors and threads several times, between two deaths.
+/// Each has its fewest descriptors and threads several times, between two deaths...
 const PERIOD: Duration = Duration::from_secs(10);
+/// ... which is seen in so many looks: on a busy machine a period is longer.
+const LOOKS: u32 = 60;
 /// By which anonymous memory may be more than it was after the warm-up, KiB.
 const MEMORY: u64 = 4 << 10;
 /// Orch keeps the newest events of a run, as many as this, bytes (`src/run/feed.rs`): until then they become more, and its
@@ -203,7 +205,7 @@ fn deaths_leave_nothing_in_orch_and_its_guard() {
         problems: Vec::new(),
     });
     let (began, mut killed) = (Instant::now(), Instant::now());
-    let (mut period, mut ranges) = (began, [None, None]);
+    let (mut period, mut looks, mut ranges) = (began, 0, [None, None]);
     let mut warm_files = 0;
     while began.elapsed() < all {
         std::thread::park_timeout(PACE);
@@ -215,10 +217,11 @@ fn deaths_leave_nothing_in_orch_and_its_guard() {
         for (range, watched) in ranges.iter_mut().zip(&watched) {
             *range = Some(Range::add(range.take(), Held::of(watched.pid)));
         }
-        if period.elapsed() < PERIOD {
+        looks += 1;
+        if period.elapsed() < PERIOD || looks < LOOKS {
             continue;
         }
-        period = Instant::now();
+        (period, looks) = (Instant::now(), 0);
         let ranges = std::mem::take(&mut ranges);
         // What was held at the end of the warm-up is what may be held.
         if began.elapsed() < warm_up {
