@@ -24,7 +24,8 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// All know each other when it returns. The passwords are of the servers and of the Sentinels.
+    /// All know each other when it returns. The passwords are of the servers and of the Sentinels. On a busy machine a master
+    /// may be silent for a second or two; they wait longer before they replace it.
     pub fn start(password: Option<&str>, sentinel_password: Option<&str>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("orch-sentinel-")
@@ -56,7 +57,7 @@ impl Sentinels {
         let sentinel = |port: u16| {
             let mut text = format!(
                 "bind 127.0.0.1\nport {port}\nsentinel monitor {MASTER} 127.0.0.1 {master} 2\n\
-                 sentinel down-after-milliseconds {MASTER} 1000\nsentinel failover-timeout {MASTER} 6000\n"
+                 sentinel down-after-milliseconds {MASTER} 3000\nsentinel failover-timeout {MASTER} 6000\n"
             );
             if let Some(password) = password {
                 text.push_str(&format!("sentinel auth-pass {MASTER} {password}\n"));
