@@ -37,13 +37,13 @@ pub struct AclArgs {
     config: ConfigArgs,
 }
 
-/// Commands of orch; found by trial, see `tests/redis_acl.rs`.
+/// Commands of orch; found by trial (`tests/redis_acl.rs`, with Celery 5.4 and 5.7).
 const OF_ORCH: &str = "+auth +hello +ping +select +multi +exec +client|tracking +role +info +get +mget +getrange +set +del +unlink \
                        +exists +expire +type +scan +llen +lrange +lpush +rpush +lrem +ltrim +rename +hlen +hget +hmget +hscan \
                        +hdel +hset +zrange +zrem +zadd +zcount +zcard +zrangebyscore +scard +smembers +publish +subscribe +psubscribe +unsubscribe \
                        +punsubscribe +eval +time +incr +pexpire";
 /// Those of a Celery worker beside them.
-const OF_WORKER: &str = "+brpop +sadd +srem +setex +zrevrangebyscore +evalsha +script|load +watch +unwatch +lpop +rpop +decr \
+const OF_WORKER: &str = "+brpop +sadd +srem +setex +zrevrangebyscore +evalsha +script|load +script|exists +sismember +watch +unwatch +lpop +rpop +decr \
                          +persist";
 
 /// Runs the subcommand; the exit code.
@@ -100,7 +100,7 @@ fn keys(config: &Config, args: &AclArgs) -> BTreeSet<String> {
         "unacked",
         "unacked_index",
         "unacked_mutex",
-        "_kombu.binding.*",
+        "_kombu.binding*",
         "*.celery.pidbox*",
     ] {
         keys.insert(format!("{broker}{key}"));
