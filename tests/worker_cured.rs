@@ -74,6 +74,38 @@ fn a_worker_whose_consumer_was_cancelled_consumes_again_and_the_run_completes() 
     assert_eq!(fs::read_to_string(project.file("done")).unwrap(), "second\n");
 }
 
+/// Of a worker that says it consumes, and takes nothing whatever it is told, the probes that find nothing new meanwhile do not
+/// count as good ones.
+#[test]
+fn a_worker_whose_consumer_cannot_be_given_back_is_restarted() {
+    let project = workshop("", TWO_SITES);
+    let deaf = "from celery.worker.control import control_command\n\n\
+                @control_command(args=[('queue', str)])\n\
+                def cancel_consumer(state, queue, **_):\n    \
+                    state.consumer.call_soon(state.consumer.task_consumer.cancel)\n    \
+                    return {'ok': 'still listed'}\n\n\
+                @control_command(args=[('queue', str)])\n\
+                def add_consumer(state, queue, **_):\n    \
+                    return {'ok': 'nothing done'}\n";
+    let mut app = fs::read_to_string(project.file("workshop.py")).unwrap();
+    app.push_str(deaf);
+    fs::write(project.file("workshop.py"), app).unwrap();
+    let mut orch = project.orch(&["run"]);
+    orch.wait_for("the first site's task", |_| project.file("begun").exists());
+    let (code, text) = orch_celery(&project, &["control", "cancel-consumer", "celery"]);
+    assert_eq!(code, Some(0), "{text}");
+    let ended = orch.finish();
+    ended.expect_code(0);
+    assert_eq!(ended.events_of("consumer_added").len(), 1, "{}", ended.stdout);
+    let restart = ended.events_of("service_restarting")[0];
+    let reason = restart["reason"].as_str().unwrap();
+    assert!(
+        reason.contains("answers but does not consume") && reason.ends_with("though its consumer was added again"),
+        "{reason}"
+    );
+    assert_eq!(fs::read_to_string(project.file("done")).unwrap(), "second\n");
+}
+
 #[test]
 fn a_worker_that_has_fallen_silent_is_restarted_and_the_run_completes() {
     let project = workshop("", TWO_SITES);

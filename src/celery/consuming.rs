@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::client::Client;
+use super::inspect::Stats;
 use super::mailbox::Target;
+use super::pool_process::idle_processes;
 use super::{NodeName, Result};
 
 /// One look at a worker and at its queues.
@@ -32,8 +34,11 @@ pub struct WorkerView {
     pub prefetch: Option<u64>,
     /// Tasks begun since its start.
     pub begun: u64,
-    /// Tasks being run.
+    /// Tasks being run: no more than the processes that run one, where that is known.
     pub active: u64,
+    /// Tasks that it lists as running. After a lost connection a worker may list more than its processes run, for ever, and
+    /// believe its pool full.
+    pub listed: u64,
     /// Tasks taken and not begun, those that wait for their time included.
     pub held: u64,
 }
@@ -73,9 +78,10 @@ pub fn judge(observation: &Observation) -> Consumption {
     let Some((queue, waiting)) = waiting().next() else {
         return Consumption::Idle;
     };
-    let prefetched = worker.active + worker.held;
+    let prefetched = worker.listed + worker.held;
     let takes_more = worker.prefetch.is_none_or(|most| most == 0 || prefetched < most);
-    if worker.active < worker.slots && takes_more {
+    let is_mistaken = worker.active < worker.listed;
+    if worker.active < worker.slots && (takes_more || is_mistaken) {
         Consumption::Doubtful {
             queue: queue.clone(),
             waiting: *waiting,
@@ -216,7 +222,8 @@ impl Client {
                 slots: stats.pool_slots,
                 prefetch: stats.prefetch_count,
                 begun: stats.totals.values().sum(),
-                active: active.len() as u64,
+                active: running(node, stats, active.len() as u64),
+                listed: active.len() as u64,
                 held: (reserved.len() + scheduled.len()) as u64,
             }),
             _ => None,
@@ -226,6 +233,15 @@ impl Client {
             waiting,
             worker,
         })
+    }
+}
+
+/// Counts the tasks that run, of those that the worker lists: none in a process that waits for a task.
+fn running(node: &NodeName, stats: &Stats, listed: u64) -> u64 {
+    let idle = idle_processes(node, stats).len();
+    match stats.pool_processes.len() {
+        processes if idle > 0 => listed.min(processes.saturating_sub(idle) as u64),
+        _ => listed,
     }
 }
 
@@ -260,6 +276,11 @@ mod tests {
             queue: "celery".to_owned(),
             waiting: 5,
         };
+        let running = |active: u64, listed: u64| WorkerView {
+            active,
+            listed,
+            ..worker()
+        };
         let of = |queues: &[&str]| WorkerView {
             queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),
             ..worker()
@@ -268,8 +289,19 @@ mod tests {
             (5, None, Consumption::Silent),
             (0, Some(worker()), Consumption::Idle),
             (5, Some(worker()), doubtful.clone()),
-            (5, Some(WorkerView { active: 2, ..worker() }), Consumption::Busy),
-            (5, Some(WorkerView { active: 1, ..worker() }), doubtful.clone()),
+            (5, Some(running(2, 2)), Consumption::Busy),
+            (5, Some(running(1, 1)), doubtful.clone()),
+            // What its processes have left fills its pool, as it believes, and all that it may take ahead.
+            (5, Some(running(0, 2)), doubtful.clone()),
+            (
+                5,
+                Some(WorkerView {
+                    held: 6,
+                    ..running(0, 2)
+                }),
+                doubtful.clone(),
+            ),
+            (5, Some(running(2, 9)), Consumption::Busy),
             // Full of tasks that wait for their time, or for a rate limit.
             (5, Some(WorkerView { held: 8, ..worker() }), Consumption::Busy),
             (

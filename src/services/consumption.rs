@@ -4,7 +4,7 @@
 //! A broker that cannot be asked is no reason for anything.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::celery::Celery;
 use crate::celery::{ConsumptionWatch, Target, Verdict};
@@ -20,8 +20,7 @@ pub struct ConsumptionCare(Mutex<Memory>);
 #[derive(Default)]
 struct Memory {
     watch: Option<ConsumptionWatch>,
-    /// When consumers were added to this worker process, within the window.
-    added: Vec<Instant>,
+    cures: Cures,
     /// At the last look, if there was one.
     has_task: Option<bool>,
 }
@@ -49,15 +48,25 @@ impl ConsumptionCare {
         let Ok(observation) = client.observe(worker.node(), &config.queues, patience).await else {
             return Ok(());
         };
+        let begun = observation.worker.as_ref().map(|view| view.begun);
         let verdict = {
             let mut memory = self.memory();
             memory.has_task = observation.worker.as_ref().map(|view| view.active + view.held > 0);
+            memory.cures.see(begun);
             let fresh = || ConsumptionWatch::new(worker.node().clone(), config.stalled_after);
             memory.watch.get_or_insert_with(fresh).look(&observation)
         };
         let (queue, reason) = match verdict {
-            // It has just answered a ping: the next probe will tell.
-            Verdict::Consuming | Verdict::Watching | Verdict::Silent => return Ok(()),
+            Verdict::Consuming => {
+                self.memory().cures.given_up = None;
+                return Ok(());
+            }
+            // It has just answered a ping. One that is given up stays so, until it takes something: a probe that fails now
+            // and then is no reason for a restart.
+            Verdict::Watching | Verdict::Silent => {
+                let given_up = self.memory().cures.given_up.clone();
+                return given_up.map_or(Ok(()), |given_up| Err(given_up.reason));
+            }
             Verdict::NotConsuming { queue, reason } => (queue, reason),
         };
         // Without a queue that waits, it is all of them that it should consume.
@@ -65,15 +74,13 @@ impl ConsumptionCare {
             Some(queue) => vec![queue],
             None => config.queues.clone(),
         };
-        let first = {
+        {
             let mut memory = self.memory();
             memory.watch = None;
-            memory.added.retain(|added| added.elapsed() < config.restart.window);
-            memory.added.push(Instant::now());
-            memory.added.len() <= LIMIT
-        };
-        if !first {
-            return Err(format!("{reason}, though it was told to {LIMIT} times"));
+            let begun = begun.unwrap_or_default();
+            memory
+                .cures
+                .begin(&reason, begun, Instant::now(), config.restart.window)?;
         }
         let (control, target) = (client.control(), Target::from(worker.node()));
         for queue in queues {
@@ -93,5 +100,83 @@ impl ConsumptionCare {
             });
         }
         Ok(())
+    }
+}
+
+/// The cures of one worker process: each time its consumer was added again.
+#[derive(Debug, Default)]
+struct Cures {
+    /// When, and how many tasks the worker had begun by then; those within the window of the restart policy.
+    tried: Vec<(Instant, u64)>,
+    given_up: Option<GivenUp>,
+}
+
+#[derive(Clone, Debug)]
+struct GivenUp {
+    reason: String,
+    /// How many tasks the worker had begun.
+    begun: u64,
+}
+
+impl Cures {
+    /// Takes in how many tasks the worker has begun.
+    fn see(&mut self, begun: Option<u64>) {
+        let has_taken = |given_up: &mut GivenUp| begun.is_none_or(|begun| begun <= given_up.begun);
+        self.given_up = self.given_up.take_if(has_taken);
+    }
+
+    /// Begins one more cure, unless the last one did not help or there were too many: then the error is why the worker must
+    /// be restarted.
+    fn begin(&mut self, reason: &str, begun: u64, now: Instant, window: Duration) -> Result<(), String> {
+        self.tried
+            .retain(|(tried, _)| now.saturating_duration_since(*tried) < window);
+        let why = match self.tried.last() {
+            Some((_, before)) if begun <= *before => "though its consumer was added again".to_owned(),
+            _ if self.tried.len() >= LIMIT => format!("though its consumer was added again {LIMIT} times"),
+            _ => {
+                self.tried.push((now, begun));
+                self.given_up = None;
+                return Ok(());
+            }
+        };
+        let reason = format!("{reason}, {why}");
+        self.given_up = Some(GivenUp {
+            reason: reason.clone(),
+            begun,
+        });
+        Err(reason)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(60);
+
+    #[test]
+    fn a_cure_that_does_not_help_is_the_last_one() {
+        let mut cures = Cures::default();
+        let now = Instant::now();
+        assert_eq!(cures.begin("silent", 7, now, WINDOW), Ok(()));
+        let again = cures.begin("silent", 7, now, WINDOW);
+        assert_eq!(again, Err("silent, though its consumer was added again".to_owned()));
+        // It stays given up, until it takes something.
+        cures.see(None);
+        cures.see(Some(7));
+        assert!(cures.given_up.is_some());
+        cures.see(Some(8));
+        assert!(cures.given_up.is_none());
+    }
+
+    #[test]
+    fn cures_that_help_are_limited_within_the_window() {
+        let mut cures = Cures::default();
+        let begun = Instant::now();
+        for number in 0..3 {
+            assert_eq!(cures.begin("silent", number, begun, WINDOW), Ok(()), "{number}");
+        }
+        assert!(cures.begin("silent", 3, begun, WINDOW).is_err());
+        assert_eq!(cures.begin("silent", 3, begun + WINDOW, WINDOW), Ok(()));
     }
 }
