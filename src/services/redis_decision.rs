@@ -132,7 +132,8 @@ pub async fn decide(config: &RedisConfig, state_dir: &Path, recorder: &Recorder)
                          it is waited for",
                     )),
                     (Found::Loading, _) => Err(Failure::infrastructure(format!(
-                        "the Redis on {address} is still loading its data after {LOADING_PATIENCE:?}"
+                        "the Redis on {address} is still loading its data after {}",
+                        shown(LOADING_PATIENCE)
                     ))),
                     (Found::Locked(words), _) if config.password.is_none() => Err(Failure::configuration(format!(
                         "the Redis on {address} wants a password and none is configured"
@@ -160,7 +161,8 @@ pub async fn decide(config: &RedisConfig, state_dir: &Path, recorder: &Recorder)
                         whose()
                     ))
                     .because(format!(
-                        "nothing came within {PATIENCE:?}: not a Redis, or one that hangs"
+                        "nothing came within {}: not a Redis, or one that hangs",
+                        shown(PATIENCE)
                     ))
                     .hint("choose another `[redis] port` (0: a free one)")),
                     (Found::Strangers(whose), _) => Err(Failure::configuration(format!(
@@ -266,7 +268,7 @@ impl<'a> Wait<'a> {
 
 fn in_words(away: &Found) -> String {
     match away {
-        Found::Silent => format!("no answer to PING within {PATIENCE:?}"),
+        Found::Silent => format!("no answer to PING within {}", shown(PATIENCE)),
         Found::Unreachable(error) => error.clone(),
         _ => "the connection is refused".to_owned(),
     }
