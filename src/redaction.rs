@@ -79,9 +79,9 @@ pub fn url_passwords(text: &str) -> Vec<Range<usize>> {
         at = end;
         // The rest of this URL, up to the next one of the text.
         let rest = &text[end..];
+        let rest = &rest[..rest.find("://").unwrap_or(rest.len())];
         let ends = |letter: char| letter.is_whitespace() || letter.is_control() || "#\"'`<>\\;".contains(letter);
         let rest = &rest[..rest.find(ends).unwrap_or(rest.len())];
-        let rest = &rest[..rest.find("://").unwrap_or(rest.len())];
         let mut parameter = rest.find('?');
         while let Some(mark) = parameter {
             let of_parameter = rest.get(mark + 1..).unwrap_or_default();

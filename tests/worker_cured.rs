@@ -196,6 +196,37 @@ fn a_broker_that_is_away_is_no_reason_to_restart_the_worker() {
     assert!(restarted.is_empty(), "{restarted:?}");
 }
 
+/// A worker whose answers are lost with Redis, while orch asks it what it is, is asked again.
+#[test]
+fn a_redis_that_dies_while_a_worker_becomes_ready_is_no_failure() {
+    let project = workshop(
+        "",
+        "[sites.only]\ndispatch = { task = \"workshop.append\", args = [\"done\", \"{site}\"] }\n",
+    );
+    let strikes = "from celery.worker.control import Panel\n\n\
+                   registered = Panel.data['registered']\n\n\
+                   def strike(state, **options):\n    \
+                       if not os.path.exists('struck'):\n        \
+                           open('struck', 'w').close()\n        \
+                           server = redis.Redis.from_url(os.environ['CELERY_BROKER_URL']).info('server')\n        \
+                           os.kill(server['process_id'], signal.SIGKILL)\n    \
+                       return registered(state, **options)\n\n\
+                   Panel.data['registered'] = strike\n";
+    let mut app = fs::read_to_string(project.file("workshop.py")).unwrap();
+    app.push_str(strikes);
+    fs::write(project.file("workshop.py"), app).unwrap();
+    let ended = project.orch(&["run"]).finish();
+    ended.expect_code(0);
+    assert!(project.file("struck").exists());
+    let restarted: Vec<&Value> = ended.events_of("service_restarting");
+    assert!(
+        restarted.iter().all(|event| event["service"] == "redis"),
+        "{restarted:?}"
+    );
+    assert_eq!(restarted.len(), 1, "{}", ended.stdout);
+    assert_eq!(fs::read_to_string(project.file("done")).unwrap(), "only\n");
+}
+
 #[test]
 fn tasks_that_a_killed_worker_held_run_again_within_seconds_and_once() {
     const TASKS: usize = 20;

@@ -303,13 +303,12 @@ impl Celery {
     }
 
     /// Is it the worker that this run needs? Asked once it answers.
-    async fn check(&self, mut log: WatchedLog, spawned: Option<i32>) -> Result<String, Failure> {
+    async fn check(&self, log: &mut WatchedLog, spawned: Option<i32>) -> Result<String, Unready> {
         let control = self.client.control();
         let target = Target::Nodes(vec![self.node().clone()]);
         let asked = |what: &str, why: String| {
-            Failure::infrastructure(format!("ask worker `{}` for {what}", self.node()))
-                .because(why)
-                .with_log(&self.order.log)
+            let failure = Failure::infrastructure(format!("ask worker `{}` for {what}", self.node()));
+            Unready::AskAgain(failure.because(why).with_log(&self.order.log))
         };
         if let Some(learner) = &self.learner {
             learner
@@ -335,7 +334,7 @@ impl Celery {
                 db,
             };
             if self.is_elsewhere(&there).await {
-                return Err(self.wrong_broker(&there));
+                return Err(self.wrong_broker(&there).into());
             }
         }
         let registered = registered.map_err(|error| asked("its tasks", error.to_string()))?;
@@ -347,7 +346,7 @@ impl Celery {
         };
         let missing: Vec<&String> = self.required.iter().filter(|task| !tasks.contains(*task)).collect();
         if !missing.is_empty() {
-            return Err(missing_tasks(&missing, tasks));
+            return Err(missing_tasks(&missing, tasks).into());
         }
         // A worker that does not tell its settings is found later, by what it logs.
         let settings = settings.ok();
@@ -358,16 +357,17 @@ impl Celery {
             && let Some(here) = self.connection.broker_addresses().first()
             && let Some(failure) = refusal::by_settings(settings, here)
         {
-            return Err(failure);
+            return Err(failure.into());
         }
-        if let Some(failure) = self.refusal(&mut log).await {
-            return Err(failure);
+        if let Some(failure) = self.refusal(log).await {
+            return Err(failure.into());
         }
         if let Duty::Site { rate } = &self.duty {
             let log = &self.order.log;
             site_worker::check_slots(self.node(), stats.pool_slots, self.config.concurrency, log)?;
             if let Some(rate) = rate {
-                site_worker::limit(self.node(), rate, &control, log).await?;
+                let limited = site_worker::limit(self.node(), rate, &control, log).await;
+                limited.map_err(Unready::AskAgain)?;
             }
         }
         if self.config.acks_late {
@@ -378,6 +378,20 @@ impl Celery {
             slots => format!("{slots} pool slots"),
         };
         Ok(format!("{} with {slots}", self.node()))
+    }
+}
+
+/// Why a worker that answers is not ready.
+enum Unready {
+    /// It is not what this run needs.
+    Failed(Failure),
+    /// It was not heard: Redis or the worker may be back in a moment.
+    AskAgain(Failure),
+}
+
+impl From<Failure> for Unready {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
     }
 }
 
@@ -470,7 +484,12 @@ impl Program for Celery {
                 match control.ping(&target, PING_PATIENCE).await {
                     Ok(pong) if pong.of(self.node()).is_some() => {
                         self.outage.answered(&self.client).await;
-                        return self.check(log, start.pid).await;
+                        match self.check(&mut log, start.pid).await {
+                            Ok(detail) => return Ok(detail),
+                            Err(Unready::Failed(failure)) => return Err(failure),
+                            Err(Unready::AskAgain(failure)) if Instant::now() >= start.deadline => return Err(failure),
+                            Err(Unready::AskAgain(failure)) => last_error = Some(failure.to_string()),
+                        }
                     }
                     Ok(_) => {}
                     // Redis may be restarting; the deadline judges.
