@@ -41,6 +41,8 @@ pub struct WorkerView {
     pub listed: u64,
     /// Tasks taken and not begun, those that wait for their time included.
     pub held: u64,
+    /// Those of them that may begin at once, but for rate limits.
+    pub reserved: u64,
 }
 
 /// What one look tells.
@@ -54,6 +56,8 @@ pub enum Consumption {
     NotConsumed { queue: String, waiting: u64 },
     /// Work waits, it has room and says that it consumes: unless it takes something soon, it does not.
     Doubtful { queue: String, waiting: u64 },
+    /// It has free processes, believes them busy, and has taken tasks: unless it begins something soon, it never will.
+    Stuck { reserved: u64 },
     /// It has as much as it can take.
     Busy,
     /// Nothing waits.
@@ -75,12 +79,15 @@ pub fn judge(observation: &Observation) -> Consumption {
     if worker.queues.is_empty() {
         return Consumption::Nothing;
     }
+    let is_mistaken = worker.active < worker.listed && worker.active < worker.slots;
     let Some((queue, waiting)) = waiting().next() else {
-        return Consumption::Idle;
+        return match worker.reserved {
+            reserved if reserved > 0 && is_mistaken => Consumption::Stuck { reserved },
+            _ => Consumption::Idle,
+        };
     };
     let prefetched = worker.listed + worker.held;
     let takes_more = worker.prefetch.is_none_or(|most| most == 0 || prefetched < most);
-    let is_mistaken = worker.active < worker.listed;
     if worker.active < worker.slots && (takes_more || is_mistaken) {
         Consumption::Doubtful {
             queue: queue.clone(),
@@ -129,7 +136,7 @@ impl ConsumptionWatch {
         let Some(worker) = observation
             .worker
             .as_ref()
-            .filter(|_| matches!(consumption, Consumption::Doubtful { .. }))
+            .filter(|_| matches!(consumption, Consumption::Doubtful { .. } | Consumption::Stuck { .. }))
         else {
             self.doubtful = None;
             return self.verdict(consumption);
@@ -143,21 +150,27 @@ impl ConsumptionWatch {
             }
         };
         let lasted = observation.at.duration_since(since);
-        let Consumption::Doubtful { queue, waiting } = consumption else {
-            return Verdict::Watching;
-        };
         if lasted < self.patience {
             return Verdict::Watching;
         }
         let (free, slots) = (worker.slots.saturating_sub(worker.active), worker.slots);
+        let (queue, what) = match consumption {
+            Consumption::Doubtful { queue, waiting } => {
+                let what = format!("does not consume `{queue}`: {} there", messages(waiting));
+                (Some(queue), what)
+            }
+            Consumption::Stuck { reserved } => {
+                let tasks = if reserved == 1 { "task waits" } else { "tasks wait" };
+                (None, format!("does not begin what it has taken: {reserved} {tasks}"))
+            }
+            _ => return Verdict::Watching,
+        };
         Verdict::NotConsuming {
             reason: format!(
-                "{} answers but does not consume `{queue}`: {} there, {free} of {slots} slots are free, and it has taken \
-                 nothing for {lasted:.0?}",
-                self.node,
-                messages(waiting),
+                "{} answers but {what}, {free} of {slots} slots are free, and it has taken nothing for {lasted:.0?}",
+                self.node
             ),
-            queue: Some(queue),
+            queue,
         }
     }
 
@@ -165,7 +178,7 @@ impl ConsumptionWatch {
         match consumption {
             Consumption::Silent => Verdict::Silent,
             Consumption::Busy | Consumption::Idle => Verdict::Consuming,
-            Consumption::Doubtful { .. } => Verdict::Watching,
+            Consumption::Doubtful { .. } | Consumption::Stuck { .. } => Verdict::Watching,
             Consumption::Nothing => Verdict::NotConsuming {
                 queue: None,
                 reason: format!("{} answers but consumes no queue", self.node),
@@ -225,6 +238,7 @@ impl Client {
                 active: running(node, stats, active.len() as u64),
                 listed: active.len() as u64,
                 held: (reserved.len() + scheduled.len()) as u64,
+                reserved: reserved.len() as u64,
             }),
             _ => None,
         };
@@ -302,6 +316,26 @@ mod tests {
                 doubtful.clone(),
             ),
             (5, Some(running(2, 9)), Consumption::Busy),
+            (0, Some(running(0, 2)), Consumption::Idle),
+            (
+                0,
+                Some(WorkerView {
+                    reserved: 1,
+                    held: 1,
+                    ..running(0, 2)
+                }),
+                Consumption::Stuck { reserved: 1 },
+            ),
+            // A rate limit may keep what is reserved.
+            (
+                0,
+                Some(WorkerView {
+                    reserved: 1,
+                    held: 1,
+                    ..running(1, 1)
+                }),
+                Consumption::Idle,
+            ),
             // Full of tasks that wait for their time, or for a rate limit.
             (5, Some(WorkerView { held: 8, ..worker() }), Consumption::Busy),
             (
@@ -359,5 +393,22 @@ mod tests {
         );
         assert_eq!(look(21, 0, taken.clone()), Verdict::Consuming);
         assert_eq!(look(40, 1, taken), Verdict::Watching);
+        let stuck = WorkerView {
+            begun: 1,
+            listed: 2,
+            held: 1,
+            reserved: 1,
+            ..worker()
+        };
+        assert_eq!(look(50, 0, stuck.clone()), Verdict::Watching);
+        assert_eq!(
+            look(60, 0, stuck),
+            Verdict::NotConsuming {
+                queue: None,
+                reason: "w1@h answers but does not begin what it has taken: 1 task waits, 2 of 2 slots are free, and it has \
+                         taken nothing for 10s"
+                    .to_owned(),
+            }
+        );
     }
 }

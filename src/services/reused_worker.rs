@@ -1,16 +1,18 @@
 //! A worker that was there before: found, and used if it is of the same app. Not here: one that orch starts (`celery`).
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::celery::{Celery, QUESTION_PATIENCE};
 use super::failure::Failure;
 use super::worker_command::node_name;
-use crate::celery::{NodeName, Target};
+use crate::celery::{self, NodeName, Target};
 use crate::run::{EventKind, Level};
 use crate::shared_services::SharedName;
 
 /// A worker that is there answers a ping in a few milliseconds; a busy machine gets a second.
 const REUSE_PATIENCE: Duration = Duration::from_secs(1);
+/// From a question that Redis did not carry to the next.
+const ASK_AGAIN_DELAY: Duration = Duration::from_millis(200);
 /// Digits of the run id in the name of a node whose usual name is taken.
 const RUN_DIGITS: usize = 4;
 
@@ -19,8 +21,8 @@ impl Celery {
     /// name that is free: two workers of one name would both answer, and both obey, what is meant for one.
     pub(super) async fn look_around(&self) -> Result<Option<NodeName>, Failure> {
         let control = self.client.control();
-        let pong = control
-            .ping(&Target::All, REUSE_PATIENCE)
+        let pong = self
+            .ask_patiently(|| control.ping(&Target::All, REUSE_PATIENCE))
             .await
             .map_err(|error| self.not_told("whether they are there", &error))?;
         let nodes: Vec<NodeName> = pong.good().map(|(node, ())| node.clone()).collect();
@@ -50,10 +52,10 @@ impl Celery {
         let control = self.client.control();
         let target = Target::Nodes(nodes);
         let (registered, queues, stats) = tokio::join!(
-            control.registered(&target, QUESTION_PATIENCE),
-            control.active_queues(&target, QUESTION_PATIENCE),
+            self.ask_patiently(|| control.registered(&target, QUESTION_PATIENCE)),
+            self.ask_patiently(|| control.active_queues(&target, QUESTION_PATIENCE)),
             // Of nodes that are named one answer each would be enough.
-            control.stats(&Target::All, QUESTION_PATIENCE)
+            self.ask_patiently(|| control.stats(&Target::All, QUESTION_PATIENCE))
         );
         let registered = registered.map_err(|error| self.not_told("for their tasks", &error))?;
         let queues = queues.map_err(|error| self.not_told("for their queues", &error))?;
@@ -91,6 +93,23 @@ impl Celery {
             .because("what they answer, the events of their tasks, and what each of them holds cannot be told apart")
             .hint(SharedName::CURE)),
             (reusable, _) => Ok(reusable),
+        }
+    }
+
+    /// Asks again while Redis is away or slow, until the worker's start timeout.
+    async fn ask_patiently<T, F>(&self, ask: impl Fn() -> F) -> celery::Result<T>
+    where
+        F: Future<Output = celery::Result<T>>,
+    {
+        let deadline = Instant::now() + self.config.start_timeout;
+        loop {
+            match ask().await {
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    tracing::debug!(%error, "ask the workers again");
+                    tokio::time::sleep(ASK_AGAIN_DELAY).await;
+                }
+                outcome => return outcome,
+            }
         }
     }
 
