@@ -58,3 +58,4 @@ pub mod ui;
 mod unacknowledged_search;
 mod unfinished_night;
 mod unread_env_file;
+mod url_authority;

@@ -48,6 +48,19 @@ fn orch_celery(project: &Project, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
+/// Once the first site's task runs.
+fn cancel_the_consumer(orch: &mut Orch<'_>, project: &Project) {
+    orch.wait_for("the first site's task", |_| project.file("begun").exists());
+    let (code, text) = orch_celery(project, &["control", "cancel-consumer", "celery"]);
+    assert_eq!(code, Some(0), "{text}");
+}
+
+fn extend_app(project: &Project, code: &str) {
+    let app = project.file("workshop.py");
+    let text = fs::read_to_string(&app).unwrap();
+    fs::write(app, text + code).unwrap();
+}
+
 fn at(event: &Value) -> f64 {
     event["at"].as_f64().unwrap()
 }
@@ -56,9 +69,7 @@ fn at(event: &Value) -> f64 {
 fn a_worker_whose_consumer_was_cancelled_consumes_again_and_the_run_completes() {
     let project = workshop("", TWO_SITES);
     let mut orch = project.orch(&["run"]);
-    orch.wait_for("the first site's task", |_| project.file("begun").exists());
-    let (code, text) = orch_celery(&project, &["control", "cancel-consumer", "celery"]);
-    assert_eq!(code, Some(0), "{text}");
+    cancel_the_consumer(&mut orch, &project);
     let ended = orch.finish();
     ended.expect_code(0);
     let added = ended.events_of("consumer_added");
@@ -87,13 +98,9 @@ fn a_worker_whose_consumer_cannot_be_given_back_is_restarted() {
                 @control_command(args=[('queue', str)])\n\
                 def add_consumer(state, queue, **_):\n    \
                     return {'ok': 'nothing done'}\n";
-    let mut app = fs::read_to_string(project.file("workshop.py")).unwrap();
-    app.push_str(deaf);
-    fs::write(project.file("workshop.py"), app).unwrap();
+    extend_app(&project, deaf);
     let mut orch = project.orch(&["run"]);
-    orch.wait_for("the first site's task", |_| project.file("begun").exists());
-    let (code, text) = orch_celery(&project, &["control", "cancel-consumer", "celery"]);
-    assert_eq!(code, Some(0), "{text}");
+    cancel_the_consumer(&mut orch, &project);
     let ended = orch.finish();
     ended.expect_code(0);
     assert_eq!(ended.events_of("consumer_added").len(), 1, "{}", ended.stdout);
@@ -212,9 +219,7 @@ fn a_redis_that_dies_while_a_worker_becomes_ready_is_no_failure() {
                            os.kill(server['process_id'], signal.SIGKILL)\n    \
                        return registered(state, **options)\n\n\
                    Panel.data['registered'] = strike\n";
-    let mut app = fs::read_to_string(project.file("workshop.py")).unwrap();
-    app.push_str(strikes);
-    fs::write(project.file("workshop.py"), app).unwrap();
+    extend_app(&project, strikes);
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(0);
     assert!(project.file("struck").exists());

@@ -9,17 +9,15 @@ use std::path::Path;
 use url::form_urlencoded;
 
 use super::Result;
-use super::endpoint::{Address, Endpoint, unusable};
+use super::endpoint::{Address, Endpoint, Password, unusable};
 use super::sentinel::SentinelOptions;
 use crate::percent;
+use crate::url_authority::{self, host_and_port};
 
-/// Who is named where a password is given alone. redis-cli takes the empty name of `redis://:password@` for a user's, and is
-/// refused.
-pub(crate) const DEFAULT_USER: &str = "default";
-/// What an [`Endpoint`] holds of the query of a URL.
+/// The parameters of a URL that an [`Endpoint`] holds.
 const HELD: [&str; 4] = ["db", "virtual_host", "username", "password"];
 
-/// What a URL is for.
+/// The use of a URL.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// `broker_url`.
@@ -39,7 +37,7 @@ pub fn celery_url(text: &str, options: &SentinelOptions, purpose: Purpose) -> Re
         // Celery reads the database and the password from the first alone.
         let query = further_query(texts.into_iter().next().unwrap_or_default(), purpose)?;
         let urls = sentinels.servers.iter().map(|(host, port)| {
-            let place = with_port(host, *port);
+            let place = host_and_port(host, *port);
             format!(
                 "sentinel://{}{place}/{}{query}",
                 credentials(&endpoint),
@@ -89,32 +87,11 @@ fn tcp_url(server: &Endpoint, query: &str) -> String {
     let (scheme, place) = match &server.address {
         Address::Tcp { host, port, tls } => {
             let scheme = if tls.is_some() { "rediss" } else { "redis" };
-            (scheme, with_port(host, *port))
+            (scheme, host_and_port(host, *port))
         }
         Address::Unix(_) | Address::Sentinel(_) => ("redis", String::new()),
     };
     format!("{scheme}://{}{place}/{}{query}", credentials(server), server.database)
-}
-
-/// `user:password@`, encoded; empty where there is neither.
-fn credentials(server: &Endpoint) -> String {
-    let user = server.username.as_deref();
-    match &server.password {
-        Some(password) => format!(
-            "{}:{}@",
-            percent::encoded(user.unwrap_or(DEFAULT_USER)),
-            percent::encoded(password.expose())
-        ),
-        None => user.map_or_else(String::new, |user| format!("{}@", percent::encoded(user))),
-    }
-}
-
-fn with_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
-    }
 }
 
 /// The parameters that an [`Endpoint`] does not hold whole, with their `?`. The result backend hands them to the Redis
@@ -140,6 +117,12 @@ fn further_query(text: &str, purpose: Purpose) -> Result<String> {
         // The encoding of forms writes a space as a plus sign, which Celery would decode twice.
         format!("?{}", written.finish().replace('+', "%20"))
     })
+}
+
+/// `user:password@` of a server.
+fn credentials(server: &Endpoint) -> String {
+    let password = server.password.as_ref().map(Password::expose);
+    url_authority::credentials(server.username.as_deref(), password)
 }
 
 fn encoded_path(path: &Path) -> String {

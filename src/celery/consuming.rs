@@ -41,7 +41,7 @@ pub struct WorkerView {
     pub listed: u64,
     /// Tasks taken and not begun, those that wait for their time included.
     pub held: u64,
-    /// Those of them that may begin at once, but for rate limits.
+    /// The part of `held` that waits for a slot or a rate limit, not for its time.
     pub reserved: u64,
 }
 
@@ -252,6 +252,10 @@ impl Client {
 
 /// Counts the tasks that run, of those that the worker lists: none in a process that waits for a task.
 fn running(node: &NodeName, stats: &Stats, listed: u64) -> u64 {
+    // Nothing is to be found out about an idle worker: most probes end here.
+    if listed == 0 {
+        return 0;
+    }
     let idle = idle_processes(node, stats).len();
     match stats.pool_processes.len() {
         processes if idle > 0 => listed.min(processes.saturating_sub(idle) as u64),
@@ -305,7 +309,7 @@ mod tests {
             (5, Some(worker()), doubtful.clone()),
             (5, Some(running(2, 2)), Consumption::Busy),
             (5, Some(running(1, 1)), doubtful.clone()),
-            // What its processes have left fills its pool, as it believes, and all that it may take ahead.
+            // Its processes have left the tasks that it lists: it wrongly believes its pool full.
             (5, Some(running(0, 2)), doubtful.clone()),
             (
                 5,

@@ -12,6 +12,7 @@ use url::Url;
 use super::sentinel::{SentinelOptions, Sentinels, from_sentinel_urls};
 use super::{Error, Result};
 use crate::percent;
+use crate::url_authority::host_and_port;
 
 const DEFAULT_PORT: u16 = 6379;
 
@@ -278,18 +279,10 @@ impl fmt::Display for Endpoint {
 impl fmt::Display for Address {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Tcp { host, port, .. } => write_host_and_port(formatter, host, *port),
+            Self::Tcp { host, port, .. } => formatter.write_str(&host_and_port(host, *port)),
             Self::Unix(path) => write!(formatter, "{}", path.display()),
             Self::Sentinel(sentinels) => write!(formatter, "{sentinels}"),
         }
-    }
-}
-
-pub(super) fn write_host_and_port(formatter: &mut fmt::Formatter<'_>, host: &str, port: u16) -> fmt::Result {
-    if host.contains(':') {
-        write!(formatter, "[{host}]:{port}")
-    } else {
-        write!(formatter, "{host}:{port}")
     }
 }
 

@@ -58,7 +58,7 @@ pub enum Error {
     NotAllowed {
         action: String,
         endpoint: String,
-        /// What is missing, in words.
+        /// Names the missing rule for people.
         rule: String,
         reason: String,
     },

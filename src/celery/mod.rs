@@ -66,7 +66,6 @@ mod task_result;
 mod transport;
 
 pub use broker_queues::{BrokerQueues, Waiting};
-pub(crate) use celery_url::DEFAULT_USER;
 pub use celery_url::{Purpose, celery_url, redis_url};
 pub use chord::ChordProgress;
 pub use client::Client;

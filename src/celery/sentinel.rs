@@ -5,7 +5,8 @@ use std::fmt;
 use url::Url;
 
 use super::Result;
-use super::endpoint::{Address, Endpoint, Password, Tls, unusable, write_host_and_port};
+use super::endpoint::{Address, Endpoint, Password, Tls, unusable};
+use crate::url_authority::host_and_port;
 
 const SENTINEL_PORT: u16 = 26379;
 
@@ -23,7 +24,7 @@ pub struct Sentinels {
     pub tls: Option<Tls>,
 }
 
-/// What a `sentinel://` URL does not hold: Celery has it in its transport options.
+/// Settings that a `sentinel://` URL does not hold: Celery has them in its transport options.
 ///
 /// ```python
 /// app.conf.broker_transport_options = {"master_name": "mymaster", "sentinel_kwargs": {"password": "secret"}}
@@ -43,7 +44,7 @@ impl fmt::Display for Sentinels {
         write!(formatter, "master {} by Sentinel at ", self.master_name)?;
         for (index, (host, port)) in self.servers.iter().enumerate() {
             formatter.write_str(if index == 0 { "" } else { "," })?;
-            write_host_and_port(formatter, host, *port)?;
+            formatter.write_str(&host_and_port(host, *port))?;
         }
         Ok(())
     }

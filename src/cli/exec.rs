@@ -58,7 +58,7 @@ pub fn main(args: &ExecArgs) -> anyhow::Result<u8> {
         if let Ok(celery) = find_celery(&config.celery, directory, &base) {
             prefer_programs_of(&mut environment, &celery);
         }
-        // What cannot be added the worker's start has told.
+        // The start of the worker has already reported a path that cannot be added.
         drop(extend_import_path(&mut environment, &config.celery.directory));
     }
     let Some((program, arguments)) = args.command.split_first() else {

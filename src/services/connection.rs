@@ -9,9 +9,9 @@ use std::sync::{Mutex, PoisonError};
 
 use super::failure::Failure;
 use super::worker_log::BrokerAddress;
-use crate::celery::{Access, Address, Client, DEFAULT_USER, Endpoint, Endpoints};
+use crate::celery::{Access, Address, Client, Endpoint, Endpoints};
 use crate::config::{RedisUrls, Secret};
-use crate::percent;
+use crate::url_authority::{self, host_and_port};
 
 /// orch's own user in a Redis that it started.
 pub const OWN_USER: &str = "orch";
@@ -71,7 +71,7 @@ impl RedisConnection {
     /// Where it is, as errors name it: `host:port`, a path, several servers.
     pub fn address(&self) -> String {
         let Some(broker) = self.urls.as_ref().and_then(RedisUrls::broker_parts) else {
-            return with_port(&self.host, self.port);
+            return host_and_port(&self.host, self.port);
         };
         let servers: Vec<String> = broker.each().map(|server| server.address.to_string()).collect();
         servers.join(", ")
@@ -135,20 +135,10 @@ impl RedisConnection {
     }
 
     fn url_for(&self, (user, password): (Option<&str>, Option<&Secret>), db: u32) -> Secret {
-        let credentials = match (user, password) {
-            (user, Some(password)) => {
-                format!(
-                    "{}:{}@",
-                    percent::encoded(user.unwrap_or(DEFAULT_USER)),
-                    percent::encoded(password.expose())
-                )
-            }
-            (Some(user), None) => format!("{}@", percent::encoded(user)),
-            (None, None) => String::new(),
-        };
+        let credentials = url_authority::credentials(user, password.map(Secret::expose));
         Secret::new(format!(
             "redis://{credentials}{}/{db}",
-            with_port(&self.host, self.port)
+            host_and_port(&self.host, self.port)
         ))
     }
 
@@ -229,15 +219,6 @@ fn short_path(socket: &Path) -> PathBuf {
             .join(opened.as_raw_fd().to_string())
             .join(name),
         None => socket.to_owned(),
-    }
-}
-
-/// `host:port`; an IPv6 address in brackets.
-fn with_port(host: &str, port: u16) -> String {
-    if host.contains(':') {
-        format!("[{host}]:{port}")
-    } else {
-        format!("{host}:{port}")
     }
 }
 

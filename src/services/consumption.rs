@@ -121,8 +121,10 @@ struct GivenUp {
 impl Cures {
     /// Takes in how many tasks the worker has begun.
     fn see(&mut self, begun: Option<u64>) {
-        let has_taken = |given_up: &mut GivenUp| begun.is_none_or(|begun| begun <= given_up.begun);
-        self.given_up = self.given_up.take_if(has_taken);
+        let has_taken = |given_up: &GivenUp| begun.is_some_and(|begun| begun > given_up.begun);
+        if self.given_up.as_ref().is_some_and(has_taken) {
+            self.given_up = None;
+        }
     }
 
     /// Begins one more cure, unless the last one did not help or there were too many: then the error is why the worker must

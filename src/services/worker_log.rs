@@ -5,6 +5,7 @@
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 
+use crate::url_authority::host_and_port;
 use crate::{percent, regular_file};
 
 /// Bytes of a start that are looked through: the banner is within the first lines.
@@ -20,11 +21,12 @@ pub struct BrokerAddress {
 
 impl std::fmt::Display for BrokerAddress {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        if self.host.contains(':') {
-            write!(formatter, "redis://[{}]:{}/{}", self.host, self.port, self.db)
-        } else {
-            write!(formatter, "redis://{}:{}/{}", self.host, self.port, self.db)
-        }
+        write!(
+            formatter,
+            "redis://{}/{}",
+            host_and_port(&self.host, self.port),
+            self.db
+        )
     }
 }
 

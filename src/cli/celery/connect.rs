@@ -103,7 +103,7 @@ impl ConnectArgs {
         Ok(client)
     }
 
-    /// What Sentinels must be told: by flag and variables, else as the instance that is up does.
+    /// The master's name and the Sentinels' credentials: from the flag and variables, else those of the running instance.
     fn sentinel_options(&self, instance: Option<&Client>) -> SentinelOptions {
         let of_instance = |endpoint: &Endpoint| match &endpoint.address {
             Address::Sentinel(sentinels) => Some(sentinels.clone()),
