@@ -1,7 +1,7 @@
-"""Runs a command and fails if any process that it started is left: `leaves_nothing.py COMMAND [ARGUMENT ...]`.
+"""Runs a command and fails if the command leaves a process: `leaves_nothing.py COMMAND [ARGUMENT ...]`.
 
-This process becomes a child subreaper, so whatever daemonises below the command is re-parented to it; after the
-command's end the kernel must say ECHILD, "no child", at once.
+This process becomes a child subreaper, so the kernel re-parents every daemon below the command to this process. After
+the end of the command waitpid must report ECHILD, "no child", at once.
 """
 
 import ctypes

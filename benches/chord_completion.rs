@@ -1,5 +1,6 @@
-//! How soon a finished chord is noticed: from the PUBLISH of its callback's result, as a second subscriber sees it, to
-//! the time in orch's journal line. `cargo bench --bench chord_completion`; 100 chords, p50 and p95 in milliseconds.
+//! Delay until orch notices a finished chord: from the PUBLISH of the callback's result, as seen by a second
+//! subscriber, to the time in orch's journal line. `cargo bench --bench chord_completion`; 100 chords, p50 and p95 in
+//! milliseconds.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::collections::HashMap;
@@ -58,7 +59,7 @@ fn main() {
     );
 }
 
-/// When each task's SUCCESS was published, by task id, until Redis goes away.
+/// Records when the SUCCESS of each task was published, by task id, until Redis ends.
 fn published(port: u16) -> HashMap<String, f64> {
     let client = redis::Client::open(format!("redis://127.0.0.1:{port}/1")).unwrap();
     let mut connection = client.get_connection().unwrap();

@@ -1,12 +1,13 @@
-//! Events per second from Redis to jobs (decoded, folded by the tracker): orch, Python's `celery.events.State`, Flower, on
-//! the same stream; a burst that a slow subscriber does not survive; memory over millions of events.
+//! Events per second from Redis to jobs (decoded, and applied by the tracker): orch, Python's `celery.events.State` and
+//! Flower with the same stream; a burst that disconnects a slow subscriber; memory over millions of events.
 //!
-//! The publisher and Redis share the machine with the consumer, and orch takes events faster than they give them. So
-//! the same stream is also replayed by a process that sends the bytes a subscriber of Redis gets, as fast as they are
-//! taken: that is what orch itself can do.
+//! The publisher and Redis share the machine with the consumer, and orch takes events faster than they deliver them. So
+//! a process also replays the same stream: it sends the bytes that a subscriber of Redis gets as fast as the subscriber
+//! takes them. This measures the rate of orch itself.
 //!
 //! `cargo bench --bench events`. `ORCH_EVENTS` (default 20000) is the length of the compared streams, `ORCH_BURST`
-//! (150000) that of the burst and of the replay, `ORCH_EVENTS_MEMORY` (10000000) that of the memory run.
+//! (150000) is the length of the burst and of the replay, `ORCH_EVENTS_MEMORY` (10000000) is the length of the memory
+//! measurement.
 #![allow(clippy::unwrap_used, reason = "in a bench an unwrap is an assertion")]
 
 use std::io::{Read, Write};
@@ -16,27 +17,29 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use orch::celery::{Batch, Client, Endpoints, EventStream, JobTracker};
+use orch::celery::{Client, Endpoints, EventBatch, EventStream, JobTracker};
 
 #[path = "../tests/support/mod.rs"]
 mod support;
 use support::python;
 use support::redis::RedisServer;
 
-/// Events that the replaying process prepares and sends at once: all, but for the memory run, where it is not the
-/// backlog that is measured.
+/// Returns the number of events that the replaying process prepares and sends at once. These are all events, except for
+/// the memory measurement, which must not include the backlog.
 fn block(count: usize) -> usize {
     if count <= 500_000 { count } else { 20_000 }
 }
 
-/// Set for this program's second role: port, number of events, events in a list (0: single ones).
+/// Environment variable that makes this program the publisher: port, number of events, events in a list (0: single
+/// events).
 const PUBLISHER: &str = "ORCH_BENCH_PUBLISHER";
-/// Set for its third role: number of events, events in a list (0: single ones).
+/// Environment variable that makes this program the replaying process: number of events, events in a list (0: single
+/// events).
 const REPLAYER: &str = "ORCH_BENCH_REPLAYER";
 
-/// Times faster than Python.
+/// Target factor between the rates of orch and Python.
 const WANTED: f64 = 20.0;
-/// Memory may grow so much after the first tenth of the memory run, in KiB.
+/// Maximum growth of memory after the first tenth of the memory measurement, in KiB.
 const GROWTH: u64 = 16 * 1024;
 
 fn main() {
@@ -88,7 +91,7 @@ fn median(rates: impl Iterator<Item = f64>) -> f64 {
     rates[rates.len() / 2]
 }
 
-/// Three events a task, as a worker sends them, and their type.
+/// Formats an event, three for each task as a worker sends them, and also returns the type.
 fn event(number: usize) -> (String, &'static str) {
     let task = number / 3;
     let id = format!("00000000-0000-4000-8000-{task:012}");
@@ -120,7 +123,7 @@ fn envelope(body: &str, routing_key: &str) -> String {
     )
 }
 
-/// Channel and message of the events from `first` on: one, or a list.
+/// Returns channel and message of the events from `first` on: a single event or a list.
 fn message(first: usize, count: usize, list: usize) -> (String, String) {
     let (routing_key, body) = if list == 0 {
         let (event, kind) = event(first);
@@ -132,7 +135,7 @@ fn message(first: usize, count: usize, list: usize) -> (String, String) {
     (format!("/0.celeryev/{routing_key}"), envelope(&body, &routing_key))
 }
 
-/// An array of the Redis protocol.
+/// Formats an array of the Redis protocol.
 fn array(parts: &[&str]) -> String {
     let items: String = parts
         .iter()
@@ -141,7 +144,7 @@ fn array(parts: &[&str]) -> String {
     format!("*{}\r\n{items}", parts.len())
 }
 
-/// Publishes as fast as Redis takes it; prints when it began and ended, unix seconds.
+/// Publishes as fast as Redis accepts the events, then prints the times of begin and end in Unix seconds.
 fn publish(role: &str) {
     let numbers: Vec<usize> = role.split(' ').map(|word| word.parse().unwrap()).collect();
     let &[port, count, list] = numbers.as_slice() else {
@@ -158,7 +161,7 @@ fn publish(role: &str) {
     let mut answers = stream.try_clone().unwrap();
     let began = now();
     let reader = std::thread::spawn(move || {
-        // One line for each command.
+        // Redis replies with one line for each command.
         let (mut lines, mut buffer) = (0, vec![0; 1 << 16]);
         while lines < messages {
             let length = answers.read(&mut buffer).unwrap();
@@ -171,7 +174,8 @@ fn publish(role: &str) {
     println!("{began} {}", now());
 }
 
-/// Sends one subscriber what Redis would send it, prepared before; prints its port, then when it began, unix seconds.
+/// Sends one subscriber the prepared bytes that Redis would send. Prints the port, then the time of the begin in Unix
+/// seconds.
 fn replay(role: &str) {
     let (count, list) = role.split_once(' ').unwrap();
     let (count, list): (usize, usize) = (count.parse().unwrap(), list.parse().unwrap());
@@ -201,11 +205,11 @@ fn replay(role: &str) {
     println!("{}", now());
     socket.write_all(&first).unwrap();
     for start in (block..count).step_by(block) {
-        // Else it would be the backlog's memory that is measured.
+        // Otherwise the measurement would include the memory of the backlog.
         std::io::stdin().read_line(&mut String::new()).unwrap();
         socket.write_all(&prepare(start..count.min(start + block))).unwrap();
     }
-    // Until the subscriber has all and goes.
+    // Waits until the subscriber has read all events and disconnects.
     while socket.read(&mut buffer).is_ok_and(|length| length > 0) {}
 }
 
@@ -213,7 +217,7 @@ fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// This program as the publisher; when it began and ended.
+/// Starts this program as the publisher; the thread returns the times of begin and end.
 #[expect(clippy::disallowed_methods, reason = "a bench starts what it measures")]
 fn publisher(redis: &RedisServer, count: usize, list: usize) -> std::thread::JoinHandle<(f64, f64)> {
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -234,40 +238,40 @@ fn runtime() -> tokio::runtime::Runtime {
         .unwrap()
 }
 
-/// What has been taken.
+/// Events that a consumer has taken.
 #[derive(Default)]
-struct Taken {
+struct TakenEvents {
     jobs: JobTracker,
     events: u64,
     gaps: u64,
     malformed: u64,
-    /// When the last event was taken, unix seconds.
+    /// Time of the last taken event, Unix seconds.
     last: f64,
-    /// Resident memory by events taken.
+    /// Resident memory by the number of taken events.
     memory: Vec<(u64, u64)>,
 }
 
-/// Takes events until all are there, or none comes for five seconds; measures memory at each of `marks`.
-/// `pace` is told each time that a block is taken.
-async fn consume(events: &mut EventStream, count: usize, marks: &[u64], mut pace: impl Write) -> Taken {
-    let mut taken = Taken::default();
+/// Takes events until all have arrived, or until none arrives for five seconds; measures memory at each of `marks`.
+/// Writes a line to `pace` each time that a block is taken.
+async fn consume(events: &mut EventStream, count: usize, marks: &[u64], mut pace: impl Write) -> TakenEvents {
+    let mut taken = TakenEvents::default();
     let mut blocks = 0;
     let mut marks = marks.iter().copied().peekable();
     let mut batch = Vec::new();
     while taken.events < count as u64 {
         match tokio::time::timeout(Duration::from_secs(5), events.next_batch(&mut batch)).await {
-            Ok(Ok(Batch::Events)) => {
+            Ok(Ok(EventBatch::Events)) => {
                 taken.events += batch.len() as u64;
                 batch.drain(..).for_each(|event| taken.jobs.fold(event));
             }
-            Ok(Ok(Batch::Gap)) => taken.gaps += 1,
+            Ok(Ok(EventBatch::Gap)) => taken.gaps += 1,
             Ok(Err(error)) => panic!("{error}"),
             Err(_) => break,
         }
         taken.last = now();
         while taken.events / block(count) as u64 > blocks {
             blocks += 1;
-            // After the last block nobody listens.
+            // After the last block the reader may have ended.
             writeln!(pace).ok();
         }
         while marks.next_if(|mark| taken.events >= *mark).is_some() {
@@ -278,7 +282,7 @@ async fn consume(events: &mut EventStream, count: usize, marks: &[u64], mut pace
     taken
 }
 
-fn check(taken: &Taken, count: usize) {
+fn check(taken: &TakenEvents, count: usize) {
     let folded = taken.jobs.totals().events;
     assert_eq!(
         (taken.events, folded, taken.gaps, taken.malformed),
@@ -291,8 +295,8 @@ fn client(port: u16) -> Client {
     Client::connect(Endpoints::from_urls(&url, &url).unwrap()).unwrap()
 }
 
-/// Through Redis; with when the publisher began and ended.
-fn published(count: usize, list: usize) -> (Taken, f64, f64) {
+/// Takes events through Redis; also returns the times when the publisher began and ended.
+fn published(count: usize, list: usize) -> (TakenEvents, f64, f64) {
     let redis = RedisServer::start();
     runtime().block_on(async {
         let mut events = client(redis.port).events().await.unwrap();
@@ -309,9 +313,9 @@ fn orch(count: usize, list: usize) -> f64 {
     count as f64 / (taken.last - began)
 }
 
-/// The same from the replaying process; memory is measured at each of `marks`.
+/// Takes events from the replaying process; measures memory at each of `marks`, and returns the time of the begin.
 #[expect(clippy::disallowed_methods, reason = "a bench starts what it measures")]
-fn from_replay(count: usize, list: usize, marks: &[u64]) -> (Taken, f64) {
+fn from_replay(count: usize, list: usize, marks: &[u64]) -> (TakenEvents, f64) {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
         .env(REPLAYER, format!("{count} {list}"))
@@ -348,7 +352,7 @@ fn burst(count: usize) {
     );
 }
 
-/// Memory of a consumer over a long stream.
+/// Measures the memory of a consumer over a long stream.
 fn memory(count: usize) {
     let before = resident();
     let marks = [1, 2, 5, 8, 10].map(|tenths| (count / 10 * tenths) as u64);
@@ -396,7 +400,7 @@ print(taken, time.time(), flush=True)
 os._exit(0)
 "#;
 
-/// Python's own receiver and state, in a process of its own.
+/// Measures Python's own receiver and state in a separate process.
 #[expect(clippy::disallowed_methods, reason = "a bench starts what it measures")]
 fn state(count: usize, list: usize) -> f64 {
     let redis = RedisServer::start();
@@ -427,12 +431,12 @@ fn wait_for_subscriber(redis: &RedisServer) {
         .unwrap()
         == 0
     {
-        assert!(Instant::now() < deadline, "nobody subscribes");
+        assert!(Instant::now() < deadline, "no subscriber appears");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
 
-/// Flower, asked for its own counter.
+/// Measures Flower by its own counter of events.
 #[expect(clippy::disallowed_methods, reason = "a bench starts what it measures")]
 fn flower(count: usize, list: usize) -> f64 {
     let redis = RedisServer::start();
@@ -472,7 +476,7 @@ fn flower(count: usize, list: usize) -> f64 {
     count as f64 / (last - began)
 }
 
-/// Events that Flower has counted.
+/// Returns the number of events that Flower has counted.
 fn metrics(port: u16) -> Option<u64> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
     stream.write_all(b"GET /metrics HTTP/1.0\r\n\r\n").ok()?;
@@ -485,7 +489,7 @@ fn metrics(port: u16) -> Option<u64> {
     text.starts_with("HTTP/1.1 200").then(|| counts.sum::<f64>() as u64)
 }
 
-/// This process's resident memory, KiB.
+/// Returns the resident memory of this process in KiB.
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();

@@ -1,9 +1,10 @@
-//! What a health check costs. `cargo bench --bench ping`, with a real worker on two pool slots:
+//! Cost of a health check: `cargo bench --bench ping`, with a real worker with two pool slots.
 //!
-//! - `orch celery ping` as a whole process against `celery inspect ping`, in turn: wall, CPU (user and system of the
-//!   waited-for child), peak memory (`VmHWM`, which unlike `ru_maxrss` begins anew with the program, read from `/proc`
-//!   while a ping waits for a node that does not exist: all but its last line is done by then);
-//! - a ping inside a process against a bare socket that does the same exchange (PUBLISH, BRPOP), in turn.
+//! - `orch celery ping` as a whole process compared with `celery inspect ping`, in turn: wall time, CPU time (user and
+//!   system time of the child), peak memory (`VmHWM`, which starts at zero with the program, unlike `ru_maxrss`; read
+//!   from `/proc` while a ping waits for a node that does not exist, when all work except the last line of output is
+//!   done);
+//! - a ping inside a process compared with a bare socket that does the same exchange (PUBLISH, BRPOP), in turn.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -13,7 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{UsageWho, getrusage};
-use orch::celery::{Client, Endpoints, NodeName, Target};
+use orch::celery::{Client, ControlTarget, Endpoints, NodeName};
 use serde_json::json;
 
 #[path = "../tests/support/mod.rs"]
@@ -22,15 +23,15 @@ use support::celery::{Worker, WorkerOptions};
 use support::process::Process;
 use support::redis::RedisServer;
 
-/// Of orch for one of Python.
+/// Number of runs of orch for each run of Python.
 const OURS: usize = 8;
 const THEIRS: usize = 5;
 const EXCHANGES: usize = 300;
-const LIMIT: Duration = Duration::from_secs(5);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() {
     let redis = RedisServer::start();
-    // What is measured is the exchange, not the disk.
+    // Switches persistence off, so that the disk does not affect the measurement.
     redis::cmd("CONFIG")
         .arg(&["SET", "appendonly", "no"])
         .exec(&mut redis.connection(0))
@@ -42,7 +43,7 @@ fn main() {
     assert!(!failed, "a target is missed");
 }
 
-/// Prints pass or fail; whether it failed.
+/// Prints pass or fail and returns whether the target is missed.
 fn verdict(what: &str, met: bool) -> bool {
     println!("{}: {what}", if met { "pass" } else { "FAIL" });
     !met
@@ -53,7 +54,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// User and system time of all children waited for, in ms.
+/// Returns user and system time of all ended children, in ms.
 fn cpu() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     [usage.user_time(), usage.system_time()]
@@ -62,7 +63,7 @@ fn cpu() -> f64 {
         .sum()
 }
 
-/// Wall and CPU of one run, in ms.
+/// Returns wall time and CPU time of one run, in ms.
 fn cost(command: &mut Command) -> (f64, f64) {
     let (before, started) = (cpu(), Instant::now());
     let output = command.output().unwrap();
@@ -88,7 +89,7 @@ fn whole_process(redis: &RedisServer) -> bool {
         ours.extend((0..OURS).map(|_| cost(&mut orch(redis, &[]))));
     }
     let wall = |costs: &[(f64, f64)]| median(costs.iter().map(|cost| cost.0).collect());
-    // A mean: the kernel accounts for a run this short in steps.
+    // Uses the mean, because the kernel counts the CPU time of such short runs in coarse steps.
     let cpu = |costs: &[(f64, f64)]| costs.iter().map(|cost| cost.1).sum::<f64>() / costs.len() as f64;
     let (our_wall, our_cpu, their_wall, their_cpu) = (wall(&ours), cpu(&ours), wall(&theirs), cpu(&theirs));
     println!(
@@ -111,7 +112,7 @@ fn memory(redis: &RedisServer, worker: &Worker) -> bool {
         redis,
         &["--node", "w1@test", "--node", "nobody@test", "--timeout", "300ms"],
     );
-    // It waits for a worker that is stopped: long enough to be looked at.
+    // The ping waits for a stopped worker, long enough for its memory to be read.
     worker.process.signal(nix::sys::signal::Signal::SIGSTOP);
     let mut ping = Process::start("orch celery ping", &mut command, &directory.path().join("log"));
     let mut peak = 0;
@@ -124,7 +125,7 @@ fn memory(redis: &RedisServer, worker: &Worker) -> bool {
         std::thread::park_timeout(Duration::from_millis(5));
     }
     worker.process.signal(nix::sys::signal::Signal::SIGCONT);
-    assert!(peak > 0, "it was not seen");
+    assert!(peak > 0, "the memory of the ping was not read");
     let mib = peak as f64 / 1024.0;
     println!("orch celery ping: {mib:.2} MiB peak resident (VmHWM)");
     verdict("under 10 MiB", mib < 10.0)
@@ -137,14 +138,14 @@ fn in_process(redis: &RedisServer) -> bool {
         .unwrap();
     let client = Client::connect(Endpoints::from_urls(&redis.url(0), &redis.url(0)).unwrap()).unwrap();
     let node = NodeName::from("w1@test");
-    let target = Target::from(&node);
+    let target = ControlTarget::from(&node);
     let mut socket = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
     socket.set_nodelay(true).unwrap();
-    socket.set_read_timeout(Some(LIMIT)).unwrap();
+    socket.set_read_timeout(Some(PING_TIMEOUT)).unwrap();
     let (mut ours, mut bare) = (Vec::new(), Vec::new());
     for number in 0..EXCHANGES {
         let started = Instant::now();
-        let replies = runtime.block_on(client.control().ping(&target, LIMIT)).unwrap();
+        let replies = runtime.block_on(client.control().ping(&target, PING_TIMEOUT)).unwrap();
         ours.push(started.elapsed().as_secs_f64() * 1000.0);
         assert!(replies.of(&node).is_some());
 
@@ -157,7 +158,7 @@ fn in_process(redis: &RedisServer) -> bool {
     verdict("within 1 ms of the bare socket", ours - bare < 1.0)
 }
 
-/// A request and its reply without any library.
+/// Sends a request and reads its reply without any library.
 fn exchange(socket: &mut TcpStream, ticket: &str) {
     let body = json!({"method": "ping", "arguments": {}, "destination": ["w1@test"], "pattern": null, "matcher": null,
         "ticket": ticket, "reply_to": {"exchange": "", "routing_key": "bare"}});
@@ -167,7 +168,7 @@ fn exchange(socket: &mut TcpStream, ticket: &str) {
     send(socket, &["PUBLISH", "/0.celery.pidbox", &message.to_string()]);
     until(socket, |answer| answer.ends_with(b"\r\n"));
     send(socket, &["BRPOP", "bare", "5"]);
-    // The list's name, then the message and its length.
+    // Redis replies with the name of the list, then the length of the message and the message.
     let answer = until(socket, |answer| answer.ends_with(b"}\r\n"));
     assert!(String::from_utf8_lossy(&answer).contains(&format!("\"ticket\": \"{ticket}\"")));
 }

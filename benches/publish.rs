@@ -1,5 +1,6 @@
-//! Tasks per second onto a queue: `publish_batch` against Python's `apply_async` and its `Producer.batch`, and against
-//! ready bytes pushed raw at the same pipeline depth. `cargo bench --bench publish`; `ORCH_TASKS` (default 100000).
+//! Published tasks per second: `publish_batch` compared with Python's `apply_async` and `Producer.batch`, and with
+//! prepared bytes that a bare socket pushes at the same pipeline depth. `cargo bench --bench publish`; `ORCH_TASKS`
+//! (default 100000) is the number of tasks.
 #![allow(clippy::unwrap_used, reason = "in a bench an unwrap is an assertion")]
 
 use std::io::{Read, Write};
@@ -15,9 +16,9 @@ mod support;
 use support::python;
 use support::redis::RedisServer;
 
-/// Messages in a pipeline, as `publish_batch` has them.
+/// Number of messages in a pipeline, the same as in `publish_batch`.
 const DEPTH: usize = 500;
-/// Python is slow: a part of the tasks tells its rate.
+/// Number of tasks for Python: Python is slow, and a part of the tasks is enough to measure the rate.
 const PYTHON_TASKS: usize = 5_000;
 const RUNS: usize = 5;
 
@@ -42,7 +43,7 @@ with app.connection_for_write() as connection, app.amqp.Producer(connection, aut
     print(count / (time.perf_counter() - began))
 "#;
 
-/// The most that a Python client reaches: a ready string in redis-py's pipelines.
+/// Script that measures the maximum rate of a Python client: a prepared string in redis-py's pipelines.
 const REDIS_PY: &str = r#"
 import sys, time, redis
 port, count, text = int(sys.argv[1]), int(sys.argv[2]), "x" * int(sys.argv[3])
@@ -92,7 +93,7 @@ fn main() {
     );
     let batches: Vec<f64> = (0..3).filter_map(|_| in_python(PYTHON, "batch")).collect();
     if batches.is_empty() {
-        println!("Python's Producer.batch does not work here");
+        println!("Python's Producer.batch is not available here");
     } else {
         let batch = median(batches);
         println!(
@@ -102,7 +103,7 @@ fn main() {
     }
 }
 
-/// Without persistence: what is measured is not the disk.
+/// Starts a Redis without persistence, so that the disk does not affect the measurement.
 fn server() -> RedisServer {
     let redis = RedisServer::start();
     let mut connection = redis.connection(0);
@@ -134,7 +135,7 @@ fn publish(redis: &RedisServer, tasks: &[Task]) -> f64 {
     })
 }
 
-/// Takes what is queued: the very bytes.
+/// Takes the queued messages and returns their bytes.
 fn queued(redis: &RedisServer, count: usize) -> Vec<Vec<u8>> {
     let mut connection = redis.connection(0);
     let messages: Vec<Vec<u8>> = redis::cmd("LRANGE")
@@ -148,7 +149,7 @@ fn queued(redis: &RedisServer, count: usize) -> Vec<Vec<u8>> {
     messages
 }
 
-/// Ready commands, a pipeline at a time, nothing but a socket.
+/// Pushes prepared messages over a bare socket, one pipeline at a time, and returns messages per second.
 fn push(redis: &RedisServer, messages: &[Vec<u8>]) -> f64 {
     let pipelines: Vec<(usize, Vec<u8>)> = messages
         .chunks(DEPTH)
@@ -179,7 +180,7 @@ fn push(redis: &RedisServer, messages: &[Vec<u8>]) -> f64 {
     messages.len() as f64 / began.elapsed().as_secs_f64()
 }
 
-/// Tasks per second of Python; `None` where it cannot.
+/// Measures tasks per second of Python; `None` if the script fails.
 fn in_python(script: &str, how: &str) -> Option<f64> {
     let redis = server();
     let output = Command::new(python::environment("celery-5.7").join("bin/python"))

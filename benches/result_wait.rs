@@ -1,7 +1,7 @@
-//! How soon a wait for a result ends: from just before the SETEX and PUBLISH of a separate publisher, as Celery writes
-//! a result, to the moment the waiting task goes on. `cargo bench --bench result_wait`; 10,000 waits at once over one
-//! connection (`ORCH_BENCH_WAITS` changes that), published at a steady rate and as one burst, and Python's
-//! `AsyncResult.get` for comparison, one after the other.
+//! Delay until a wait for a result ends: from the moment before the SETEX and PUBLISH of a separate publisher, which
+//! writes a result as Celery does, to the moment when the waiting Rust task continues. `cargo bench --bench
+//! result_wait`; 10,000 concurrent waits over one connection (`ORCH_BENCH_WAITS` changes the number), with results at a
+//! steady rate and as one burst, compared with sequential calls of Python's `AsyncResult.get`.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::io::{BufRead, BufReader};
@@ -16,13 +16,14 @@ use serde_json::json;
 mod support;
 use support::redis::RedisServer;
 
-/// Results a second, of the steady part.
+/// Results per second in the measurement at a steady rate.
 const RATE: usize = 2_000;
-/// How many results of the burst go to Redis at once.
+/// Number of results of the burst in one pipeline.
 const CHUNK: usize = 100;
 const PYTHON_WAITS: usize = 200;
-const TARGET: Duration = Duration::from_millis(5);
-const LIMIT: Duration = Duration::from_secs(60);
+/// Maximum median delay that passes.
+const TARGET_DELAY: Duration = Duration::from_millis(5);
+const BENCH_TIMEOUT: Duration = Duration::from_secs(60);
 
 const PYTHON: &str = "import sys, time
 from celery import Celery
@@ -37,7 +38,7 @@ for number in range(int(sys.argv[3])):
 fn main() {
     let waits = std::env::var("ORCH_BENCH_WAITS").map_or(10_000, |number| number.parse().unwrap());
     let redis = RedisServer::start();
-    // What is measured is the wait, not the disk.
+    // Switches persistence off, so that the disk does not affect the measurement.
     redis::cmd("CONFIG")
         .arg(&["SET", "appendonly", "no"])
         .exec(&mut redis.connection(1))
@@ -48,9 +49,9 @@ fn main() {
     let p50 = report(&format!("{waits} waits at once, {RATE} results a second"), steady);
     report(&format!("{waits} waits at once, all results in one burst"), burst);
     report(&format!("Python's AsyncResult.get, {PYTHON_WAITS} one by one"), python);
-    let verdict = if p50 <= TARGET { "pass" } else { "FAIL" };
-    println!("{verdict}: at the steady rate p50 <= {TARGET:?} is wanted");
-    assert!(p50 <= TARGET || waits < 1000);
+    let verdict = if p50 <= TARGET_DELAY { "pass" } else { "FAIL" };
+    println!("{verdict}: the target at the steady rate is p50 <= {TARGET_DELAY:?}");
+    assert!(p50 <= TARGET_DELAY || waits < 1000);
 }
 
 fn report(what: &str, mut delays: Vec<Duration>) -> Duration {
@@ -66,7 +67,7 @@ fn report(what: &str, mut delays: Vec<Duration>) -> Duration {
     at(0.5)
 }
 
-/// One delay for each wait.
+/// Measures one delay for each wait.
 fn ours(redis: &RedisServer, waits: usize, pause: Duration, chunk: usize) -> Vec<Duration> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -95,7 +96,7 @@ fn ours(redis: &RedisServer, waits: usize, pause: Duration, chunk: usize) -> Vec
         let mut resolved = Vec::with_capacity(waits);
         for wait in waiting {
             resolved.push(
-                tokio::time::timeout(LIMIT, wait)
+                tokio::time::timeout(BENCH_TIMEOUT, wait)
                     .await
                     .expect("no wake-up is lost")
                     .unwrap(),
@@ -110,9 +111,9 @@ fn ours(redis: &RedisServer, waits: usize, pause: Duration, chunk: usize) -> Vec
         .collect()
 }
 
-/// When each result was about to be sent.
+/// Publishes the results and returns the time just before each result was sent.
 fn publish(mut connection: redis::Connection, ids: &[TaskId], pause: Duration, chunk: usize) -> Vec<Instant> {
-    let deadline = Instant::now() + LIMIT;
+    let deadline = Instant::now() + BENCH_TIMEOUT;
     loop {
         let channels: Vec<String> = redis::cmd("PUBSUB")
             .arg("CHANNELS")
@@ -148,7 +149,7 @@ fn publish(mut connection: redis::Connection, ids: &[TaskId], pause: Duration, c
     published
 }
 
-/// A result as Celery writes it.
+/// Adds the commands that write a result as Celery does.
 fn one(write: &mut redis::Pipeline, id: &str) {
     let key = format!("celery-task-meta-{id}");
     let meta = json!({"status": "SUCCESS", "result": 5, "traceback": null, "children": [],
@@ -170,7 +171,7 @@ fn python(redis: &RedisServer) -> Vec<Duration> {
     let mut connection = redis.connection(1);
     let mut delays = Vec::new();
     while let Some(id) = lines.next() {
-        let deadline = Instant::now() + LIMIT;
+        let deadline = Instant::now() + BENCH_TIMEOUT;
         loop {
             let mut count = redis::cmd("PUBSUB");
             count.arg("NUMSUB").arg(format!("celery-task-meta-{id}"));
@@ -179,7 +180,7 @@ fn python(redis: &RedisServer) -> Vec<Duration> {
             }
             assert!(Instant::now() < deadline, "Python does not wait for {id}");
         }
-        // It subscribes, reads, and only then waits.
+        // Python subscribes, then reads, and only then waits.
         thread::park_timeout(Duration::from_millis(3));
         let mut write = redis::pipe();
         one(&mut write, &id);

@@ -1,24 +1,27 @@
-//! Every reader of files and texts that others write, behind one signature: for the property tests and for `fuzz/`. No API.
+//! All readers of foreign files and texts behind one signature, for the property tests and for `fuzz/`. Not a public
+//! API.
 //!
-//! Not here: what is on the wire (`celery::fuzzing`), and configurations (`tests/config_properties.rs`).
+//! The readers of Celery's wire format are in the fuzzing module of `orch_celery`; configurations are tested in
+//! `tests/config_properties.rs`.
 
 use std::path::Path;
 
 use serde_json::Value;
 
-use crate::follow::{DispatchAnswer, python_literal};
-use crate::{printable, proxies, redaction, run};
+use orch_base::text::{printable, redaction};
+use orch_scrape::jobs::{DispatchAnswer, python_literal};
+use orch_scrape::proxies;
 
-/// Reads bytes; gives the size of what was read, printed: a measure of the memory that it takes.
-pub type Reader = fn(&[u8]) -> usize;
+/// Function that reads bytes and returns the printed size of the result, a measure of the memory.
+pub type FuzzReader = fn(&[u8]) -> usize;
 
-/// By what is read.
-pub const READERS: [(&str, Reader); 5] = [
+/// Readers by the kind of their input.
+pub const READERS: [(&str, FuzzReader); 5] = [
     ("python literal", literal),
     ("dispatch answer", dispatch_answer),
     ("proxy pool", pool),
     ("journal", journal),
-    ("told text", told),
+    ("foreign text", foreign_text),
 ];
 
 fn literal(bytes: &[u8]) -> usize {
@@ -26,7 +29,7 @@ fn literal(bytes: &[u8]) -> usize {
     python_literal::parse(&text).map_or(0, |value| value.to_string().len())
 }
 
-/// A text as the result of a dispatch task, which may hold JSON that holds Python.
+/// Reads a text as the result of a dispatch task, which may contain JSON that contains Python literals.
 fn dispatch_answer(bytes: &[u8]) -> usize {
     let text = String::from_utf8_lossy(bytes).into_owned();
     format!("{:?}", DispatchAnswer::read(&Value::String(text))).len()
@@ -36,15 +39,15 @@ fn pool(bytes: &[u8]) -> usize {
     format!("{:?}", proxies::tally(bytes)).len()
 }
 
-/// Read, and folded.
+/// Reads a journal and applies its events to a state.
 fn journal(bytes: &[u8]) -> usize {
-    let mut state = run::RunState::default();
-    let read = run::each_event_of(bytes, Path::new("journal.jsonl"), |event| state.apply(&event));
+    let mut state = orch_journal::RunState::default();
+    let read = orch_journal::each_event_of(bytes, Path::new("journal.jsonl"), |event| state.apply(&event));
     format!("{read:?}{state:?}").len()
 }
 
-/// As it would be shown.
-fn told(bytes: &[u8]) -> usize {
+/// Prepares a text for output: redacted and printable, and as JSON.
+fn foreign_text(bytes: &[u8]) -> usize {
     let text = String::from_utf8_lossy(bytes);
     let shown = printable::text(&redaction::redacted(&text));
     shown.len() + printable::json(&text).len()
@@ -58,16 +61,17 @@ mod tests {
 
     use super::*;
 
-    /// What is read may print this many times larger than what was taken in: a character may become an escape of six.
+    /// Allowed factor between the printed result and the input: one character may become an escape sequence of six.
     const GROWTH: usize = 16;
-    /// Beside the names of a run's fields.
+    /// Allowed constant size of a printed result, for the names of the fields of a run's state.
     const NAMES: usize = 4_096;
-    /// Bytes of a text that is hostile by its length.
+    /// Size in bytes of a text that is hostile by its length.
     const LONG: usize = 512 << 10;
-    /// Without optimisation, on a busy machine. Quadratic time would be a quarter of a million times as much as is due.
-    const READ_WITHIN: Duration = Duration::from_secs(20);
+    /// Time limit of one reader without optimisation, on a busy machine. Quadratic time would take a quarter of a
+    /// million times as long as linear time.
+    const READ_TIMEOUT: Duration = Duration::from_secs(20);
 
-    /// What means something to one of the readers.
+    /// Pieces of text with a meaning for at least one reader.
     const PIECES: &[&str] = &[
         "{",
         "}",
@@ -122,12 +126,12 @@ mod tests {
                 printed <= GROWTH * length + NAMES,
                 "{kind}: {printed} bytes from {length}"
             );
-            assert!(took < READ_WITHIN, "{kind}: {took:?} for {length} bytes");
+            assert!(took < READ_TIMEOUT, "{kind}: {took:?} for {length} bytes");
         }
     }
 
     #[test]
-    fn each_reader_reads_what_is_right() {
+    fn each_reader_reads_valid_input() {
         for (kind, text) in [
             ("python literal", "{'job_id': 'a', 'n': [1, None]}"),
             ("dispatch answer", "{'job_id': 'a', 'chord_id': 'b'}"),
@@ -136,7 +140,7 @@ mod tests {
                 "journal",
                 "{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\"}\n",
             ),
-            ("told text", "any"),
+            ("foreign text", "any"),
         ] {
             let (_, read) = READERS.iter().find(|(name, _)| *name == kind).unwrap();
             assert!(read(text.as_bytes()) > read(b"") || read(b"") > 0, "{kind}");

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Started again as its own guard, this never returns; nothing may come before it.
+    // In the process that orch starts as its guard, this call never returns. No other code may run before it.
     orch::guard::init();
-    orch::cli::main()
+    orch::commands::main()
 }

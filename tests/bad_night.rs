@@ -1,4 +1,4 @@
-//! The example on a bad night: what each site comes to is what its configuration says should come of it.
+//! The example on a bad night: each site ends as its configuration says.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn results(project: &Path, site: &str) -> usize {
 fn each_site_comes_to_what_is_said_of_it() {
     let project = bookshop::project();
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bookshop/bad-night.toml");
-    fs::copy(example, project.file("bad-night.toml")).expect("copy the configuration");
+    fs::copy(example, project.file("bad-night.toml")).expect("could not copy the configuration");
     let ended = project.orch(&["run", "--config", "bad-night.toml"]).finish();
     ended.expect_code(1);
     let end = |site: &str| -> &Value {
@@ -29,7 +29,7 @@ fn each_site_comes_to_what_is_said_of_it() {
     let reason = |site: &str| end(site)["reason"].as_str().unwrap_or_default();
     let seq = |event: &Value| event["seq"].as_u64().expect("a number");
 
-    // The two that are well.
+    // The two healthy sites.
     for (site, listings) in [("books", 200), ("quotes", 150)] {
         assert_eq!(
             (&end(site)["status"], results(project.path(), site)),
@@ -42,7 +42,7 @@ fn each_site_comes_to_what_is_said_of_it() {
         .find(|event| event["site"] == "quotes")
         .expect("it has begun");
     assert!(seq(quotes) > seq(end("books")), "quotes are to come after books");
-    // By a worker of their own, one after the other.
+    // Workers of their own execute them, one after the other.
     let begun = ended.events_of("run_started");
     let directory = Path::new(begun[0]["directory"].as_str().expect("text"));
     let log = |service: &str| fs::read_to_string(directory.join(format!("{service}.log"))).expect("the worker's log");
@@ -68,7 +68,7 @@ fn each_site_comes_to_what_is_said_of_it() {
         "those of books and gadgets, some of tools: {shared:?}"
     );
 
-    // The three that are not.
+    // The three sites that are not healthy.
     assert_eq!(end("gadgets")["status"], "degraded");
     assert_eq!(reason("gadgets"), "60 results, `min_results` is 200");
     let verdicts = ended.events_of("site_verdict");
@@ -82,11 +82,11 @@ fn each_site_comes_to_what_is_said_of_it() {
             (&health.into(), &"fail".into())
         );
         assert_eq!(end(site)["status"], "failed");
-        let told = verdict["reason"].as_str().expect("text");
-        assert_eq!(reason(site), format!("it was ended, being {health}: {told}"));
+        let cause = verdict["reason"].as_str().expect("text");
+        assert_eq!(reason(site), format!("ended because the site is {health}: {cause}"));
         assert_eq!(results(project.path(), site), 0);
         assert!(
-            ended.stdout.contains(&format!("being {health}: {told}")),
+            ended.stdout.contains(&format!("the site is {health}: {cause}")),
             "{}",
             ended.stdout
         );

@@ -1,4 +1,4 @@
-//! The Celery client against a real Redis and a real Celery worker.
+//! The Celery client with a real Redis and a real Celery worker.
 
 mod support;
 
@@ -10,6 +10,8 @@ mod canvas;
 mod control;
 #[path = "celery/events.rs"]
 mod events;
+#[path = "celery/example.rs"]
+mod example;
 #[path = "celery/interop.rs"]
 mod interop;
 #[path = "celery/malformed.rs"]

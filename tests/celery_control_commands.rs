@@ -1,17 +1,18 @@
-//! `orch celery` and what it leaves when it is killed.
+//! `orch celery` commands that control workers, and the leftovers of a command that is killed.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod support;
 
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::celery::{Worker, WorkerOptions, python};
+use support::orch::wait_until;
 use support::process::Process;
 use support::redis::RedisServer;
 
-/// Name and time to live, in seconds, of all lists of replies.
+/// Returns name, length and time to live in seconds of all lists of replies.
 fn reply_lists(redis: &RedisServer) -> Vec<(String, u64, i64)> {
     let mut connection = redis.connection(0);
     let lists: Vec<String> = redis::cmd("KEYS")
@@ -27,7 +28,7 @@ fn reply_lists(redis: &RedisServer) -> Vec<(String, u64, i64)> {
     lists.collect()
 }
 
-/// What `orch celery` says, with its exit code.
+/// Runs `orch celery`; asserts its exit code and returns its output.
 #[track_caller]
 fn says(redis: &RedisServer, arguments: &[&str], code: i32) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_orch"))
@@ -47,10 +48,9 @@ fn a_revocation_says_what_became_of_the_task_whatever_the_signal() {
     let _worker = Worker::start(&redis, WorkerOptions::default());
     let publish = |id: &str| says(&redis, &["publish", "wire_app.sleep", "--args", "[600]", "--id", id], 0);
     let until_active = |id: &str| {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !says(&redis, &["tasks", "--name", "wire_app.sl*"], 0).contains(&format!("{id}  active")) {
-            assert!(Instant::now() < deadline, "{id} is not begun");
-        }
+        wait_until(&format!("{id} is active"), || {
+            says(&redis, &["tasks", "--name", "wire_app.sl*"], 0).contains(&format!("{id}  active"))
+        });
     };
     for (id, signal) in [("by-usr2", "SIGUSR2"), ("by-hup", "hup")] {
         publish(id);
@@ -61,10 +61,10 @@ fn a_revocation_says_what_became_of_the_task_whatever_the_signal() {
             0,
         );
         let mut lines = text.lines();
-        assert_eq!(lines.next(), Some("w1@test: revoked, and ended where it runs"));
+        assert_eq!(lines.next(), Some("w1@test: revoked, running tasks ended"));
         assert!(lines.next().unwrap().starts_with(&format!("{id} REVOKED ")), "{text}");
     }
-    // Without a signal it goes on, which is told.
+    // Without a signal the task goes on, which the command reports.
     publish("goes-on");
     until_active("goes-on");
     let text = says(&redis, &["revoke", "goes-on", "--json"], 0);
@@ -103,7 +103,7 @@ fn a_saved_group_is_followed() {
         "{object}"
     );
     let text = says(&redis, &["result", "--group", "unknown"], 1);
-    assert_eq!(text, "unknown: nothing is saved of such a group");
+    assert_eq!(text, "unknown: no such group is saved");
 }
 
 #[test]
@@ -140,19 +140,15 @@ fn a_client_killed_before_the_reply_leaves_nothing_for_ever() {
     });
     ping.kill();
     worker.process.signal(Signal::SIGCONT);
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
+    wait_until("the late reply comes", || {
         let lists = reply_lists(&redis);
         let [(list, length, expiry)] = lists.as_slice() else {
             panic!("one list: {lists:?}")
         };
-        // The request's own minute, and one for those who are late.
+        // One minute of the request itself, and one minute for late replies.
         assert!((1..=121).contains(expiry), "{list} stays for {expiry}s");
-        if *length == 2 {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the late reply has not come: {lists:?}");
-    }
+        *length == 2
+    });
     let bindings: Vec<String> = redis::cmd("KEYS")
         .arg("_kombu.binding.reply*")
         .query(&mut redis.connection(0))

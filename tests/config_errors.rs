@@ -1,6 +1,6 @@
-//! What a person sees whose configuration is wrong: `config_errors.txt` holds inputs and the full text they give.
+//! Output for a person with a wrong configuration: `config_errors.txt` has the inputs and the full texts of the errors.
 //!
-//! `ORCH_BLESS=1 cargo test --test config_errors` writes the file anew; read its diff.
+//! `ORCH_BLESS=1 cargo test --test config_errors` writes the file again; read its diff.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,7 +11,8 @@ use orch::config::{Config, LoadOptions};
 /// One block of the file: `=== name`, then parts that begin with `--- `.
 struct Case {
     name: String,
-    /// Name and text: files of the project (one that says `executable` is), `--set`, `environment`, and at the end `errors`.
+    /// Names and texts: files of the project (executable if the name says `executable`), `--set`, `environment`, and at
+    /// the end `errors`.
     parts: Vec<(String, String)>,
 }
 
@@ -81,7 +82,7 @@ fn errors(case: &Case) -> String {
 #[test]
 fn wrong_configurations_say_what_is_wrong_and_what_would_be_right() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config_errors.txt");
-    let expected = fs::read_to_string(&path).expect("the cases are beside this file");
+    let expected = fs::read_to_string(&path).expect("the cases are next to this file");
     let mut actual = String::new();
     for case in cases(&expected) {
         actual.push_str(&format!("=== {}\n", case.name));

@@ -1,4 +1,5 @@
-//! Whatever a file, a variable or an argument holds, loading it ends with a configuration or with errors: never a panic.
+//! Loading ends with a configuration or with errors, never with a panic, for any content of a file, a variable or an
+//! argument.
 
 use std::fs;
 use std::path::Path;
@@ -12,7 +13,7 @@ const REFERENCE: &str = include_str!("../config/orch.toml");
 
 static DIRECTORY: LazyLock<tempfile::TempDir> = LazyLock::new(|| tempfile::tempdir().expect("a temporary directory"));
 
-/// Loads in a directory of its own (tests run side by side).
+/// Loads in a directory of its own, since tests run in parallel.
 fn load(
     name: &str,
     files: &[(&str, &str)],
@@ -43,7 +44,7 @@ fn load_in(directory: &Path, environment: &[(&str, &str)], overrides: &[&str]) -
     })
 }
 
-/// Characters that mean something to one of the formats.
+/// Generates characters that have a meaning in one of the formats.
 fn grammar() -> impl Strategy<Value = String> {
     let piece = prop_oneof![
         Just("["),
@@ -110,7 +111,7 @@ proptest! {
 
     #[test]
     fn a_reference_with_a_hole_and_a_patch(at in 0..REFERENCE.len(), hole in 0usize..80, patch in grammar()) {
-        // Every second line of the reference is commentary or switched off; take all of it.
+        // Every second line of the reference is a comment or switched off; all of it is used.
         let text = REFERENCE.replace("\n#", "\n");
         let boundary = |at: usize| (0..=at.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
         let (start, end) = (boundary(at), boundary(at + hole));
@@ -183,11 +184,11 @@ fn files_that_are_too_large_are_not_read() {
     assert!(errors.contains("larger than 4 MiB"), "{errors}");
 }
 
-/// How long a configuration may be read, without optimisation and on a busy machine; one that is read in quadratic time
-/// takes minutes.
-const READ_WITHIN: Duration = Duration::from_secs(30);
+/// Time in which a configuration must be read, without optimisation and on a busy machine; quadratic reading takes
+/// minutes.
+const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// So often that it is a file near its bound.
+/// Repeats a part until the text is a file near its bound.
 fn repeated(part: &str, bytes: usize) -> String {
     part.repeat(bytes / part.len())
 }
@@ -240,7 +241,7 @@ fn hostile_texts_are_refused_in_time_and_in_few_words() {
     ] {
         let started = Instant::now();
         let errors = load(&format!("hostile-{name}"), &[("orch.toml", &text)], &[], &[]).expect_err(name);
-        assert!(started.elapsed() < READ_WITHIN, "{name}: {:?}", started.elapsed());
+        assert!(started.elapsed() < READ_TIMEOUT, "{name}: {:?}", started.elapsed());
         assert!(errors.len() < 200_000, "{name}: {} bytes", errors.len());
     }
 }
@@ -287,10 +288,10 @@ fn hostile_env_files_are_refused_in_time_and_in_few_words() {
             ("e.env", text.as_str()),
         ];
         let errors = load(&format!("hostile-env-{name}"), &files, &[], &[]).expect_err(name);
-        assert!(started.elapsed() < READ_WITHIN, "{name}: {:?}", started.elapsed());
+        assert!(started.elapsed() < READ_TIMEOUT, "{name}: {:?}", started.elapsed());
         assert!(errors.len() < 200_000, "{name}: {} bytes", errors.len());
     }
-    // Looked up by name, not one after the other.
+    // Names are looked up in a map, not in a list.
     let unknown = numbered(80_000, |number| format!("V{number}=${{W{number}}}\n"));
     let files = [
         ("orch.toml", "orch.env_file = 'e.env'\nredis.mode = 'off'\n"),
@@ -299,5 +300,5 @@ fn hostile_env_files_are_refused_in_time_and_in_few_words() {
     let started = Instant::now();
     let config = load("many-variables", &files, &[], &[]).expect("variables");
     assert_eq!(config.orch.env_file_variables.len(), 80_000);
-    assert!(started.elapsed() < READ_WITHIN, "{:?}", started.elapsed());
+    assert!(started.elapsed() < READ_TIMEOUT, "{:?}", started.elapsed());
 }

@@ -1,5 +1,5 @@
-//! The control group of a run, where this machine lets one be made: everything is in it, nothing of it stays, and what only
-//! it can tell is ended.
+//! The control group of a run, where the machine allows one: the group has all processes, nothing of the group stays,
+//! and processes that only the group identifies are ended.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -9,10 +9,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 mod support;
-use support::orch::{Orch, PATIENCE, Project, kill_both_at_once, wait_until};
+use support::orch::{Orch, Project, WAIT_TIMEOUT, kill_both_at_once, wait_until};
 use support::skip::skip;
 
-/// A service that leaves behind a process of its own session, without a parent and without a variable.
+/// Service that leaves behind a process of its own session, without a parent and without variables.
 const WIPED: &str = r#"
 [redis]
 mode = "off"
@@ -21,7 +21,7 @@ command = ["sh", "-c", "env -i setsid -f sh -c 'echo $$ > new && mv new wiped.pi
 readiness = { file = "wiped.pid" }
 "#;
 
-/// The group of the run, if it has one; and its guard.
+/// Returns the group of the run, if it has one, and its guard.
 fn group(orch: &mut Orch<'_>) -> (Option<PathBuf>, Pid) {
     let started = orch.wait_for("the start", |event| event["event"] == "run_started");
     let guard = started["guard_pid"].as_i64().unwrap();
@@ -55,7 +55,7 @@ fn all_of_a_run_is_in_its_group_and_the_group_goes_with_it() {
     let (group, guard) = group(&mut orch);
     let members = group.as_ref().map(|group| {
         let members = || fs::read_to_string(group.join("cgroup.procs")).unwrap();
-        // `setsid` may end a moment after its child has told its pid.
+        // `setsid` may end a moment after its child has written its pid.
         wait_until("guard, main process and stray alone in it", || {
             members().lines().count() == 3
         });
@@ -74,7 +74,7 @@ fn all_of_a_run_is_in_its_group_and_the_group_goes_with_it() {
 #[test]
 fn both_killed_what_has_daemonised_and_wiped_its_environment_is_ended_by_the_next_start() {
     let project = Project::new(WIPED);
-    let mut orch = project.orch_with(&["up"], &[], PATIENCE);
+    let mut orch = project.orch_with(&["up"], &[], WAIT_TIMEOUT);
     orch.wait_for_service("service_ready", "wiped");
     let (group, guard) = group(&mut orch);
     kill_both_at_once(orch.pid, guard.as_raw());
@@ -90,7 +90,7 @@ fn both_killed_what_has_daemonised_and_wiped_its_environment_is_ended_by_the_nex
     assert!(!group.exists());
 }
 
-/// A process of this test's own; ended with it.
+/// Process of the test, ended with it.
 struct Stranger(std::process::Child);
 
 impl Drop for Stranger {
@@ -120,7 +120,10 @@ fn a_process_that_is_left_in_the_group_is_named_and_nothing_left_is_not_claimed(
         return;
     };
     ended.expect_code(3);
-    let told = format!("processes are left in its control group {}: {pid}", group.display());
+    let told = format!(
+        "processes are left in the run's control group {}: {pid}",
+        group.display()
+    );
     let finished = ended.events_of("run_finished");
     let error = finished.first().unwrap()["error"].as_str().unwrap();
     assert!(error.contains(&told), "{error}");

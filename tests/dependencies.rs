@@ -1,4 +1,5 @@
-//! `orch run` of sites that depend on each other: what is skipped and how it is told, what is resumed, what is left out.
+//! `orch run` of sites that depend on each other: skipped sites and their reasons, resumed sites, sites that are left
+//! out.
 
 mod support;
 
@@ -9,15 +10,16 @@ use serde_json::Value;
 use support::bookshop;
 use support::orch::{Ended, Project};
 
-/// `catalogue` after `login`, `prices` after `catalogue`; `catalogue` fails as long as its number of chunks is no number.
+/// Creates a project with `catalogue` after `login`, `prices` after `catalogue`; `catalogue` fails while its number of
+/// chunks is no number.
 fn project(chunks: &str) -> Project {
     bookshop::project_with("chaos_app", &configuration(chunks, QUICK))
 }
 
-/// How long a chunk takes, in seconds.
+/// Seconds of a chunk.
 const QUICK: f64 = 0.01;
 
-/// `chunks` and `seconds`, the time of each, are those of `catalogue`.
+/// Returns the configuration; `chunks` and `seconds`, the time of each, are those of `catalogue`.
 fn configuration(chunks: &str, seconds: f64) -> String {
     let site = |name: &str, (chunks, seconds): (&str, f64), more: &str| {
         format!(
@@ -41,7 +43,7 @@ fn summary(ended: &Ended) -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
-/// Name and phase of each site in the summary.
+/// Returns name and phase of each site in the summary.
 fn phases(ended: &Ended) -> Vec<(String, String)> {
     let summary = summary(ended);
     let sites = summary["sites"].as_array().expect("sites").iter();
@@ -72,11 +74,11 @@ fn a_failed_site_skips_its_dependents_which_is_told_and_resumed() {
         (&skipped["status"], &skipped["dependency"]),
         (&"skipped".into(), &"catalogue".into())
     );
-    for told in [
+    for reported in [
         "prices: SKIPPED: it is to run after catalogue, which failed",
         "1 of 3 sites failed, 1 skipped after ",
     ] {
-        assert!(ended.stdout.contains(told), "{told}\n{}", ended.stdout);
+        assert!(ended.stdout.contains(reported), "{reported}\n{}", ended.stdout);
     }
     let row = ended
         .stdout
@@ -88,8 +90,8 @@ fn a_failed_site_skips_its_dependents_which_is_told_and_resumed() {
         "{row}"
     );
 
-    // The site works again: what is left is done, in its order, and what was complete counts as met.
-    fs::write(project.file("orch.toml"), configuration("2", QUICK)).expect("write the configuration");
+    // The site works again: the remaining sites run in their order, and complete sites count as met dependencies.
+    fs::write(project.file("orch.toml"), configuration("2", QUICK)).expect("could not write the configuration");
     let ended = project.orch(&["run", "--resume"]).finish();
     ended.expect_code(0);
     expect_phases(
@@ -124,7 +126,7 @@ fn a_failed_site_skips_its_dependents_which_is_told_and_resumed() {
 
 #[test]
 fn what_a_living_run_is_at_is_listed() {
-    // Chunks that take longer than any machine needs to look at them.
+    // Chunks that take longer than any machine needs for the checks.
     let project = bookshop::project_with("chaos_app", &configuration("20", 60.0));
     let mut orch = project.orch(&["run"]);
     orch.wait_for("the job", |event| {
@@ -189,7 +191,7 @@ fn what_is_selected_runs_alone_or_with_what_it_depends_on() {
         ended.stderr
     );
 
-    // What a run has told is what the next one expects.
+    // The next run expects the numbers of the run before.
     let ended = project.orch(&["plan", "--json"]).finish();
     ended.expect_code(0);
     let plan: Value = serde_json::from_str(&ended.stdout).expect("JSON");

@@ -1,4 +1,5 @@
-//! An external Redis by its URL: whatever form the URL has, orch and its worker meet there; one that is away is waited for.
+//! An external Redis by its URL: orch and its worker meet there for every form of the URL; a Redis that does not answer
+//! is waited for.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -17,7 +18,7 @@ use support::redis::{RedisServer, free_port};
 const PASSWORD: &str = "ext3rnal/p@ss";
 const ENCODED: &str = "ext3rnal%2Fp%40ss";
 
-/// The site `short` of five chunks, over the Redis of these lines.
+/// Creates a project with the site `short` of five chunks, and with the Redis of these lines.
 fn project(redis: &str) -> Project {
     let project = bookshop::project_with(
         "own_settings",
@@ -38,29 +39,29 @@ fn expect_complete(ended: &Ended) {
     assert_eq!(end["counts"]["completed_chunks"], 5, "{end}");
 }
 
-/// All that it said.
+/// Returns the whole output.
 fn shown(ended: &Ended) -> String {
     format!("{}{}", ended.stdout, ended.stderr)
 }
 
-/// A plain connection to a server with the password.
+/// Opens a plain connection to a server with the password.
 fn connection(redis: &RedisServer, database: u32) -> redis::Connection {
     let client = redis::Client::open(format!("redis://:{ENCODED}@127.0.0.1:{}/{database}", redis.port)).unwrap();
     client.get_connection().unwrap()
 }
 
-/// Keys of a database.
+/// Counts the keys of a database.
 fn keys(redis: &RedisServer, database: u32) -> u64 {
     redis::cmd("DBSIZE").query(&mut connection(redis, database)).unwrap()
 }
 
-/// Asserts that the password stands in no file of the project but those that are private for its sake.
+/// Asserts that no file of the project has the password, but for the private files that exist for it.
 #[track_caller]
-fn expect_untold(directory: &Path) {
+fn expect_no_password(directory: &Path) {
     for entry in fs::read_dir(directory).unwrap().flatten() {
         let (path, kind) = (entry.path(), entry.file_type().unwrap());
         if kind.is_dir() {
-            expect_untold(&path);
+            expect_no_password(&path);
         } else if kind.is_file() && !["orch.toml", "instance.json"].iter().any(|name| path.ends_with(name)) {
             let text = String::from_utf8_lossy(&fs::read(&path).unwrap()).into_owned();
             assert!(
@@ -108,7 +109,7 @@ fn a_run_works_by_every_form_of_a_url() {
         assert!(!reused.to_string().contains("ext3rnal"), "{reused}");
         let ended = orch.finish();
         expect_complete(&ended);
-        expect_untold(project.path());
+        expect_no_password(project.path());
         let broker = u32::try_from(number).unwrap() + 1;
         assert!(
             keys(&redis, broker) > 0,
@@ -126,14 +127,14 @@ fn a_run_works_by_every_form_of_a_url() {
     }
 }
 
-/// Certificates of an authority of the test's own.
+/// Creates certificates of an authority of the test.
 fn certificates(directory: &Path) {
     let openssl = |arguments: &[&str]| {
         let output = Command::new("openssl")
             .args(arguments)
             .current_dir(directory)
             .output()
-            .expect("start openssl");
+            .expect("could not start openssl");
         assert!(output.status.success(), "{output:?}");
     };
     let new = [
@@ -217,9 +218,9 @@ fn a_run_works_over_tls() {
             url(2)
         ));
         expect_complete(&project.orch(&["run"]).finish());
-        expect_untold(project.path());
+        expect_no_password(project.path());
     }
-    // Who does not trust the certificate is told so, at once.
+    // A client that does not trust the certificate fails at once, with that reason.
     let untrusted = project(&format!(
         "mode = \"external\"\nurl = \"rediss://:{ENCODED}@localhost:{port}/1?ssl_cert_reqs=required\"\nstart_timeout = \"1s\""
     ));
@@ -282,7 +283,7 @@ fn wrong_credentials_and_servers_are_named_at_once() {
         "{}",
         shown(&ended)
     );
-    expect_untold(project.path());
+    expect_no_password(project.path());
 }
 
 #[test]
@@ -298,17 +299,17 @@ fn an_external_redis_that_is_away_is_waited_for() {
             false => format!("mode = \"external\"\nport = {}\nstart_timeout = \"50s\"", redis.port),
         });
         let mut orch = project.orch(&["run"]);
-        let notice = orch.wait_for("the notice", |event| event["event"] == "noticed");
-        let message = notice["message"].as_str().unwrap();
+        let notice = orch.wait_for("the notice", |event| event["event"] == "redis_problem_found");
+        let unavailable = &notice["problem"]["unavailable"];
         let place = format!("127.0.0.1:{}", redis.port);
-        assert!(
-            message.contains("waited for, 50s at most") && message.contains(&place),
-            "{message}"
-        );
+        assert_eq!(unavailable["timeout_ms"], 50_000, "{notice}");
+        assert!(unavailable["reason"].as_str().unwrap().contains(&place), "{notice}");
         redis.start_again();
         let ended = orch.finish();
         expect_complete(&ended);
-        assert_eq!(ended.events_of("noticed").len(), 1, "{:?}", ended.events_of("noticed"));
+        let notices = ended.events_of("redis_problem_found");
+        assert_eq!(notices.len(), 1, "{notices:?}");
+        assert!(ended.stdout.contains("waiting for it up to 50s"), "{}", ended.stdout);
     }
 }
 
@@ -320,7 +321,7 @@ fn an_external_redis_that_stays_away_is_named() {
             format!("url = \"redis://127.0.0.1:{nobody}/1\""),
             "the external Redis does not answer within 1s",
         ),
-        // The results' server counts, too.
+        // The server of the results counts too.
         (
             format!(
                 "url = \"{}\"\nresult_url = \"redis://127.0.0.1:{nobody}/1\"",
@@ -336,7 +337,7 @@ fn an_external_redis_that_stays_away_is_named() {
         assert!(shown(&ended).contains(what), "{}", shown(&ended));
         assert!(shown(&ended).contains("start_timeout"), "{}", shown(&ended));
         assert!(shown(&ended).contains(&nobody.to_string()), "{}", shown(&ended));
-        let notices = ended.events_of("noticed");
+        let notices = ended.events_of("redis_problem_found");
         assert_eq!(notices.len(), 1, "{notices:?}");
     }
 }

@@ -1,9 +1,9 @@
-//! Services that fork without end, hundreds of processes at a time: however they are ended, and whoever is killed
-//! meanwhile, nothing is left, and in bounded time. With a control group that the kernel ends (as root, or where one was
-//! delegated) and without.
+//! Services that fork without end, hundreds of processes at a time: nothing is left, within bounded time, for every way
+//! in which they are ended and every process that is killed during the stop. With a control group that the kernel ends
+//! (as root, or where one was delegated) and without one.
 //!
-//! Each bomb ends by itself after some hundred generations, so that a broken promise does no further harm; and one burns at
-//! a time, since each takes the whole machine for a moment.
+//! Each bomb ends by itself after some hundred generations, so that a broken promise does no further harm; and only one
+//! bomb runs at a time, since each takes the whole machine for a moment.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -18,9 +18,9 @@ mod support;
 use support::orch::{Orch, Project, kill_both_at_once};
 use support::skip::skip;
 
-/// Nobody who runs anything else.
+/// User without other processes.
 const SOMEBODY: u32 = 61_235;
-static BURNING: Mutex<()> = Mutex::new(());
+static ONE_BOMB_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Chains in one process group: each process forks the next of its chain and ends.
 const FORKING: &str =
@@ -30,19 +30,19 @@ const FORKING: &str =
 const DAEMONISING: &str = "echo 'trap \"\" TERM; [ $1 -gt 60 ] || setsid -f sh flee $(($1+1))' > flee; \
                            n=0; while [ $n -lt 60 ]; do sh flee 0 & n=$((n+1)); done";
 
-/// A bomb as a service that does not hear SIGTERM; beside it one that behaves, and is stopped after it.
-struct Fuse {
+/// Bomb as a service that ignores SIGTERM, and a plain service that is stopped after it.
+struct ForkBomb {
     project: Project,
-    /// Who runs it, other than who runs the tests.
+    /// User of the bomb, if not the user of the tests.
     user: Option<u32>,
 }
 
-impl Fuse {
+impl ForkBomb {
     fn new(bomb: &str, user: Option<u32>) -> Self {
-        let script = format!("trap '' TERM; {bomb}; echo > burning; while :; do sleep 600; done");
+        let script = format!("trap '' TERM; {bomb}; echo > forking; while :; do sleep 600; done");
         let project = Project::new(&format!(
             "[redis]\nmode = \"off\"\n[services.plain]\ncommand = [\"sleep\", \"600\"]\n\
-             [services.bomb]\nafter = [\"plain\"]\ngrace = \"100ms\"\nreadiness = {{ file = \"burning\" }}\n\
+             [services.bomb]\nafter = [\"plain\"]\ngrace = \"100ms\"\nreadiness = {{ file = \"forking\" }}\n\
              command = [\"sh\", \"-c\", {}]\n",
             serde_json::to_string(&script).unwrap()
         ));
@@ -62,18 +62,18 @@ impl Fuse {
         }
     }
 
-    fn burning(&self) -> Orch<'_> {
+    fn forking(&self) -> Orch<'_> {
         let mut orch = self.orch(&["up"]);
         orch.wait_for_service("service_ready", "bomb");
         orch
     }
 
-    /// As whoever runs the tests, and if that is root as somebody else, too.
+    /// Runs a test as the user of the tests and, if that is root, also as another user.
     fn each(bomb: &str, test: fn(&Self)) {
-        let _one_at_a_time = BURNING.lock().unwrap_or_else(PoisonError::into_inner);
+        let _lock = ONE_BOMB_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
         for user in [None, Some(SOMEBODY)] {
             if user.is_some() && !geteuid().is_root() {
-                skip("only root can be somebody else, too");
+                skip("only root can also run this as another user");
                 continue;
             }
             println!("user {user:?}");
@@ -87,8 +87,8 @@ fn guard_of(orch: &mut Orch<'_>) -> Pid {
     Pid::from_raw(i32::try_from(started["guard_pid"].as_i64().unwrap()).unwrap())
 }
 
-fn stopped_in_order(fuse: &Fuse) {
-    let orch = fuse.burning();
+fn stopped_in_order(service: &ForkBomb) {
+    let orch = service.forking();
     let asked = Instant::now();
     orch.signal(Signal::SIGTERM);
     let ended = orch.finish();
@@ -102,16 +102,16 @@ fn stopped_in_order(fuse: &Fuse) {
     assert!(took < Duration::from_millis(bound + 1000), "{took:?}, bound {bound} ms");
 }
 
-fn orch_killed(fuse: &Fuse) {
-    let orch = fuse.burning();
+fn orch_killed(service: &ForkBomb) {
+    let orch = service.forking();
     orch.signal(Signal::SIGKILL);
     let ended = orch.finish();
     assert!(ended.left.is_empty(), "{:?}", ended.left);
     println!("orch killed: gone after {:?}", ended.gone_after);
 }
 
-fn guard_killed(fuse: &Fuse) {
-    let mut orch = fuse.burning();
+fn guard_killed(service: &ForkBomb) {
+    let mut orch = service.forking();
     let guard = guard_of(&mut orch);
     let killed = Instant::now();
     kill(guard, Signal::SIGKILL).unwrap();
@@ -119,14 +119,14 @@ fn guard_killed(fuse: &Fuse) {
     println!("guard killed: over after {:?}", killed.elapsed());
 }
 
-fn both_killed(fuse: &Fuse) {
-    let mut orch = fuse.burning();
+fn both_killed(service: &ForkBomb) {
+    let mut orch = service.forking();
     let guard = guard_of(&mut orch);
     kill_both_at_once(orch.pid, guard.as_raw());
-    fuse.orch(&["clean"]).finish().expect_code(0);
+    service.orch(&["clean"]).finish().expect_code(0);
     let ended = orch.finish();
     assert!(ended.left.is_empty(), "{:?}", ended.left);
-    assert!(is_empty(&fuse.project.state_dir().join("pids")));
+    assert!(is_empty(&service.project.state_dir().join("pids")));
     println!("both killed: gone after {:?}", ended.gone_after);
 }
 
@@ -136,40 +136,40 @@ fn is_empty(directory: &Path) -> bool {
 
 #[test]
 fn forking_is_stopped_in_order() {
-    Fuse::each(FORKING, stopped_in_order);
+    ForkBomb::each(FORKING, stopped_in_order);
 }
 
 #[test]
 fn daemonising_is_stopped_in_order() {
-    Fuse::each(DAEMONISING, stopped_in_order);
+    ForkBomb::each(DAEMONISING, stopped_in_order);
 }
 
 #[test]
 fn forking_and_orch_killed() {
-    Fuse::each(FORKING, orch_killed);
+    ForkBomb::each(FORKING, orch_killed);
 }
 
 #[test]
 fn daemonising_and_orch_killed() {
-    Fuse::each(DAEMONISING, orch_killed);
+    ForkBomb::each(DAEMONISING, orch_killed);
 }
 
 #[test]
 fn forking_and_the_guard_killed() {
-    Fuse::each(FORKING, guard_killed);
+    ForkBomb::each(FORKING, guard_killed);
 }
 
 #[test]
 fn daemonising_and_the_guard_killed() {
-    Fuse::each(DAEMONISING, guard_killed);
+    ForkBomb::each(DAEMONISING, guard_killed);
 }
 
 #[test]
 fn forking_and_both_killed() {
-    Fuse::each(FORKING, both_killed);
+    ForkBomb::each(FORKING, both_killed);
 }
 
 #[test]
 fn daemonising_and_both_killed() {
-    Fuse::each(DAEMONISING, both_killed);
+    ForkBomb::each(DAEMONISING, both_killed);
 }

@@ -1,6 +1,7 @@
-//! The guard alone, spoken to as orch speaks to it: what it reports, what it refuses, what it survives.
+//! The guard alone, with the test in the place of orch: its reports, the orders that it refuses, the failures that it
+//! survives.
 //!
-//! What orch and its guard do together is in `up` and `guard_killed`.
+//! orch and its guard together are tested in `up` and `guard_killed`.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs::{self, File};
@@ -15,12 +16,13 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 mod support;
-use support::skip::skip;
+use support::silent_files::SilentFiles;
+use support::watch;
 
-/// How long anything may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time that any step may take on a busy machine.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A guard whose orch is the test.
+/// Guard whose orch is the test.
 struct Guard {
     child: Child,
     socket: UnixStream,
@@ -33,7 +35,7 @@ impl Guard {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_orch")).arg("guard"))
     }
 
-    /// Starts it by a command that becomes `orch guard`, its socket as standard input.
+    /// Starts the guard by a command that becomes `orch guard`, with its socket as standard input.
     #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
     fn start_by(command: &mut Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
@@ -46,8 +48,8 @@ impl Guard {
             .unwrap();
         // The command would keep the guard's end of the socket open.
         command.stdin(Stdio::null());
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.set_write_timeout(Some(PATIENCE)).unwrap();
+        socket.set_read_timeout(Some(WAIT_TIMEOUT)).unwrap();
+        socket.set_write_timeout(Some(WAIT_TIMEOUT)).unwrap();
         let reports = BufReader::new(socket.try_clone().unwrap());
         Self {
             child,
@@ -77,7 +79,7 @@ impl Guard {
         self.socket.write_all(line.as_bytes()).unwrap();
     }
 
-    /// A spawn order; what is not said has a default.
+    /// Returns an order to spawn; fields that are not set have defaults.
     fn spawn_order(&self, service: &str, argv: &[&str]) -> Value {
         json!({
             "order": "spawn",
@@ -111,16 +113,13 @@ impl Guard {
         fs::read_to_string(self.file("guard.log")).unwrap()
     }
 
-    /// Its end, which is only there when nothing of it is left.
+    /// Waits for the end of the guard, which comes only after the end of all of its processes; returns whether the
+    /// guard succeeded.
     fn wait(&mut self) -> bool {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status.success();
-            }
-            assert!(Instant::now() < deadline, "it does not end: {}", self.log());
-            std::thread::park_timeout(Duration::from_millis(2));
-        }
+        let status = watch::exit(&mut self.child, WAIT_TIMEOUT);
+        status
+            .unwrap_or_else(|| panic!("it does not end: {}", self.log()))
+            .success()
     }
 
     fn stop_all(&mut self) {
@@ -136,7 +135,7 @@ impl Drop for Guard {
         if std::thread::panicking() {
             eprintln!("the guard's log:\n{}", self.log());
         }
-        // A closed socket is the order to end everything.
+        // The closed socket orders the guard to end everything.
         self.socket.shutdown(std::net::Shutdown::Both).ok();
         if !std::thread::panicking() {
             self.wait();
@@ -157,7 +156,7 @@ const SLEEP: [&str; 2] = ["sleep", "600"];
 fn reports_that_nobody_reads_do_not_stop_it() {
     let mut guard = Guard::start().begun();
     let pid = guard.spawn("web", &SLEEP);
-    // Far more than a socket holds; each is answered by a report.
+    // Far more orders than a socket holds; each is answered by a report.
     let nobody = "x".repeat(1000);
     for _ in 0..3000 {
         guard.order(&json!({"order": "stop", "service": nobody}));
@@ -167,42 +166,6 @@ fn reports_that_nobody_reads_do_not_stop_it() {
     assert!(guard.wait(), "{}", guard.log());
     assert!(!lives(pid));
     assert!(closed.elapsed() < Duration::from_secs(3), "{:?}", closed.elapsed());
-}
-
-/// A file system that does not answer, until this is dropped.
-struct SilentFiles(Child, PathBuf);
-
-impl SilentFiles {
-    /// Mounts it here; `None`, and the reason printed, where that is not possible.
-    #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
-    fn mount(place: PathBuf) -> Option<Self> {
-        fs::create_dir(&place).unwrap();
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/silent_files.py");
-        let mut server = Command::new("python3")
-            .arg(script)
-            .arg(&place)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut line = String::new();
-        BufReader::new(server.stdout.take().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        if line.trim() != "mounted" {
-            server.wait().unwrap();
-            skip("no file system can be mounted here (it takes root and /dev/fuse)");
-            return None;
-        }
-        Some(Self(server, place))
-    }
-}
-
-impl Drop for SilentFiles {
-    fn drop(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
-        nix::mount::umount2(&self.1, nix::mount::MntFlags::MNT_DETACH).unwrap();
-    }
 }
 
 #[test]
@@ -217,7 +180,7 @@ fn an_execution_that_a_dead_file_system_holds_up_holds_up_nothing_else() {
     let mut in_dead_directory = guard.spawn_order("lost", &SLEEP);
     in_dead_directory["directory"] = json!(guard.file("dead/directory"));
     guard.order(&in_dead_directory);
-    // Reported first, since it is the only one of them that is started.
+    // The first report, since this is the only one of the services that is started.
     let pid = guard.spawn("web", &SLEEP);
     guard.order(&json!({"order": "stop", "service": "web"}));
     assert_eq!(guard.report()["report"], "exited");
@@ -226,7 +189,7 @@ fn an_execution_that_a_dead_file_system_holds_up_holds_up_nothing_else() {
     for service in ["hung", "lost"] {
         guard.order(&json!({"order": "stop", "service": service}));
     }
-    // It is killed at once, and its process can end when the file system does.
+    // The process is killed at once, and can end when the file system does.
     drop(files);
     let mut gone = 0;
     while gone < 2 {
@@ -253,7 +216,7 @@ fn an_execution_that_does_not_come_about_is_reported_in_time() {
         failed["error"].as_str().unwrap().contains("does not answer"),
         "{failed}"
     );
-    // A guard that is killed meanwhile closes its socket, though its child cannot end.
+    // A guard that is killed in this state closes the socket, although the child cannot end.
     guard.child.kill().unwrap();
     let mut rest = String::new();
     assert_eq!(guard.reports.read_line(&mut rest).unwrap(), 0, "{rest}");
@@ -285,7 +248,8 @@ fn an_end_by_a_real_time_signal_is_an_end() {
     guard.stop_all();
 }
 
-/// Who ignores SIGCHLD has no zombies to wait for, and so would its guard.
+/// Shows that the guard waits for its children: after a caller that ignores SIGCHLD, a process has no zombies to wait
+/// for.
 #[test]
 fn a_caller_that_ignores_sigchld_changes_nothing() {
     let ignoring =
@@ -320,7 +284,7 @@ fn what_cannot_be_started_says_why() {
         (json!({"log": "/no/such/place/log"}), "open its log /no/such/place/log"),
         (json!({"argv": []}), "no program"),
     ];
-    for (change, told) in cases {
+    for (change, expected) in cases {
         let mut order = guard.spawn_order("web", &["true"]);
         for (key, value) in change.as_object().unwrap() {
             order[key] = value.clone();
@@ -329,7 +293,7 @@ fn what_cannot_be_started_says_why() {
         let report = guard.report();
         assert_eq!(report["report"], "spawn_failed", "{report}");
         let error = report["error"].as_str().unwrap();
-        assert!(error.contains(told), "{error}\n  is not: {told}");
+        assert!(error.contains(expected), "{error}\n  is not: {expected}");
     }
     guard.stop_all();
 }

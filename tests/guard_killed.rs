@@ -1,4 +1,4 @@
-//! What holds when the guard, or the guard and orch together, are killed; and what a service inherits from the guard.
+//! Death of the guard, or of the guard and orch together; and the state that a service inherits from the guard.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -10,10 +10,11 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 mod support;
-use support::orch::{Orch, PATIENCE, Project, kill_both_at_once, lives};
+use support::orch::{Orch, Project, WAIT_TIMEOUT, kill_both_at_once, lives, wait_until};
 use support::skip::skip;
+use support::watch::{self, Unmet, Watch};
 
-/// A service whose grandchild has daemonised itself; the grandchild's pid is written to `stray.pid`.
+/// Service whose grandchild has daemonised itself; the grandchild's pid is written to `stray.pid`.
 const STRAY: &str = r#"
 [redis]
 mode = "off"
@@ -58,8 +59,8 @@ fn a_killed_guard_is_noticed_at_once_everything_ends_and_the_code_is_3() {
     assert!(ended.stdout.contains("the guard was killed"), "{}", ended.stdout);
 }
 
-/// A service that leaves a daemon without any mark: its own session, no variables, no log, no parent. Its pid is written to
-/// `stray.pid`.
+/// Service that leaves a daemon without any mark: its own session, no variables, no log, no parent. Its pid is written
+/// to `stray.pid`.
 const UNMARKED: &str = r#"
 [redis]
 mode = "off"
@@ -87,7 +88,7 @@ readiness = { file = "stray.pid" }
 #[test]
 fn under_a_wrapper_a_killed_guard_leaves_nothing_and_the_wrappers_own_child_lives() {
     let project = Project::new(UNMARKED);
-    // As `exec > >(tee log)` does: orch has a child of its own before it starts the guard.
+    // As with `exec > >(tee log)`: orch has a child of its own before it starts the guard.
     let mut orch = project.shell("mkfifo pipe; cat pipe > copy & echo $! > helper.pid; exec \"$ORCH\" up > pipe");
     orch.wait_for_service("service_ready", "stray");
     let guard = guard_of(&mut orch);
@@ -95,8 +96,8 @@ fn under_a_wrapper_a_killed_guard_leaves_nothing_and_the_wrappers_own_child_live
     let ended = orch.finish();
     ended.expect_code(3);
     assert!(!lives(stray(&project)));
-    let told = fs::read_to_string(project.file("copy")).unwrap();
-    assert!(told.contains("nothing left") && told.contains("exit code 3"), "{told}");
+    let copy = fs::read_to_string(project.file("copy")).unwrap();
+    assert!(copy.contains("nothing left") && copy.contains("exit code 3"), "{copy}");
 }
 
 #[test]
@@ -115,29 +116,25 @@ fn what_may_be_a_wrappers_own_is_not_touched_and_nothing_is_said_to_be_left_that
     }
     let ended = orch.finish();
     ended.expect_code(3);
-    let told = fs::read_to_string(project.file("copy")).unwrap();
-    // In a control group of the run the kernel has ended it.
-    assert_eq!(lives_on, !told.contains("nothing left"), "{told}");
-    assert_eq!(lives_on, told.contains(&stray.to_string()), "{told}");
+    let copy = fs::read_to_string(project.file("copy")).unwrap();
+    // In a control group of the run the kernel has ended the process.
+    assert_eq!(lives_on, !copy.contains("nothing left"), "{copy}");
+    assert_eq!(lives_on, copy.contains(&stray.to_string()), "{copy}");
 }
 
 #[test]
 fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised() {
     let project = Project::new(STRAY);
-    let mut orch = project.orch_with(&["up"], &[], PATIENCE);
+    let mut orch = project.orch_with(&["up"], &[], WAIT_TIMEOUT);
     let spawned = orch.wait_for_service("service_spawned", "stray");
     orch.wait_for_service("service_ready", "stray");
     let (guard, stray) = (guard_of(&mut orch), stray(&project));
     kill_both_at_once(orch.pid, guard.as_raw());
     let main = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while lives(main) {
-        assert!(
-            Instant::now() < deadline,
-            "the parent-death signal did not end the service"
-        );
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
+    assert!(
+        watch::ends(main, WAIT_TIMEOUT),
+        "the parent-death signal did not end the service"
+    );
     assert!(
         lives(stray),
         "a daemonised grandchild is the documented limit; if it died this test shows nothing"
@@ -162,11 +159,12 @@ fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised(
         !lives(stray),
         "the leftover of the dead run is ended before anything is started"
     );
-    let told = next
-        .events()
-        .iter()
-        .any(|event| event["message"].as_str().is_some_and(|text| text.contains("dead runs")));
-    assert!(told, "{:#?}", next.events());
+    let is_reported = next.events().iter().any(|event| {
+        let ended = event["ended"].as_array();
+        event["event"] == "leftover_processes_ended"
+            && ended.is_some_and(|ended| ended.iter().any(|process| process["pid"] == stray))
+    });
+    assert!(is_reported, "{:#?}", next.events());
     assert!(lives(stranger.id().cast_signed()), "a stranger was touched");
     next.signal(Signal::SIGTERM);
     next.finish().expect_code(143);
@@ -179,7 +177,7 @@ fn both_killed_at_once_services_die_and_the_next_start_ends_what_had_daemonised(
 #[test]
 fn clean_shows_what_dead_runs_left_and_ends_it() {
     let project = Project::new(STRAY);
-    let mut orch = project.orch_with(&["up"], &[], PATIENCE);
+    let mut orch = project.orch_with(&["up"], &[], WAIT_TIMEOUT);
     orch.wait_for_service("service_ready", "stray");
     let (guard, stray) = (guard_of(&mut orch), stray(&project));
     let state = project.state_dir();
@@ -193,8 +191,8 @@ fn clean_shows_what_dead_runs_left_and_ends_it() {
     kill_both_at_once(orch.pid, guard.as_raw());
     let shown = project.orch(&["clean", "--dry-run"]).finish();
     shown.expect_code(0);
-    let told = format!("would end stray (pid {stray})");
-    assert!(shown.stderr.contains(&told), "{}", shown.stderr);
+    let expected = format!("would end stray (pid {stray})");
+    assert!(shown.stderr.contains(&expected), "{}", shown.stderr);
     assert!(
         shown.stderr.contains("instance.json.being-written-by-7"),
         "{}",
@@ -207,8 +205,8 @@ fn clean_shows_what_dead_runs_left_and_ends_it() {
 
     let cleaned = project.orch(&["clean"]).finish();
     cleaned.expect_code(0);
-    let told = format!("ended stray (pid {stray})");
-    assert!(cleaned.stderr.contains(&told), "{}", cleaned.stderr);
+    let expected = format!("ended stray (pid {stray})");
+    assert!(cleaned.stderr.contains(&expected), "{}", cleaned.stderr);
     assert!(!lives(stray) && !state.join("instance.json.being-written-by-7").exists());
     assert!(state.join("runs").read_dir().unwrap().count() > 0, "logs stay");
     let again = project.orch(&["clean"]).finish();
@@ -276,7 +274,7 @@ with open("fds", "w") as file:
             .to_owned()
     };
     assert_eq!(mask("SigBlk:"), "0000000000000000", "{status}");
-    // Python itself ignores SIGPIPE and SIGXFSZ; no other of the standard signals may be.
+    // Python itself ignores SIGPIPE and SIGXFSZ; no other of the standard signals may be ignored.
     let ignored = u64::from_str_radix(&mask("SigIgn:"), 16).unwrap();
     assert_eq!(ignored & 0x7fff_ffff, 0x0100_1000, "{status}");
     let environ = fs::read_to_string(project.file("environ")).unwrap();
@@ -286,7 +284,8 @@ with open("fds", "w") as file:
     );
 }
 
-/// `x=$(orch up)` reads until nobody holds the pipe: after a kill -9 that must not be the guard or a service.
+/// Shows that neither the guard nor a service holds the pipe after SIGKILL of orch: `x=$(orch up)` reads until no
+/// process has it open.
 #[test]
 fn a_pipe_on_its_output_is_closed_with_it() {
     let project = Project::new(&STRAY.replace("600", "60"));
@@ -305,14 +304,8 @@ fn a_pipe_on_its_output_is_closed_with_it() {
         text.contains("service_ready")
             .then(|| serde_json::from_str(text.lines().next()?).ok())?
     };
-    let deadline = Instant::now() + PATIENCE;
-    let started = loop {
-        if let Some(started) = journal() {
-            break started;
-        }
-        assert!(Instant::now() < deadline, "it does not start");
-        std::thread::park_timeout(Duration::from_millis(5));
-    };
+    let started = Watch::new().until(WAIT_TIMEOUT, || project.watched_directories(), journal);
+    let started = started.expect("it starts");
     kill(
         Pid::from_raw(i32::try_from(started["pid"].as_i64().unwrap()).unwrap()),
         Signal::SIGKILL,
@@ -326,13 +319,10 @@ fn a_pipe_on_its_output_is_closed_with_it() {
         killed.elapsed()
     );
     let guard = i32::try_from(started["guard_pid"].as_i64().unwrap()).unwrap();
-    while lives(guard) {
-        assert!(Instant::now() < deadline, "the guard does not end");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+    assert!(watch::ends(guard, WAIT_TIMEOUT), "the guard does not end");
 }
 
-/// As PID 1 of a container: strangers' orphans are reaped, and Ctrl+C still ends it cleanly.
+/// Shows that orch as PID 1 of a container reaps the orphans of strangers, and still ends cleanly after Ctrl+C.
 #[test]
 fn as_pid_1_it_reaps_strangers() {
     let project =
@@ -359,21 +349,25 @@ fn as_pid_1_it_reaps_strangers() {
         return;
     };
     let output = || fs::read_to_string(project.file("pid1.stdout")).unwrap();
-    let deadline = Instant::now() + PATIENCE;
-    while !output().contains("web ready") {
-        if container.try_wait().unwrap().is_some() {
+    let ready = Watch::with_child(&container).until(
+        WAIT_TIMEOUT,
+        || vec![project.path().to_owned()],
+        || output().contains("web ready").then_some(()),
+    );
+    match ready {
+        Ok(()) => {}
+        Err(Unmet::ProcessEnded) => {
             let error = fs::read_to_string(project.file("pid1.stderr")).unwrap();
             assert!(error.contains("unshare"), "{error}{}", output());
             skip(format_args!("pid namespaces are forbidden here: {error}"));
             return;
         }
-        assert!(Instant::now() < deadline, "{}", output());
-        std::thread::park_timeout(Duration::from_millis(5));
+        Err(Unmet::TimedOut) => panic!("not ready within {WAIT_TIMEOUT:?}: {}", output()),
     }
-    // The pid of orch as seen from outside: the only child of `unshare`.
+    // The pid of orch outside the namespace: the only child of `unshare`.
     let children = format!("/proc/{0}/task/{0}/children", container.id());
     let orch: i32 = fs::read_to_string(children).unwrap().trim().parse().unwrap();
-    // A stranger enters the namespace, forks and leaves: its child is orch's now, and ends.
+    // A stranger enters the namespace, forks and ends: the child now belongs to orch, and ends too.
     let enter = format!("nsenter --target {orch} --pid --mount sh -c 'sh -c \"sleep 0.05\" & echo $!'");
     let entered = Command::new("sh").args(["-c", &enter]).output().unwrap();
     assert!(entered.status.success(), "{entered:?}");
@@ -389,16 +383,15 @@ fn as_pid_1_it_reaps_strangers() {
         let listing = fs::read_to_string(format!("/proc/{orch}/task/{orch}/children")).unwrap_or_default();
         listing.split_whitespace().count()
     };
-    while children_now() > 1 || zombies() > 0 {
-        assert!(Instant::now() < deadline, "a stranger's zombie stays");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+    wait_until("a stranger's zombie is reaped", || {
+        children_now() <= 1 && zombies() == 0
+    });
     kill(Pid::from_raw(orch), Signal::SIGINT).unwrap();
     let status = container.wait().unwrap();
     assert_eq!(status.code(), Some(130), "{}", output());
 }
 
-/// Ends that are easily missed: by a real-time signal, and under a caller that ignores SIGCHLD.
+/// Shows that two ends are seen that are easily missed: by a real-time signal, and under a caller that ignores SIGCHLD.
 #[test]
 fn no_end_is_missed() {
     let project =
@@ -407,7 +400,7 @@ fn no_end_is_missed() {
     let mut orch = project.shell(script);
     let spawned = orch.wait_for_service("service_spawned", "web");
     let pid = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
-    // The shell's `kill`: the typed one knows no real-time signals.
+    // The `kill` of the shell: the type `Signal` has no real-time signals.
     let status = Command::new("sh")
         .args(["-c", &format!("kill -40 {pid}")])
         .status()

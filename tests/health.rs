@@ -1,4 +1,5 @@
-//! Sites that are not well while they run: what is told about them, what is done, and that others are left alone.
+//! Sites that are not healthy while they run: the reports on them, the actions against them, and their effect on other
+//! sites, which is none.
 
 mod support;
 
@@ -8,11 +9,13 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use support::bookshop;
-use support::orch::{Ended, Orch, Project, wait_until};
+use support::orch::{Ended, Orch, Project};
+use support::schedule::pause_until;
 
 const BASE: &str = "[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"ailing_app\"\nconcurrency = 4\n";
 
-/// `sick` has these chunks and keys; `fine` has three good ones and one that waits for `fine.free`.
+/// Creates a project in which `sick` has these chunks and keys; `fine` has three good chunks and one that waits for the
+/// file `fine.free`.
 fn project(sick: &[&str], keys: &str) -> Project {
     let fine = ["fine", "fine", "fine", "stuck"];
     let configuration = [
@@ -32,7 +35,7 @@ fn site(name: &str, chunks: &[&str], keys: &str) -> String {
 }
 
 fn free(project: &Project, site: &str) {
-    fs::write(project.file(&format!("{site}.free")), "").expect("free it");
+    fs::write(project.file(&format!("{site}.free")), "").expect("could not free the site");
 }
 
 fn times_begun(project: &Project, site: &str) -> usize {
@@ -51,7 +54,7 @@ fn end_of<'a>(ended: &'a Ended, site: &str) -> &'a Value {
     ends.into_iter().find(|event| event["site"] == site).expect("its end")
 }
 
-/// Nothing of the site is queued, reserved or running, and something of the other is.
+/// Asserts that nothing of the site is queued, reserved or running, and something of the other site is.
 fn expect_nothing_left_of(project: &Project, site: &str, other: &str) {
     let tasks = project.orch_bare(&["celery", "tasks", "--json"]).finish();
     assert!(!tasks.stdout.contains(&format!("\"{site}-")), "{}", tasks.stdout);
@@ -87,9 +90,13 @@ fn a_stall_is_told_and_so_is_its_end() {
     let ended = orch.finish();
     ended.expect_code(0);
     assert_eq!(end_of(&ended, "sick")["status"], "complete");
-    let told: Vec<&Value> = ended.events_of("site_verdict");
-    let told: Vec<&str> = told.iter().filter_map(|event| event["health"].as_str()).collect();
-    assert_eq!(told, ["stalled", "healthy"], "told when it changes, and only then");
+    let verdicts: Vec<&Value> = ended.events_of("site_verdict");
+    let reported: Vec<&str> = verdicts.iter().filter_map(|event| event["health"].as_str()).collect();
+    assert_eq!(
+        reported,
+        ["stalled", "healthy"],
+        "reported when it changes, and only then"
+    );
     assert!(
         ended.stdout.contains("sick: stalled: nothing has happened for "),
         "{}",
@@ -107,7 +114,7 @@ fn a_stalled_attempt_that_is_cancelled_is_gone_and_a_retry_heals_it() {
     let retrying = orch.wait_for("the retry", |event| event["event"] == "site_retrying");
     let reason = retrying["reason"].as_str().expect("a reason");
     assert!(
-        reason.starts_with("it was ended, being stalled: nothing has happened for "),
+        reason.starts_with("ended because the site is stalled: nothing has happened for "),
         "{reason}"
     );
     orch.wait_for("its end", |event| {
@@ -150,7 +157,7 @@ fn a_site_above_its_error_rate_is_told_and_goes_on() {
 
 #[test]
 fn a_site_above_its_error_rate_that_is_to_fail_is_gone_and_not_retried() {
-    // Ten that fail are enough to tell; what stands behind them must not be left.
+    // Ten failures are enough for the verdict; the chunks behind them must be removed.
     let mut chunks = vec!["bad"; 10];
     chunks.extend(vec!["stuck"; 20]);
     let keys = "max_error_rate = 0.3\non_failing = \"fail\"\nretries = 3\nretry_backoff = \"0s\"";
@@ -163,7 +170,7 @@ fn a_site_above_its_error_rate_that_is_to_fail_is_gone_and_not_retried() {
     let reason = end["reason"].as_str().expect("why");
     assert!(
         reason.starts_with(
-            "it was ended, being failing: 10 of the last 10 chunks failed (100 %, more than max_error_rate 30 %)"
+            "ended because the site is failing: 10 of the last 10 chunks failed (100 %, more than max_error_rate 30 %)"
         ),
         "{reason}"
     );
@@ -211,7 +218,7 @@ fn sites_that_ask_for_fresh_proxies_share_one_refresh() {
     }
 }
 
-/// `sick` alone, which is quick in its first run and waits for `sick.free` in the second.
+/// Creates a project with `sick` alone, which is quick in its first run and waits for `sick.free` in the second.
 fn quick_once(keys: &str) -> Project {
     let configuration = [BASE, &site("sick", &["fine", "fine", "later"], keys)].concat();
     let project = bookshop::project_with("ailing_app", &configuration);
@@ -230,7 +237,7 @@ fn a_site_that_takes_longer_than_it_did_is_slow() {
     assert!(
         reason.starts_with("it runs for ")
             && reason.contains(" (slow_factor 1), ")
-            // In its first second progress is not read, and no chunk may have ended.
+            // In the first second progress is not read, and perhaps no chunk has ended.
             && (reason.contains(" of 3 chunks left; a chunk takes ") || reason.contains(", 3 chunks to do")),
         "{reason}"
     );
@@ -277,7 +284,8 @@ fn an_automatic_timeout_without_earlier_runs_goes_by_chunks_and_slots() {
 
 #[test]
 fn waiting_behind_others_is_no_stall() {
-    // `crowd` fills all slots and the queue; `gate` ends by its timeout, and only then is `sick` put behind them.
+    // `crowd` fills all slots and the queue; `gate` ends by timeout, and only then the tasks of `sick` are put behind
+    // them.
     let configuration = [
         BASE,
         &site("crowd", &["stuck"; 8], "stall_after = \"1s\""),
@@ -325,7 +333,7 @@ fn quiet_while_the_worker_does_not_answer_is_no_stall() {
     let spawned = orch.wait_for_service("service_spawned", "celery");
     orch.wait_for("a job", |event| event["event"] == "site_job_started");
     let worker = i32::try_from(spawned["pid"].as_i64().expect("a pid")).expect("a pid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), Signal::SIGSTOP).expect("stop the worker");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(worker), Signal::SIGSTOP).expect("could not stop the worker");
     let stopped_at = orch
         .events()
         .last()
@@ -338,15 +346,15 @@ fn quiet_while_the_worker_does_not_answer_is_no_stall() {
     orch.signal(Signal::SIGINT);
     let ended = orch.finish();
     let verdicts = ended.events_of("site_verdict");
-    let told = verdicts.iter().filter(|event| event["health"] == "stalled");
-    let meanwhile: Vec<_> = told
+    let stalled = verdicts.iter().filter(|event| event["health"] == "stalled");
+    let during_the_stop: Vec<_> = stalled
         .filter(|event| {
             event["elapsed"]
                 .as_f64()
                 .is_some_and(|at| (stopped_at..dead_at).contains(&at))
         })
         .collect();
-    assert!(meanwhile.is_empty(), "{meanwhile:?}");
+    assert!(during_the_stop.is_empty(), "{during_the_stop:?}");
 }
 
 #[test]
@@ -360,7 +368,7 @@ fn quiet_while_orch_itself_stands_still_is_no_stall() {
     });
     orch.signal(Signal::SIGSTOP);
     let stopped = Instant::now();
-    wait_until("time passes", || stopped.elapsed() >= asleep);
+    pause_until(stopped + asleep);
     orch.signal(Signal::SIGCONT);
     let stalled = verdict(&mut orch, "sick", "stalled");
     let quiet = Duration::from_millis(stalled["vitals"]["quiet_ms"].as_u64().expect("a time"));

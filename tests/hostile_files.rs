@@ -1,5 +1,5 @@
-//! What stands where a file of orch's should be - a FIFO, a directory, a device, a huge or a damaged file - is an error or
-//! left alone: orch never waits for it, and never takes it into memory.
+//! Obstacles in the place of orch's files - a FIFO, a directory, a device, a huge or a damaged file - cause an error or
+//! are left alone: orch never waits for them, and never reads them into memory.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs::{self, File};
@@ -16,15 +16,15 @@ use nix::unistd::mkfifo;
 mod support;
 use support::orch::Project;
 
-/// Nothing is waited for; the rest is for a busy machine.
-const AT_ONCE: Duration = Duration::from_secs(20);
-/// Larger than any memory; nothing of it is on the disk.
+/// Time for a command that must not wait; long only because the machine may be busy.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
+/// Size that exceeds any memory; the disk holds no byte of such a file.
 const HUGE: u64 = 1 << 42;
 
 const CONFIGURATION: &str =
     "[redis]\nmode = \"off\"\n[services.web]\nkind = \"daemon\"\ncommand = [\"sleep\", \"600\"]\n";
 
-/// What is put in a file's place.
+/// Obstacle in the place of a file.
 #[derive(Clone, Copy, Debug)]
 enum Obstacle {
     Fifo,
@@ -57,10 +57,10 @@ fn put(obstacle: Obstacle, path: &Path) {
     }
 }
 
-/// With 1 GiB of address space, so that a balloon bursts, and an end to a wait that is one.
+/// Command with 1 GiB of address space, so that reading too much fails, and with a timeout against a wait.
 const BOUNDED: &str = "ulimit -v 1048576; exec timeout -s KILL 60 \"$ORCH\" ";
 
-/// Runs orch; its exit code, and what it says.
+/// Runs orch; returns its exit code and its output.
 fn orch(project: &Project, arguments: &str) -> (Option<i32>, String) {
     let started = Instant::now();
     let output = Command::new("/bin/sh")
@@ -70,13 +70,17 @@ fn orch(project: &Project, arguments: &str) -> (Option<i32>, String) {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let told = String::from_utf8(output.stderr).unwrap();
-    assert!(started.elapsed() < AT_ONCE, "{arguments}: {:?}", started.elapsed());
-    assert!(!told.contains("panicked"), "{arguments}: {told}");
-    (output.status.code(), told)
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        started.elapsed() < COMMAND_TIMEOUT,
+        "{arguments}: {:?}",
+        started.elapsed()
+    );
+    assert!(!message.contains("panicked"), "{arguments}: {message}");
+    (output.status.code(), message)
 }
 
-/// A state directory as a run has left it.
+/// Creates a state directory as a run leaves it.
 fn used() -> Project {
     let project = Project::new(CONFIGURATION);
     let mut orch = project.orch(&["up"]);
@@ -107,11 +111,11 @@ fn nothing_in_the_state_directory_is_waited_for_or_taken_in() {
             put(obstacle, &path);
             let what = format!("{place}: {obstacle:?}");
             for command in ["exec -- true", "clean --dry-run", "clean"] {
-                let (code, told) = orch(&project, command);
-                assert!(matches!(code, Some(0 | 2 | 3)), "{what}: {command}: {code:?} {told}");
+                let (code, message) = orch(&project, command);
+                assert!(matches!(code, Some(0 | 2 | 3)), "{what}: {command}: {code:?} {message}");
                 assert!(
                     command != "exec -- true" || code == Some(3),
-                    "{what}: nothing is up: {told}"
+                    "{what}: nothing is up: {message}"
                 );
             }
             fs::remove_dir_all(&path).or_else(|_| fs::remove_file(&path)).ok();
@@ -137,16 +141,16 @@ fn a_start_gets_past_what_is_in_its_way_or_says_what_it_is() {
         for obstacle in [Obstacle::Fifo, Obstacle::Endless, Obstacle::Huge] {
             let project = Project::new(oneshot);
             put(obstacle, &project.state_dir().join(place));
-            let (code, told) = orch(&project, "up");
-            // A oneshot that fails: the start came as far as that.
-            assert_eq!(code, Some(3), "{place}: {obstacle:?}: {told}");
+            let (code, message) = orch(&project, "up");
+            // A oneshot that fails: the start went on until there.
+            assert_eq!(code, Some(3), "{place}: {obstacle:?}: {message}");
             let started = fs::read_dir(project.state_dir().join("runs"))
                 .is_ok_and(|runs| runs.flatten().any(|run| run.path().join("once.log").exists()));
-            // A lock file holds whatever it holds: what is larger is not read.
+            // A lock file may have any content: a larger one is not read.
             let passes = passes || (place == "services.lock" && matches!(obstacle, Obstacle::Huge));
-            assert_eq!(started, passes, "{place}: {obstacle:?}: {told}");
-            let named = told.contains(place) || told.contains(&project.state_dir().display().to_string());
-            assert!(started || named, "{place}: {obstacle:?}: {told}");
+            assert_eq!(started, passes, "{place}: {obstacle:?}: {message}");
+            let named = message.contains(place) || message.contains(&project.state_dir().display().to_string());
+            assert!(started || named, "{place}: {obstacle:?}: {message}");
         }
     }
 }
@@ -183,13 +187,13 @@ fn configurations_that_are_no_files_are_errors_that_name_them() {
             }
             put(obstacle, &project.file(place));
             for command in ["up", "run", "exec -- true"] {
-                let (code, told) = orch(&project, command);
-                assert_eq!(code, Some(2), "{place}: {obstacle:?}: {command}: {told}");
-                assert!(told.contains(place), "{place}: {obstacle:?}: {told}");
+                let (code, message) = orch(&project, command);
+                assert_eq!(code, Some(2), "{place}: {obstacle:?}: {command}: {message}");
+                assert!(message.contains(place), "{place}: {obstacle:?}: {message}");
                 assert!(
-                    told.len() < 100_000,
-                    "{place}: {obstacle:?}: {} bytes are told",
-                    told.len()
+                    message.len() < 100_000,
+                    "{place}: {obstacle:?}: {} bytes of output",
+                    message.len()
                 );
             }
         }
@@ -204,8 +208,8 @@ fn a_service_that_puts_a_fifo_in_place_of_its_log_holds_nobody_up() {
          readiness = {{ log = \"never\" }}\nrestart = {{ limit = 1 }}\n",
         script.replace('"', "\\\"")
     ));
-    let (code, told) = orch(&project, "up");
-    assert_eq!(code, Some(3), "{told}");
+    let (code, message) = orch(&project, "up");
+    assert_eq!(code, Some(3), "{message}");
 }
 
 #[test]
@@ -216,10 +220,10 @@ fn standard_input_without_an_end_is_refused() {
         .stdin(Stdio::from(File::open("/dev/zero").unwrap()))
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{told}");
-    assert!(told.contains("line 1 of standard input is longer"), "{told}");
-    assert!(started.elapsed() < AT_ONCE);
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("line 1 of standard input is longer"), "{message}");
+    assert!(started.elapsed() < COMMAND_TIMEOUT);
 }
 
 #[test]
@@ -239,11 +243,11 @@ fn a_link_in_the_state_directory_is_not_written_through() {
                 if place == "run.lock" && command == "up" {
                     continue;
                 }
-                let (code, told) = orch(&project, command);
-                assert_eq!(code, Some(3), "{place}: {command}: {told}");
+                let (code, message) = orch(&project, command);
+                assert_eq!(code, Some(3), "{place}: {command}: {message}");
                 assert!(
-                    told.contains(word) && told.contains(place),
-                    "{place}: {command}: {told}"
+                    message.contains(word) && message.contains(place),
+                    "{place}: {command}: {message}"
                 );
             }
         }
@@ -274,37 +278,38 @@ fn a_state_directory_below_one_that_others_may_write_in_is_refused() {
     fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
     let state_dir = open.join("deeper/.orch");
     let set = format!("up --set orch.state_dir='{}'", state_dir.display());
-    let (code, told) = orch(&project, &set);
-    assert_eq!(code, Some(3), "{told}");
+    let (code, message) = orch(&project, &set);
+    assert_eq!(code, Some(3), "{message}");
     for word in [
         "is not safe",
         "every user may write in it",
         "chmod go-w",
         "`[orch] state_dir`",
     ] {
-        assert!(told.contains(word), "{word} is not in {told}");
+        assert!(message.contains(word), "{word} is not in {message}");
     }
     assert!(!open.join("deeper").exists(), "nothing is made there");
 }
 
-/// What it is, the configuration, the name of a sites file with its text, and what is said of it; nothing where it is fine.
+/// Description, configuration, name and text of a sites file, and a part of the error; an empty error where the
+/// configuration is fine.
 type Bomb = (&'static str, String, Option<(&'static str, String)>, &'static str);
 
-/// Configurations that were made to take time or memory.
+/// Returns configurations that try to take time or memory.
 fn bombs() -> Vec<Bomb> {
     let celery = "[celery]\napp = \"a\"\n";
     let site = |args: &str| format!("{celery}[sites.a]\ndispatch = {{ task = \"t\", args = [{args}] }}\n");
     let file = |name: &str| format!("[orch]\nsites_file = \"{name}\"\n{celery}[sites.defaults]\ndispatch = \"t\"\n");
     let numbered = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<String>();
     let anchors = numbered(60, &|level| format!("&a{level} [")) + &"0,".repeat(200_000) + "0" + &"]".repeat(60);
-    let too_many = "more values than orch reads";
+    let too_many = "too many values";
     let unknown = "unknown placeholder";
     vec![
         (
             "anchors within anchors",
             file("s.yaml"),
             Some(("s.yaml", format!("site:\n  urls: []\n  config:\n    x: {anchors}\n"))),
-            "too much has an anchor",
+            "the anchors contain too many values",
         ),
         (
             "a long list of YAML",
@@ -377,7 +382,7 @@ fn bombs() -> Vec<Bomb> {
 
 #[test]
 fn configurations_made_to_take_time_and_memory_are_read_or_refused_at_once() {
-    for (what, configuration, file, told) in bombs() {
+    for (what, configuration, file, expected_error) in bombs() {
         let project = Project::new(&configuration);
         if let Some((name, text)) = file {
             fs::write(project.file(name), text).unwrap();
@@ -393,19 +398,19 @@ fn configurations_made_to_take_time_and_memory_are_read_or_refused_at_once() {
             .unwrap();
         let took = started.elapsed();
         let shown = String::from_utf8_lossy(&output.stderr).into_owned();
-        let expected = if told.is_empty() { 0 } else { 2 };
+        let expected = if expected_error.is_empty() { 0 } else { 2 };
         assert_eq!(output.status.code(), Some(expected), "{what}: {shown:.2000}");
-        assert!(shown.contains(told), "{what}: {shown:.2000}");
-        assert!(shown.len() < 500_000, "{what}: {} bytes are told", shown.len());
+        assert!(shown.contains(expected_error), "{what}: {shown:.2000}");
+        assert!(shown.len() < 500_000, "{what}: {} bytes of output", shown.len());
         eprintln!("{what}: {took:?}");
-        assert!(took < AT_ONCE, "{what}: {took:?}");
+        assert!(took < COMMAND_TIMEOUT, "{what}: {took:?}");
     }
 }
 
-/// Bytes of each of the pools: less than is read, and more as a tree of values than the memory that there is.
+/// Bytes of each of the pools: less than the limit, but more than the available memory as a tree of values.
 const POOL: usize = 16 << 20;
 
-/// What an attacker would put into a pool file, by its beginning, what is repeated, and its end.
+/// Content of pool files by an attacker: the beginning, the repeated part, the end.
 const HOSTILE_POOLS: [(&str, [&str; 3]); 9] = [
     ("a list in a proxy", ["[{\"anonymity\": [", "0,", "0]}]"]),
     ("an object in a proxy", ["[{\"host\": {", "\"a\":0,", "\"a\":0}}]"]),
@@ -419,11 +424,11 @@ const HOSTILE_POOLS: [(&str, [&str; 3]); 9] = [
 ];
 
 #[test]
-#[ignore = "run by the next, in a process with little memory"]
+#[ignore = "the next test runs it in a process with little memory"]
 fn hostile_pools_are_counted() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("pool.json");
-    let rules = orch::proxies::PoolRules {
+    let rules = orch::scrape::proxies::PoolRules {
         unusable_anonymity: vec!["Transparent".to_owned()],
         max_age: Some(Duration::from_secs(3600)),
     };
@@ -436,8 +441,8 @@ fn hostile_pools_are_counted() {
         written.write_all(end.as_bytes()).unwrap();
         written.flush().unwrap();
         let started = Instant::now();
-        let counted = orch::proxies::count(&file, &rules);
-        assert!(started.elapsed() < AT_ONCE, "{what}: {:?}", started.elapsed());
+        let counted = orch::scrape::proxies::count(&file, &rules);
+        assert!(started.elapsed() < COMMAND_TIMEOUT, "{what}: {:?}", started.elapsed());
         let expected = if what == "a host" { 1 } else { 0 };
         assert_eq!(counted.usable, expected, "{what}: {counted:?}");
         assert!(counted.problem.is_none_or(|problem| problem.len() < 200), "{what}");
@@ -448,7 +453,8 @@ fn hostile_pools_are_counted() {
 fn hostile_pools_are_counted_in_little_memory() {
     let this = std::env::current_exe().unwrap();
     let output = Command::new("/bin/sh")
-        // Program, stacks and one text of the file; each arena of the allocator reserves 64 MiB more.
+        // Room for the program, its stacks and one text of the file; each arena of the allocator would reserve 64 MiB
+        // more.
         .env("MALLOC_ARENA_MAX", "1")
         .args([
             "-c",
@@ -457,10 +463,10 @@ fn hostile_pools_are_counted_in_little_memory() {
         .arg(this)
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout);
+    let report = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && told.contains("1 passed"),
-        "{told}{}",
+        output.status.success() && report.contains("1 passed"),
+        "{report}{}",
         String::from_utf8_lossy(&output.stderr)
     );
 }

@@ -1,4 +1,4 @@
-//! What others write - tasks, services, configurations - reaches a terminal as text, never as a control sequence.
+//! Texts of tasks, services and configurations reach a terminal as text, never as a control sequence.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs::{self, File};
@@ -6,20 +6,20 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::pty::{Winsize, openpty};
 use serde_json::Value;
 
 mod support;
 use support::celery::{Worker, WorkerOptions, python};
-use support::orch::{PATIENCE, Project};
+use support::orch::{Project, wait_until};
 use support::redis::RedisServer;
 
-/// As in `tests/fixtures/apps/hostile_app.py`.
+/// Text, equal to that in `tests/fixtures/apps/hostile_app.py`.
 const HOSTILE: &str = "\x1b]0;pwned\x07\x1b[2J\u{9b}2J\u{202e}kcab\u{200b}hidden\u{2066}\x7f\rover";
 
-/// What a terminal obeys, or shows nothing for: by its meaning, not by orch's own list.
+/// Returns whether a terminal obeys or hides a character, by the meaning of the character and not by orch's own list.
 fn is_hostile(character: char) -> bool {
     (character.is_control() && character != '\n')
         || "\u{ad}\u{61c}\u{200b}\u{200c}\u{200d}\u{200e}\u{200f}\u{202a}\u{202b}\u{202c}\u{202d}\u{202e}"
@@ -27,7 +27,7 @@ fn is_hostile(character: char) -> bool {
         || "\u{2028}\u{2029}\u{2060}\u{2066}\u{2067}\u{2068}\u{2069}\u{feff}".contains(character)
 }
 
-/// Asserts that there is text, of the hostile ones too, and nothing hostile in it.
+/// Asserts that the bytes are text without a hostile character.
 #[track_caller]
 fn assert_harmless(what: &str, bytes: &[u8]) {
     let text = std::str::from_utf8(bytes).unwrap_or_else(|error| panic!("{what}: {error}"));
@@ -36,7 +36,7 @@ fn assert_harmless(what: &str, bytes: &[u8]) {
     assert_eq!(around, None, "{what}: {text:?}");
 }
 
-/// The same of what was written to a terminal, in which orch's own colours are no harm.
+/// Asserts the same as [`assert_harmless`] of output to a terminal, in which orch's own colours are allowed.
 #[track_caller]
 fn assert_harmless_in_colour(what: &str, bytes: &[u8]) {
     let mut text = String::from_utf8(bytes.to_vec()).unwrap().replace("\r\n", "\n");
@@ -68,7 +68,7 @@ fn run(redis: &RedisServer, arguments: &[&str]) -> Output {
     output
 }
 
-/// A tail of events that ends by itself, once it is subscribed.
+/// Starts a command that shows events and ends by itself after some of them.
 #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
 fn tail(redis: &RedisServer, arguments: &[&str]) -> Child {
     let mut command = celery(redis, arguments);
@@ -76,22 +76,14 @@ fn tail(redis: &RedisServer, arguments: &[&str]) -> Child {
     command.spawn().unwrap()
 }
 
-fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "not within {PATIENCE:?}: {what}");
-        std::thread::park_timeout(Duration::from_millis(20));
-    }
-}
-
-/// Whether a value of the JSON, or a key of it, is the hostile text, whole.
-fn tells(value: &Value) -> bool {
+/// Returns whether a value or a key of the JSON is the whole hostile text.
+fn contains_hostile_text(value: &Value) -> bool {
     match value {
         Value::String(text) => text.contains(HOSTILE),
-        Value::Array(items) => items.iter().any(tells),
+        Value::Array(items) => items.iter().any(contains_hostile_text),
         Value::Object(fields) => fields
             .iter()
-            .any(|(name, value)| name.contains(HOSTILE) || tells(value)),
+            .any(|(name, value)| name.contains(HOSTILE) || contains_hostile_text(value)),
         _ => false,
     }
 }
@@ -131,7 +123,7 @@ fn what_tasks_say_is_shown_and_never_obeyed() {
             .arg("LIST")
             .query(&mut redis.connection(0))
             .unwrap();
-        // The worker's own is one.
+        // The third subscription is that of the worker.
         clients.lines().filter(|client| !client.contains(" psub=0 ")).count() >= 3
     };
     wait_until("both tails are subscribed", subscribed);
@@ -150,7 +142,10 @@ fn what_tasks_say_is_shown_and_never_obeyed() {
     assert_harmless("events", &people);
     assert!(String::from_utf8_lossy(&people).contains("pwned"), "{people:?}");
     assert_harmless("events --json", &programs);
-    assert!(tells(&serde_json::from_slice(&programs).unwrap()), "{programs:?}");
+    assert!(
+        contains_hostile_text(&serde_json::from_slice(&programs).unwrap()),
+        "{programs:?}"
+    );
 
     for id in [&failed, &answered] {
         let shown = run(&redis, &["result", id, "--wait"]);
@@ -158,7 +153,7 @@ fn what_tasks_say_is_shown_and_never_obeyed() {
     }
     wait_until("the last one is taken", || {
         let tasks = run(&redis, &["tasks", "--json"]).stdout;
-        tells(&serde_json::from_slice(&tasks).unwrap())
+        contains_hostile_text(&serde_json::from_slice(&tasks).unwrap())
     });
     for arguments in [
         &["tasks"][..],
@@ -189,13 +184,13 @@ fn what_tasks_say_is_shown_and_never_obeyed() {
     for id in [&failed, &answered, &held] {
         let json = run(&redis, &["result", id, "--json"]).stdout;
         assert!(
-            tells(&serde_json::from_slice(&json).unwrap()),
+            contains_hostile_text(&serde_json::from_slice(&json).unwrap()),
             "a program reads what was meant"
         );
     }
 }
 
-/// A service that writes it all into its log, in every way, and fails.
+/// Service that writes all of the text into its log, in every way, and fails.
 const FAILING: &str = r#"
 [redis]
 mode = "off"
@@ -207,7 +202,7 @@ restart = { limit = 0 }
 readiness = { log = "never" }
 "#;
 
-/// A TOML basic string's inside, or Python's: every character of it by its number.
+/// Returns the inside of a basic string of TOML or Python: every character of the text by its number.
 fn escaped(text: &str) -> String {
     text.chars()
         .map(|letter| format!("\\u{:04x}", u32::from(letter)))
@@ -218,7 +213,7 @@ fn failing() -> Project {
     Project::new(&FAILING.replace("HOSTILE", &escaped(HOSTILE)))
 }
 
-/// Every file of the project's runs but the services' own logs.
+/// Checks every file of the project's runs but the logs of the services; returns the number of files.
 fn assert_files_harmless(project: &Project, services: &[&str]) -> usize {
     let mut looked_at = 0;
     for run in fs::read_dir(project.state_dir().join("runs")).unwrap().flatten() {
@@ -255,7 +250,7 @@ fn a_services_last_words_are_shown_and_never_obeyed() {
     }
 }
 
-/// What orch writes to a terminal, its standard error included.
+/// Returns everything that orch writes to a terminal, including its standard error.
 #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
 fn in_a_terminal(project: &Project, arguments: &[&str]) -> Vec<u8> {
     let size = Winsize {
@@ -323,7 +318,7 @@ fn a_site_that_fails_hostilely_is_told_plainly() {
 #[test]
 fn wrong_configurations_are_quoted_and_never_obeyed() {
     let hostile = escaped(HOSTILE);
-    // What TOML takes as it is; the rest of the hostile only by its number.
+    // Characters that TOML accepts unescaped; other hostile characters can only be written by their numbers.
     let raw = "\u{9b}2J\u{202e}kcab\u{200b}pwned\u{ad}\u{e0041}";
     let sites_file = "[orch]\nsites_file = \"sites.yaml\"\n[celery]\napp = \"a\"\n".to_owned();
     let configurations = [
@@ -336,7 +331,7 @@ fn wrong_configurations_are_quoted_and_never_obeyed() {
         format!("[orch]\nenv_file = \"{hostile}\"\n"),
         format!("[orch]\ngrace = \"{hostile}\"\ninstance = \"{hostile}\"\n"),
         format!("[sites.\"{hostile}\"]\ndispatch = \"{hostile}\"\nkeys = \"{{{hostile}}}\"\n"),
-        format!("[redis]\nmode = \"{}\n", HOSTILE),
+        format!("[redis]\nmode = \"{HOSTILE}\n"),
         "[redis] \u{1b}[2J pwned\n".to_owned(),
         sites_file,
     ];

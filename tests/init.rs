@@ -1,4 +1,4 @@
-//! `orch init`: the example goes into a directory of its own, and the commands that it names are true.
+//! `orch init`: the example goes into a directory of its own, and the commands that it prints work.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -36,7 +36,7 @@ fn an_empty_directory_gets_the_example_and_the_next_commands() {
             Path::new(text(&there.stdout).trim_end()),
             fs::canonicalize(&directory).unwrap()
         );
-        // Nothing has to be made first: what the run needs it makes itself.
+        // No preparation is needed: the run creates everything that it needs.
         let plan = Command::new(env!("CARGO_BIN_EXE_orch"))
             .arg("plan")
             .current_dir(&directory)
@@ -81,7 +81,7 @@ fn a_directory_in_use_is_left_as_it_is_unless_it_is_forced() {
         .collect();
     assert_eq!(replaced, ["orch.toml"]);
     assert_ne!(fs::read_to_string(directory.path().join("orch.toml")).unwrap(), "mine");
-    // Once more there is nothing to replace.
+    // The second time there is nothing to replace.
     let again = text(&init(directory.path(), &["--force"]).stderr);
     assert!(!again.contains("replaced"), "{again}");
 }

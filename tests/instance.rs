@@ -1,5 +1,5 @@
-//! One instance and those who use it: `orch run` and `orch exec` beside `orch up`, runs in turn and side by side, other
-//! users, and what they all print.
+//! One instance and its users: `orch run` and `orch exec` next to `orch up`, runs one after the other and at the same
+//! time, other users of the machine, and the output of all of them.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::collections::BTreeSet;
@@ -18,7 +18,8 @@ use support::orch::{Ended, Orch, Project, wait_until};
 use support::server;
 use support::skip::skip;
 
-/// A site whose one task appends to the file `done`; `before` and `after` it in the configuration.
+/// Creates a project with a site whose one task appends to the file `done`; `before` and `after` are placed around it
+/// in the configuration.
 fn workshop(before: &str, after: &str) -> Project {
     let configuration = format!(
         "{before}\n[redis]\nmode = \"own\"\nport = 0\n[celery]\napp = \"workshop\"\nconcurrency = 1\n\
@@ -27,7 +28,7 @@ fn workshop(before: &str, after: &str) -> Project {
     bookshop::project_with("workshop", &configuration)
 }
 
-/// The same with a task that runs until the file `finish` is there.
+/// Creates a project as [`workshop`] does, with a task that runs until the file `finish` exists.
 fn patient() -> Project {
     let project = workshop("", "");
     let configuration = fs::read_to_string(project.file("orch.toml")).unwrap();
@@ -47,7 +48,7 @@ fn lines(project: &Project, file: &str) -> Vec<String> {
 
 fn wait_until_begun(orch: &mut Orch<'_>, project: &Project) {
     let begun = project.file("begun");
-    orch.wait_for("the task", |_| begun.exists());
+    orch.wait_until("the task", || begun.exists());
 }
 
 fn services(ended: &Ended, kind: &str) -> BTreeSet<String> {
@@ -108,12 +109,12 @@ fn exec_has_the_environment_and_the_exit_code() {
         .finish();
     ended.expect_code(7);
     assert!(ended.stdout.contains("url redis://default:"), "{}", ended.stdout);
-    // The address and password are those of the Redis that runs.
+    // The address and the password are those of the Redis that runs.
     let ask = "import os, redis; print('pong', redis.Redis.from_url(os.environ['REDIS_URL']).ping())";
     let ended = project.orch(&["exec", "--", ".venv/bin/python", "-c", ask]).finish();
     ended.expect_code(0);
     assert!(ended.stdout.contains("pong True"), "{}", ended.stdout);
-    // As do redis-cli's own ways to log in.
+    // The two ways of redis-cli to log in work too.
     if server::of_the_system("redis-cli").is_some() {
         let ask = "redis-cli -u \"$CELERY_BROKER_URL\" ping && redis-cli -p $REDIS_PORT ping";
         let ended = project.orch(&["exec", "--", "sh", "-c", ask]).finish();
@@ -128,7 +129,7 @@ fn exec_has_the_environment_and_the_exit_code() {
     } else {
         skip("there is no `redis-cli`");
     }
-    // Programs and modules are those of the worker, wherever the command is at work.
+    // Programs and modules are those of the worker, in every working directory of the command.
     let ask = "cd / && command -v celery && python -c 'import workshop, sys; print(sys.executable)' && celery -A workshop inspect ping";
     let ended = project.orch(&["exec", "--", "sh", "-c", ask]).finish();
     ended.expect_code(0);
@@ -145,7 +146,7 @@ fn exec_has_the_environment_and_the_exit_code() {
     let ended = project.orch(&["exec", "--", "no-such-command"]).finish();
     ended.expect_code(127);
     assert!(
-        ended.stderr.contains("`no-such-command`: it is not found in PATH (/"),
+        ended.stderr.contains("`no-such-command`: not found in PATH (/"),
         "{}",
         ended.stderr
     );
@@ -157,24 +158,29 @@ fn orch_celery_speaks_to_the_instance_that_is_up_here() {
     let project = workshop("", "");
     let refused = project.orch(&["celery", "ping"]).finish();
     refused.expect_code(2);
-    assert!(refused.stderr.contains("no instance is up here"), "{}", refused.stderr);
+    assert!(
+        refused.stderr.contains("no instance is running here"),
+        "{}",
+        refused.stderr
+    );
     let mut up = project.orch(&["up"]);
     bookshop::wait_until_up(&mut up, &project);
     let healthy = project.orch(&["celery", "ping", "-v", "--timeout", "10s"]).finish();
     healthy.expect_code(0);
     assert!(healthy.stdout.starts_with("healthy: "), "{}", healthy.stdout);
     assert!(
-        healthy.stderr.starts_with("broker 127.0.0.1:") && healthy.stderr.contains("(by the instance that is up here)"),
+        healthy.stderr.starts_with("broker 127.0.0.1:")
+            && healthy.stderr.contains("(from the instance that is running here)"),
         "{}",
         healthy.stderr
     );
-    // Nothing of the instance is looked at when a broker is named.
+    // When a broker is named, the instance is not read.
     let elsewhere = ["celery", "ping", "-v", "--broker", "redis://:secret@127.0.0.1:1/3"];
     let elsewhere = project.orch(&elsewhere).finish();
     elsewhere.expect_code(1);
     assert_eq!(
         elsewhere.stderr.trim_end(),
-        "broker 127.0.0.1:1/3, results 127.0.0.1:1/3 (by --broker)"
+        "broker 127.0.0.1:1/3, result backend 127.0.0.1:1/3 (from --broker)"
     );
     end(up).expect_code(143);
 }
@@ -185,7 +191,7 @@ fn exec_without_an_instance_says_how_to_start_one() {
     let ended = project.orch(&["exec", "--", "true"]).finish();
     ended.expect_code(3);
     assert!(
-        ended.stderr.contains("no instance is up") && ended.stderr.contains("orch up"),
+        ended.stderr.contains("no instance is running") && ended.stderr.contains("orch up"),
         "{}",
         ended.stderr
     );
@@ -206,30 +212,30 @@ fn a_second_run_is_refused_or_waits() {
     let refused = project.orch(&["run", "--wait", "100ms"]).finish();
     refused.expect_code(75);
 
-    let mut interrupted = project.orch(&["run", "--wait", "10m"]);
-    says_that_it_waits(&mut interrupted, &run_id);
+    let interrupted = project.orch(&["run", "--wait", "10m"]);
+    says_that_it_waits(&interrupted, &run_id);
     interrupted.signal(Signal::SIGINT);
     interrupted.finish().expect_code(130);
 
-    let mut second = project.orch(&["run", "--wait", "60s"]);
-    says_that_it_waits(&mut second, &run_id);
+    let killed = project.orch(&["run", "--wait", "10m"]);
+    says_that_it_waits(&killed, &run_id);
+    killed.signal(Signal::SIGKILL);
+    let left = killed.finish().left;
+    assert!(left.is_empty(), "left behind: {left:?}");
+
+    let second = project.orch(&["run", "--wait", "60s"]);
+    says_that_it_waits(&second, &run_id);
     fs::write(project.file("finish"), "").unwrap();
     first.finish().expect_code(0);
     second.finish().expect_code(0);
     assert_eq!(lines(&project, "begun").len(), 2);
 }
 
-fn says_that_it_waits(orch: &mut Orch<'_>, for_run: &str) {
-    let deadline = std::time::Instant::now() + support::orch::PATIENCE;
-    while !orch.stderr().contains(for_run) {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "it does not say that it waits: {}",
-            orch.stderr()
-        );
-        // Another process's output file offers no event.
-        std::thread::park_timeout(std::time::Duration::from_millis(5));
-    }
+fn says_that_it_waits(orch: &Orch<'_>, for_run: &str) {
+    let waits = orch.wait_within(support::orch::WAIT_TIMEOUT, &[], || {
+        orch.stderr().contains(for_run).then_some(())
+    });
+    assert!(waits.is_ok(), "it does not say that it waits: {}", orch.stderr());
 }
 
 #[test]
@@ -296,13 +302,13 @@ fn quiet_prints_failures_and_nothing_where_all_went_well() {
     assert!(!shown.contains("redis ready"), "{shown}");
 }
 
-/// The user and group `nobody`.
+/// Id of the user and the group `nobody`.
 const NOBODY: u32 = 65534;
 
-/// A copy of orch in the project, which becomes nobody's; none when this is not root.
+/// Copies orch into the project, which then belongs to nobody; returns `None` when this is not root.
 fn give_to_nobody(project: &Project) -> Option<PathBuf> {
     if !nix::unistd::geteuid().is_root() {
-        skip("only root can be somebody else");
+        skip("only root can run this as another user");
         return None;
     }
     let program = project.file("orch");
@@ -329,11 +335,11 @@ fn another_user_keeps_services_up_in_a_directory_of_its_own() {
     up.wait_for_service("service_ready", "web");
     assert_eq!(lines(&project, "user"), [NOBODY.to_string()]);
     end(up).expect_code(143);
-    // Its state is no business of another user, be it root.
+    // Another user, even root, may not use the state.
     let ended = project.orch(&["up"]).finish();
     ended.expect_code(3);
-    let told = format!("belongs to user {NOBODY}");
-    assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+    let reason = format!("belongs to user {NOBODY}");
+    assert!(ended.stderr.contains(&reason), "{}", ended.stderr);
 }
 
 #[test]
@@ -345,14 +351,14 @@ fn another_user_runs_sites_in_a_directory_of_its_own() {
     let mut celery = Command::new(project.file(".venv/bin/celery"));
     celery.arg("--version").uid(NOBODY).gid(NOBODY).stdin(Stdio::null());
     if !celery.output().is_ok_and(|output| output.status.success()) {
-        skip("nobody may not read the Python environment below cargo's target directory");
+        skip("the user nobody may not read the Python environment below cargo's target directory");
         return;
     }
     project.orch_as(NOBODY, &program, &["run"]).finish().expect_code(0);
     assert_eq!(lines(&project, "done"), ["shop"]);
 }
 
-/// How often orch has asked the Redis of a running instance whether it lives.
+/// Returns how often orch has sent PING to the Redis of a running instance.
 fn pings(port: u64, password: &str) -> u64 {
     let ask = "import redis, sys; r = redis.Redis(port=int(sys.argv[1]), password=sys.argv[2]); \
                print(r.info('commandstats')['cmdstat_ping']['calls'])";
@@ -361,10 +367,11 @@ fn pings(port: u64, password: &str) -> u64 {
         .args(["-c", ask, &port.to_string(), password])
         .output()
         .unwrap();
-    let told = String::from_utf8_lossy(&output.stdout).into_owned();
-    told.trim()
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    printed
+        .trim()
         .parse()
-        .unwrap_or_else(|_| panic!("{told}{}", String::from_utf8_lossy(&output.stderr)))
+        .unwrap_or_else(|_| panic!("{printed}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 #[test]
@@ -397,14 +404,14 @@ fn a_state_directory_that_is_removed_is_reported_and_its_instance_stays_the_only
             && ended.stderr.contains("was removed or replaced");
         assert!(named, "{command:?}: {}", ended.stderr);
     }
-    // Its Redis is asked by its port now, and is not taken for dead.
+    // orch now reaches Redis by the port, and does not consider Redis dead.
     let before = pings(port, password);
     wait_until("Redis is asked again and again", || pings(port, password) > before + 5);
     up.signal(Signal::SIGTERM);
     let ended = up.finish();
     ended.expect_code(143);
     assert!(!ended.stdout.contains("redis restarting"), "{}", ended.stdout);
-    // Another may start now.
+    // Another orch may start now.
     end({
         let mut up = project.orch(&["up"]);
         bookshop::wait_until_up(&mut up, &project);

@@ -1,11 +1,11 @@
-//! Runs of two state directories, as of two hosts, that share a broker: never at one site at the same time, whoever is
-//! refused, stopped or killed.
+//! Runs of two state directories, as of two hosts, that share a broker: they never work on one site at the same time,
+//! even if a run is refused, stopped or killed.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
 
 use nix::sys::signal::Signal;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod support;
 use support::bookshop;
@@ -14,8 +14,8 @@ use support::redis::RedisServer;
 
 const LEASE_KEY: &str = "orch:orch:lease:shop";
 
-/// One host's project: the site `shop` works until the file `finish` is there, `stall` at once. Each has a queue of its
-/// own, so that it is clear whose worker does what.
+/// Creates the project of one host: the site `shop` works until the file `finish` exists, `stall` ends at once. Each
+/// host has a queue of its own, so that each task shows which worker executes it.
 fn host(redis: &RedisServer, queue: &str, lease: &str) -> Project {
     let configuration = format!(
         "[orch]\nlease = \"{lease}\"\n[redis]\nmode = \"external\"\nport = {}\n\
@@ -30,7 +30,7 @@ fn host(redis: &RedisServer, queue: &str, lease: &str) -> Project {
 
 fn wait_until_begun(orch: &mut Orch<'_>, project: &Project) {
     let begun = project.file("begun");
-    orch.wait_for("the task", |_| begun.exists());
+    orch.wait_until("the task", || begun.exists());
 }
 
 fn finish(project: &Project) {
@@ -55,8 +55,9 @@ fn site_finished<'e>(ended: &'e Ended, site: &str) -> &'e Value {
     found.unwrap_or_else(|| panic!("{site} has no end: {:#?}", ended.events))
 }
 
-fn noticed(event: &Value, text: &str) -> bool {
-    event["event"] == "noticed" && event["message"].as_str().unwrap().contains(text)
+/// Decides whether the event reports that the site `shop` waits for another run.
+fn waits_for_run(event: &Value) -> bool {
+    event["event"] == "site_lease_awaited" && event["site"] == "shop" && event["holder"]["run"].is_object()
 }
 
 #[test]
@@ -85,7 +86,7 @@ fn a_held_site_is_refused_with_75_left_out_with_1_or_waited_for() {
         ] {
             assert!(shown.contains(word), "{word} is not in {shown}");
         }
-        // A worker that is started for nothing would only take the other's tasks.
+        // A worker that is started without work would only take the tasks of the other run.
         assert!(refused.events_of("service_starting").is_empty(), "{shown}");
         assert_eq!(refused.events.last().unwrap()["outcome"], "busy");
     }
@@ -103,7 +104,9 @@ fn a_held_site_is_refused_with_75_left_out_with_1_or_waited_for() {
 
     let mut waiting = second.orch(&["run", "--sites", "shop", "--wait", "2m"]);
     waiting.wait_for("the wait", |event| {
-        noticed(event, "waiting up to") && noticed(event, &id)
+        event["event"] == "free_site_awaited"
+            && event["held"][0]["sites"] == json!(["shop"])
+            && event["held"][0]["holder"]["run"]["run_id"] == id.as_str()
     });
     assert!(lease(&redis).unwrap()["run_id"] == id.as_str());
     finish(&first);
@@ -127,7 +130,7 @@ fn a_run_that_was_stopped_beyond_its_lease_has_lost_the_site_and_touches_nothing
 
     let mut next = second.orch(&["run", "--sites", "shop", "--wait", "2m"]);
     next.wait_for("the stopped run's work to be ended", |event| {
-        noticed(event, "has not given its lease back")
+        event["event"] == "site_lease_abandoned" && event["site"] == "shop"
     });
     wait_until_begun(&mut next, &second);
     let before = lease(&redis).unwrap();
@@ -146,7 +149,7 @@ fn a_run_that_was_stopped_beyond_its_lease_has_lost_the_site_and_touches_nothing
     );
     assert!(stopped.events_of("site_retrying").is_empty());
 
-    // Neither its end nor its stop has harmed the other.
+    // Neither the end nor the stop of that run has harmed the other run.
     assert_eq!(lease(&redis), Some(before));
     finish(&second);
     let next = next.finish();
@@ -165,7 +168,7 @@ fn a_run_that_was_stopped_and_has_lost_nothing_goes_on() {
     stopped.signal(Signal::SIGSTOP);
     wait_until_it_ends(&redis);
     stopped.signal(Signal::SIGCONT);
-    stopped.wait_for("the lease", |_| lease(&redis).as_ref() == Some(&before));
+    support::orch::wait_until("the lease", || lease(&redis).as_ref() == Some(&before));
     finish(&project);
     stopped.finish().expect_code(0);
 }
@@ -173,7 +176,7 @@ fn a_run_that_was_stopped_and_has_lost_nothing_goes_on() {
 #[test]
 fn a_killed_run_holds_up_its_own_state_directory_not_at_all_and_others_until_its_lease_ends() {
     let redis = RedisServer::start();
-    // Longer than any patience here.
+    // Longer than any wait of this test.
     let (first, second) = (host(&redis, "first", "1h"), host(&redis, "second", "1h"));
     let mut killed = first.orch(&["run", "--sites", "shop"]);
     wait_until_begun(&mut killed, &first);
@@ -197,7 +200,7 @@ fn a_killed_run_holds_up_its_own_state_directory_not_at_all_and_others_until_its
     assert_eq!(lease(&redis), None);
 }
 
-/// Waits until the lease has ended in Redis, since its holder is stopped.
+/// Waits until the lease has expired in Redis, since its holder is stopped.
 fn wait_until_it_ends(redis: &RedisServer) {
     support::orch::wait_until("the end of the lease", || lease(redis).is_none());
 }
@@ -217,7 +220,7 @@ fn a_site_that_another_run_has_completed_meanwhile_is_not_done_again() {
         let other = second.orch(&["run", "--sites", "shop"]).finish();
         other.expect_code(0);
         stopped.signal(Signal::SIGCONT);
-        // Were the site done again, it would wait for this for a minute.
+        // If the site were repeated, the task would wait a minute for this file.
         let ended = stopped.finish();
         ended.expect_code(0);
         let end = site_finished(&ended, "shop");
@@ -235,14 +238,14 @@ fn a_site_that_another_run_has_completed_meanwhile_is_not_done_again() {
         assert_eq!(end["counts"]["results"], 1, "those of the other run: {end}");
         assert_eq!(ended.events_of("site_dispatched").len(), 1, "{}", ended.stdout);
         assert_eq!(lease(&redis), None);
-        // Its two seconds are no measure, nor is the time for which it was stopped.
+        // Neither the two seconds of the site nor the time of the stop count as its duration.
         let plan = first.orch(&["plan", "--sites", "shop", "--json"]).finish();
         let plan: Value = serde_json::from_str(&plan.stdout).unwrap();
         assert_eq!(plan["sites"][0]["expected_seconds"], Value::Null, "{plan}");
     }
 }
 
-/// Whether the events of a run have their fencing tokens, as this version writes them.
+/// Form of the events of a run: with fencing tokens, as this version writes them, or without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Journal {
     Current,
@@ -330,13 +333,13 @@ fn a_site_that_another_run_is_at_is_waited_for_by_the_one_that_lost_it() {
     let mut other = second.orch(&["run", "--sites", "shop"]);
     wait_until_begun(&mut other, &second);
     stopped.signal(Signal::SIGCONT);
-    stopped.wait_for("the wait", |event| noticed(event, "shop waits for run "));
+    stopped.wait_for("the wait", waits_for_run);
     finish(&second);
     other.finish().expect_code(0);
     let ended = stopped.finish();
     ended.expect_code(0);
     let end = site_finished(&ended, "shop");
     assert_eq!(end["cause"]["by"], "by_another_run", "{end}");
-    let waits = ended.events.iter().filter(|event| noticed(event, "waits for run"));
+    let waits = ended.events.iter().filter(|event| waits_for_run(event));
     assert_eq!(waits.count(), 1, "{}", ended.stdout);
 }

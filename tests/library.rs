@@ -1,7 +1,7 @@
-//! orch as a library: a program that panics while it holds an `Orchestrator`, drops it, or forgot `init`.
+//! orch as a library: a program that panics while an `Orchestrator` exists, drops the `Orchestrator`, or forgot `init`.
 //!
-//! Without the test harness, since `init` must be the first line of `main`; each case is this program, started again
-//! as a child whose orphans come to us.
+//! This program has no test harness, since `init` must be the first line of `main`; each case is this program, started
+//! again as a child whose orphans the parent adopts.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::path::Path;
@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use orch::config::{Config, LoadOptions};
 use orch::guard::{Guard, GuardOptions};
-use orch::orchestrator::{Options, Orchestrator};
-use orch::run::{Command, Update};
+use orch::journal::{FeedUpdate, RunCommand};
+use orch::orchestrator::{Orchestrator, RunOptions};
+
+#[path = "support/wait.rs"]
+#[allow(dead_code, reason = "this program uses a part of it")]
+mod wait;
 
 const CONFIGURATION: &str = r#"
 [redis]
@@ -26,18 +30,18 @@ readiness = { log = "up" }
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     if arguments.get(1).map(String::as_str) == Some("without-init") {
-        return without_init(Path::new(&arguments[2]));
+        return without_init();
     }
     orch::guard::init();
     match arguments.get(1).map(String::as_str) {
         Some("panic") => hold(Path::new(&arguments[2]), || panic!("on purpose")),
         Some("drop") => hold(Path::new(&arguments[2]), || {}),
-        // Whatever the test runner passes (a filter, `--quiet`) is not for us.
+        // The arguments of the test runner (a filter, `--quiet`) are ignored.
         _ => cases(),
     }
 }
 
-/// Starts a service and does `then` while it runs.
+/// Starts a service and calls `then` while it runs.
 fn hold(directory: &Path, then: impl FnOnce()) {
     let load = LoadOptions {
         directory: directory.to_owned(),
@@ -45,14 +49,15 @@ fn hold(directory: &Path, then: impl FnOnce()) {
     };
     let config = Config::load(load).unwrap();
     let environment = std::env::vars().collect();
-    let options = Options {
-        command: Command::Up,
+    let options = RunOptions {
+        command: RunCommand::Up,
+        ends_when_ready: false,
         sites: Vec::new(),
         resume: None,
         wait: Duration::ZERO,
         force: false,
         environment,
-        sole_spawner: false,
+        owns_all_children: false,
     };
     let mut orchestrator = Orchestrator::start(config, options).unwrap();
     let (_stop, asked) = tokio::sync::watch::channel(None);
@@ -62,35 +67,30 @@ fn hold(directory: &Path, then: impl FnOnce()) {
         .build()
         .unwrap();
     runtime.block_on(async {
-        let ready = async {
-            loop {
-                while let Some(update) = events.try_recv() {
-                    if let Update::Event(event) = update
-                        && matches!(event.kind, orch::run::EventKind::ServiceReady { .. })
-                    {
-                        return;
-                    }
+        let ready = wait::until_async("a service is ready", Duration::from_secs(60), async || {
+            while let Some(update) = events.try_recv() {
+                if let FeedUpdate::Event(event) = update
+                    && matches!(event.kind, orch::journal::EventKind::ServiceReady { .. })
+                {
+                    return Some(());
                 }
-                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-        };
+            None
+        });
         tokio::select! {
             ending = orchestrator.run(asked) => panic!("it ended: {ending:?}"),
-            ready = tokio::time::timeout(Duration::from_secs(60), ready) => ready.expect("it gets ready in time"),
+            () = ready => {}
         }
     });
     then();
 }
 
-fn without_init(directory: &Path) {
+fn without_init() {
     let options = GuardOptions {
         run_id: "none".to_owned(),
-        state_dir: directory.to_owned(),
-        log: directory.join("guard.log"),
-        lock: Vec::new(),
-        sole_spawner: false,
+        owns_all_children: false,
     };
-    let Err(error) = Guard::start(options, |_| {}) else {
+    let Err(error) = Guard::start(options) else {
         panic!("a guard without `init`")
     };
     assert!(
@@ -100,7 +100,7 @@ fn without_init(directory: &Path) {
 }
 
 fn cases() {
-    // What a case leaves is re-parented to us, and then stands among our children.
+    // The leftovers of a case are re-parented to this process, and then are its children.
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let mut passed = 0;
     for (case, succeeds) in [("panic", false), ("drop", true), ("without-init", true)] {
@@ -108,8 +108,8 @@ fn cases() {
         std::fs::write(directory.path().join("orch.toml"), CONFIGURATION).unwrap();
         let this = std::env::current_exe().unwrap();
         let output = Process::new(this).arg(case).arg(directory.path()).output().unwrap();
-        let told = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert_eq!(output.status.success(), succeeds, "{case}: {told}");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.success(), succeeds, "{case}: {error}");
         let left = nix::sys::wait::waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG));
         assert_eq!(left, Err(nix::errno::Errno::ECHILD), "{case} has left something");
         println!("test {case} ... ok");

@@ -1,8 +1,8 @@
-//! Every supported version of Celery against every supported server: the tests of `tests/celery`, once for each pair.
+//! Every supported version of Celery with every supported server: the tests of `tests/celery`, once for each pair.
 //!
 //! `cargo test --test matrix -- --ignored --nocapture` runs all (about ten minutes on two cores); `ORCH_BLESS=1` also
-//! writes `docs/compatibility.md` from what was seen. `ORCH_MATRIX_CELERY=5.2,5.7` and `ORCH_MATRIX_REDIS=valkey-9`
-//! run a part, which CI does.
+//! writes `docs/compatibility.md` from the results. `ORCH_MATRIX_CELERY=5.2,5.7` and `ORCH_MATRIX_REDIS=valkey-9`
+//! select a part, as CI does.
 
 mod support;
 
@@ -14,13 +14,13 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-/// As `ORCH_TEST_CELERY` takes them, oldest first; the exact versions are in `tests/fixtures/requirements`.
+/// Values of `ORCH_TEST_CELERY`, oldest first; the exact versions are in `tests/fixtures/requirements`.
 const VERSIONS: [&str; 6] = ["5.2", "5.3", "5.4", "5.5", "5.6", "5.7"];
 
-/// As `ORCH_TEST_REDIS` takes them, and how the version that they report begins.
+/// Values of `ORCH_TEST_REDIS`, with the beginning of the version that the server reports.
 const SERVERS: [(&str, &str); 3] = [("redis-6.2", "6.2."), ("redis-7.0", "7.0."), ("valkey-9", "9.")];
 
-/// What the modules of `tests/celery` are about.
+/// Modules of `tests/celery` with their subjects.
 const CAPABILITIES: [(&str, &str); 17] = [
     ("results", "Results, and waiting for them"),
     ("publish", "Tasks, chains, results, events"),
@@ -41,10 +41,10 @@ const CAPABILITIES: [(&str, &str); 17] = [
     ("wrong_type", "Keys of another type than Celery writes"),
 ];
 
-/// What became of each test, by its full name.
+/// Outcome of each test, by its full name.
 type Cell = BTreeMap<String, bool>;
 
-/// Cells by version and server.
+/// Outcomes by version and server.
 type Matrix = BTreeMap<(String, String), Cell>;
 
 #[test]
@@ -106,7 +106,7 @@ fn page() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/compatibility.md")
 }
 
-/// All, or those that a variable names.
+/// Returns all values, or those that a variable names.
 fn chosen(variable: &str, all: &[&str]) -> Vec<String> {
     let Ok(names) = std::env::var(variable) else {
         return all.iter().map(|&name| name.to_owned()).collect();
@@ -121,7 +121,7 @@ fn chosen(variable: &str, all: &[&str]) -> Vec<String> {
     names
 }
 
-/// The program of an integration test, built if need be.
+/// Returns the program of an integration test, built if necessary.
 fn built(test: &str) -> PathBuf {
     let output = Command::new(env!("CARGO"))
         .args(["test", "--no-run", "--message-format=json", "--test", test])
@@ -142,13 +142,13 @@ fn built(test: &str) -> PathBuf {
         .filter(|message| message["target"]["name"] == test && message["target"]["kind"][0] == "test")
         .find_map(|message| message["executable"].as_str().map(PathBuf::from));
     let program = program.expect("cargo names the program that it built");
-    // A build beside this run must not change what runs.
+    // A build during this run must not change the program that runs.
     let copy = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("matrix-{test}"));
     std::fs::copy(&program, &copy).unwrap_or_else(|error| panic!("{}: {error}", copy.display()));
     copy
 }
 
-/// Such as `Redis server v=7.0.15`; panics when it is another version than its name says.
+/// Returns a version such as `Redis server v=7.0.15`; panics when the version does not fit the name of the server.
 fn server_version(server: &str) -> String {
     let program = support::server::named(server);
     let output = Command::new(&program).arg("--version").output();
@@ -175,7 +175,7 @@ fn server_version(server: &str) -> String {
     format!("{product} {version}")
 }
 
-/// The version that the requirements file pins.
+/// Returns the version that the requirements file pins.
 fn exact_version(version: &str) -> String {
     let path = support::python::requirements(&format!("celery-{version}"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -183,7 +183,7 @@ fn exact_version(version: &str) -> String {
     pinned.expect("the file pins celery").to_owned()
 }
 
-/// Runs all tests against one version and one server; also gives their output. Each test bounds its own time.
+/// Runs all tests with one version and one server; returns the outcomes and the output. Each test has a time limit.
 fn run(tests: &Path, version: &str, server: &str) -> (Cell, String) {
     let output = Command::new(tests)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -202,7 +202,7 @@ fn run(tests: &Path, version: &str, server: &str) -> (Cell, String) {
     (cell, text)
 }
 
-/// Reads a line such as `test queues::a_task_is_found ... ok`.
+/// Parses a line such as `test queues::a_task_is_found ... ok`.
 fn outcome(line: &str) -> Option<(String, bool)> {
     let (name, outcome) = line.strip_prefix("test ")?.split_once(" ... ")?;
     match outcome {
@@ -212,7 +212,7 @@ fn outcome(line: &str) -> Option<(String, bool)> {
     }
 }
 
-/// The page, without anything that changes from run to run.
+/// Returns the page, without anything that changes from run to run.
 fn written(matrix: &Matrix) -> String {
     let mut page = String::from(
         "# Compatibility\n\n\

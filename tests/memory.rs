@@ -1,13 +1,12 @@
-//! Limits of memory: no further site begins while it is short, and what waits begins in the end.
+//! Limits of memory: no further site begins while memory is short, and waiting sites begin in the end.
 
 mod support;
 
-use serde_json::Value;
 use support::bookshop;
 use support::orch::{Ended, Project};
 
-/// `orch` and `celery` are further lines of their sections; each site has a name, chunks of so many seconds that hold so many
-/// MiB, and further lines.
+/// Creates a project; `orch` and `celery` are further lines of their sections; each site has a name, a number of chunks
+/// with their seconds and the MiB that they hold, and further lines.
 fn project(orch: &str, celery: &str, sites: &[(&str, u32, f64, u32, &str)]) -> Project {
     let mut configuration = format!(
         "[orch]\ninstance = \"limits\"\n{orch}\n[redis]\nport = 0\nmode = \"own\"\n\
@@ -22,17 +21,7 @@ fn project(orch: &str, celery: &str, sites: &[(&str, u32, f64, u32, &str)]) -> P
     bookshop::project_with("limits_app", &configuration)
 }
 
-/// Places in the journal of what is told and holds this text.
-fn told(ended: &Ended, text: &str) -> Vec<usize> {
-    let holds = |event: &Value| event["message"].as_str().is_some_and(|message| message.contains(text));
-    let events = ended.events.iter().enumerate();
-    events
-        .filter(|(_, event)| holds(event))
-        .map(|(place, _)| place)
-        .collect()
-}
-
-/// Places of the events of a kind.
+/// Returns the places of the events of a kind.
 fn places(ended: &Ended, kind: &str) -> Vec<usize> {
     let events = ended.events.iter().enumerate();
     events
@@ -48,22 +37,20 @@ fn while_memory_is_short_one_site_at_a_time_begins_after_a_while_and_the_reason_
     let project = project("memory_reserve = \"1000TiB\"", "", &sites);
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(0);
-    let shut = told(&ended, "no further site begins: ");
+    let shut = places(&ended, "memory_gate_shut");
     assert_eq!(shut.len(), 1, "{:#?}", ended.events);
-    let reason = ended.events[shut[0]]["message"].as_str().expect("why");
-    assert!(
-        reason.ends_with(" of memory are available, `memory_reserve` is 1024000.0 GiB"),
-        "{reason}"
-    );
-    let all_the_same = told(&ended, "a site begins all the same");
+    let low = &ended.events[shut[0]]["shortage"]["low"];
+    assert_eq!(low["reserve"], 1000_u64 << 40, "{low}");
+    assert!(low["available"].as_u64() < low["reserve"].as_u64(), "{low}");
+    let exceptions = places(&ended, "memory_gate_forced");
     let (dispatched, finished) = (places(&ended, "site_dispatched"), places(&ended, "site_finished"));
-    // It is told, one begins, it ends, and so on.
+    // The shortage is reported, one site begins, the site ends, and so on.
     let order = [
         shut[0],
-        all_the_same[0],
+        exceptions[0],
         dispatched[0],
         finished[0],
-        all_the_same[1],
+        exceptions[1],
         dispatched[1],
         finished[1],
     ];
@@ -77,14 +64,14 @@ fn nobody_waits_where_memory_is_no_matter_or_enough() {
         let project = project(&format!("memory_reserve = {reserve}"), "", &sites);
         let ended = project.orch(&["run"]).finish();
         ended.expect_code(0);
-        assert!(told(&ended, "no further site begins").is_empty());
+        assert!(places(&ended, "memory_gate_shut").is_empty());
         assert!(places(&ended, "site_dispatched")[1] < places(&ended, "site_finished")[0]);
     }
 }
 
 #[test]
 fn a_worker_that_holds_too_much_is_started_anew_and_says_so_and_nothing_is_lost() {
-    // Each chunk of `fat` holds more than its worker may; `slim` has a worker of its own as well, within its limit.
+    // Each chunk of `fat` holds more than its worker may; `slim` also has a worker of its own, within its limit.
     let limited = "workers = { concurrency = 1, max_memory = \"150MiB\" }";
     let sites = [("fat", 3, 6.0, 200, limited), ("slim", 3, 6.0, 1, limited)];
     let project = project("", "grace = \"30s\"\nrestart = { stable = \"100ms\" }", &sites);
@@ -105,13 +92,14 @@ fn a_worker_that_holds_too_much_is_started_anew_and_says_so_and_nothing_is_lost(
     assert_eq!(of("service_unhealthy"), restarted);
     let restarting = ended.events_of("service_restarting")[0];
     let reason = restarting["reason"].as_str().expect("why");
-    // It may be measured while the chunk is still taking its memory.
+    // The measurement may come while the chunk is still allocating its memory.
     let held = reason
         .strip_prefix("its processes hold ")
         .and_then(|rest| rest.strip_suffix(" MiB of memory, `max_memory` is 150 MiB"))
         .and_then(|held| held.parse::<u64>().ok());
     assert!(held.is_some_and(|held| held >= 150), "{reason}");
-    // Warm: what ran came to its end, what was reserved went back. Late acknowledgement is at least once.
+    // Warm restarts: running tasks ended, reserved tasks went back to the queue. Late acknowledgement executes each
+    // task at least once.
     for site in ["fat", "slim"] {
         let end = ended
             .events_of("site_finished")
@@ -137,7 +125,7 @@ fn a_site_that_held_more_in_earlier_runs_than_is_left_waits_until_nothing_runs()
     assert!(peaks.len() == 1 && peaks[0]["service"] == "celery@fat", "{peaks:?}");
     let bytes = peaks[0]["memory_bytes"].as_u64().expect("bytes");
     assert!((10 << 20..1 << 30).contains(&bytes), "{bytes}");
-    // As if it had held more than any machine has.
+    // As if the site had held more than any machine has.
     let runs = std::fs::read_dir(project.state_dir().join("runs"))
         .expect("the runs")
         .flatten();
@@ -154,12 +142,13 @@ fn a_site_that_held_more_in_earlier_runs_than_is_left_waits_until_nothing_runs()
 
     let second = project.orch(&["run"]).finish();
     second.expect_code(0);
-    let waits = told(
-        &second,
-        "fat waits for memory: it has held 1073741824.0 GiB in earlier runs",
+    let (waits, exceptions) = (
+        places(&second, "site_memory_awaited"),
+        places(&second, "memory_gate_forced"),
     );
-    let all_the_same = told(&second, "a site begins all the same");
-    assert_eq!((waits.len(), all_the_same.len()), (1, 1), "{:#?}", second.events);
+    assert_eq!((waits.len(), exceptions.len()), (1, 1), "{:#?}", second.events);
+    let wait = &second.events[waits[0]];
+    assert!(wait["site"] == "fat" && wait["memory_bytes"] == 1_u64 << 60, "{wait}");
     let of = |kind: &str, site: &str| {
         let mut events = second.events.iter();
         events
@@ -169,7 +158,7 @@ fn a_site_that_held_more_in_earlier_runs_than_is_left_waits_until_nothing_runs()
     let order = [
         waits[0],
         of("site_finished", "quotes"),
-        all_the_same[0],
+        exceptions[0],
         of("site_dispatched", "fat"),
     ];
     assert!(order.is_sorted(), "{order:?}");

@@ -1,4 +1,4 @@
-//! The main job for real: real Redis, a real worker, real pages through real proxies, real chords.
+//! The main job with real parts: Redis, a worker, pages through proxies, chords.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::collections::BTreeSet;
@@ -46,12 +46,13 @@ time.sleep(600)
 #[test]
 fn two_runs_in_a_row_scrape_exactly_what_the_sites_serve() {
     let project = bookshop::project();
-    // Beside Redis and the worker (whose title setproctitle rewrites) a service whose grandchild has daemonised itself.
+    // Next to Redis and the worker (whose title setproctitle rewrites), a service whose grandchild has daemonised
+    // itself.
     let mut configuration = fs::read_to_string(project.file("orch.toml")).unwrap();
     configuration.push_str(DAEMONISED);
     fs::write(project.file("orch.toml"), configuration).unwrap();
     for round in 0..2 {
-        // The second round is the demo's: all three.
+        // The second round is that of the demo: all three sites.
         let (arguments, sites): (&[&str], &[&str]) = match round {
             0 => (&["run", "--sites", "books,quotes"], &["books", "quotes"]),
             _ => (&["run"], &["books", "quotes", "gadgets"]),
@@ -163,7 +164,7 @@ fn without_any_redis_binary_it_says_how_to_get_one() {
     let project = bookshop::project();
     fs::create_dir(project.file("bin")).unwrap();
     let path = project.file("bin").to_string_lossy().into_owned();
-    // The environment's programs without its packages, of which one may be a server.
+    // The programs of the environment without its packages, one of which may be a server.
     let programs = project.file(".venv/bin").canonicalize().unwrap();
     fs::remove_file(project.file(".venv")).unwrap();
     fs::create_dir(project.file(".venv")).unwrap();
@@ -179,7 +180,7 @@ fn without_any_redis_binary_it_says_how_to_get_one() {
     );
 }
 
-/// The phases in which a run can be interrupted, each by the event that begins it.
+/// Predicate for the event that begins a phase in which a run can be interrupted.
 type Begins = fn(&Value) -> bool;
 
 fn phases() -> [(&'static str, Begins); 5] {
@@ -287,7 +288,7 @@ fn two_ctrl_c_end_it_within_two_seconds() {
     assert!(hurried.elapsed() < Duration::from_secs(2), "{:?}", hurried.elapsed());
 }
 
-/// Kills the main process of a service while the sites run; how the run ended.
+/// Kills the main process of a service while the sites run, and checks the end of the run.
 fn kill_during_the_sites(service: &str) {
     let project = bookshop::project();
     let mut orch = project.orch(&["run", "--sites", "books,quotes,gadgets"]);

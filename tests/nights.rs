@@ -1,4 +1,4 @@
-//! What earlier nights mean for this one: sites that yield too little, and sites that fail night after night.
+//! The effect of earlier nights on this one: sites that yield too little, and sites that fail night after night.
 
 mod support;
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use support::bookshop;
 use support::orch::{Ended, Project};
 
-/// Each chunk is a result; a number of chunks that is none makes the dispatch task fail.
+/// Returns a site in which each chunk is a result; a number of chunks that is no number makes the dispatch task fail.
 fn site(name: &str, chunks: &str, more: &str) -> String {
     format!(
         "[sites.{name}]\n{more}\ndispatch = {{ task = \"chaos.dispatch\", kwargs = {{ site = \"{{site}}\", \
@@ -22,7 +22,7 @@ fn project(sites: &[String]) -> Project {
     bookshop::project_with("chaos_app", &(services.to_owned() + &sites.concat()))
 }
 
-/// Sites and how each ended, by their names.
+/// Returns the sites with their ends, by name.
 fn ends(ended: &Ended) -> Vec<(String, String)> {
     let text = |value: &Value| value.as_str().expect("text").to_owned();
     let ends = ended.events_of("site_finished").into_iter();
@@ -89,7 +89,7 @@ fn a_site_that_yields_too_little_is_degraded_and_strict_makes_that_an_error() {
         reason(&less, "shrinks"),
         "2 results, `min_results` is 80 % of the median of its last 2 complete runs with 5: 4"
     );
-    // What was degraded is no measure for the next night.
+    // A degraded result is no measure for the next night.
     let again = night(&usual[0], &["run"]);
     assert_eq!(reason(&again, "shrinks"), reason(&less, "shrinks"));
     assert!(
@@ -124,7 +124,7 @@ fn a_site_that_fails_night_after_night_is_skipped_and_tried_again_from_time_to_t
         let attempts = ended.events_of("site_dispatched").into_iter();
         let attempts = attempts.filter(|event| event["site"] == "closed").count();
         let status = ends(&ended)[1].1.clone();
-        // What is skipped waits neither for its turn nor for what it depends on.
+        // A skipped site waits neither for its turn nor for its dependencies.
         let queued = ended.events_of("site_queued");
         let queued = queued.iter().any(|event| event["site"] == "closed");
         assert_eq!(queued, status != "skipped", "{}", ended.stdout);
@@ -144,7 +144,7 @@ fn a_site_that_fails_night_after_night_is_skipped_and_tried_again_from_time_to_t
         [
             (2, "failed"),
             (2, "failed"),
-            // Once more, without retries.
+            // A second time, without retries.
             (1, "failed"),
             (0, "skipped"),
             (0, "skipped"),
@@ -173,13 +173,15 @@ fn a_site_that_fails_night_after_night_is_skipped_and_tried_again_from_time_to_t
     up.finish().expect_code(130);
 }
 
-/// Journals of runs in which these sites ended so, or not at all (without a status), the oldest first.
+/// Writes the journals of runs in which these sites ended so, or did not end (without a status), the oldest first.
 fn write_nights(project: &Project, nights: &[Vec<Value>]) {
     for (number, ends) in nights.iter().enumerate() {
         let directory = project.state_dir().join(format!("runs/run{number}"));
         let mut private = DirBuilder::new();
         private.recursive(true).mode(0o700);
-        private.create(&directory).expect("make the run's directory");
+        private
+            .create(&directory)
+            .expect("could not create the run's directory");
         let begun = json!({
             "seq": 1, "at": 1000.0 + number as f64, "elapsed": 0.0, "event": "run_started", "format": 1,
             "run_id": format!("run{number}"), "command": "run", "version": "0", "instance": "orch", "config": "orch.toml",
@@ -194,7 +196,7 @@ fn write_nights(project: &Project, nights: &[Vec<Value>]) {
             event.to_string()
         });
         let lines: Vec<String> = std::iter::once(begun.to_string()).chain(ends).collect();
-        fs::write(directory.join("journal.jsonl"), lines.join("\n") + "\n").expect("write the journal");
+        fs::write(directory.join("journal.jsonl"), lines.join("\n") + "\n").expect("could not write the journal");
     }
 }
 
@@ -210,7 +212,7 @@ fn what_was_long_ago_is_not_forgotten_and_what_others_did_is_not_held_against_a_
     let defaults = "[sites.defaults]\nmin_results = 5\nskip_after_failures = 1\n";
     fs::write(project.file("orch.toml"), configuration + defaults).expect("it is written");
     let failed = |site: &str, cause: Value| json!({"site": site, "status": "failed", "counts": {}, "reason": "closed", "cause": cause});
-    // `failing` was part of the oldest run alone, and has ended in none that is looked at.
+    // `failing` was part of the oldest run alone, and has ended in none of the runs that are read.
     let mut nights = vec![vec![failed("failing", json!({"by": "failure", "in_a_row": 4}))]];
     nights.extend((0..9).map(|_| {
         vec![
@@ -311,7 +313,7 @@ fn a_degraded_site_is_kept_by_a_resumed_run_and_a_night_that_is_resumed_is_one()
         assert_eq!(closed["phase"], phase, "{closed}");
         (ended, closed["cause"].clone())
     };
-    // The third failure, of the night that is resumed, is no reason to skip the site in that very night.
+    // The third failure, in the night that is resumed, is no reason to skip the site in that night.
     let (first, cause) = resume(&["run", "--resume", "run1"], "failed");
     assert_eq!(cause, json!({"by": "failure", "in_a_row": 3}));
     assert_eq!(
@@ -322,7 +324,7 @@ fn a_degraded_site_is_kept_by_a_resumed_run_and_a_night_that_is_resumed_is_one()
     );
     let (_, cause) = resume(&["run", "--resume"], "failed");
     assert_eq!(cause, json!({"by": "failure", "in_a_row": 3}));
-    // The next night is another.
+    // The next night is another run.
     let next = project.orch(&["run", "--sites", "few,closed", "--strict"]).finish();
     next.expect_code(1);
     assert_eq!(ends(&next), pairs([("closed", "skipped"), ("few", "degraded")]));
@@ -332,7 +334,7 @@ fn a_degraded_site_is_kept_by_a_resumed_run_and_a_night_that_is_resumed_is_one()
         next.stdout
     );
 
-    // Nothing but the kept site's shortage makes the difference.
+    // Only the shortage of the kept site makes the difference.
     let mended = [
         "run",
         "--resume",
@@ -360,13 +362,13 @@ fn no_proxies_are_wanted_for_sites_that_are_skipped() {
     assert_eq!(ends(&ended), pairs([("closed", "skipped")]));
     assert!(ended.events_of("proxies_counted").is_empty(), "{}", ended.stdout);
     assert!(ended.stdout.contains("1 of 1 site skipped after "), "{}", ended.stdout);
-    // It is tried once again, and there are too few.
+    // The site runs once again, and there are too few results.
     project.orch(&["run"]).finish().expect_code(4);
 }
 
 #[test]
 fn nights_on_which_a_site_was_empty_are_no_measure_for_a_good_one() {
-    // Twenty chunks on two slots: a second and more, and three times a hundredth of a second is long over by then.
+    // Twenty chunks on two slots take a second and more, far more than three times a hundredth of a second.
     let more = "timeout = \"auto\"\ntimeout_min = \"100ms\"\nslow_factor = 2";
     let project = project(&[site("shop", "20", more).replace("0.01", "0.1")]);
     let empty = |counts: Value| vec![json!({"site": "shop", "status": "complete", "counts": counts, "elapsed_ms": 10})];
@@ -386,7 +388,7 @@ fn nights_on_which_a_site_was_empty_are_no_measure_for_a_good_one() {
     night.expect_code(0);
     assert_eq!(ends(&night), pairs([("shop", "complete")]), "{}", night.stdout);
     assert!(night.events_of("site_verdict").is_empty(), "{}", night.stdout);
-    // The first that is one.
+    // The first duration that counts.
     let seconds = expected().expect("it is known");
     assert!(seconds > 1.0, "{seconds}");
 }

@@ -1,4 +1,4 @@
-//! Where the output goes: a terminal that is drawn on and given back, a closed pipe, outputs that take nothing.
+//! Outputs: a terminal that is drawn on and given back, a closed pipe, outputs that take nothing.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs::File;
@@ -14,7 +14,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 mod support;
-use support::orch::{PATIENCE, Project};
+use support::orch::{Project, WAIT_TIMEOUT, is_stopped, wait_until};
+use support::watch::{self, Watch};
 
 const CONFIGURATION: &str = r#"
 [redis]
@@ -29,11 +30,14 @@ readiness = { log = "up" }
 grace = "700ms"
 "#;
 
-/// Hidden, shown; from the frame's first column to the end of the screen.
+/// Control sequences: cursor hidden; and from the first column of the frame to the end of the screen erased, cursor
+/// shown.
 const HIDE_CURSOR: &str = "\x1b[?25l";
 const GIVE_BACK: &str = "\r\x1b[J\x1b[?25h";
+/// Written by the guard for an orch that was killed: colours off, the rest of the screen erased, cursor shown.
+const GIVE_BACK_AFTER_KILL: &str = "\x1b[0m\x1b[J\x1b[?25h";
 
-/// An `orch up` with a standard output of the test's choice.
+/// `orch up` with a standard output of the test.
 struct Up(Child);
 
 impl Up {
@@ -56,25 +60,20 @@ impl Up {
         kill(Pid::from_raw(self.0.id().try_into().unwrap()), signal).unwrap();
     }
 
-    /// Presses Ctrl+C until the terminal shows this: what comes together with the last one counts once.
+    /// Sends SIGINT until the terminal shows this text: signals within a short time count once.
     fn interrupt_until(&self, terminal: &mut Terminal, wanted: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while !terminal.shows(wanted) {
             assert!(Instant::now() < deadline, "not shown: {wanted:?}\n{:?}", terminal.seen);
             self.signal(Signal::SIGINT);
         }
     }
 
-    /// Its exit code, and how long it took from here.
+    /// Waits for the end; returns the status, and the time from the call to the end.
     fn end(mut self) -> (ExitStatus, Duration) {
         let started = Instant::now();
-        loop {
-            if let Some(status) = self.0.try_wait().unwrap() {
-                return (status, started.elapsed());
-            }
-            assert!(started.elapsed() < PATIENCE, "orch does not end");
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
+        let status = watch::exit(&mut self.0, WAIT_TIMEOUT);
+        (status.expect("orch ends"), started.elapsed())
     }
 }
 
@@ -87,26 +86,22 @@ impl Drop for Up {
     }
 }
 
-/// The events of the project's one run, as far as they are written.
+/// Waits for an event in the journal of the project's only run.
 fn wait_for_event(project: &Project, wanted: &str) -> serde_json::Value {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let runs = std::fs::read_dir(project.state_dir().join("runs"))
-            .into_iter()
-            .flatten()
-            .flatten();
-        for run in runs {
-            let text = std::fs::read_to_string(run.path().join("journal.jsonl")).unwrap_or_default();
-            if let Some(line) = text.lines().find(|line| line.contains(wanted)) {
-                return serde_json::from_str(line).unwrap();
-            }
-        }
-        assert!(Instant::now() < deadline, "no event with {wanted}");
-        std::thread::park_timeout(Duration::from_millis(5));
-    }
+    let find = || {
+        let runs = std::fs::read_dir(project.state_dir().join("runs")).ok()?.flatten();
+        let mut journals =
+            runs.map(|run| std::fs::read_to_string(run.path().join("journal.jsonl")).unwrap_or_default());
+        journals.find_map(|text| {
+            let line = text.lines().find(|line| line.contains(wanted))?;
+            Some(serde_json::from_str(line).unwrap())
+        })
+    };
+    let found = Watch::new().until(WAIT_TIMEOUT, || project.watched_directories(), find);
+    found.unwrap_or_else(|_| panic!("no event with {wanted}"))
 }
 
-/// The master side of a terminal: what was written to it so far.
+/// Master side of a terminal, with the text that was written so far.
 struct Terminal {
     written: Receiver<Vec<u8>>,
     seen: String,
@@ -140,7 +135,7 @@ impl Terminal {
     }
 
     fn wait_for(&mut self, wanted: &str) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         while !self.seen.contains(wanted) {
             match self
                 .written
@@ -152,7 +147,7 @@ impl Terminal {
         }
     }
 
-    /// Whether it shows this by now, or within some milliseconds.
+    /// Returns whether the terminal shows this text now, or within some milliseconds.
     fn shows(&mut self, wanted: &str) -> bool {
         let until = Instant::now() + Duration::from_millis(50);
         while let Ok(bytes) = self
@@ -164,10 +159,10 @@ impl Terminal {
         self.seen.contains(wanted)
     }
 
-    /// All that was written until nobody has it open any more.
+    /// Returns everything that was written until no process has the terminal open any more.
     fn close(mut self) -> String {
         loop {
-            match self.written.recv_timeout(PATIENCE) {
+            match self.written.recv_timeout(WAIT_TIMEOUT) {
                 Ok(bytes) => self.seen.push_str(&String::from_utf8_lossy(&bytes)),
                 Err(RecvTimeoutError::Disconnected) => return self.seen,
                 Err(RecvTimeoutError::Timeout) => panic!("the terminal is still open"),
@@ -184,7 +179,7 @@ fn a_terminal_is_drawn_on_and_given_back() {
     terminal.wait_for("all 2 services up; Ctrl+C stops");
     assert!(terminal.seen.contains(HIDE_CURSOR));
     orch.signal(Signal::SIGINT);
-    terminal.wait_for("still there: slow");
+    terminal.wait_for("still running: slow");
     let (status, _) = orch.end();
     assert_eq!(status.code(), Some(130));
     let seen = terminal.close();
@@ -199,19 +194,93 @@ fn the_third_signal_gives_the_terminal_back_too() {
     let (mut terminal, slave) = Terminal::open();
     let orch = Up::start(&project, slave);
     terminal.wait_for("all 2 services up");
-    let guard = wait_for_event(&project, "run_started")["guard_pid"].as_i64().unwrap();
-    let guard = Pid::from_raw(guard.try_into().unwrap());
-    // A guard that does not answer: only so does a stop last until the third signal.
+    let guard = Pid::from_raw(guard_of(&project));
+    // A guard that does not answer: only then does a stop last until the third signal.
     kill(guard, Signal::SIGSTOP).unwrap();
     orch.signal(Signal::SIGINT);
-    terminal.wait_for("Ctrl+C again: without grace");
-    orch.interrupt_until(&mut terminal, "Ctrl+C leaves at once");
+    terminal.wait_for("Ctrl+C again: skip grace periods");
+    orch.interrupt_until(&mut terminal, "Ctrl+C exits at once");
     orch.interrupt_until(&mut terminal, GIVE_BACK);
     let (status, _) = orch.end();
     kill(guard, Signal::SIGCONT).unwrap();
     assert_eq!(status.code(), Some(130));
     let seen = terminal.close();
     assert!(seen.ends_with(GIVE_BACK), "{seen:?}");
+}
+
+/// Returns the pid of the guard of the project's only run.
+fn guard_of(project: &Project) -> i32 {
+    let started = wait_for_event(project, "run_started");
+    started["guard_pid"].as_i64().unwrap().try_into().unwrap()
+}
+
+#[test]
+fn the_guard_gives_the_terminal_of_a_killed_orch_back() {
+    for leaves_reports_unread in [false, true] {
+        let project = Project::new(CONFIGURATION);
+        let (mut terminal, slave) = Terminal::open();
+        let orch = Up::start(&project, slave);
+        terminal.wait_for("all 2 services up");
+        if leaves_reports_unread {
+            let spawned = wait_for_event(&project, r#""event":"service_spawned","service":"web""#);
+            let web = Pid::from_raw(spawned["pid"].as_i64().unwrap().try_into().unwrap());
+            orch.signal(Signal::SIGSTOP);
+            kill(web, Signal::SIGKILL).unwrap();
+            // The guard reports the end of each process that it reaps.
+            wait_until("the guard has reaped", || kill(web, None).is_err());
+        }
+        orch.signal(Signal::SIGKILL);
+        orch.end();
+        let seen = terminal.close();
+        assert!(seen.contains(HIDE_CURSOR));
+        assert_eq!(seen.matches(GIVE_BACK_AFTER_KILL).count(), 1, "{seen:?}");
+        assert!(seen.ends_with(GIVE_BACK_AFTER_KILL), "{seen:?}");
+    }
+}
+
+/// Starts orch in a terminal and suspends it by Ctrl+Z: the shell, and the next program, have the terminal.
+fn suspended_up() -> (Project, Terminal, Up) {
+    let project = Project::new(CONFIGURATION);
+    let (mut terminal, slave) = Terminal::open();
+    let orch = Up::start(&project, slave);
+    terminal.wait_for("all 2 services up");
+    orch.signal(Signal::SIGTSTP);
+    let pid = orch.0.id().cast_signed();
+    wait_until("orch is stopped", || is_stopped(pid));
+    (project, terminal, orch)
+}
+
+#[test]
+fn the_guard_writes_nothing_to_a_terminal_that_orch_does_not_use() {
+    let (_project, terminal, orch) = suspended_up();
+    orch.signal(Signal::SIGKILL);
+    orch.end();
+    let seen = terminal.close();
+    assert!(seen.ends_with(GIVE_BACK), "{seen:?}");
+    assert!(!seen.contains(GIVE_BACK_AFTER_KILL), "{seen:?}");
+
+    let (_project, mut terminal, orch) = suspended_up();
+    terminal.seen.clear();
+    // `fg`: orch uses the terminal again.
+    orch.signal(Signal::SIGCONT);
+    terminal.wait_for("all 2 services up");
+    orch.signal(Signal::SIGKILL);
+    orch.end();
+    let seen = terminal.close();
+    assert!(seen.ends_with(GIVE_BACK_AFTER_KILL), "{seen:?}");
+}
+
+#[test]
+fn a_terminal_that_takes_nothing_does_not_hold_up_the_guard_of_a_killed_orch() {
+    let project = Project::new(CONFIGURATION);
+    let (pty, slave) = full_terminal();
+    let orch = Up::start(&project, slave);
+    wait_for_event(&project, r#""event":"service_ready","service":"slow""#);
+    let guard = guard_of(&project);
+    orch.signal(Signal::SIGKILL);
+    orch.end();
+    assert!(watch::ends(guard, STOP_TIMEOUT));
+    drop(pty);
 }
 
 #[test]
@@ -227,41 +296,48 @@ fn a_closed_pipe_ends_the_view_and_not_the_run() {
     wait_for_event(&project, "run_finished");
 }
 
-/// The stop is bounded by 0.7 s + 3 s here, and the view's patience is 2 s; the rest is for a busy machine.
-const STOP_AND_PATIENCE: Duration = Duration::from_secs(10);
+/// Upper bound of a stop: the stop is bounded by 0.7 s + 3 s, and the view waits at most 2 s; the rest is for a busy
+/// machine.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_pipe_that_nobody_reads_does_not_hold_up_the_stop() {
     let project = Project::new(CONFIGURATION);
     let (_reader, mut writer) = std::io::pipe().unwrap();
     // A pipe holds 64 KiB (pipe(7)): full, so that the first line blocks.
-    writer.write_all(&[b'.'; 65536]).unwrap();
+    writer.write_all(&vec![b'.'; 65536]).unwrap();
     let orch = Up::start(&project, writer);
     wait_for_event(&project, r#""event":"service_ready","service":"slow""#);
     orch.signal(Signal::SIGTERM);
     let (status, took) = orch.end();
     assert_eq!(status.code(), Some(143));
-    assert!(took < STOP_AND_PATIENCE, "{took:?}");
+    assert!(took < STOP_TIMEOUT, "{took:?}");
 }
 
-#[test]
-fn a_terminal_that_takes_nothing_does_not_hold_up_the_stop() {
-    let project = Project::new(CONFIGURATION);
+/// Returns the master side of a terminal that accepts no more output, and the slave side.
+fn full_terminal() -> (OwnedFd, File) {
     let pty = openpty(None, None).unwrap();
     fcntl(&pty.slave, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
     let mut slave = File::from(pty.slave);
     while slave.write(&[b'.'; 512]).is_ok() {}
     fcntl(&slave, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    (pty.master, slave)
+}
+
+#[test]
+fn a_terminal_that_takes_nothing_does_not_hold_up_the_stop() {
+    let project = Project::new(CONFIGURATION);
+    let (master, slave) = full_terminal();
     let orch = Up::start(&project, slave);
     wait_for_event(&project, r#""event":"service_ready","service":"slow""#);
     orch.signal(Signal::SIGTERM);
     let (status, took) = orch.end();
     assert_eq!(status.code(), Some(143));
-    assert!(took < STOP_AND_PATIENCE, "{took:?}");
-    drop(pty.master);
+    assert!(took < STOP_TIMEOUT, "{took:?}");
+    drop(master);
 }
 
-/// `dies` ends when the test says so, and again when it was started again.
+/// Configuration in which `dies` ends when the test creates a file, and again after the restart.
 const ONE_DIES: &str = r#"
 [redis]
 mode = "off"
@@ -274,7 +350,7 @@ command = ["sh", "-c", "until [ -e now ]; do sleep 0.02; done; exit 3"]
 restart = { limit = 1 }
 "#;
 
-/// What `orch up` prints while one of its two services is given up.
+/// Returns the output of `orch up` while one of its two services is given up.
 fn printed_while_one_dies(flag: &str) -> Vec<String> {
     let project = Project::new(ONE_DIES);
     let mut orch = project.orch(&["up", flag]);
@@ -282,7 +358,7 @@ fn printed_while_one_dies(flag: &str) -> Vec<String> {
         orch.wait_for_service("service_ready", service);
     }
     File::create(project.file("now")).unwrap();
-    orch.wait_for("the notice", |event| event["event"] == "noticed");
+    orch.wait_for_service("service_given_up", "dies");
     orch.signal(Signal::SIGTERM);
     let ended = orch.finish();
     ended.expect_code(143);
@@ -298,7 +374,7 @@ fn a_quiet_view_tells_failures_and_nothing_else() {
     );
     let told = |text: &str| lines.iter().any(|line| line.contains(text));
     assert!(
-        told("the other services are kept up") && told("(exit code 143)"),
+        told("the other services keep running") && told("(exit code 143)"),
         "{lines:#?}"
     );
     assert!(!told("stays") && !told("ready"), "{lines:#?}");
@@ -309,5 +385,36 @@ fn a_verbose_view_tells_each_step() {
     let lines = printed_while_one_dies("-v");
     for step in ["stays starting", "stays has pid ", "stays ready", "dies has pid "] {
         assert!(lines.iter().any(|line| line.contains(step)), "{step}: {lines:#?}");
+    }
+}
+
+#[test]
+fn a_working_directory_that_was_removed_is_named_and_a_whole_path_does_without() {
+    let project = Project::new("[redis]\nmode = \"off\"\n[services.web]\ncommand = [\"true\"]\n");
+    let gone = "mkdir gone; cd gone; rmdir ../gone; exec \"$ORCH\"";
+    let ended = project.shell(&format!("{gone} plan")).finish();
+    ended.expect_code(2);
+    assert!(
+        ended.stderr.contains("could not find the working directory"),
+        "{}",
+        ended.stderr
+    );
+    let file = project.file("orch.toml");
+    let ended = project
+        .shell(&format!("{gone} plan --config '{}'", file.display()))
+        .finish();
+    assert!(ended.stderr.contains("configures no site"), "{}", ended.stderr);
+}
+
+#[test]
+fn a_project_below_a_name_that_is_no_text_is_refused_before_anything_is_made() {
+    let project = Project::new("[redis]\nmode = \"off\"\n[services.web]\ncommand = [\"true\"]\n");
+    let script = "odd=$(printf 'odd\\377'); mkdir \"$odd\"; cp orch.toml \"$odd\"; cd \"$odd\"; exec \"$ORCH\" up";
+    let ended = project.shell(script).finish();
+    ended.expect_code(2);
+    assert!(ended.stderr.contains("is not valid UTF-8"), "{}", ended.stderr);
+    let made = std::fs::read_dir(project.path()).unwrap().flatten();
+    for directory in made.filter(|entry| entry.file_name().as_encoded_bytes().starts_with(b"odd")) {
+        assert!(!directory.path().join(".orch").exists());
     }
 }

@@ -1,4 +1,5 @@
-//! Sites with a Celery worker of their own: how many of their chunks are at work, where, at which rate; its death and end.
+//! Sites with a Celery worker of their own: the number of their chunks in execution, their worker, their rate; the
+//! death and the end of such a worker.
 
 mod support;
 
@@ -10,7 +11,8 @@ use serde_json::Value;
 use support::bookshop;
 use support::orch::{Ended, Project, wait_until};
 
-/// `celery` are further lines of its section; each site has a name, chunks of so many seconds, and further lines.
+/// Creates a project; `celery` are further lines of its section; each site has a name, a number of chunks with their
+/// seconds, and further lines.
 fn project(celery: &str, sites: &[(&str, u32, f64, &str)]) -> Project {
     let mut configuration = format!(
         "[orch]\ninstance = \"limits\"\n[redis]\nport = 0\nmode = \"own\"\n\
@@ -25,7 +27,7 @@ fn project(celery: &str, sites: &[(&str, u32, f64, &str)]) -> Project {
     bookshop::project_with("limits_app", &configuration)
 }
 
-/// A chunk that was done.
+/// Executed chunk.
 struct Chunk {
     number: u64,
     node: String,
@@ -33,7 +35,7 @@ struct Chunk {
     ended: f64,
 }
 
-/// In the order in which they began.
+/// Returns the chunks of a site in the order in which they began.
 fn chunks(project: &Project, site: &str) -> Vec<Chunk> {
     let text = fs::read_to_string(project.file(&format!("ledger.{site}"))).unwrap_or_default();
     let lines = text
@@ -51,7 +53,7 @@ fn chunks(project: &Project, site: &str) -> Vec<Chunk> {
     chunks
 }
 
-/// The most that were at work at one moment.
+/// Returns the largest number of chunks that were executed at the same moment.
 fn at_one_time(chunks: &[Chunk]) -> usize {
     let at = |moment: f64| {
         chunks
@@ -73,7 +75,7 @@ fn expect_complete(ended: &Ended, project: &Project, site: &str, count: usize) {
     assert_eq!(numbers.len(), count, "each chunk of {site}");
 }
 
-/// The place of an event in the journal.
+/// Returns the place of an event in the journal.
 #[track_caller]
 fn place(ended: &Ended, kind: &str, key: &str, of: &str) -> usize {
     let found = ended
@@ -112,13 +114,13 @@ fn the_chunks_of_a_site_run_one_at_a_time_on_a_node_of_its_own_beside_those_of_a
             .iter()
             .any(|quote| quote.begun < book.ended && book.begun < quote.ended)
     });
-    assert!(both, "beside each other");
-    // The time that a job may take goes by the slots that do it.
+    assert!(both, "at the same time");
+    // The timeout of a job depends on the number of its slots.
     let started = ended.events_of("site_job_started");
     let books = started.iter().find(|event| event["site"] == "books").expect("its job");
     assert_eq!(books["timeout_ms"], 6 * 60_000 * 3 / 2, "{books}");
 
-    // Up for as long as its site, and only where its site is chosen.
+    // The worker runs for as long as its site, and only where its site is selected.
     let worker = "celery@books";
     let ready = place(&ended, "service_ready", "service", worker);
     assert!(ready < place(&ended, "site_dispatched", "site", "books"));
@@ -149,7 +151,7 @@ fn a_rate_limits_the_chunks_of_one_site() {
     ended.expect_code(0);
     expect_complete(&ended, &project, "books", 6);
     let took = |chunks: &[Chunk]| chunks.last().expect("some").begun - chunks[0].begun;
-    // The bucket may hold one at the begin: five intervals of half a second, or four.
+    // The token bucket may hold one at the beginning: five intervals of half a second, or four.
     let limited = took(&chunks(&project, "books"));
     assert!(limited > 1.9, "{limited} s");
     let free = took(&chunks(&project, "quotes"));
@@ -321,7 +323,7 @@ fn a_shared_worker_that_is_reused_does_not_do_the_work_of_a_site_with_its_own() 
     let books = chunks(&ours, "books");
     assert_eq!((books.len(), at_one_time(&books)), (4, 1));
     assert!(books.iter().all(|chunk| chunk.node.starts_with("limits-books@")));
-    // The reused worker works where it was started.
+    // The reused worker works in the directory in which it was started.
     let quotes = chunks(&theirs, "quotes");
     assert!(quotes.len() == 2 && quotes.iter().all(|chunk| chunk.node.starts_with("theirs@")));
     up.signal(Signal::SIGTERM);

@@ -14,10 +14,10 @@ use serde_json::{Value, json};
 use support::orch::Project;
 
 const SITES: usize = 10_000;
-/// As many as are looked at.
+/// Number of runs that orch reads.
 const RUNS: usize = 10;
 
-/// Sites of which a third depends on one or two others, and a fifth uses a resource.
+/// Returns a configuration in which a third of the sites depends on one or two others, and a fifth uses a resource.
 fn configuration() -> String {
     let mut random = fastrand::Rng::with_seed(5);
     let mut text = "[orch]\nmax_parallel_sites = 64\n[redis]\nmode = \"external\"\n[celery]\napp = \"app\"\n\n\
@@ -36,14 +36,14 @@ fn configuration() -> String {
     text
 }
 
-/// A run's journal as orch writes it, of which each site has a few lines.
+/// Writes the journal of a run as orch writes it, with a few lines of each site.
 fn write_run(state_dir: &Path, number: usize) {
     let directory = state_dir.join(format!("runs/run{number}"));
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(&directory)
-        .expect("make the run's directory");
+        .expect("could not create the run's directory");
     let sites: Vec<String> = (0..SITES).map(|site| format!("site{site}")).collect();
     let begun = json!({
         "seq": 1, "at": 1000.0 + number as f64, "elapsed": 0.0, "event": "run_started", "format": 1,
@@ -70,10 +70,10 @@ fn write_run(state_dir: &Path, number: usize) {
             .expect("text grows");
         }
     }
-    fs::write(directory.join("journal.jsonl"), text).expect("write the journal");
+    fs::write(directory.join("journal.jsonl"), text).expect("could not write the journal");
 }
 
-/// Processor time, not time that passes: the second is also a matter of what else the machine does.
+/// Returns the processor time of ended children. Elapsed time would also depend on the other load of the machine.
 fn time_of_children() -> Duration {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).expect("it has children");
     let seconds =
@@ -87,7 +87,7 @@ fn ten_thousand_sites_with_their_history_take_no_time() {
     DirBuilder::new()
         .mode(0o700)
         .create(project.state_dir())
-        .expect("make the state directory");
+        .expect("could not create the state directory");
     for number in 0..RUNS {
         write_run(&project.state_dir(), number);
     }

@@ -1,4 +1,4 @@
-//! The proxy pool of a night: what counts in it, what a refresh that fails is, and a file that is no pool.
+//! The proxy pool of a night: the proxies that count, the effect of a refresh that fails, and a file that is no pool.
 
 mod support;
 
@@ -18,7 +18,7 @@ fn project() -> Project {
     bookshop::project_with("pool_app", &format!("{SERVICES}{SITE}"))
 }
 
-/// An instance whose services the nights of this project use.
+/// Starts an instance whose services the nights of this project use.
 fn up(project: &Project) -> Orch<'_> {
     let mut up = project.orch(&["up"]);
     up.wait_for_service("service_ready", "celery");
@@ -30,7 +30,7 @@ fn down(up: Orch<'_>) {
     up.finish().expect_code(130);
 }
 
-/// Ten proxies are wanted; a chain of this task refreshes them.
+/// Runs a night that wants ten proxies; a chain of this task refreshes them.
 fn night(project: &Project, chain: Option<(&str, Value)>, arguments: &[&str]) -> Ended {
     let refresh = chain.map(|(task, kwargs)| {
         let entries = kwargs.as_object().expect("an object was written here").iter();
@@ -81,7 +81,7 @@ fn old_and_dead_proxies_are_refreshed_and_a_failed_refresh_is_counted_as_one() {
     let project = project();
     let up = up(&project);
 
-    // By their own times.
+    // The age is that of the entries.
     let old = proxies(40, json!({"last_checked": days_ago(7)}));
     let fresh = proxies(8, json!({"last_checked": days_ago(0)}));
     write_pool(&project, json!([old, fresh].concat().as_slice()).to_string());
@@ -90,12 +90,12 @@ fn old_and_dead_proxies_are_refreshed_and_a_failed_refresh_is_counted_as_one() {
     assert_eq!(refreshes(&ended), (1, 1, 0));
     expect_said(&ended, "proxies: 8 usable of 48 (40 older than 24h) in ");
     expect_said(&ended, "proxies: 12 usable of 12, refreshed once\n");
-    // What the refresh has found is good enough for the next night.
+    // The pool of the refresh is good enough for the next night.
     let ended = night(&project, Some(("pool.refresh", json!({}))), &[]);
     ended.expect_code(0);
     assert_eq!(refreshes(&ended), (0, 0, 0));
 
-    // By the file's time; the first refresh fails.
+    // The age is that of the file; the first refresh fails.
     write_pool(&project, Value::from(proxies(10, json!({}))).to_string());
     let pool = File::options().write(true).open(project.file(POOL)).expect("the pool");
     let week = Duration::from_secs(7 * 86_400);
@@ -106,7 +106,7 @@ fn old_and_dead_proxies_are_refreshed_and_a_failed_refresh_is_counted_as_one() {
     expect_said(&ended, "proxies: 0 usable of 10 (10 older than 24h) in ");
     expect_said(&ended, "proxies: 12 usable of 12, refreshed once, 1 refresh failed\n");
 
-    // Dead by their own word, and nothing that refreshes them; a pool that nothing refreshes is never too old.
+    // Entries that say that they are dead, and no refresh; a pool without a refresh is never too old.
     let dead = proxies(10, json!({"alive": false, "last_checked": days_ago(7)}));
     let alive = proxies(2, json!({"alive": true, "last_checked": days_ago(7)}));
     write_pool(&project, json!([dead, alive].concat().as_slice()).to_string());
@@ -135,7 +135,7 @@ fn a_file_that_is_no_pool_is_one_failure_with_its_cure() {
         (b"[{\"host\": \"10.0", "it ends in the middle, at byte 15"),
         (b"[{'host': 1}]", "it is not JSON: key must be a string at byte 2"),
     ];
-    // An app that reads its pool first fails; a second attempt would fail as well.
+    // An app that first reads its pool fails; a second attempt would fail as well.
     for (number, (content, says)) in contents.into_iter().enumerate() {
         write_pool(&project, content);
         let is_refreshed = number % 2 == 0;
@@ -149,13 +149,13 @@ fn a_file_that_is_no_pool_is_one_failure_with_its_cure() {
         }
         assert!(!ended.stderr.contains("--allow-few-proxies"), "{}", ended.stderr);
     }
-    // One that does not read it writes it anew.
+    // An app that does not read the pool writes it anew.
     write_pool(&project, "null");
     let ended = night(&project, Some(("pool.refresh", json!({}))), &[]);
     ended.expect_code(0);
     assert_eq!(refreshes(&ended), (1, 1, 0));
 
-    // A directory cannot be replaced by a file: the refresh fails, whether it reads or not.
+    // A directory cannot be replaced by a file: the refresh fails, whether it reads the pool or not.
     fs::remove_file(&pool).expect("the pool is removed");
     fs::create_dir(&pool).expect("a directory");
     let ended = night(&project, Some(("pool.refresh", json!({}))), &[]);
@@ -163,10 +163,14 @@ fn a_file_that_is_no_pool_is_one_failure_with_its_cure() {
     assert_eq!(refreshes(&ended), (1, 0, 1));
     expect_said(&ended, "it is a directory");
     expect_said(&ended, &cure);
-    // Who allows few proxies goes on, and reads why there are none.
+    // With few proxies allowed, the run goes on, and reports why there are none.
     let ended = night(&project, None, &["--allow-few-proxies"]);
     ended.expect_code(0);
-    expect_said(&ended, "going on with 0 usable proxies instead of 10");
+    let accepted = ended.events_of("proxy_shortage_accepted");
+    assert!(
+        accepted.len() == 1 && accepted[0]["usable"] == 0 && accepted[0]["min_usable"] == 10,
+        "{accepted:?}"
+    );
     expect_said(&ended, &cure);
 
     down(up);
@@ -209,7 +213,8 @@ fn a_pool_with_which_a_site_had_no_results_is_refreshed_by_the_next_run() {
         Value::from(proxies(12, json!({"last_checked": days_ago(0)}))).to_string(),
     );
 
-    // All proxies are dead, and no entry says so: by default there is no retry, before which the pool would be refreshed.
+    // All proxies are dead, and no entry says so: by default there is no retry, before which the pool would be
+    // refreshed.
     fs::write(&blocked, "").expect("it is written");
     let ended = night(&project, chain(), &[]);
     ended.expect_code(1);
@@ -220,15 +225,16 @@ fn a_pool_with_which_a_site_had_no_results_is_refreshed_by_the_next_run() {
     let ended = night(&project, chain(), &["--resume"]);
     ended.expect_code(0);
     assert_eq!(refreshes(&ended), (1, 1, 0), "{}", ended.stdout);
-    expect_said(
-        &ended,
-        &format!("the proxies are refreshed, as shop had no results with them in run {run_id}"),
+    let suspected = ended.events_of("proxy_pool_suspected");
+    assert!(
+        suspected.len() == 1 && suspected[0]["site"] == "shop" && suspected[0]["run_id"] == run_id.as_str(),
+        "{suspected:?}"
     );
     let ended = night(&project, chain(), &[]);
     ended.expect_code(0);
     assert_eq!(refreshes(&ended), (0, 0, 0), "{}", ended.stdout);
 
-    // A refresh that fails leaves the pool as it is, which has enough proxies by its own word.
+    // A refresh that fails leaves the pool unchanged, which by its entries has enough proxies.
     fs::write(&blocked, "").expect("it is written");
     night(&project, chain(), &[]).expect_code(1);
     fs::remove_file(&blocked).expect("it was there");
@@ -236,7 +242,7 @@ fn a_pool_with_which_a_site_had_no_results_is_refreshed_by_the_next_run() {
     ended.expect_code(0);
     assert_eq!(refreshes(&ended).1, 0, "{}", ended.stdout);
 
-    // Somebody else has written it since.
+    // Another program has written the pool since.
     fs::write(&blocked, "").expect("it is written");
     night(&project, chain(), &[]).expect_code(1);
     fs::remove_file(&blocked).expect("it was there");
@@ -248,7 +254,7 @@ fn a_pool_with_which_a_site_had_no_results_is_refreshed_by_the_next_run() {
     ended.expect_code(0);
     assert_eq!(refreshes(&ended), (0, 0, 0), "{}", ended.stdout);
 
-    // Nothing would refresh it.
+    // No refresh is configured.
     fs::write(&blocked, "").expect("it is written");
     night(&project, None, &[]).expect_code(1);
     fs::remove_file(&blocked).expect("it was there");
@@ -258,7 +264,8 @@ fn a_pool_with_which_a_site_had_no_results_is_refreshed_by_the_next_run() {
     down(up);
 }
 
-/// Few proxies are not the fault, and to go on with them no cure.
+/// Shows that the error names the queue: few proxies are not the cause, and to continue with few proxies would not
+/// help.
 #[test]
 fn a_refresh_in_a_queue_without_a_consumer_names_the_queue() {
     let project = project();
@@ -270,7 +277,7 @@ fn a_refresh_in_a_queue_without_a_consumer_names_the_queue() {
     ended.expect_code(4);
     expect_said(
         &ended,
-        "1 task of it waits in the queue `nowhere`, which no worker consumes",
+        "1 of its tasks waits in the queue `nowhere`, which no worker consumes",
     );
     expect_said(&ended, "hint:  add the queue to `[celery] queues`");
     assert!(

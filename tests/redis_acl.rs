@@ -1,4 +1,5 @@
-//! A Redis of others that allows its users little: what `orch redis acl` prints is enough, and what is missing is named.
+//! An external Redis with few permissions for its users: the output of `orch redis acl` is enough, and missing
+//! permissions are named.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -8,7 +9,7 @@ use support::bookshop;
 use support::orch::{Ended, Project};
 use support::redis::RedisServer;
 
-/// The site `short` of five chunks, as the user `scraper`.
+/// Creates a project with the site `short` of five chunks, as the user `scraper`.
 fn project(redis: &RedisServer) -> Project {
     let project = bookshop::project_with(
         "own_settings",
@@ -23,7 +24,7 @@ fn project(redis: &RedisServer) -> Project {
     project
 }
 
-/// Gives the user what the command prints, and what comes after it.
+/// Gives the user the permissions that the command prints, then these further ones.
 fn allow(redis: &RedisServer, project: &Project, further: &[&str]) {
     let printed = project.orch(&["redis", "acl"]).finish();
     printed.expect_code(0);

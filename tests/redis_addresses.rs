@@ -1,4 +1,4 @@
-//! The addresses of Redis that Celery's URLs can hold, and what is done where the server behind one does not serve.
+//! The addresses of Redis in Celery's URLs, and the errors where the server of an address does not serve.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 mod support;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use support::process::Process;
 use support::redis::{RedisServer, free_port};
 
-/// Publishes a task to this broker by the binary.
+/// Publishes a task to this broker with the binary.
 fn publish(broker: &str) -> Output {
     Command::new(env!("CARGO_BIN_EXE_orch"))
         .args(["celery", "publish", "shop.add"])
@@ -19,7 +19,7 @@ fn publish(broker: &str) -> Output {
         .unwrap()
 }
 
-/// Tasks that wait in a database.
+/// Counts the tasks that wait in a database.
 fn waiting(redis: &RedisServer, database: u32) -> u32 {
     redis::cmd("LLEN")
         .arg("celery")
@@ -59,7 +59,7 @@ fn a_replica_in_a_list_is_left_for_the_server_behind_it() {
     let output = publish(&format!("{};{}", replica.url(0), master.url(0)));
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     assert_eq!(waiting(&master, 0), 1, "one task, published once");
-    // Alone it is waited for until the deadline, and named by what it says.
+    // A replica alone is waited for until the deadline, and the error has its own words.
     let output = publish(&replica.url(0));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
@@ -70,7 +70,7 @@ fn a_replica_in_a_list_is_left_for_the_server_behind_it() {
 fn a_cluster_is_refused_by_name() {
     let directory = tempfile::tempdir().unwrap();
     let port = free_port();
-    // Its own choice of a cluster port, ten thousand above the port, may be no port.
+    // Its default cluster port, ten thousand above the port, may be no valid port.
     let (port_text, bus_port) = (port.to_string(), free_port().to_string());
     let mut command = Command::new(support::server::program());
     command.current_dir(directory.path());
@@ -83,7 +83,7 @@ fn a_cluster_is_refused_by_name() {
     let output = publish(&format!("redis://127.0.0.1:{port}/1"));
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_ne!(output.status.code(), Some(0), "{output:?}");
-    // A cluster of Valkey has databases, and only one of them unless it is asked for more.
+    // A cluster of Valkey has databases, and only one of them unless the configuration sets more.
     let refusal = match server.log().contains("Valkey") {
         true => "DB index is out of range",
         false => "Redis Cluster",

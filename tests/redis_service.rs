@@ -1,4 +1,4 @@
-//! Redis as a service: reused, owned, refused; and apps that do not use the one they are given.
+//! Redis as a service: reused, owned, refused; and apps that do not use the configured Redis.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -7,11 +7,13 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::json;
+
 mod support;
 use support::bookshop;
 use support::orch::{Orch, Project};
 
-/// A project whose only task uses a Redis client of its own.
+/// Creates a project whose only task uses a Redis client of its own.
 fn hard_wired(redis: &str) -> Project {
     let configuration = format!(
         "[redis]\n{redis}\n[celery]\napp = \"hard_wired\"\nconcurrency = 1\n\
@@ -20,7 +22,7 @@ fn hard_wired(redis: &str) -> Project {
     bookshop::project_with("hard_wired", &configuration)
 }
 
-/// A listener that answers every connection with `words`, until it is dropped.
+/// Starts a listener that answers every connection with `words`, until it is dropped.
 fn foreign(words: &'static [u8]) -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
@@ -67,14 +69,14 @@ fn an_external_redis_that_is_not_there_is_named() {
     );
 }
 
-/// An `orch up` whose owned Redis serves as somebody else's in a test.
+/// Creates a project whose `orch up` owns the Redis that serves as an external one in a test; returns its port too.
 fn somebodys_redis(auth: bool) -> (Project, u16) {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let project = Project::new(&format!("[redis]\nmode = \"own\"\nport = {port}\nauth = {auth}\n"));
     (project, port)
 }
 
-fn started<'a>(project: &'a Project) -> Orch<'a> {
+fn started(project: &Project) -> Orch<'_> {
     let mut orch = project.orch(&["up"]);
     orch.wait_for_service("service_ready", "redis");
     orch
@@ -174,7 +176,7 @@ fn an_app_without_the_password_is_found_before_a_site_begins() {
     }
 }
 
-/// The port of the Redis that orch started.
+/// Returns the port of the Redis that orch started.
 fn own_port(orch: &mut Orch<'_>) -> u16 {
     let ready = orch.wait_for_service("service_ready", "redis");
     let (_, port) = ready["detail"].as_str().unwrap().rsplit_once(':').unwrap();
@@ -192,7 +194,7 @@ fn a_stranger_without_the_password_decides_nothing() {
     let requests: [&[&str]; 3] = [&["PING"], &["INFO"], &["AUTH", "guessed"]];
     // While the worker starts, and while its tasks run and one of them fails.
     ask(port, &requests);
-    orch.wait_for("a task", |_| project.file("begun").exists());
+    orch.wait_until("a task", || project.file("begun").exists());
     ask(port, &requests);
     fs::write(project.file("go_on"), "").unwrap();
     let ended = orch.finish();
@@ -201,15 +203,10 @@ fn a_stranger_without_the_password_decides_nothing() {
     let status = |site: &str| finished.iter().find(|event| event["site"] == site).unwrap()["status"].clone();
     assert_eq!(status("shop"), "complete", "{}", ended.stdout);
     assert_eq!(status("fails"), "failed");
-    let warnings = ended.events_of("noticed");
-    let warnings: Vec<&str> = warnings.iter().filter_map(|event| event["message"].as_str()).collect();
-    let told =
-        |warning: &&str| warning.contains("Redis refused 4 commands (INFO, PING) of a client without a password");
-    assert_eq!(
-        warnings.iter().filter(|warning| told(warning)).count(),
-        1,
-        "{warnings:?}"
-    );
+    let problems = ended.events_of("redis_problem_found");
+    let refused = json!({ "client_refused": { "count": 4, "commands": ["INFO", "PING"] } });
+    let reports = problems.iter().filter(|event| event["problem"] == refused);
+    assert_eq!(reports.count(), 1, "{problems:?}");
 }
 
 #[test]
@@ -223,13 +220,15 @@ fn a_refusal_that_an_app_swallows_is_a_warning_that_names_the_commands() {
     .unwrap();
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(0);
-    let warnings = ended.events_of("noticed");
-    let message = warnings.iter().find_map(|event| event["message"].as_str()).unwrap();
-    assert!(message.contains("SELECT") || message.contains("SET"), "{message}");
-    assert!(message.contains("if it is the app, build its URL"), "{message}");
+    let problems = ended.events_of("redis_problem_found");
+    let refused = &problems.first().expect("the refusal is reported")["problem"]["client_refused"];
+    let commands = refused["commands"].to_string();
+    assert!(commands.contains("SELECT") || commands.contains("SET"), "{refused}");
+    let remedy = "if it is the app, build its URL";
+    assert!(ended.stdout.contains(remedy), "{}", ended.stdout);
 }
 
-/// Speaks to the Redis of a running instance as its services do; each answer as text.
+/// Sends requests to the Redis of a running instance as its services do; returns each answer as text.
 fn ask(port: u16, requests: &[&[&str]]) -> Vec<String> {
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -290,11 +289,11 @@ fn services_may_use_an_owned_redis_and_not_administer_it() {
                 refused.contains(request),
                 "{request:?}: {answer}"
             );
-            // Since Redis 7 DEBUG is switched off for everybody, and says so instead.
+            // Since Redis 7 DEBUG is switched off for all users, and its error differs.
             let lacks_permission = answer.starts_with("-NOPERM") || request[0] == "DEBUG";
             assert_eq!(lacks_permission, refused.contains(request), "{request:?}: {answer}");
         }
-        // orch itself is not restricted, and saves the data on its way out.
+        // orch itself is not restricted, and saves the data at the end.
         orch.signal(nix::sys::signal::Signal::SIGTERM);
         orch.finish().expect_code(143);
     }
@@ -309,14 +308,14 @@ fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
     let instance: serde_json::Value =
         serde_json::from_slice(&fs::read(project.state_dir().join("instance.json")).unwrap()).unwrap();
     let password = instance["redis"]["password"].as_str().unwrap().to_owned();
-    // The user of services, and orch's own.
+    // The user of the services, and that of orch.
     let file = fs::read_to_string(project.state_dir().join("redis/redis.conf")).unwrap();
     let passwords: Vec<String> = file
         .split_ascii_whitespace()
         .filter_map(|word| Some(word.strip_prefix('>')?.to_owned()))
         .collect();
     assert!(passwords.len() == 2 && passwords.contains(&password), "{file}");
-    let tells = |bytes: &[u8]| {
+    let has_password = |bytes: &[u8]| {
         let text = String::from_utf8_lossy(bytes);
         passwords.iter().any(|password| text.contains(password))
     };
@@ -325,7 +324,7 @@ fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
         .flatten()
         .filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
     for command in commands {
-        assert!(!tells(&command), "in a command line");
+        assert!(!has_password(&command), "in a command line");
     }
     let ended = project.orch(&["exec", "--", "sh", "-c", "echo got $REDIS_PASSWORD"]);
     let ended = ended.finish();
@@ -334,16 +333,16 @@ fn the_password_is_in_no_file_but_the_private_ones_and_in_no_output() {
     orch.signal(nix::sys::signal::Signal::SIGTERM);
     let ended = orch.finish();
     ended.expect_code(143);
-    assert!(!tells(shown(&ended).as_bytes()), "in the output");
+    assert!(!has_password(shown(&ended).as_bytes()), "in the output");
     for run in fs::read_dir(project.state_dir().join("runs")).unwrap().flatten() {
         for file in fs::read_dir(run.path()).unwrap().flatten() {
             let text = fs::read(file.path()).unwrap();
-            assert!(!tells(&text), "in {}", file.path().display());
+            assert!(!has_password(&text), "in {}", file.path().display());
         }
     }
 }
 
-/// The part of the append-only file that is being appended to.
+/// Returns the part of the append-only file to which Redis appends.
 fn append_only_file(project: &Project) -> std::path::PathBuf {
     let directory = project.state_dir().join("redis/data/appendonlydir");
     let files = fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path());
@@ -354,7 +353,7 @@ fn append_only_file(project: &Project) -> std::path::PathBuf {
     parts.remove(0)
 }
 
-/// What a crash of the machine in the middle of a write leaves is loaded up to there.
+/// Shows that the file that a crash of the machine leaves in the middle of a write is loaded up to that write.
 #[test]
 fn a_cut_off_append_only_file_is_loaded() {
     let (project, port) = somebodys_redis(false);
@@ -381,7 +380,7 @@ fn stop(orch: Orch<'_>) {
     orch.finish().expect_code(143);
 }
 
-/// Directories with data that were moved aside.
+/// Returns the directories with data that were moved aside.
 fn damaged(project: &Project) -> Vec<std::path::PathBuf> {
     let entries = fs::read_dir(project.state_dir().join("redis")).unwrap();
     let paths = entries.map(|entry| entry.unwrap().path());
@@ -390,7 +389,8 @@ fn damaged(project: &Project) -> Vec<std::path::PathBuf> {
         .collect()
 }
 
-/// Data that Redis cannot read stop no night: they are moved aside, which is reported, and nothing is deleted.
+/// Shows that data which Redis cannot read do not prevent a night: they are moved aside, which is reported, and nothing
+/// is deleted.
 #[test]
 fn damaged_data_are_moved_aside_and_reported() {
     type Damage = fn(&Path);
@@ -439,12 +439,12 @@ fn damaged_data_are_moved_aside_and_reported() {
         ended.expect_code(143);
         let moved = damaged(&project);
         assert_eq!(moved.len(), 1, "{what}: {moved:?}");
-        let notices = ended.events_of("noticed");
-        let told = notices.iter().any(|event| {
-            let message = event["message"].as_str().unwrap_or_default();
-            message.contains("damaged") && message.contains(&*moved[0].to_string_lossy())
+        let problems = ended.events_of("redis_problem_found");
+        let is_reported = problems.iter().any(|event| {
+            let damaged = &event["problem"]["data_damaged"];
+            damaged["moved_to"] == *moved[0].to_string_lossy() && damaged["failure"].is_null()
         });
-        assert!(told, "{what}: {notices:?}");
+        assert!(is_reported, "{what}: {problems:?}");
         let kept = fs::read_dir(moved[0].join("appendonlydir")).unwrap();
         assert!(kept.count() > 0, "{what}: nothing is deleted");
         // The next night has nothing to report.
@@ -455,7 +455,7 @@ fn damaged_data_are_moved_aside_and_reported() {
     }
 }
 
-/// An empty file is no damage, and what the server may not read stays where it is.
+/// Shows that an empty file is not damaged, and that a file which the server may not read stays in place.
 #[test]
 fn an_empty_append_only_file_is_loaded() {
     let (project, port) = somebodys_redis(false);
@@ -469,7 +469,8 @@ fn an_empty_append_only_file_is_loaded() {
     assert_eq!(damaged(&project), Vec::<std::path::PathBuf>::new());
 }
 
-/// The append-only file of a night is rewritten at the start of the next one, so that no start reads all nights before.
+/// Shows that the append-only file of a night is rewritten at the start of the next one, so that no start reads the
+/// data of all nights before.
 #[test]
 fn a_long_append_only_file_is_rewritten_at_the_next_start() {
     let (project, port) = somebodys_redis(false);

@@ -1,4 +1,4 @@
-//! `orch run --resume`: what a dead run had finished is kept, what it had under way is picked up, the rest is done.
+//! `orch run --resume`: finished sites of a dead run are kept, its pending jobs are picked up, the rest is done.
 
 mod support;
 
@@ -12,7 +12,8 @@ use support::orch::{Ended, Orch, Project};
 const CHUNKS: u64 = 120;
 const LATE: u64 = 60;
 
-/// Three sites: `small` ends soon, `large` and `late` come after it, or its few chunks could stand behind their many.
+/// Creates a project with three sites: `small` ends soon; `large` and `late` come after it, since the few chunks of
+/// `small` could otherwise wait behind their many chunks.
 fn project() -> Project {
     let site = |name: &str, after: &str, chunks: u64, seconds: f64| {
         format!(
@@ -35,8 +36,8 @@ dispatch = {{ task = "chaos.dispatch", kwargs = {{ site = "{{site}}", job_id = "
     bookshop::project_with("chaos_app", &configuration)
 }
 
-/// Runs until `small` is complete, `large` is well under way (so that its lease was renewed, with all that is known of its job)
-/// and `late` is under way as well.
+/// Runs until `small` is complete, `large` has executed many chunks (so that its lease was renewed, with all known
+/// facts of its job) and `late` has begun too.
 fn run_to_the_middle(project: &Project) -> (Orch<'_>, String) {
     let mut orch = project.orch(&["run"]);
     let run_id = orch.wait_for("the start", |event| event["event"] == "run_started")["run_id"].clone();
@@ -56,7 +57,7 @@ fn run_to_the_middle(project: &Project) -> (Orch<'_>, String) {
     (orch, run_id.as_str().expect("text").to_owned())
 }
 
-/// Sites of the events of one kind.
+/// Returns the sites of the events of one kind.
 fn sites_of(ended: &Ended, kind: &str) -> Vec<String> {
     let events = ended.events_of(kind);
     let mut sites: Vec<String> = events
@@ -78,7 +79,7 @@ fn site<'a>(summary: &'a Value, name: &str) -> &'a Value {
     sites.find(|site| site["name"] == name).expect("the site")
 }
 
-/// That all sites are complete, with every chunk counted; `resumed` tells what became of each.
+/// Asserts that all sites are complete, with every chunk counted; `resumed` is the expected treatment of each.
 #[track_caller]
 fn expect_complete(project: &Project, ended: &Ended, from: &str, resumed: [(&str, u64, &str); 3]) {
     ended.expect_code(0);
@@ -99,7 +100,7 @@ fn expect_complete(project: &Project, ended: &Ended, from: &str, resumed: [(&str
     );
 }
 
-/// What `orch sites --json` says of a run that was cut short.
+/// Returns the report of `orch sites --json` on a run that was cut short.
 fn unfinished(project: &Project) -> Value {
     let listed = project.orch(&["sites", "--json"]).finish();
     listed.expect_code(0);
@@ -107,7 +108,7 @@ fn unfinished(project: &Project) -> Value {
     listed["unfinished_run"].clone()
 }
 
-/// That the run is shown as cut short, with one of its three sites complete.
+/// Asserts that the run is shown as cut short, with one of its three sites complete.
 #[track_caller]
 fn expect_unfinished(project: &Project, run_id: &str, how: &str, words: &str) {
     let found = unfinished(project);
@@ -136,7 +137,7 @@ fn a_run_that_was_killed_goes_on_where_it_was() {
     assert_eq!(orch.finish().signal, Some(9));
     expect_unfinished(&project, &run_id, "died", "died");
 
-    // One that dies before it has come to the sites loses nothing of what it took over.
+    // A run that dies before the start of the sites loses nothing of the state of the run before.
     let mut orch = project.orch(&["run", "--resume"]);
     let second = orch.wait_for("the start", |event| event["event"] == "run_started");
     assert_eq!(second["resumes"]["run_id"], run_id.as_str());
@@ -153,11 +154,11 @@ fn a_run_that_was_killed_goes_on_where_it_was() {
     expect_complete(&project, &ended, second, expected);
     assert_eq!(sites_of(&ended, "site_picked_up"), ["large", "late"]);
     assert_eq!(sites_of(&ended, "site_dispatched"), [""; 0]);
-    // Warm as the stop was, and acknowledged late as the tasks are: at most what was running is done again.
+    // The stop was warm, and the tasks are acknowledged late: at most the running chunks are executed again.
     let again: u64 = ledger(project.path(), "large").values().map(|times| times - 1).sum();
     assert!(again <= 8, "{again} chunks were done again");
 
-    // Of a job that was picked up only the rest was seen: that is no measure.
+    // The run has seen only the rest of a picked up job: the time of that job is no measure.
     let plan = project.orch(&["plan", "--json"]).finish();
     let plan: Value = serde_json::from_str(&plan.stdout).expect("JSON");
     let sites = plan["sites"].as_array().expect("sites").iter();
@@ -190,7 +191,7 @@ fn a_run_that_was_interrupted_goes_on_where_it_was() {
     );
     expect_unfinished(&project, &run_id, "interrupted", "was interrupted");
 
-    // Neither `orch up` nor starts that fail take its place, however many they are.
+    // Neither `orch up` nor any number of starts that fail take their place.
     for _ in 0..21 {
         for command in ["run", "up"] {
             let no_redis = [
@@ -203,16 +204,16 @@ fn a_run_that_was_interrupted_goes_on_where_it_was() {
             ];
             let failed = project.orch(&[&[command], &no_redis[..]].concat()).finish();
             failed.expect_code(3);
-            let told = failed.events_of("noticed").into_iter();
-            let told = told.filter_map(|event| event["message"].as_str());
-            let told: Vec<_> = told.filter(|message| message.contains("was not finished")).collect();
-            assert_eq!(told.len(), usize::from(command == "run"), "{}", failed.stdout);
-            for message in told {
-                let shown = format!("`orch run --resume {run_id}` continues it");
-                assert!(
-                    message.starts_with(&format!("the last run {run_id} ")) && message.ends_with(&shown),
-                    "{message}"
-                );
+            let notices = failed.events_of("unfinished_run_found");
+            assert_eq!(notices.len(), usize::from(command == "run"), "{}", failed.stdout);
+            for notice in notices {
+                assert_eq!(notice["run_id"], *run_id, "{notice}");
+                for shown in [
+                    format!("the last run {run_id} was not finished"),
+                    format!("`orch run --resume {run_id}` continues it"),
+                ] {
+                    assert!(failed.stdout.contains(&shown), "{shown} is not in {}", failed.stdout);
+                }
             }
             assert!(!failed.stdout.contains("continue with"), "{}", failed.stdout);
         }
@@ -247,8 +248,8 @@ fn jobs_that_are_gone_are_dispatched_anew() {
     expect_complete(&project, &ended, &run_id, expected);
     assert_eq!(sites_of(&ended, "site_picked_up"), ["large", "late"]);
     let retried = ended.events_of("site_retrying");
-    let told = retried.first().expect("why")["reason"].as_str().expect("text");
-    assert!(told.contains("nothing is left of the earlier run's job"), "{told}");
+    let reason = retried.first().expect("why")["reason"].as_str().expect("text");
+    assert!(reason.contains("nothing is left of the earlier run's job"), "{reason}");
 }
 
 #[test]
@@ -275,12 +276,12 @@ fn a_run_beside_an_instance_that_is_up_picks_up_what_went_on_without_it() {
 #[test]
 fn what_cannot_be_resumed_is_refused_with_2() {
     let project = project();
-    for (arguments, told) in [
+    for (arguments, reason) in [
         (vec!["run", "--resume"], "there is no run to resume"),
         (vec!["run", "--resume", "0123"], "there is no run 0123"),
     ] {
         let ended = project.orch(&arguments).finish();
         ended.expect_code(2);
-        assert!(ended.stderr.contains(told), "{}", ended.stderr);
+        assert!(ended.stderr.contains(reason), "{}", ended.stderr);
     }
 }

@@ -1,8 +1,8 @@
-//! A pid that the state directory names is a stranger's by now: neither the next start nor `orch clean` may touch it or
-//! take it for the one that had it.
+//! Recorded pids that now belong to strangers: neither the next start nor `orch clean` may touch such a process or
+//! mistake it for the former one.
 //!
-//! Where the reuse must be a real one the test runs in a pid namespace of its own, in which the kernel is told which pid
-//! it shall give next.
+//! Where the reuse must be real, the test runs in a pid namespace of its own, in which the kernel is given the next
+//! pid.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -10,18 +10,18 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
 mod support;
-use support::orch::{Orch, PATIENCE, Project, kill_both_at_once, lives, wait_until};
+use support::orch::{Orch, Project, WAIT_TIMEOUT, kill_both_at_once, lives, wait_until};
 use support::skip::skip;
+use support::{wait, watch};
 
-/// Set for the test inside its namespace.
+/// Variable that is set for the test inside its namespace.
 const INSIDE: &str = "ORCH_TEST_PID_NAMESPACE";
 
-/// A service with a grandchild that has daemonised itself; the grandchild's pid is written to `stray.pid`.
+/// Service with a grandchild that has daemonised itself; the grandchild's pid is written to `stray.pid`.
 const STRAY: &str = r#"
 [redis]
 mode = "off"
@@ -31,7 +31,7 @@ command = ["sh", "-c", "setsid -f sh -c 'echo $$ > stray.new; mv stray.new stray
 readiness = { file = "stray.pid" }
 "#;
 
-/// A service that takes its time when it is asked to end, and tells that it was asked.
+/// Service that takes long to end, and writes a file when the stop is requested.
 const SLOW: &str = r#"
 [redis]
 mode = "off"
@@ -42,14 +42,16 @@ command = ["sh", "-c", "trap 'echo > asked; until test -e go; do sleep 0.05; don
 readiness = { file = "up" }
 "#;
 
-/// Runs the test of this name again, as the first process of a pid namespace, unless this is that already. Whether it is.
+/// Runs the test of this name again, as the first process of a pid namespace, unless this process is the first already;
+/// returns whether this process is.
 fn inside(test: &str) -> bool {
     if std::env::var_os(INSIDE).is_some() {
         return true;
     }
     if !nix::unistd::geteuid().is_root() {
-        // What root owns is an unknown user's in a namespace in which we are root, and orch keeps no state below it.
-        skip("only root can be the user who owns `/` in a pid namespace of its own");
+        // In a namespace in which this user is root, files of the real root belong to an unknown user, and orch keeps
+        // no state below such a directory.
+        skip("only root owns `/` in a pid namespace of its own");
         return false;
     }
     let unshare = |arguments: &[&str]| {
@@ -74,32 +76,31 @@ fn inside(test: &str) -> bool {
         .stdin(Stdio::null())
         .output()
         .unwrap();
-    let told = [output.stdout, output.stderr].concat();
-    assert!(output.status.success(), "inside:\n{}", String::from_utf8_lossy(&told));
+    let printed = [output.stdout, output.stderr].concat();
     assert!(
-        String::from_utf8_lossy(&told).contains("1 passed"),
+        output.status.success(),
+        "inside:\n{}",
+        String::from_utf8_lossy(&printed)
+    );
+    assert!(
+        String::from_utf8_lossy(&printed).contains("1 passed"),
         "the test was not run inside"
     );
     false
 }
 
-/// Somebody who has nothing to do with orch, in a session of its own, with this very pid.
+/// Process of a stranger, in a session of its own, with exactly this pid.
 struct Stranger(Child);
 
 impl Stranger {
     fn with_pid(pid: i32) -> Self {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
+        // Again and again: another process may be faster, or the former one may not be reaped yet.
+        wait::until(&format!("the pid {pid} is given"), WAIT_TIMEOUT, || {
             fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).unwrap();
             #[expect(clippy::disallowed_methods, reason = "a stranger is started by somebody else")]
             let child = Command::new("setsid").args(["sleep", "600"]).spawn().unwrap();
-            let stranger = Self(child);
-            if stranger.pid() == pid {
-                return stranger;
-            }
-            // Another process was faster, or the one before is not reaped yet.
-            assert!(Instant::now() < deadline, "the pid {pid} is not given");
-        }
+            Some(Self(child)).filter(|stranger| stranger.pid() == pid)
+        })
     }
 
     fn pid(&self) -> i32 {
@@ -121,11 +122,11 @@ impl Drop for Stranger {
 }
 
 fn pid_in(orch: &mut Orch<'_>, event: &str, field: &str) -> i32 {
-    let found = orch.wait_for(event, |told| told["event"] == event);
+    let found = orch.wait_for(event, |found| found["event"] == event);
     i32::try_from(found[field].as_i64().unwrap()).unwrap()
 }
 
-/// Ends orch and its guard in one instant, and waits until their pids and that of the service are free again.
+/// Kills orch and its guard at the same instant, and waits until their pids and that of the service are free again.
 fn kill_both(orch: &Orch<'_>, guard: i32, service: i32) {
     kill_both_at_once(orch.pid, guard);
     wait_until("all of them reaped", || {
@@ -135,13 +136,13 @@ fn kill_both(orch: &Orch<'_>, guard: i32, service: i32) {
     });
 }
 
-/// The state directory of a run that was killed together with its guard, in which every pid that it names is a stranger's
-/// now; what the run has left lives.
+/// Creates the state directory of a run that was killed together with its guard; every recorded pid now belongs to a
+/// stranger, and the leftovers of the run live.
 fn taken_over(project: &Project) -> (Orch<'_>, i32, Vec<Stranger>) {
-    let mut orch = project.orch_with(&["up"], &[], PATIENCE);
-    // Published when all services are ready; it stays behind, and then names a stranger.
+    let mut orch = project.orch_with(&["up"], &[], WAIT_TIMEOUT);
+    // Published when all services are ready; the file stays, and then names a stranger.
     let instance = project.state_dir().join("instance.json");
-    orch.wait_for("instance.json", |_| instance.exists());
+    orch.wait_until("instance.json", || instance.exists());
     let guard = pid_in(&mut orch, "run_started", "guard_pid");
     let service = pid_in(&mut orch, "service_spawned", "pid");
     let stray = fs::read_to_string(project.file("stray.pid"))
@@ -175,7 +176,7 @@ fn clean_ends_what_was_left_and_touches_no_stranger() {
     assert!(project.state_dir().join("instance.json").exists());
     let asked = project.orch(&["exec", "--", "true"]).finish();
     asked.expect_code(3);
-    assert!(asked.stderr.contains("no instance is up"), "{}", asked.stderr);
+    assert!(asked.stderr.contains("no instance is running"), "{}", asked.stderr);
 
     let shown = project.orch(&["clean", "--dry-run"]).finish();
     shown.expect_code(0);
@@ -206,8 +207,8 @@ fn a_start_ends_what_was_left_and_touches_no_stranger() {
     assert!(dead.finish().left.is_empty());
 }
 
-/// Its guard holds the lock, whose file names orch: with that pid a stranger is no reason to refuse a start, and not
-/// whom a start waits for.
+/// Shows that a stranger with the pid of a dead orch is no reason to refuse a start, and is not waited for: the guard
+/// of that orch holds the lock, whose file names orch.
 #[test]
 fn a_stranger_with_the_pid_of_a_dead_orch_holds_no_lock() {
     if !inside("a_stranger_with_the_pid_of_a_dead_orch_holds_no_lock") {
@@ -217,14 +218,14 @@ fn a_stranger_with_the_pid_of_a_dead_orch_holds_no_lock() {
     let mut first = project.orch(&["up"]);
     first.wait_for_service("service_ready", "slow");
     first.signal(Signal::SIGKILL);
-    wait_until("the guard at work", || project.file("asked").exists());
+    project.wait_for_file("asked");
     wait_until("orch reaped", || {
         !PathBuf::from(format!("/proc/{}", first.pid)).exists()
     });
     let mut stranger = Stranger::with_pid(first.pid);
 
     let mut next = project.orch(&["up"]);
-    // Refused it would have ended; it waits for the guard instead.
+    // A refused start would have ended; this one waits for the guard instead.
     let lock = project.state_dir().join("services.lock");
     wait_until("the next start at the lock", || {
         let descriptors = fs::read_dir(format!("/proc/{}/fd", next.pid))
@@ -246,7 +247,8 @@ fn a_stranger_with_the_pid_of_a_dead_orch_holds_no_lock() {
     stranger.lives_on();
 }
 
-/// Pid and start time together name a process; one of them alone, or of another start of the machine, names nobody.
+/// Shows that only pid and start time together name a process; one of them alone, or a time of another boot, names
+/// none.
 #[test]
 fn only_who_started_at_the_recorded_time_is_of_the_dead_run() {
     #[expect(clippy::disallowed_methods, reason = "a stranger is started by somebody else")]
@@ -285,8 +287,11 @@ fn only_who_started_at_the_recorded_time_is_of_the_dead_run() {
         } else {
             orch.finish().expect_code(0);
         }
-        // Told to end before the next start began; reaped by us.
-        wait_until("the end of who is exactly recorded", || !lives(exact.pid()));
+        // Asked to end before the next start began; reaped by this test.
+        assert!(
+            watch::ends(exact.pid(), WAIT_TIMEOUT),
+            "the end of the process that is exactly recorded"
+        );
         assert_eq!(exact.0.wait().unwrap().signal(), Some(9));
         for stranger in [&mut earlier, &mut later, &mut before] {
             stranger.lives_on();

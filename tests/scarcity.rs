@@ -1,5 +1,5 @@
-//! A kernel that refuses: no descriptors, no further process, no `/proc`. Each is an error that says so and what to do,
-//! with exit code 3, or there is enough and everything works; nothing is left in either case.
+//! A kernel that refuses descriptors, processes or `/proc`. orch reports the refusal and a remedy, with exit code 3, or
+//! has enough and works; in both cases nothing is left.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
@@ -8,21 +8,23 @@ use std::path::Path;
 use nix::sys::signal::Signal;
 
 mod support;
-use support::orch::{Orch, Project};
+use support::orch::{Orch, Project, WAIT_TIMEOUT};
 use support::skip::skip;
 
-/// Not root, to whom no limit of processes applies, and nobody who runs anything else.
+/// User without other processes, not root: no limit of processes applies to root.
 const SOMEBODY: u32 = 61_234;
 
 fn project() -> Project {
     Project::new("[redis]\nmode = \"off\"\n[services.web]\ncommand = [\"sleep\", \"600\"]\n")
 }
 
-/// Waits until it is up, and ends it, or for its end. Whether it came up; what it said.
+/// Waits until orch is up and stops it, or waits for its end. Returns whether orch came up, and its output.
 #[track_caller]
-fn up_or_refused(project: &Project, mut orch: Orch<'_>) -> (bool, String) {
+fn up_or_refused(project: &Project, orch: Orch<'_>) -> (bool, String) {
     let instance = project.state_dir().join("instance.json");
-    let up = orch.wait_for_or_end(|_| instance.exists()).is_some();
+    let up = orch
+        .wait_within(WAIT_TIMEOUT, &[], || instance.exists().then_some(()))
+        .is_ok();
     if up {
         orch.signal(Signal::SIGTERM);
     }
@@ -53,7 +55,7 @@ fn without_descriptors_it_says_so_and_leaves_nothing() {
 #[test]
 fn without_a_further_process_it_says_so_and_leaves_nothing() {
     if !nix::unistd::geteuid().is_root() {
-        skip("only root can be a user who runs nothing else");
+        skip("only root can run this as a user without other processes");
         return;
     }
     let project = project();
@@ -86,7 +88,7 @@ fn without_proc_it_says_so() {
         .args(["-m", "sh", "-c", hidden])
         .output();
     if !possible.is_ok_and(|output| output.status.success()) {
-        skip("no mount namespace of our own, or no unshare");
+        skip("no mount namespace can be made here");
         return;
     }
     let project = project();

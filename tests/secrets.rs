@@ -1,4 +1,4 @@
-//! No secret is told: not in output, logs, journals, summaries, command lines; and what holds one is private.
+//! Secrets appear in no output, log, journal, summary or command line; files with a secret are private.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::collections::BTreeSet;
@@ -16,11 +16,11 @@ mod support;
 use support::bookshop;
 use support::orch::{Ended, Orch, Project};
 
-/// The secrets of a test.
+/// Secrets of a test.
 struct Secrets(Vec<String>);
 
 impl Secrets {
-    /// Those of an owned Redis: of the services' user and of orch's own.
+    /// Returns the passwords of an owned Redis: of the user of the services and of orch's own user.
     fn of_redis(project: &Project) -> Self {
         let file = fs::read_to_string(project.state_dir().join("redis/redis.conf")).unwrap();
         let words = file.split_ascii_whitespace();
@@ -37,13 +37,13 @@ impl Secrets {
     }
 
     #[track_caller]
-    fn assert_untold(&self, place: &str, bytes: &[u8]) {
+    fn assert_without_secrets(&self, place: &str, bytes: &[u8]) {
         let text = String::from_utf8_lossy(bytes);
         for secret in &self.0 {
             if let Some(at) = text.find(secret.as_str()) {
                 let start = text[..at].char_indices().rev().nth(80).map_or(0, |(start, _)| start);
                 panic!(
-                    "{place} tells a secret: ...{}{}...",
+                    "{place} has a secret: ...{}{}...",
                     &text[start..at],
                     "*".repeat(secret.len())
                 );
@@ -51,32 +51,33 @@ impl Secrets {
         }
     }
 
-    /// Of all processes there are.
+    /// Asserts that no command line of any process has a secret.
     fn assert_in_no_command_line(&self) {
         for process in fs::read_dir("/proc").unwrap().flatten() {
             if let Ok(words) = fs::read(process.path().join("cmdline")) {
-                self.assert_untold(&format!("the command line {}", process.path().display()), &words);
+                self.assert_without_secrets(&format!("the command line {}", process.path().display()), &words);
             }
         }
     }
 
-    /// Of one that must not know: the guard, Redis itself.
+    /// Asserts that the environment of a process that must not have the secrets, such as the guard or Redis, has none.
     fn assert_not_in_environment(&self, of: i64) {
         let variables = fs::read(format!("/proc/{of}/environ")).unwrap();
-        self.assert_untold(&format!("the environment of {of}"), &variables);
+        self.assert_without_secrets(&format!("the environment of {of}"), &variables);
     }
 
-    /// Output, and every file of the project but those that are there for secrets and what services write themselves.
+    /// Asserts that no secret is in the output or in a file of the project, except the files that exist for secrets and
+    /// the files that the services write.
     fn assert_nowhere(&self, project: &Project, ended: &Ended, but: &[&str]) {
-        self.assert_untold("standard output", ended.stdout.as_bytes());
-        self.assert_untold("standard error", ended.stderr.as_bytes());
+        self.assert_without_secrets("standard output", ended.stdout.as_bytes());
+        self.assert_without_secrets("standard error", ended.stderr.as_bytes());
         let mut seen = BTreeSet::new();
         for file in files(project.path()) {
             let name = file.file_name().unwrap().to_str().unwrap().to_owned();
             if but.contains(&name.as_str()) {
                 continue;
             }
-            self.assert_untold(&file.display().to_string(), &fs::read(&file).unwrap());
+            self.assert_without_secrets(&file.display().to_string(), &fs::read(&file).unwrap());
             seen.insert(name);
         }
         for name in ["journal.jsonl", "orch.log", "guard.log", "summary.json"] {
@@ -85,7 +86,7 @@ impl Secrets {
     }
 }
 
-/// All regular files below a directory, links not followed.
+/// Returns all regular files below a directory; does not follow links.
 fn files(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in fs::read_dir(directory).unwrap().flatten() {
@@ -99,7 +100,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// Asserts that the state directory and all that orch makes in it are for their owner alone.
+/// Asserts that the state directory and all files that orch creates in it are private.
 fn assert_private(state_dir: &Path) {
     let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(state_dir), 0o700);
@@ -110,7 +111,7 @@ fn assert_private(state_dir: &Path) {
         assert_eq!(mode(&state_dir.join(directory)), 0o700, "{directory}");
     }
     for file in files(state_dir) {
-        // Redis makes its data itself, within a directory that is private.
+        // Redis creates its data itself, within a private directory.
         let redis = file.starts_with(state_dir.join("redis")) && !file.ends_with("redis.conf");
         assert!(redis || mode(&file) == 0o600, "{}: {:o}", file.display(), mode(&file));
     }
@@ -124,7 +125,7 @@ fn pid_of(orch: &mut Orch<'_>, service: &str) -> i64 {
 
 const PROXY: &str = "pr0xy-passw0rd";
 
-/// What stands in pool files, and what orch must say nothing of but its number.
+/// Returns a pool file with secrets: orch may report nothing of it but the number of proxies.
 fn pool() -> String {
     format!(
         "[\"http://scraper:{PROXY}@10.0.0.1:3128\", {{\"host\": \"scraper:{PROXY}@10.0.0.2\", \"port\": \"x\"}}, \
@@ -138,7 +139,7 @@ const SITES: &str = "[celery]\napp = \"leaky_app\"\nconcurrency = 3\n\
     [sites.answers]\ndispatch = { task = \"leaky.answers\", args = [\"{site}\"] }\n\
     [sites.waits]\ndispatch = { task = \"leaky.waits\", args = [\"{site}\"] }\n";
 
-/// A run in which sites fail and Redis is killed, its app telling all that it knows.
+/// Runs orch while sites fail and Redis is killed, with an app that writes all secrets that it has.
 fn run_of_a_leaky_app(flags: &str) {
     let proxy = format!("http://scraper:{PROXY}@10.0.0.9:3128");
     let project = bookshop::project_with("leaky_app", &format!("[redis]\nmode = \"own\"\nport = 0\n{SITES}"));
@@ -147,7 +148,7 @@ fn run_of_a_leaky_app(flags: &str) {
     let mut orch = project.shell_with(&format!("umask 000; exec \"$ORCH\" run {flags}"), &variables);
     let redis = pid_of(&mut orch, "redis");
     orch.wait_for_service("service_ready", "redis");
-    // The proxy's is the caller's variable, which every service is handed.
+    // The secret of the proxy is in a variable of the caller, which every service gets.
     Secrets::of_redis(&project).assert_not_in_environment(redis);
     let secrets = Secrets::of_redis(&project).and(&[PROXY]);
     orch.wait_for_service("service_ready", "celery");
@@ -157,8 +158,8 @@ fn run_of_a_leaky_app(flags: &str) {
     for site in ["fails", "answers"] {
         orch.wait_for(site, |event| event["event"] == "site_finished" && event["site"] == site);
     }
-    // The worker is at the last one when its broker dies.
-    orch.wait_for("the file", |_| project.file("begun").exists());
+    // The worker executes the last site when its broker dies.
+    orch.wait_until("the file", || project.file("begun").exists());
     kill(Pid::from_raw(redis.try_into().unwrap()), Signal::SIGKILL).unwrap();
     let restarting = orch.wait_for_service("service_restarting", "redis")["seq"].as_u64();
     orch.wait_for("another Redis", |event| {
@@ -177,7 +178,7 @@ fn run_of_a_leaky_app(flags: &str) {
     };
     assert!(
         told("fails").contains("redis://default:**@127.0.0.1"),
-        "the reason is told, without the password: {}",
+        "the reason is reported, without the password: {}",
         told("fails")
     );
     assert!(told("fails").contains("REDIS_PASSWORD=**"), "{}", told("fails"));
@@ -189,7 +190,7 @@ fn run_of_a_leaky_app(flags: &str) {
     secrets.assert_nowhere(
         &project,
         &ended,
-        // The app's own log and file, and what is private for their sake; what Redis keeps is the app's data.
+        // Logs and files of the app, and private files for its secrets; the content of Redis is the app's data.
         &[
             "celery.log",
             "begun",
@@ -224,14 +225,14 @@ fn the_end_of_a_log_is_told_without_secrets() {
     ended.expect_code(3);
     assert!(
         ended.stdout.contains("redis://default:**@127.0.0.1"),
-        "its end is told: {}",
+        "its end is reported: {}",
         ended.stdout
     );
     let secrets = Secrets::of_redis(&project);
     secrets.assert_nowhere(&project, &ended, &["leak.log", "redis.conf", "instance.json"]);
 }
 
-/// An `orch up` whose Redis is another project's external one; its port and password.
+/// Starts an `orch up` whose Redis is the external one of another project; returns its port and password too.
 fn somebodys_redis(project: &Project) -> (Orch<'_>, u16, String) {
     let mut orch = project.orch(&["up"]);
     orch.wait_for_service("service_ready", "redis");
@@ -321,7 +322,7 @@ fn a_broker_that_is_looked_at_is_named_without_its_password() {
                 .unwrap();
             assert!(!output.status.success());
             let place = format!("orch celery {}", arguments[0].split(':').next().unwrap());
-            secrets.assert_untold(&place, &[output.stdout, output.stderr].concat());
+            secrets.assert_without_secrets(&place, &[output.stdout, output.stderr].concat());
         }
     }
 }
@@ -342,7 +343,7 @@ fn a_wrong_configuration_is_quoted_without_passwords() {
         for arguments in [&["up"][..], &["up", "--set", &format!("redis.mode={url}")]] {
             let ended = project.orch(arguments).finish();
             ended.expect_code(2);
-            secrets.assert_untold(&configuration, ended.stderr.as_bytes());
+            secrets.assert_without_secrets(&configuration, ended.stderr.as_bytes());
         }
     }
 }

@@ -15,7 +15,7 @@ const CHUNKS: usize = 120;
 const PASSWORD: &str = "m4ster-passw0rd";
 const OF_SENTINELS: &str = "s3ntinel-passw0rd";
 
-/// The site `short` of four chunks.
+/// Creates a project with the site `short` of four chunks.
 fn project(redis: &str, settings: &Value) -> Project {
     let project = bookshop::project_with(
         "own_settings",
@@ -28,7 +28,8 @@ fn project(redis: &str, settings: &Value) -> Project {
     project
 }
 
-/// The site `long` of 120 chunks, whose app sets no options; each chunk writes its number when it is done.
+/// Creates a project with the site `long` of 120 chunks, whose app sets no options; each chunk writes its number when
+/// it ends.
 fn long_project(redis: &str) -> Project {
     bookshop::project_with(
         "chaos_app",
@@ -44,7 +45,7 @@ fn shown(ended: &Ended) -> String {
     format!("{}{}", ended.stdout, ended.stderr)
 }
 
-/// How many different chunks are done.
+/// Counts the different chunks that have ended.
 fn done(project: &Project) -> usize {
     bookshop::ledger(project.path(), "long").len()
 }
@@ -58,14 +59,14 @@ fn expect_complete(ended: &Ended, chunks: usize) {
     assert_eq!(end["counts"]["results"], chunks, "{end}");
 }
 
-/// Options by which the app itself names the master and is let in to the Sentinels.
+/// Returns options by which the app itself names the master and its Sentinels' password.
 fn own_options() -> Value {
     let options = json!({ "master_name": MASTER, "sentinel_kwargs": { "password": OF_SENTINELS } });
     json!({ "broker_transport_options": options, "result_backend_transport_options": options })
 }
 
-/// 120 chunks over a change of the master. What the old master has taken and the new one has never heard of is lost, seconds
-/// of it where the change is planned: a site whose job is hit by that is done again.
+/// Runs 120 chunks while the master changes. Messages that the old master has accepted and the new one has not received
+/// are lost, seconds of them when the change is planned: a site whose job is affected is repeated.
 fn run_over_a_change(change: impl FnOnce(&mut Sentinels)) {
     let mut sentinels = Sentinels::start(None, None);
     let before = sentinels.master().unwrap();
@@ -77,9 +78,9 @@ fn run_over_a_change(change: impl FnOnce(&mut Sentinels)) {
     let ended = orch.finish();
     expect_complete(&ended, CHUNKS);
     assert_eq!(done(&project), CHUNKS);
-    // For whoever wants to know how often it is hit, and by what.
+    // Shows how often a site is repeated, and why.
     for event in ended.events_of("site_retrying") {
-        println!("done again: {}", event["reason"]);
+        println!("repeated: {}", event["reason"]);
     }
     assert_ne!(sentinels.master(), Some(before), "the master has changed");
 }
@@ -100,7 +101,7 @@ fn the_master_is_the_apps_and_every_password_its_own() {
     let lines = format!("url = \"{}\"\nsentinel_password = \"{OF_SENTINELS}\"", sentinels.url(2));
     let project = project(&lines, &own_options());
     expect_complete(&project.orch(&["run", "--sites", "short"]).finish(), 4);
-    // An instance that is up hands it on, its own worker's command line included.
+    // An instance that is up passes the options on, also in the command line of its own worker.
     let mut up = project.orch(&["up"]);
     bookshop::wait_until_up(&mut up, &project);
     let ping = project.orch_bare(&["celery", "ping"]).finish();
@@ -134,7 +135,7 @@ fn a_beat_of_its_own_is_given_the_name_of_the_master() {
     );
     let mut up = project.orch(&["up"]);
     up.wait_for_service("service_ready", "beat");
-    up.wait_for("a tick", |_| project.file("ticks").exists());
+    up.wait_until("a tick", || project.file("ticks").exists());
     up.signal(Signal::SIGTERM);
     up.finish().expect_code(143);
 }
@@ -177,7 +178,7 @@ fn masters_that_are_missing_or_differ_are_named() {
     let other = json!({ "broker_transport_options": { "master_name": "other" } });
     let without = json!({ "broker_transport_options": { "visibility_timeout": 60 } });
     for (line, settings, words) in [
-        ("", json!({}), "`[redis] master_name` no master"),
+        ("", json!({}), "`[redis] master_name` names no master"),
         ("master_name = \"main\"", other, "name the master `other`"),
         ("master_name = \"main\"", without, "have no `master_name`"),
     ] {

@@ -1,4 +1,4 @@
-//! Sites and proxies followed to their end, against a real Redis and a real Celery worker.
+//! Sites and proxies followed to their end, with a real Redis and a real Celery worker.
 
 mod support;
 

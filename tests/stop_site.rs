@@ -1,4 +1,4 @@
-//! `orch stop site` beside a running `orch run`, and Ctrl+C of a run whose workers go on.
+//! `orch stop site` during an `orch run`, and Ctrl+C of a run while other workers go on.
 
 mod support;
 
@@ -9,7 +9,8 @@ use serde_json::Value;
 use support::bookshop;
 use support::orch::{Ended, Orch, Project};
 
-/// `doomed` would take minutes; `first` and `last` some seconds; `next` is to run after `doomed`.
+/// Creates a project in which `doomed` would take minutes, `first` and `last` take some seconds, and `next` depends on
+/// `doomed`.
 fn project() -> Project {
     let site = |name: &str, chunks: u32, seconds: f64, more: &str| {
         format!(
@@ -43,10 +44,10 @@ fn stop(project: &Project, site: &str) -> Ended {
     project.orch_bare(&["stop", "site", site]).finish()
 }
 
-fn expect(ended: &Ended, code: i32, told: &str) {
+fn expect(ended: &Ended, code: i32, message: &str) {
     ended.expect_code(code);
     let all = format!("{}{}", ended.stdout, ended.stderr);
-    assert!(all.contains(told), "`{told}` is not in {all}");
+    assert!(all.contains(message), "`{message}` is not in {all}");
 }
 
 fn lines(project: &Project, site: &str) -> usize {
@@ -60,7 +61,7 @@ fn a_site_of_a_running_run_is_stopped_by_another_command() {
     expect(
         &stop(&project, "doomed"),
         1,
-        "nothing to stop: no `orch run` is at work in ",
+        "nothing to stop: no `orch run` is active in ",
     );
     let mut orch = project.orch(&["run"]);
     for site in ["first", "doomed", "last"] {
@@ -107,7 +108,7 @@ fn a_site_of_a_running_run_is_stopped_by_another_command() {
     expect(
         &stop(&project, "first"),
         1,
-        "nothing to stop: no `orch run` is at work in ",
+        "nothing to stop: no `orch run` is active in ",
     );
 }
 
@@ -124,12 +125,15 @@ fn ctrl_c_of_a_run_beside_an_instance_that_is_up_leaves_none_of_its_tasks() {
     assert!(!tasks.stdout.contains("chaos."), "{}", tasks.stdout);
     let queues = project.orch_bare(&["celery", "queues", "--json"]).finish();
     queues.expect_code(0);
-    let told: Value = serde_json::from_str(&queues.stdout).expect("JSON");
-    let depths = told["queues"].as_object().expect("queues").values();
+    let object: Value = serde_json::from_str(&queues.stdout).expect("JSON");
+    let depths = object["queues"].as_object().expect("queues").values();
     let depths: Vec<&Value> = depths
         .flat_map(|depths| depths.as_object().expect("depths").values())
         .collect();
-    assert!(!depths.is_empty() && depths.iter().all(|depth| **depth == 0), "{told}");
+    assert!(
+        !depths.is_empty() && depths.iter().all(|depth| **depth == 0),
+        "{object}"
+    );
     up.signal(Signal::SIGTERM);
     up.finish().expect_code(143);
 }
@@ -139,13 +143,13 @@ fn a_stop_that_names_no_site_says_what_was_meant() {
     let project = project();
     let ended = project.orch_bare(&["stop", "first"]).finish();
     expect(&ended, 2, "`orch stop site first` stops a site");
-    expect(&stop(&project, "frist"), 1, "no `orch run` is at work in ");
+    expect(&stop(&project, "frist"), 1, "no `orch run` is active in ");
     expect(
         &stop(&project, "frist"),
         1,
         "has no site `frist`: did you mean `first`?",
     );
     let known = stop(&project, "first");
-    expect(&known, 1, "no `orch run` is at work in ");
+    expect(&known, 1, "no `orch run` is active in ");
     assert!(!known.stderr.contains("has no site"), "{}", known.stderr);
 }

@@ -1,6 +1,6 @@
-//! Another user of the machine, who tries ports, files, sockets, signals, links and `/proc` of a running instance for
-//! seconds (`ORCH_STRANGER_SECONDS`: longer), and gets nothing: no password, nothing executed, and of a run no more than an
-//! end with an error that names him.
+//! Another user of the machine attacks ports, files, sockets, signals, links and `/proc` of a running instance for some
+//! seconds (`ORCH_STRANGER_SECONDS` sets more), and gains nothing: no password, no execution, and at most the end of a
+//! run with an error that names this user.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs::{self, Permissions};
@@ -17,23 +17,25 @@ use nix::unistd::Pid;
 
 mod support;
 use support::bookshop;
-use support::orch::{Ended, Orch, PATIENCE, Project, wait_until};
-use support::server;
+use support::orch::{Ended, Orch, Project, WAIT_TIMEOUT, wait_until};
+use support::schedule::pause_until;
 use support::skip::skip;
+use support::{server, watch};
 
-/// A user who runs nothing else.
+/// User without other processes.
 const STRANGER: u32 = 42_421;
-/// Brings up the loopback device of a new network namespace: SIOCSIFFLAGS with IFF_UP.
+/// Script that brings up the loopback device of a new network namespace: SIOCSIFFLAGS with IFF_UP.
 const LOOPBACK_UP: &str = "import socket, fcntl, struct; \
     fcntl.ioctl(socket.socket(), 0x8914, struct.pack('16sh14x', b'lo', 1))";
 
-/// How long it is tried.
+/// Returns the seconds of the attack.
 fn seconds() -> u64 {
     let asked = std::env::var("ORCH_STRANGER_SECONDS").ok();
     asked.map_or(8, |asked| asked.parse().expect("ORCH_STRANGER_SECONDS is a number"))
 }
 
-/// A network of its own for this thread and what it starts: the stranger takes all ports that he can.
+/// Creates a network namespace for this thread and its children, since the stranger takes all ports; returns whether
+/// that was possible.
 fn own_network() -> bool {
     if !nix::unistd::geteuid().is_root() {
         skip("only root can start another user's process");
@@ -48,7 +50,7 @@ fn own_network() -> bool {
     true
 }
 
-/// The other user's process.
+/// Process of the other user.
 struct Stranger {
     process: Child,
     log: PathBuf,
@@ -60,7 +62,7 @@ struct Stranger {
 impl Stranger {
     #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
     fn begin(project: &Project, seconds: u64) -> Self {
-        // He may reach the state directory, and not look into it.
+        // The stranger may reach the state directory, but not read it.
         fs::set_permissions(project.path(), Permissions::from_mode(0o755)).unwrap();
         let place = tempfile::tempdir().unwrap();
         fs::set_permissions(place.path(), Permissions::from_mode(0o711)).unwrap();
@@ -78,7 +80,7 @@ impl Stranger {
             .arg("python3")
             .arg(script)
             // On a busy machine the first instance takes its time.
-            .arg((seconds + 10 * PATIENCE.as_secs()).to_string())
+            .arg((seconds + 10 * WAIT_TIMEOUT.as_secs()).to_string())
             .args([project.path(), &log, &pids])
             .current_dir("/")
             .uid(STRANGER)
@@ -97,7 +99,7 @@ impl Stranger {
         }
     }
 
-    /// Tells him whom to look at: one can see the processes of others.
+    /// Shows the stranger the pids of the instance: every user can see the processes of others.
     fn show(&self, orch: &Orch<'_>) {
         let mut pids = vec![i64::from(orch.pid)];
         for event in orch.events() {
@@ -107,21 +109,18 @@ impl Stranger {
         fs::write(&self.pids, text.join(" ")).unwrap();
     }
 
-    /// Whether his time is not over; he goes on until [`Stranger::finish`].
+    /// Returns whether the time of the attack is not over; the stranger goes on until [`Stranger::finish`].
     fn has_time(&self) -> bool {
         Instant::now() < self.until
     }
 
-    /// All that he has got, after his end.
+    /// Ends the stranger; returns the log of its attempts.
     fn finish(mut self) -> String {
         let mut stop = self.pids.clone().into_os_string();
         stop.push(".stop");
         fs::write(stop, "").unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        while self.process.try_wait().unwrap().is_none() {
-            assert!(Instant::now() < deadline, "the stranger does not end");
-            std::thread::park_timeout(Duration::from_millis(10));
-        }
+        let status = watch::exit(&mut self.process, WAIT_TIMEOUT);
+        assert!(status.is_some(), "the stranger does not end");
         let log = String::from_utf8_lossy(&fs::read(&self.log).unwrap()).into_owned();
         let output = fs::read_to_string(self.place.path().join("output")).unwrap();
         assert!(log.contains("END\n") && !log.contains("BROKEN"), "{log}\n{output}");
@@ -129,9 +128,9 @@ impl Stranger {
     }
 }
 
-/// The passwords of the Redis that runs now.
+/// Returns the passwords of the Redis that runs now.
 fn passwords(project: &Project) -> Vec<String> {
-    // None where the port was taken before.
+    // There are none if the port was taken before.
     let file = fs::read_to_string(project.state_dir().join("redis/redis.conf")).unwrap_or_default();
     let words = file.split_ascii_whitespace();
     words
@@ -144,7 +143,7 @@ fn end(orch: Orch<'_>) -> Ended {
     orch.finish()
 }
 
-/// Whether it got ready; an end says who was in the way.
+/// Returns whether the service got ready; if orch ended, the error names the stranger.
 fn is_ready(orch: &mut Orch<'_>, service: &str) -> bool {
     let ready = |event: &serde_json::Value| event["event"] == "service_ready" && event["service"] == service;
     orch.wait_for_or_end(ready).is_some()
@@ -180,13 +179,11 @@ fn a_stranger_gets_nothing_of_an_instance() {
             continue;
         }
         ready += 1;
-        // A task that is given by who may, through the same port.
+        // A command of a permitted user, through the same port.
         let answer = project.orch(&["celery", "ping", "--timeout", "20s"]).finish();
         answer.expect_code(0);
-        let looked_at = Instant::now();
-        while looked_at.elapsed() < Duration::from_secs(2) {
-            std::thread::park_timeout(Duration::from_millis(20));
-        }
+        // The load of this test: the stranger tries everything on an instance that is ready for this long.
+        pause_until(Instant::now() + Duration::from_secs(2));
         let ended = end(orch);
         ended.expect_code(143);
         assert!(ended.events_of("service_exited").is_empty(), "{}", ended.stdout);
@@ -219,7 +216,6 @@ fn a_stranger_takes_no_password_when_redis_dies_and_comes_back() {
         let spawned = orch.wait_for_service("service_spawned", "redis");
         let pid = i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap();
         kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
-        let times = |orch: &Orch<'_>, kind: &str| orch.events().iter().filter(|event| event["event"] == kind).count();
         let again = orch.wait_for_or_end(|event| {
             event["event"] == "service_spawned" && event["service"] == "redis" && event["pid"] != spawned["pid"]
         });
@@ -228,12 +224,11 @@ fn a_stranger_takes_no_password_when_redis_dies_and_comes_back() {
             expect_named(&orch.finish());
             continue;
         }
-        let settled = Instant::now();
-        while times(&orch, "service_ready") < 2 && times(&orch, "stop_started") == 0 {
-            assert!(settled.elapsed() < PATIENCE, "{:#?}", orch.events());
-            std::thread::park_timeout(Duration::from_millis(5));
-        }
-        if times(&orch, "stop_started") > 0 {
+        let times = |kind: &str| orch.events().iter().filter(|event| event["event"] == kind).count();
+        let is_settled = || (times("service_ready") >= 2 || times("stop_started") > 0).then_some(());
+        let settled = orch.wait_within(WAIT_TIMEOUT, &[], is_settled);
+        assert!(settled.is_ok(), "{:#?}", orch.events());
+        if times("stop_started") > 0 {
             refused += 1;
             expect_named(&orch.finish());
             continue;
@@ -243,7 +238,7 @@ fn a_stranger_takes_no_password_when_redis_dies_and_comes_back() {
     report(&stranger.finish(), &secrets, ready, refused);
 }
 
-/// Asserts that he has tried, and got nothing.
+/// Asserts that the stranger has tried everything, and gained nothing.
 #[track_caller]
 fn report(log: &str, secrets: &[String], ready: u32, refused: u32) {
     let tried: Vec<&str> = log.lines().filter(|line| line.starts_with("TRIED")).collect();
@@ -258,7 +253,7 @@ fn report(log: &str, secrets: &[String], ready: u32, refused: u32) {
     assert!(got.is_empty(), "{got:#?}");
     assert!(!secrets.is_empty());
     for secret in secrets {
-        assert!(!log.contains(secret.as_str()), "he was told a password");
+        assert!(!log.contains(secret.as_str()), "the stranger got a password");
     }
     for way in [
         "announced_ports",
@@ -276,7 +271,7 @@ fn report(log: &str, secrets: &[String], ready: u32, refused: u32) {
     }
 }
 
-/// What is on the default port is used only if it is ours or root's.
+/// Shows that orch uses a Redis on the default port only if the Redis belongs to this user or to root.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
 fn another_users_redis_is_no_broker_unless_it_is_named() {
@@ -301,18 +296,19 @@ fn another_users_redis_is_no_broker_unless_it_is_named() {
         let project = Project::new("[redis]\npassword = \"ours-and-secret\"\n");
         let ended = project.orch(&["up"]).finish();
         ended.expect_code(2);
-        for told in [
+        for message in [
             &format!("belongs to another user: {server}, pid "),
             &format!(" of user {STRANGER}"),
             "mode = \"own\"",
             "mode = \"external\"",
         ] {
-            assert!(ended.stdout.contains(told), "{told} is not in {}", ended.stdout);
+            assert!(ended.stdout.contains(message), "{message} is not in {}", ended.stdout);
         }
         theirs.kill().unwrap();
         theirs.wait().unwrap();
     }
-    // What does not accept is no Redis of root's, though the kernel shows it as root's.
+    // A listener that does not accept is not used as root's Redis, although the kernel shows root as the owner of the
+    // connection.
     let mut silent = Command::new("python3");
     let listen = "import socket, sys; s = socket.socket(); s.setsockopt(1, 2, 1); s.bind(('127.0.0.1', 6379)); \
                   s.listen(50); sys.stdin.readline(); c, _ = s.accept(); c.settimeout(5); print(c.recv(9999))";
@@ -327,7 +323,7 @@ fn another_users_redis_is_no_broker_unless_it_is_named() {
         "{}",
         ended.stdout
     );
-    // Only now it accepts, and reads what has been waiting for it.
+    // The listener accepts only now, and reads the bytes that were waiting.
     std::io::Write::write_all(silent.stdin.as_mut().unwrap(), b"\n").unwrap();
     let mut heard = String::new();
     std::io::Read::read_to_string(silent.stdout.as_mut().unwrap(), &mut heard).unwrap();
@@ -335,7 +331,8 @@ fn another_users_redis_is_no_broker_unless_it_is_named() {
     assert!(heard.contains("PING") && !heard.contains("ours-and-secret"), "{heard}");
 }
 
-/// Another user who takes the port of a service between its start and its first answer answers in its place.
+/// Shows that a port which another user takes between the start of a service and its first answer makes nothing ready:
+/// the answers are those of the other user.
 #[test]
 #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
 fn another_user_who_listens_after_the_start_makes_nothing_ready() {

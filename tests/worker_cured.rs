@@ -1,20 +1,19 @@
-//! A worker that lives and does not work, or dies with work in its hands, is cured while the run goes on.
+//! A worker that lives and does not work, or dies while it executes tasks, is replaced while the run goes on.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
-use std::time::Instant;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 mod support;
 use support::bookshop;
-use support::orch::{Orch, PATIENCE, Project};
+use support::orch::{Orch, Project, wait_until};
 
-/// A project of the workshop app whose worker is looked at often; `sites` are the rest of the configuration.
+/// Creates a project of the workshop app whose worker is probed often; `sites` are the rest of the configuration.
 fn workshop(celery: &str, sites: &str) -> Project {
     bookshop::project_with(
         "workshop",
@@ -26,7 +25,7 @@ fn workshop(celery: &str, sites: &str) -> Project {
     )
 }
 
-/// One after the other: what becomes of the second shows what became of the worker.
+/// Two sites one after the other: the end of the second shows the state of the worker.
 const TWO_SITES: &str = "[sites.first]\ndispatch = { task = \"workshop.work\", args = [1.5] }\n\
      [sites.second]\ndispatch = { task = \"workshop.append\", args = [\"done\", \"{site}\"] }\n";
 
@@ -35,7 +34,7 @@ fn pid_of(orch: &mut Orch<'_>, service: &str) -> Pid {
     Pid::from_raw(i32::try_from(spawned["pid"].as_i64().unwrap()).unwrap())
 }
 
-/// `orch celery ...` beside the instance of a project, which it finds by itself.
+/// Runs `orch celery ...` in the directory of an instance, which it finds by itself.
 fn orch_celery(project: &Project, arguments: &[&str]) -> (Option<i32>, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_orch"))
         .arg("celery")
@@ -48,9 +47,9 @@ fn orch_celery(project: &Project, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8(text).unwrap())
 }
 
-/// Once the first site's task runs.
+/// Cancels the consumer once the task of the first site runs.
 fn cancel_the_consumer(orch: &mut Orch<'_>, project: &Project) {
-    orch.wait_for("the first site's task", |_| project.file("begun").exists());
+    orch.wait_until("the first site's task", || project.file("begun").exists());
     let (code, text) = orch_celery(project, &["control", "cancel-consumer", "celery"]);
     assert_eq!(code, Some(0), "{text}");
 }
@@ -75,7 +74,7 @@ fn a_worker_whose_consumer_was_cancelled_consumes_again_and_the_run_completes() 
     let added = ended.events_of("consumer_added");
     assert!(!added.is_empty(), "{}", ended.stdout);
     let reason = added[0]["reason"].as_str().unwrap();
-    // By whether the second site's task is there already.
+    // The reason depends on whether the task of the second site is in the queue already.
     let reasons = [
         "answers but consumes no queue",
         "answers but is no consumer of `celery`, where 1 message waits",
@@ -85,8 +84,8 @@ fn a_worker_whose_consumer_was_cancelled_consumes_again_and_the_run_completes() 
     assert_eq!(fs::read_to_string(project.file("done")).unwrap(), "second\n");
 }
 
-/// Of a worker that says it consumes, and takes nothing whatever it is told, the probes that find nothing new meanwhile do not
-/// count as good ones.
+/// Shows that a worker is restarted that claims to consume, but takes nothing: probes without a new finding do not
+/// count as good ones in between.
 #[test]
 fn a_worker_whose_consumer_cannot_be_given_back_is_restarted() {
     let project = workshop("", TWO_SITES);
@@ -118,7 +117,7 @@ fn a_worker_that_has_fallen_silent_is_restarted_and_the_run_completes() {
     let project = workshop("", TWO_SITES);
     let mut orch = project.orch(&["run"]);
     let worker = pid_of(&mut orch, "celery");
-    orch.wait_for("the site's task", |_| project.file("begun").exists());
+    orch.wait_until("the site's task", || project.file("begun").exists());
     kill(worker, Signal::SIGSTOP).unwrap();
     let ended = orch.finish();
     ended.expect_code(0);
@@ -130,19 +129,20 @@ fn a_worker_that_has_fallen_silent_is_restarted_and_the_run_completes() {
     );
 }
 
-/// The worker either connects again by itself or falls silent and is restarted, by its version.
+/// Shows that the run completes: by its version, the worker either connects again by itself or falls silent and is
+/// restarted.
 #[test]
 fn a_worker_whose_connections_are_cut_works_again_and_the_run_completes() {
     let project = workshop("", TWO_SITES);
     let mut orch = project.orch(&["run"]);
     let redis = orch.wait_for_service("service_ready", "redis");
-    orch.wait_for("the first site's task", |_| project.file("begun").exists());
+    orch.wait_until("the first site's task", || project.file("begun").exists());
     let (_, address) = redis["detail"].as_str().unwrap().rsplit_once(' ').unwrap();
     let mut connection = redis::Client::open(format!("redis://{address}"))
         .unwrap()
         .get_connection()
         .unwrap();
-    // Those of orch too: it must not take its own loss for the worker's.
+    // Also the connections of orch, which must not mistake its own loss for that of the worker.
     for kind in ["pubsub", "normal"] {
         let cut: u64 = redis::cmd("CLIENT")
             .arg("KILL")
@@ -162,7 +162,7 @@ fn a_broker_that_is_away_is_no_reason_to_restart_the_worker() {
     let project = workshop("", "[redis.restart]\nbackoff = \"1500ms\"\nlimit = 9\n");
     let mut orch = project.orch(&["up"]);
     orch.wait_for_service("service_ready", "celery");
-    // Of deaths in a row one is followed by a pause, in which the worker is looked at several times.
+    // After some deaths in a row comes a pause, in which the worker is probed several times.
     let mut seen = 0.0;
     let pause = loop {
         let spawned = orch.wait_for("a Redis", |event| {
@@ -184,14 +184,9 @@ fn a_broker_that_is_away_is_no_reason_to_restart_the_worker() {
     orch.wait_for("the last Redis", |event| {
         event["event"] == "service_ready" && event["service"] == "redis" && at(event) > at(&pause) + 1.0
     });
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let (code, text) = orch_celery(&project, &["ping", "--consuming"]);
-        if code == Some(0) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "{text}");
-    }
+    wait_until("the worker consumes", || {
+        orch_celery(&project, &["ping", "--consuming"]).0 == Some(0)
+    });
     orch.signal(Signal::SIGTERM);
     let ended = orch.finish();
     ended.expect_code(143);
@@ -203,7 +198,7 @@ fn a_broker_that_is_away_is_no_reason_to_restart_the_worker() {
     assert!(restarted.is_empty(), "{restarted:?}");
 }
 
-/// A worker whose answers are lost with Redis, while orch asks it what it is, is asked again.
+/// Shows that orch asks again when the answers of a worker are lost with Redis during its start.
 #[test]
 fn a_redis_that_dies_while_a_worker_becomes_ready_is_no_failure() {
     let project = workshop(
@@ -244,7 +239,7 @@ fn tasks_that_a_killed_worker_held_run_again_within_seconds_and_once() {
     );
     let mut orch = project.orch(&["run"]);
     let worker = pid_of(&mut orch, "celery");
-    orch.wait_for("the first task", |_| project.file("late").exists());
+    orch.wait_until("the first task", || project.file("late").exists());
     kill(worker, Signal::SIGKILL).unwrap();
     let ended = orch.finish();
     ended.expect_code(0);
@@ -266,7 +261,7 @@ fn tasks_that_a_killed_worker_held_run_again_within_seconds_and_once() {
     let again: Vec<f64> = runs
         .values()
         .map(|times| times.iter().copied().filter(|time| *time > ready).collect::<Vec<f64>>())
-        .inspect(|times| assert!(times.len() <= 1, "one ran more than once more:\n{text}"))
+        .inspect(|times| assert!(times.len() <= 1, "a task ran more than twice:\n{text}"))
         .flatten()
         .collect();
     assert!(again.len() >= TASKS - 3, "only {} were held:\n{text}", again.len());
@@ -290,15 +285,18 @@ fn with_late_acknowledgement_a_task_whose_process_was_killed_runs_again() {
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(0);
     assert_eq!(fs::read_to_string(project.file("died")).unwrap().lines().count(), 2);
-    let warnings: Vec<_> = ended
-        .events_of("noticed")
-        .into_iter()
-        .filter(|event| event["level"] == "warning")
-        .collect();
-    // The one task of the app that says otherwise, and no other.
-    assert_eq!(warnings.len(), 1, "{warnings:#?}");
-    let text = warnings[0]["message"].as_str().unwrap();
-    assert!(text.contains("1 of the worker's tasks: workshop.early;"), "{text}");
+    assert!(
+        ["crashing_task_revoked", "stale_executions_found"]
+            .iter()
+            .all(|kind| ended.events_of(kind).is_empty()),
+        "{}",
+        ended.stdout
+    );
+    let problems = ended.events_of("worker_problem_found");
+    // The one task of the app that sets early acknowledgement, and no other.
+    assert_eq!(problems.len(), 1, "{problems:#?}");
+    let early = json!({ "acknowledged_early": { "count": 1, "tasks": ["workshop.early"] } });
+    assert_eq!(problems[0]["problem"], early);
 }
 
 #[test]
@@ -309,8 +307,8 @@ fn tasks_of_an_app_that_is_finalised_at_import_are_named() {
     fs::write(project.file("workshop.py"), app).unwrap();
     let mut orch = project.orch(&["up"]);
     orch.wait_for("the warning", |event| {
-        let text = event["message"].as_str().unwrap_or_default();
-        text.contains("late acknowledgement does not reach") && text.contains("workshop.append")
+        let tasks = event["problem"]["acknowledged_early"]["tasks"].as_array();
+        tasks.is_some_and(|tasks| tasks.contains(&json!("workshop.append")))
     });
     orch.signal(Signal::SIGTERM);
     orch.finish().expect_code(143);
@@ -324,14 +322,14 @@ fn a_task_that_always_kills_its_process_is_revoked() {
     );
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(1);
-    // The third death is told; a fourth process may have begun by then.
+    // The third death is reported; a fourth process may have begun by then.
     let deaths = fs::read_to_string(project.file("died")).unwrap().lines().count();
     assert!((3..=5).contains(&deaths), "{deaths}");
-    let told = ended.events_of("noticed").into_iter().any(|event| {
-        let text = event["message"].as_str().unwrap_or_default();
-        text.contains("(workshop.dies) has lost its pool process 3 times")
-    });
-    assert!(told, "{}", ended.stdout);
+    let is_reported = ended
+        .events_of("crashing_task_revoked")
+        .into_iter()
+        .any(|event| event["name"] == "workshop.dies" && event["crashes"] == 3);
+    assert!(is_reported, "{}", ended.stdout);
     let finished = ended.events_of("site_finished");
     assert_eq!(finished[0]["status"], "failed", "{finished:?}");
     assert!(

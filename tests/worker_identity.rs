@@ -1,9 +1,11 @@
-//! What a worker is, by what it says of itself: its pool, what it may import.
+//! Properties of a worker by its own report: its pool, its import path.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::fs;
 use std::process::Command;
 use std::time::Duration;
+
+use serde_json::{Value, json};
 
 mod support;
 use support::bookshop;
@@ -11,10 +13,10 @@ use support::orch::{Ended, Project};
 use support::process::Process;
 use support::redis::RedisServer;
 
-/// The least patient liveness: one silent probe is a restart.
+/// The shortest liveness: one probe without an answer leads to a restart.
 const IMPATIENT: &str = "[celery.liveness]\ninterval = \"200ms\"\ntimeout = \"300ms\"\nfailures = 1";
 
-/// A project of the workshop app with one site; `celery` are further lines of its section.
+/// Creates a project of the workshop app with one site; `celery` are further lines of its section.
 fn workshop(celery: &str, task: &str, args: &str) -> Project {
     bookshop::project_with(
         "workshop",
@@ -69,10 +71,10 @@ fn a_task_may_import_a_module_beside_the_app() {
 fn the_import_path_stays_what_it_was() {
     let project = workshop("", "environment", "[\"PYTHONPATH\"]");
     run(&project, &[("PYTHONPATH", "/somewhere/else")]).expect_code(0);
-    let told = fs::read_to_string(project.file("environment")).unwrap();
+    let found = fs::read_to_string(project.file("environment")).unwrap();
     let expected = format!("PYTHONPATH={}:/somewhere/else\n", project.path().display());
-    assert_eq!(told, expected);
-    // Celery would import this in place of Python's own, and not start.
+    assert_eq!(found, expected);
+    // Celery would import this in place of Python's own module, and not start.
     let project = workshop("", "environment", "[\"PYTHONPATH\"]");
     fs::write(project.file("types.py"), "").unwrap();
     let ended = run(&project, &[("PYTHONPATH", "")]);
@@ -81,15 +83,12 @@ fn the_import_path_stays_what_it_was() {
         fs::read_to_string(project.file("environment")).unwrap(),
         "PYTHONPATH=\n"
     );
-    let notices = ended.events_of("noticed");
-    let mut messages = notices.iter().filter_map(|event| event["message"].as_str());
-    assert!(
-        messages.any(|message| message.contains("is not put on PYTHONPATH: `types.py` there")),
-        "{notices:?}"
-    );
+    let problems = ended.events_of("app_problem_found");
+    let is_hidden = |event: &&Value| event["problem"]["modules_hidden"]["files"] == json!(["types.py"]);
+    assert!(problems.iter().any(is_hidden), "{problems:?}");
 }
 
-/// A project on another's Redis whose site works until the file `finish` is there.
+/// Creates a project on another owner's Redis whose site works until the file `finish` exists.
 fn beside_others(redis: &RedisServer, celery: &str) -> Project {
     bookshop::project_with(
         "workshop",
@@ -102,7 +101,7 @@ fn beside_others(redis: &RedisServer, celery: &str) -> Project {
     )
 }
 
-/// A worker that somebody has started by hand.
+/// Starts a worker as a person starts one by hand.
 fn worker(project: &Project, redis: &RedisServer, node: &str, pool: &str) -> Process {
     let mut command = Command::new(project.file(".venv/bin/celery"));
     command
@@ -116,7 +115,7 @@ fn worker(project: &Project, redis: &RedisServer, node: &str, pool: &str) -> Pro
         ]);
     let log = project.file(&format!("by-hand-{}.log", uuid::Uuid::new_v4()));
     let mut process = Process::start(node, &mut command, &log);
-    process.wait_until("ready", support::orch::PATIENCE, |process| {
+    process.wait_until("ready", support::orch::WAIT_TIMEOUT, |process| {
         process.log().contains(" ready.")
     });
     process
@@ -162,7 +161,7 @@ fn a_worker_whose_name_another_takes_in_the_middle_is_unhealthy_and_not_restarte
         let first = is_reused.then(|| worker(&project, &redis, "same@test", "prefork"));
         let mut run = project.orch(&["run"]);
         let begun = project.file("begun");
-        run.wait_for("the task", |_| begun.exists());
+        run.wait_until("the task", || begun.exists());
         let node = match &first {
             Some(_) => "same@test".to_owned(),
             None => {
@@ -172,8 +171,8 @@ fn a_worker_whose_name_another_takes_in_the_middle_is_unhealthy_and_not_restarte
             }
         };
         let second = worker(&project, &redis, &node, "prefork");
-        let told = run.wait_for_service("service_unhealthy", "celery");
-        let reason = told["reason"].as_str().unwrap();
+        let unhealthy = run.wait_for_service("service_unhealthy", "celery");
+        let reason = unhealthy["reason"].as_str().unwrap();
         let words = format!("2 workers have the same name {node}: pid ");
         assert!(
             reason.starts_with(&words) && reason.contains("-n worker2@%h"),

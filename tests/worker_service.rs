@@ -16,7 +16,8 @@ use support::orch::{Ended, Orch, Project};
 
 const OWN: &str = "mode = \"own\"\nport = 0";
 
-/// A project of the workshop app; `celery` are further lines of its section, `call` its one site's dispatch.
+/// Creates a project of the workshop app; `celery` are further lines of its section, `call` is the dispatch of its one
+/// site.
 fn workshop(redis: &str, celery: &str, call: &str) -> Project {
     bookshop::project_with(
         "workshop",
@@ -31,7 +32,7 @@ fn call(task: &str, args: &str) -> String {
     format!("{{ task = \"workshop.{task}\", args = [{args}] }}")
 }
 
-/// Appends a line to the file `done`.
+/// Returns the call that appends a line to the file `done`.
 fn append() -> String {
     call("append", "\"done\", \"{site}\"")
 }
@@ -45,7 +46,7 @@ fn shown(ended: &Ended) -> String {
     format!("{}{}", ended.stdout, ended.stderr)
 }
 
-/// An instance that is up and serves as somebody else's; the port of its Redis.
+/// Starts an instance that serves as that of another owner; returns the port of its Redis too.
 fn up(project: &Project) -> (Orch<'_>, u16) {
     let mut orch = project.orch(&["up"]);
     orch.wait_for_service("service_ready", "celery");
@@ -54,7 +55,7 @@ fn up(project: &Project) -> (Orch<'_>, u16) {
     (orch, port.parse().unwrap())
 }
 
-/// Asserts that nothing of it was touched so far, and ends it.
+/// Asserts that nothing of the instance was touched so far, and ends it.
 fn unharmed(mut orch: Orch<'_>) {
     let touched = |event: &Value| event["event"] == "service_exited" || event["event"] == "service_unhealthy";
     assert!(!orch.events().iter().any(touched), "{:#?}", orch.events());
@@ -172,7 +173,7 @@ fn a_healthy_worker_of_the_same_app_is_reused_and_left_alone() {
             .collect();
         assert_eq!(reused, ["redis", "celery"], "{}", ended.stdout);
         assert!(ended.events_of("service_spawned").is_empty(), "{}", ended.stdout);
-        // It is theirs that did the work, in their directory.
+        // The worker of the other project did the work, in its directory.
         assert_eq!(lines(&theirs, "done").len(), runs);
     }
     let pid = somebody.wait_for_service("service_spawned", "celery")["pid"]
@@ -184,7 +185,7 @@ fn a_healthy_worker_of_the_same_app_is_reused_and_left_alone() {
 
 #[test]
 fn a_worker_of_another_app_is_not_mistaken_for_ours() {
-    // Both instances are called `orch`, on one host and one Redis: their nodes must not share a name.
+    // Both instances are named `orch`, on one host and one Redis: their nodes must not share a name.
     let theirs = bookshop::project_with(
         "hard_wired",
         &format!(
@@ -227,8 +228,7 @@ fn a_worker_that_would_take_our_tasks_without_knowing_them_is_warned_of() {
     let project = workshop(&format!("port = {port}"), "", &append());
     let mut orch = project.orch(&["run"]);
     orch.wait_for("the warning", |event| {
-        let message = event["message"].as_str().unwrap_or_default();
-        event["event"] == "noticed" && message.contains("of another app") && message.contains("`celery`")
+        event["event"] == "worker_problem_found" && event["problem"]["of_another_app"]["queue"] == "celery"
     });
     orch.signal(Signal::SIGTERM);
     assert!(orch.finish().left.is_empty());
@@ -244,15 +244,15 @@ fn beat_ticks(celery: &str, service: &str) {
     let mut orch = project.orch(&["up"]);
     orch.wait_for_service("service_ready", service);
     let ticks = project.file("ticks");
-    orch.wait_for("a tick", |_| ticks.exists());
+    orch.wait_until("a tick", || ticks.exists());
     assert!(project.file("made by/orch").read_dir().unwrap().next().is_some());
     orch.signal(Signal::SIGINT);
     orch.finish().expect_code(130);
-    // Again, with the schedule that is there now.
+    // Again, with the schedule that exists now.
     fs::remove_file(&ticks).unwrap();
     let mut orch = project.orch(&["up"]);
     orch.wait_for_service("service_ready", service);
-    orch.wait_for("a tick", |_| ticks.exists());
+    orch.wait_until("a tick", || ticks.exists());
     orch.signal(Signal::SIGINT);
     orch.finish().expect_code(130);
 }
@@ -262,8 +262,8 @@ fn embedded_beat_runs_what_is_scheduled() {
     beat_ticks("beat = \"embedded\"", "celery");
 }
 
-/// What a worker's main process leaves when it is killed must not go on beside the next one's: everything would be
-/// scheduled twice.
+/// Shows that the processes which the main process of a killed worker leaves end before the next worker begins:
+/// otherwise everything would be scheduled twice.
 #[test]
 fn an_embedded_beat_ends_with_its_worker_before_the_next_one_begins() {
     let project = workshop(
@@ -274,18 +274,18 @@ fn an_embedded_beat_ends_with_its_worker_before_the_next_one_begins() {
     let mut orch = project.orch(&["up"]);
     let mut killed = 0;
     for beats in 1..=3 {
-        orch.wait_for("a beat", |_| lines(&project, "beats").len() == beats);
+        orch.wait_until("a beat", || lines(&project, "beats").len() == beats);
         let before = lines(&project, "ticks").len();
-        orch.wait_for("ticks", |_| lines(&project, "ticks").len() > before + 1);
+        orch.wait_until("ticks", || lines(&project, "ticks").len() > before + 1);
         let worker = orch.wait_for("a worker that is ready", |event| {
             event["event"] == "service_ready" && event["service"] == "celery" && seq(event) > killed
         });
-        let told = lines(&project, "beats");
-        let living = told.iter().filter(|line| {
+        let records = lines(&project, "beats");
+        let living = records.iter().filter(|line| {
             let pid = line.split(' ').next().unwrap();
             Path::new("/proc").join(pid).exists()
         });
-        assert_eq!(living.count(), 1, "{told:?}");
+        assert_eq!(living.count(), 1, "{records:?}");
         if beats < 3 {
             let spawned = orch.events();
             let spawned = spawned
@@ -298,8 +298,8 @@ fn an_embedded_beat_ends_with_its_worker_before_the_next_one_begins() {
     }
     orch.signal(Signal::SIGTERM);
     orch.finish().expect_code(143);
-    let told = lines(&project, "beats");
-    assert!(told.iter().all(|line| line.ends_with(" alone")), "{told:?}");
+    let records = lines(&project, "beats");
+    assert!(records.iter().all(|line| line.ends_with(" alone")), "{records:?}");
 }
 
 #[test]
@@ -323,12 +323,12 @@ fn a_beat_that_cannot_read_its_app_is_an_error() {
     assert!(shown(&ended).contains("no beat today"), "{}", shown(&ended));
 }
 
-/// Ctrl+C while a task of this length runs; what came of the task, and how orch ended.
+/// Sends Ctrl+C while a task of this length runs; returns whether the task ended, and the end of orch.
 fn interrupted_task(seconds: u32, celery: &str) -> (bool, Ended) {
     let project = workshop(OWN, celery, &call("work", &seconds.to_string()));
-    let mut orch = project.orch(&["run"]);
+    let orch = project.orch(&["run"]);
     let begun = project.file("begun");
-    orch.wait_for("the task", |_| begun.exists());
+    orch.wait_until("the task", || begun.exists());
     orch.signal(Signal::SIGINT);
     let ended = orch.finish();
     ended.expect_code(130);
@@ -393,16 +393,16 @@ fn a_task_sees_what_orch_sets_over_the_configuration_over_the_caller_over_the_fi
 #[test]
 fn a_variable_that_only_an_unread_env_file_has_is_named_with_the_cure() {
     let project = workshop(OWN, "", &call("variable", "\"WORKSHOP_KEY\""));
-    let cure = "has `WORKSHOP_KEY`, and is not read: `[orch] env_file = \".env\"` names it";
+    let cure = "has `WORKSHOP_KEY`, but is not read: set `[orch] env_file = \".env\"` to read it";
     let run = |variables: &str| {
         fs::write(project.file(".env"), variables).unwrap();
         project.orch(&["run"]).finish()
     };
-    // A task misses it.
+    // A task lacks the variable.
     let ended = run("WORKSHOP_KEY=secret\n");
     ended.expect_code(1);
     assert!(shown(&ended).contains(cure), "{}", shown(&ended));
-    // The app misses it when it is imported.
+    // The app lacks the variable when it is imported.
     fs::write(project.file("needs"), "WORKSHOP_KEY").unwrap();
     let ended = run("export WORKSHOP_KEY=secret\n");
     ended.expect_code(3);
@@ -436,9 +436,9 @@ fn credentials_of_another_redis_are_not_handed_on() {
 #[test]
 fn leftovers_of_a_stopped_run_are_removed_before_a_worker_could_run_them() {
     let project = workshop(OWN, "grace = \"200ms\"\nquit_grace = \"2s\"", &call("flood", "5, 60"));
-    let mut first = project.orch(&["run"]);
+    let first = project.orch(&["run"]);
     let begun = project.file("begun");
-    first.wait_for("the flood", |_| begun.exists());
+    first.wait_until("the flood", || begun.exists());
     first.signal(Signal::SIGINT);
     first.finish().expect_code(130);
 
@@ -450,14 +450,14 @@ fn leftovers_of_a_stopped_run_are_removed_before_a_worker_could_run_them() {
     let left = ended.events_of("leftovers_found");
     let [left] = left.as_slice() else { panic!("{left:?}") };
     assert_eq!(left["removed"], true, "{left}");
-    // The five, and the flood itself where its message was given back.
+    // The five, and the flood if its message was given back.
     let queued = left["queued"].as_u64().unwrap() + left["unacked"].as_u64().unwrap();
     assert!((5..=6).contains(&queued), "{left}");
     let spawned = ended.events_of("service_spawned");
     let worker = spawned.iter().find(|event| event["service"] == "celery").unwrap();
     assert!(seq(left) < seq(worker));
     assert!(lines(&project, "flooded").is_empty(), "an old task has run");
-    // Another key of the app is in both databases still.
+    // Another key of the app is still in both databases.
     assert_eq!(ended.events_of("site_finished")[0]["counts"]["results"], 2);
 }
 

@@ -1,18 +1,19 @@
-//! A key of Celery's gets another type of value while a job runs: it is named, and the run comes to a true end soon.
+//! A key of Celery gets another type of value while a job runs: the key is named, and the run soon has a true end.
 
 mod support;
 
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use support::bookshop;
 use support::orch::{Ended, Project};
 use support::redis::RedisServer;
 
 const CHUNKS: u64 = 60;
-/// From the wrong type to the end of the run: the job itself takes some five seconds, on a busy machine more.
-const END: Duration = Duration::from_secs(40);
+/// Longest time from the wrong type to the end of the run: the job takes some five seconds, on a busy machine more.
+const END_TIMEOUT: Duration = Duration::from_secs(40);
 
-/// A key that is made another type, by which commands; `*` in the key stands for whatever is there.
+/// Key that becomes another type, with the commands for that; `*` in the key stands for any characters.
 struct Case {
     database: u32,
     key: &'static str,
@@ -41,7 +42,7 @@ dispatch = {{ task = "connections.dispatch", kwargs = {{ site = "{{site}}", job_
     )
 }
 
-/// With the password that orch has chosen.
+/// Returns the URL of orch's own Redis, with the password that orch has chosen.
 fn own_url(project: &Project, database: u32) -> String {
     let text = std::fs::read_to_string(project.state_dir().join("redis/redis.conf")).expect("redis.conf");
     let find = |begin: &str| {
@@ -54,7 +55,7 @@ fn own_url(project: &Project, database: u32) -> String {
     format!("redis://orch:{password}@127.0.0.1:{}/{database}", find("port "))
 }
 
-/// Runs a job, spoils the key in its middle; gives how the run ended and how long after.
+/// Runs a job and spoils the key in its middle; returns the end of the run and the time until then.
 fn spoil(case: &Case, external: Option<&RedisServer>) -> (Ended, Duration) {
     let redis = external.map_or_else(
         || "mode = \"own\"\nport = 0".to_owned(),
@@ -63,7 +64,7 @@ fn spoil(case: &Case, external: Option<&RedisServer>) -> (Ended, Duration) {
     let project = project(&redis);
     let mut orch = project.orch(&["run"]);
     orch.wait_for("the job", |event| event["event"] == "site_job_started");
-    orch.wait_for("some chunks", |_| bookshop::ledger(project.path(), "shop").len() > 5);
+    orch.wait_until("some chunks", || bookshop::ledger(project.path(), "shop").len() > 5);
     let url = external.map_or_else(|| own_url(&project, case.database), |server| server.url(case.database));
     let mut connection = redis::Client::open(url)
         .expect("a URL")
@@ -99,34 +100,31 @@ fn spoil(case: &Case, external: Option<&RedisServer>) -> (Ended, Duration) {
         ended.code,
         ended.events_of("service_restarting").len(),
         bookshop::ledger(project.path(), "shop").len(),
-        shown("noticed"),
+        shown("redis_problem_found"),
         shown("site_finished"),
         shown("service_failed"),
     );
     (ended, took)
 }
 
-/// The message about this key.
-fn named(ended: &Ended, kind: &str, key: &str) -> String {
-    let field = if kind == "noticed" { "message" } else { "reason" };
-    let found = ended.events_of(kind).into_iter().find_map(|event| {
-        let text = event[field].as_str()?;
-        text.contains(&format!("the key `{key}` is a "))
-            .then(|| text.to_owned())
-    });
-    found.unwrap_or_else(|| panic!("nothing names {key}:\n{:#?}\n{}", ended.events, ended.stderr))
+/// Asserts that this key is named.
+#[track_caller]
+fn is_named(found: bool, ended: &Ended, key: &str) {
+    assert!(found, "nothing names {key}:\n{:#?}\n{}", ended.events, ended.stderr);
 }
 
-/// In a Redis of orch the value is moved aside, and the site has a true end.
+/// Asserts that in a Redis of orch the value is moved aside, and the site has a true end.
 #[track_caller]
 fn own(case: &Case, complete: bool) {
     let (ended, took) = spoil(case, None);
-    assert!(took < END, "{took:?}");
-    let notice = named(&ended, "noticed", case.key);
-    assert!(
-        notice.contains(&format!("moved aside to `orch:quarantine:wrong-type:{}`", case.key)),
-        "{notice}"
-    );
+    assert!(took < END_TIMEOUT, "{took:?}");
+    let moved_to = format!("orch:quarantine:wrong-type:{}", case.key);
+    let mut problems = ended.events_of("redis_problem_found").into_iter();
+    let is_of_key = |event: &Value| {
+        let mistyped = &event["problem"]["key_mistyped"];
+        mistyped["key"] == case.key && mistyped["moved_to"] == *moved_to
+    };
+    is_named(problems.any(is_of_key), &ended, case.key);
     let restarts = ended.events_of("service_restarting").len();
     assert!(restarts <= 1, "{restarts} restarts");
     let (code, status) = if complete { (0, "complete") } else { (1, "failed") };
@@ -146,14 +144,17 @@ fn own(case: &Case, complete: bool) {
     }
 }
 
-/// In a Redis of others the key is named, and the run ends with it.
+/// Asserts that in an external Redis the key is named, and the run ends with that error.
 #[track_caller]
 fn external(case: &Case) {
     let server = RedisServer::start();
     let (ended, took) = spoil(case, Some(&server));
-    assert!(took < END, "{took:?}");
+    assert!(took < END_TIMEOUT, "{took:?}");
     ended.expect_code(3);
-    named(&ended, "service_failed", case.key);
+    let words = format!("the key `{}` is a ", case.key);
+    let mut failures = ended.events_of("service_failed").into_iter();
+    let is_of_key = |event: &Value| event["reason"].as_str().is_some_and(|reason| reason.contains(&words));
+    is_named(failures.any(is_of_key), &ended, case.key);
     let said = format!("{}{}", ended.stdout, ended.stderr);
     assert!(said.contains("RENAME"), "it says what to do: {said}");
     let restarts = ended.events_of("service_restarting").len();
@@ -170,7 +171,7 @@ fn own_unacknowledged_messages() {
     own(&case(0, "unacked", &["RPUSH", "x"]), false);
 }
 
-/// The messages themselves are there.
+/// Tests the index of unacknowledged messages; the messages themselves exist.
 #[test]
 fn own_index_of_unacknowledged_messages() {
     own(&case(0, "unacked_index", &["SET", "x"]), true);
@@ -186,15 +187,15 @@ fn unacknowledged_messages_of_others() {
     external(&case(0, "unacked", &["SET", "x"]));
 }
 
-/// Workers overwrite a result of any type.
+/// Tests the results of tasks, which workers overwrite whatever their type is.
 #[test]
 fn results_of_the_job() {
     let (ended, took) = spoil(&case(1, "celery-task-meta-*", &["RPUSH", "x"]), None);
-    assert!(took < END, "{took:?}");
+    assert!(took < END_TIMEOUT, "{took:?}");
     ended.expect_code(0);
 }
 
-/// No chunk can be counted any more: the chord has no end.
+/// Tests the keys of the chord, without which no chunk can be counted: the chord has no end.
 #[test]
 fn parts_of_the_chord() {
     let families: [(&str, &[&str]); 2] = [
@@ -203,10 +204,10 @@ fn parts_of_the_chord() {
     ];
     for (key, command) in families {
         let (ended, took) = spoil(&case(1, key, command), None);
-        assert!(took < END, "{key}: {took:?}");
+        assert!(took < END_TIMEOUT, "{key}: {took:?}");
         ended.expect_code(1);
         let finished = ended.events_of("site_finished")[0];
-        // Without the chord's size orch may not know whether the callback was sent.
+        // Without the size of the chord orch may not know whether the callback was sent.
         let status = finished["status"].as_str().unwrap_or_default();
         assert!(["failed", "unknown"].contains(&status), "{key}: {finished}");
     }

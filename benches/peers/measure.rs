@@ -1,4 +1,4 @@
-//! What is measured of one supervisor.
+//! Measurements of one supervisor.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -11,26 +11,26 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
-use crate::peer::{Peer, Service};
+use crate::peer::{SupervisedService, SupervisorKind};
 use crate::{RUNS, median, probe};
 
-/// A service of seven processes: itself, three children, and three that these daemonise.
+/// Script of a service with seven processes: the shell, three children, and three daemons of these children.
 const TREE: &str = "for n in 1 2 3; do sh -c 'setsid -f sleep 600; exec sleep 600' & done; wait";
-/// The same, deaf to what asks a process to end.
+/// Script like [`TREE`] that ignores the signals which request the end of a process.
 const STUBBORN: &str =
     "trap '' TERM HUP INT; for n in 1 2 3; do sh -c 'setsid -f sleep 600; exec sleep 600' & done; wait";
 const TREES: usize = 3;
 const PROCESSES: usize = 21;
-/// In the environment of every process of a tree, and of nothing else.
+/// Environment variable of every process of a tree, and of no other process.
 const TAG: &str = "PEERS_TREE";
-/// How long what is left may still end by itself.
-const SETTLE: Duration = Duration::from_secs(6);
-const PATIENCE: Duration = Duration::from_secs(30);
-/// How long memory and CPU are looked at.
-const IDLE: Duration = Duration::from_secs(10);
+/// Time in which remaining processes may still end by themselves.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(6);
+const WAIT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time for which memory and CPU are measured.
+const IDLE_INTERVAL: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Default)]
-pub struct Figures {
+pub struct SupervisorFigures {
     left_killed: usize,
     left_stopped: usize,
     left_stubborn: usize,
@@ -39,23 +39,24 @@ pub struct Figures {
     restart_young: Duration,
     restart_old: Duration,
     stop_20: Duration,
-    idle: Idle,
+    idle: IdleFigures,
 }
 
 #[derive(Debug, Default)]
-struct Idle {
-    mebibytes: f64,
+struct IdleFigures {
+    pss: f64,
+    anonymous: f64,
     cpu_percent: f64,
     wake_ups_a_second: f64,
 }
 
-impl fmt::Display for Figures {
+impl fmt::Display for SupervisorFigures {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let ms = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e3);
         let of = |left: usize| format!("{left} of {PROCESSES}");
         write!(
             out,
-            "{:>9} {:>9} {:>9} {:>7} {:>7} {:>9} {:>9} {:>8} {:>9.1} {:>7.2} {:>8.2}",
+            "{:>9} {:>9} {:>9} {:>7} {:>7} {:>9} {:>9} {:>8} {:>9.2} {:>9.2} {:>7.2} {:>8.2}",
             of(self.left_killed),
             of(self.left_stopped),
             of(self.left_stubborn),
@@ -64,15 +65,16 @@ impl fmt::Display for Figures {
             ms(self.restart_young),
             ms(self.restart_old),
             ms(self.stop_20),
-            self.idle.mebibytes,
+            self.idle.pss,
+            self.idle.anonymous,
             self.idle.cpu_percent,
             self.idle.wake_ups_a_second,
         )
     }
 }
 
-impl Figures {
-    pub fn of(peer: Peer) -> Self {
+impl SupervisorFigures {
+    pub fn of(peer: SupervisorKind) -> Self {
         let (restart_young, restart_old) = restarts(peer);
         Self {
             left_killed: left(peer, TREE, false),
@@ -88,17 +90,17 @@ impl Figures {
     }
 }
 
-/// A supervisor in a directory of its own; what is left of it is ended with it.
-struct Scene {
-    peer: Peer,
+/// Supervisor in its own directory. The drop ends all remaining processes.
+struct MeasuredSupervisor {
+    peer: SupervisorKind,
     directory: TempDir,
     supervisor: Child,
     started: u64,
 }
 
-impl Scene {
-    /// Services that say when they began.
-    fn of_probes(peer: Peer, count: usize) -> Self {
+impl MeasuredSupervisor {
+    /// Starts a supervisor with services that record their start time.
+    fn of_probes(peer: SupervisorKind, count: usize) -> Self {
         let this = std::env::current_exe().unwrap();
         Self::of(peer, count, |stamps| {
             let words = [this.to_str().unwrap(), probe::ARGUMENT, stamps.to_str().unwrap()];
@@ -106,8 +108,8 @@ impl Scene {
         })
     }
 
-    /// Services that run a script of shell.
-    fn of_trees(peer: Peer, script: &str) -> Self {
+    /// Starts a supervisor with services that run a shell script.
+    fn of_trees(peer: SupervisorKind, script: &str) -> Self {
         Self::of(peer, TREES, |stamps| {
             let file = stamps.parent().unwrap().join("tree.sh");
             fs::write(&file, script).unwrap();
@@ -118,11 +120,11 @@ impl Scene {
         })
     }
 
-    fn of(peer: Peer, count: usize, words: impl Fn(&Path) -> Vec<String>) -> Self {
+    fn of(peer: SupervisorKind, count: usize, words: impl Fn(&Path) -> Vec<String>) -> Self {
         let directory = tempfile::Builder::new().prefix("peers-").tempdir().unwrap();
         let words = words(&directory.path().join("stamps"));
-        let services: Vec<Service> = (0..count)
-            .map(|number| Service {
+        let services: Vec<SupervisedService> = (0..count)
+            .map(|number| SupervisedService {
                 name: format!("s{number}"),
                 words: words.clone(),
             })
@@ -142,7 +144,7 @@ impl Scene {
         self.directory.path().join("stamps")
     }
 
-    /// Waits for the start of number `count`, and tells when each was.
+    /// Waits until `count` services have started and returns the pid and time of each start.
     fn until_stamped(&self, count: usize) -> Vec<(i32, u64)> {
         self.until(format!("{count} starts"), || {
             let stamps = probe::read(&self.stamps());
@@ -151,27 +153,27 @@ impl Scene {
     }
 
     fn until<T>(&self, what: String, look: impl Fn() -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             if let Some(found) = look() {
                 return found;
             }
             assert!(
                 Instant::now() < deadline,
-                "{}: no {what} within {PATIENCE:?}",
+                "{}: no {what} within {WAIT_TIMEOUT:?}",
                 self.peer.name()
             );
             std::thread::sleep(Duration::from_micros(200));
         }
     }
 
-    /// The processes of its trees that live.
+    /// Returns the living processes of the services' trees.
     fn tree(&self) -> Vec<i32> {
         let tag = format!("{TAG}={}", self.directory.path().display());
         living().into_iter().filter(|pid| has_variable(*pid, &tag)).collect()
     }
 
-    /// The supervisor and its helpers: what is below it without what it supervises.
+    /// Returns the supervisor and its helpers: its descendants without the supervised processes.
     fn own_processes(&self, services: &BTreeSet<i32>) -> Vec<i32> {
         let mut found = vec![self.supervisor.id().cast_signed()];
         let mut next = 0;
@@ -185,13 +187,13 @@ impl Scene {
     }
 }
 
-impl Drop for Scene {
+impl Drop for MeasuredSupervisor {
     fn drop(&mut self) {
         self.supervisor.kill().ok();
         self.supervisor.wait().ok();
         let directory = self.directory.path().to_owned();
-        // Whatever was started here works in this directory, or below it, or bears its tag.
-        let deadline = Instant::now() + PATIENCE;
+        // Every process that was started here has a working directory in this directory, or has the tag.
+        let deadline = Instant::now() + WAIT_TIMEOUT;
         loop {
             let mut left: BTreeSet<i32> = self.tree().into_iter().collect();
             left.extend(probe::read(&self.stamps()).iter().map(|(pid, _)| *pid).filter(|pid| {
@@ -231,9 +233,9 @@ fn has_variable(pid: i32, wanted: &str) -> bool {
         .any(|entry| entry == wanted.as_bytes())
 }
 
-/// Processes alive some time after the supervisor's end.
-fn left(peer: Peer, script: &str, gracefully: bool) -> usize {
-    let mut scene = Scene::of_trees(peer, script);
+/// Counts the processes that are alive some time after the end of the supervisor.
+fn left(peer: SupervisorKind, script: &str, gracefully: bool) -> usize {
+    let mut scene = MeasuredSupervisor::of_trees(peer, script);
     scene.until("whole trees".to_owned(), || {
         (scene.tree().len() == PROCESSES).then_some(())
     });
@@ -242,7 +244,7 @@ fn left(peer: Peer, script: &str, gracefully: bool) -> usize {
     } else {
         scene.supervisor.kill().unwrap();
     }
-    let deadline = Instant::now() + SETTLE;
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
     let mut left = PROCESSES;
     while left > 0 && Instant::now() < deadline {
         scene.supervisor.try_wait().unwrap();
@@ -252,18 +254,19 @@ fn left(peer: Peer, script: &str, gracefully: bool) -> usize {
     left
 }
 
-/// From exec to the last one's first instruction; from the request to stop to the supervisor's end.
-fn start_and_stop(peer: Peer, count: usize) -> (Duration, Duration) {
-    let mut scene = Scene::of_probes(peer, count);
+/// Measures the time from exec to the first instruction of the last service, and from the stop request to the end of
+/// the supervisor and its services.
+fn start_and_stop(peer: SupervisorKind, count: usize) -> (Duration, Duration) {
+    let mut scene = MeasuredSupervisor::of_probes(peer, count);
     let stamps = scene.until_stamped(count);
     let last = stamps.iter().map(|(_, time)| *time).max().unwrap();
     let asked = Instant::now();
     peer.ask_to_stop(&scene.supervisor);
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + WAIT_TIMEOUT;
     while scene.supervisor.try_wait().unwrap().is_none() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_micros(100));
     }
-    // One that ends before its services has not stopped them yet.
+    // A supervisor that ends before its services has not stopped them yet.
     let alive = |pid: &i32| Path::new(&format!("/proc/{pid}")).exists();
     let pids: Vec<i32> = stamps.iter().map(|(pid, _)| *pid).collect();
     scene.until("end of the services".to_owned(), || {
@@ -272,9 +275,10 @@ fn start_and_stop(peer: Peer, count: usize) -> (Duration, Duration) {
     (Duration::from_nanos(last - scene.started), asked.elapsed())
 }
 
-/// From a process's death to the first instruction of its replacement: killed as soon as it runs, and after 1.5 s.
-fn restarts(peer: Peer) -> (Duration, Duration) {
-    let scene = Scene::of_probes(peer, 2 * RUNS);
+/// Measures the time from the death of a process to the first instruction of its replacement, for processes that are
+/// killed as soon as they run and for processes that are killed after 1.5 s.
+fn restarts(peer: SupervisorKind) -> (Duration, Duration) {
+    let scene = MeasuredSupervisor::of_probes(peer, 2 * RUNS);
     let first = scene.until_stamped(2 * RUNS);
     let mut measured = [Vec::new(), Vec::new()];
     let mut count = first.len();
@@ -292,23 +296,24 @@ fn restarts(peer: Peer) -> (Duration, Duration) {
     (median(young), median(old))
 }
 
-fn idle(peer: Peer) -> Idle {
-    let scene = Scene::of_probes(peer, 3);
+fn idle(peer: SupervisorKind) -> IdleFigures {
+    let scene = MeasuredSupervisor::of_probes(peer, 3);
     let services = scene.until_stamped(3).iter().map(|(pid, _)| *pid).collect();
-    // What a start does afterwards is over.
+    // Waits until the supervisor has finished all work after the start.
     std::thread::sleep(Duration::from_secs(2));
     let own = scene.own_processes(&services);
     let sum = |look: &dyn Fn(i32) -> f64| own.iter().map(|pid| look(*pid)).sum::<f64>();
     let (cpu, wake_ups) = (sum(&cpu_seconds), sum(&switches));
-    std::thread::sleep(IDLE);
-    Idle {
-        mebibytes: sum(&|pid| field(&format!("/proc/{pid}/status"), "VmRSS:") / 1024.0),
-        cpu_percent: (sum(&cpu_seconds) - cpu) / IDLE.as_secs_f64() * 100.0,
-        wake_ups_a_second: (sum(&switches) - wake_ups) / IDLE.as_secs_f64(),
+    std::thread::sleep(IDLE_INTERVAL);
+    IdleFigures {
+        pss: sum(&|pid| field(&format!("/proc/{pid}/smaps_rollup"), "Pss:") / 1024.0),
+        anonymous: sum(&|pid| field(&format!("/proc/{pid}/smaps_rollup"), "Anonymous:") / 1024.0),
+        cpu_percent: (sum(&cpu_seconds) - cpu) / IDLE_INTERVAL.as_secs_f64() * 100.0,
+        wake_ups_a_second: (sum(&switches) - wake_ups) / IDLE_INTERVAL.as_secs_f64(),
     }
 }
 
-/// Of all threads, by the scheduler's own account.
+/// Sums the CPU time of all threads, as the scheduler counts it.
 fn cpu_seconds(pid: i32) -> f64 {
     let of_thread = |thread: &Path| {
         let text = fs::read_to_string(thread.join("schedstat")).unwrap_or_default();

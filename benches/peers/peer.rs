@@ -1,28 +1,31 @@
-//! How each supervisor is told what to run, started and stopped; each in the configuration that serves it best.
+//! Configuration, start and stop of each supervisor. Each supervisor has the settings with its best results.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, SystemTime};
+
+use crate::probe;
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Peer {
+pub enum SupervisorKind {
     Orch,
     Supervisord,
     Runit,
     S6,
 }
 
-/// What is supervised: a name and a command line without anything that a shell would read.
-pub struct Service {
+/// Supervised service: a name and a command line without characters that a shell interprets.
+pub struct SupervisedService {
     pub name: String,
     pub words: Vec<String>,
 }
 
-impl Peer {
+impl SupervisorKind {
     pub const ALL: [Self; 4] = [Self::Orch, Self::Supervisord, Self::Runit, Self::S6];
 
     pub fn name(self) -> &'static str {
@@ -34,7 +37,7 @@ impl Peer {
         }
     }
 
-    /// `None` when it is not installed.
+    /// Returns the version; `None` if the supervisor is not installed.
     pub fn version(self) -> Option<String> {
         let package = match self {
             Self::Orch => return Some(env!("CARGO_PKG_VERSION").to_owned()),
@@ -49,7 +52,7 @@ impl Peer {
         found.then(|| {
             asked.map_or_else(
                 |_| "?".to_owned(),
-                |told| String::from_utf8_lossy(&told.stdout).into_owned(),
+                |output| String::from_utf8_lossy(&output.stdout).into_owned(),
             )
         })
     }
@@ -63,8 +66,20 @@ impl Peer {
         }
     }
 
-    /// Writes its configuration for these services into an empty directory.
-    pub fn configure(self, directory: &Path, services: &[Service]) {
+    /// Returns a text about the settings for the best results.
+    pub fn set_up(self) -> &'static str {
+        match self {
+            Self::Orch => "`orch up -q`; restart limit 1000",
+            Self::Supervisord => {
+                "`supervisord -c FILE`; no log of its own, one group, startsecs 0, stop and kill as group"
+            }
+            Self::Runit => "`runsvdir scan`; a directory that was made a minute ago",
+            Self::S6 => "`s6-svscan scan`; services that notify readiness",
+        }
+    }
+
+    /// Writes the configuration for these services into an empty directory.
+    pub fn configure(self, directory: &Path, services: &[SupervisedService]) {
         match self {
             Self::Orch => {
                 let mut text = "[redis]\nmode = \"off\"\n".to_owned();
@@ -87,6 +102,8 @@ impl Peer {
                         service.words.join(" ")
                     );
                 }
+                let names: Vec<&str> = services.iter().map(|service| service.name.as_str()).collect();
+                text += &format!("[group:all]\nprograms = {}\n", names.join(","));
                 fs::write(directory.join("supervisord.conf"), text).unwrap();
             }
             Self::Runit | Self::S6 => {
@@ -94,14 +111,22 @@ impl Peer {
                     let home = directory.join("scan").join(&service.name);
                     fs::create_dir_all(&home).unwrap();
                     let run = home.join("run");
-                    fs::write(&run, format!("#!/bin/sh\nexec {}\n", service.words.join(" "))).unwrap();
+                    let mut words = service.words.join(" ");
+                    if self == Self::S6 && service.words.iter().any(|word| word == probe::ARGUMENT) {
+                        fs::write(home.join("notification-fd"), "3\n").unwrap();
+                        words += &format!(" {}", probe::NOTIFIES);
+                    }
+                    fs::write(&run, format!("#!/bin/sh\nexec {words}\n")).unwrap();
                     fs::set_permissions(&run, fs::Permissions::from_mode(0o755)).unwrap();
                 }
+                // Backdates the directory, because runsvdir waits for a while after a change of the directory.
+                let scan = fs::File::open(directory.join("scan")).unwrap();
+                scan.set_modified(SystemTime::now() - Duration::from_secs(60)).unwrap();
             }
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "what is measured is started without orch")]
+    #[expect(clippy::disallowed_methods, reason = "the measured program is started without orch")]
     pub fn start(self, directory: &Path) -> Child {
         let mut command = Command::new(self.program());
         match self {
@@ -118,11 +143,11 @@ impl Peer {
             .unwrap()
     }
 
-    /// Asks it to end and to take its services with it.
+    /// Requests the stop of the supervisor together with its services.
     pub fn ask_to_stop(self, supervisor: &Child) {
         let signal = match self {
             Self::Orch | Self::Supervisord | Self::S6 => Signal::SIGTERM,
-            // On SIGTERM it would leave its services to themselves.
+            // On SIGTERM runsvdir would end and leave its services running.
             Self::Runit => Signal::SIGHUP,
         };
         kill(Pid::from_raw(supervisor.id().cast_signed()), signal).unwrap();

@@ -1,12 +1,19 @@
-//! A whole `orch run` of many sites against a real Redis and a stand-in worker that answers as fast as it can: what orch
-//! itself takes (its guard included), and how that grows with the number of sites.
+//! A whole `orch run` of many sites with a real Redis and a simulated worker that replies as fast as possible:
+//! resources of orch (including its guard), and their growth with the number of sites.
 //!
-//! `cargo bench --bench scale`. `ORCH_SCALE_SITES` (default `100,1000`) names the runs, `ORCH_SCALE_CHUNKS` (100) the
-//! chunks of a site, `ORCH_SCALE_PARALLEL` (64) `max_parallel_sites`; `ORCH_SCALE_SITES=100,1000,10000` is the full one.
-//! `ORCH_SCALE_PROGRAM` is another build of orch, to compare with. Each run has 120 s.
+//! `cargo bench --bench scale`. `ORCH_SCALE_SITES` (default `100,1000`) is the list of runs by their number of sites,
+//! `ORCH_SCALE_CHUNKS` (100) is the number of chunks of a site, `ORCH_SCALE_PARALLEL` (64) is `max_parallel_sites`;
+//! `ORCH_SCALE_SITES=100,1000,10000` is the full benchmark. `ORCH_SCALE_PROGRAM` is another build of orch, to compare
+//! with. Each run has a time limit of 120 s.
 //!
-//! Redis' commands are all but those of the stand-in: scripts count with each command within them, and a batch that is
-//! one round trip with each of its commands.
+//! `ORCH_SCALE_LIST` (default 2) is the number of events in a message. Celery 5.4 with 4 and 16 slots has a mean of 1.6
+//! to
+//! 2.5 and a maximum of 8 at 150 events per second, and a mean of 1.1 at 50; neither reaches Celery's limit of 24.
+//! `ORCH_SCALE_RATE` (default 0: as fast as possible) is the number of events per second: `ORCH_SCALE_SITES=64
+//! ORCH_SCALE_CHUNKS=6 ORCH_SCALE_RATE=65` corresponds to 64 sites on a few slots.
+//!
+//! The counted Redis commands are all commands except those of the simulated worker. Each command within a script
+//! counts, and so does each command of a batch that is one round trip.
 #![allow(clippy::unwrap_used, reason = "in a bench an unwrap is an assertion")]
 
 use std::collections::BTreeMap;
@@ -26,38 +33,52 @@ mod wire;
 mod worker;
 
 use support::redis::RedisServer;
+use worker::EventOptions;
 
-/// Set for this program's second role: port of Redis, chunks of a site.
+/// Environment variable that makes this program the simulated worker: port of Redis, chunks of a site, events in a
+/// message, events per second.
 const WORKER: &str = "ORCH_BENCH_WORKER";
-/// The one thing that orch is to log.
-const ROUND_TRIPS_LOG: &str = "orch::celery::connection=debug";
-/// For one run.
-const LIMIT: Duration = Duration::from_secs(120);
-const LOOK_EVERY: Duration = Duration::from_millis(50);
+/// Log filter of orch, for the count of round trips only.
+const ROUND_TRIPS_LOG: &str = "orch_celery::redis::connection=debug";
+/// Time limit of one run.
+const RUN_TIMEOUT: Duration = Duration::from_secs(120);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Of the run's wall time on one core.
+/// Maximum CPU time in percent of the run's wall time on one core.
 const CPU_WANTED: f64 = 15.0;
+/// Maximum memory in MiB.
 const MEMORY_WANTED: f64 = 100.0;
-/// What a site costs may differ so much between the smallest run and the largest.
+/// Maximum factor between the costs of a site in the largest and in the smallest run.
 const GROWTH_WANTED: f64 = 1.2;
 
 fn main() {
     if let Ok(role) = std::env::var(WORKER) {
-        let (port, chunks) = role.split_once(' ').unwrap();
-        return worker::work(port.parse().unwrap(), chunks.parse().unwrap());
+        let words: Vec<&str> = role.split(' ').collect();
+        let [port, chunks, list, rate] = words.as_slice() else {
+            panic!("{role}");
+        };
+        let sending = EventOptions {
+            list: list.parse().unwrap(),
+            rate: rate.parse().unwrap(),
+        };
+        return worker::work(port.parse().unwrap(), chunks.parse().unwrap(), sending);
     }
     let sizes = std::env::var("ORCH_SCALE_SITES").unwrap_or_else(|_| "100,1000".to_owned());
     let chunks = number("ORCH_SCALE_CHUNKS", 100);
-    let runs: Vec<Measured> = sizes
+    let sending = EventOptions {
+        list: number("ORCH_SCALE_LIST", 2),
+        rate: u32::try_from(number("ORCH_SCALE_RATE", 0)).unwrap(),
+    };
+    let runs: Vec<MeasuredRun> = sizes
         .split(',')
         .map(|sites| {
-            let measured = measure(sites.trim().parse().unwrap(), chunks);
-            measured.print(chunks);
+            let measured = measure(sites.trim().parse().unwrap(), chunks, sending);
+            measured.print(chunks, sending);
             measured
         })
         .collect();
     if let [first, .., last] = runs.as_slice() {
-        let growth = |what: &str, of: fn(&Measured) -> f64| {
+        let growth = |what: &str, of: fn(&MeasuredRun) -> f64| {
             let times = of(last) / of(first);
             println!(
                 "{what} a site, {} sites over {}: {times:.2} times: {}",
@@ -81,37 +102,38 @@ fn number(variable: &str, default: usize) -> usize {
     given.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
-struct Measured {
+struct MeasuredRun {
     sites: usize,
     wall: f64,
-    /// Of orch and its guard, in seconds.
+    /// CPU time of orch and its guard, in seconds.
     cpu: f64,
     redis_cpu: f64,
-    /// In MiB.
+    /// Peak memory in MiB.
     peak: f64,
     events: u64,
     complete: usize,
-    /// Chunks that the sites' ends tell.
+    /// Number of completed chunks in the events about finished sites.
     chunks: u64,
     by_command: BTreeMap<String, u64>,
-    /// Waits of orch for an answer of Redis, subscriptions aside.
+    /// Number of times that orch waited for a reply of Redis, without subscriptions.
     round_trips: u64,
 }
 
-impl Measured {
+impl MeasuredRun {
     fn commands(&self) -> u64 {
         self.by_command.values().sum()
     }
 
-    fn print(&self, chunks: usize) {
+    fn print(&self, chunks: usize, sending: EventOptions) {
         let sites = self.sites as f64;
         let share = self.cpu / self.wall * 100.0;
         println!(
-            "{} sites x {chunks} chunks: {:.1} s, {:.0} sites/s, {:.0} events/s (Redis' CPU {:.0} %)",
+            "{} sites x {chunks} chunks: {:.1} s, {:.0} sites/s, {:.0} events/s in lists of {} (Redis' CPU {:.0} %)",
             self.sites,
             self.wall,
             sites / self.wall,
             self.events as f64 / self.wall,
+            sending.list,
             self.redis_cpu / self.wall * 100.0
         );
         println!(
@@ -121,6 +143,7 @@ impl Measured {
             self.peak,
             verdict(self.peak <= MEMORY_WANTED)
         );
+        println!("  orch: {:.1} us of CPU an event", self.cpu * 1e6 / self.events as f64);
         let a_second = CPU_WANTED / 100.0 / (self.cpu / sites);
         println!(
             "  orch: {:.1} s of CPU for a million chunks; {CPU_WANTED:.0} % of one core are {a_second:.0} sites/s, {:.0} chunks/s",
@@ -142,19 +165,19 @@ impl Measured {
             commands as f64 / sites,
             most.trim_start()
         );
-        let told = self.chunks == (self.sites * chunks) as u64;
+        let has_all_chunks = self.chunks == (self.sites * chunks) as u64;
         println!(
             "  missed completions: {}: {}",
             self.sites - self.complete,
-            verdict(self.complete == self.sites && told)
+            verdict(self.complete == self.sites && has_all_chunks)
         );
     }
 }
 
-fn measure(sites: usize, chunks: usize) -> Measured {
+fn measure(sites: usize, chunks: usize, sending: EventOptions) -> MeasuredRun {
     let redis = RedisServer::start();
     let mut connection = redis.connection(0);
-    // The disk is not what is measured.
+    // Switches persistence off, so that the disk does not affect the measurement.
     let set = |name: &str, value: &str, connection: &mut redis::Connection| {
         redis::cmd("CONFIG")
             .arg("SET")
@@ -164,7 +187,7 @@ fn measure(sites: usize, chunks: usize) -> Measured {
             .unwrap();
     };
     set("appendonly", "no", &mut connection);
-    let mut worker = stand_in(redis.port, chunks);
+    let mut worker = stand_in(redis.port, chunks, sending);
     let project = tempfile::tempdir().unwrap();
     write_project(project.path(), redis.port, sites);
 
@@ -172,32 +195,32 @@ fn measure(sites: usize, chunks: usize) -> Measured {
     let used_before = children_cpu();
     let started = Instant::now();
     let mut orch = orch(project.path());
-    let peak = watch(&mut orch, started + LIMIT);
+    let peak = watch(&mut orch, started + RUN_TIMEOUT);
     let wall = started.elapsed().as_secs_f64();
     let cpu = children_cpu() - used_before;
     let redis_cpu = redis_cpu(&mut connection) - cpu_before;
     let after = commands(&mut connection);
 
     drop(worker.stdin.take());
-    let told = worker.wait_with_output().unwrap();
-    let told: Value = serde_json::from_slice(&told.stdout).unwrap();
+    let of_worker = worker.wait_with_output().unwrap();
+    let of_worker: Value = serde_json::from_slice(&of_worker.stdout).unwrap();
     let mut by_command = BTreeMap::new();
     for (name, count) in after {
-        let others = before.get(&name).copied().unwrap_or(0) + told["commands"][&name].as_u64().unwrap_or(0);
-        // Asked by the bench itself.
+        let others = before.get(&name).copied().unwrap_or(0) + of_worker["commands"][&name].as_u64().unwrap_or(0);
+        // The bench itself sends `INFO`.
         if count > others && name != "info" {
             by_command.insert(name, count - others);
         }
     }
     let (complete, chunks) = ends(project.path());
     let round_trips = round_trips(project.path());
-    Measured {
+    MeasuredRun {
         sites,
         wall,
         cpu,
         redis_cpu,
         peak,
-        events: told["events"].as_u64().unwrap(),
+        events: of_worker["events"].as_u64().unwrap(),
         complete,
         chunks,
         by_command,
@@ -206,10 +229,10 @@ fn measure(sites: usize, chunks: usize) -> Measured {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a bench starts what it measures")]
-fn stand_in(port: u16, chunks: usize) -> Child {
+fn stand_in(port: u16, chunks: usize, sending: EventOptions) -> Child {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command
-        .env(WORKER, format!("{port} {chunks}"))
+        .env(WORKER, format!("{port} {chunks} {} {}", sending.list, sending.rate))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped());
     command.spawn().unwrap()
@@ -246,7 +269,7 @@ fn orch(directory: &Path) -> Child {
     command.spawn().unwrap()
 }
 
-/// What orch has logged of its connections at their end.
+/// Sums the round trips that orch has logged at the end of its connections.
 fn round_trips(directory: &Path) -> u64 {
     let output = fs::read_to_string(directory.join("output")).unwrap();
     let counts = output.lines().filter_map(|line| {
@@ -260,7 +283,7 @@ fn round_trips(directory: &Path) -> u64 {
     counts.sum()
 }
 
-/// Waits for its end; gives the peak of its resident memory in MiB.
+/// Waits for the end of orch and returns the peak of its resident memory in MiB.
 fn watch(orch: &mut Child, deadline: Instant) -> f64 {
     let status = format!("/proc/{}/status", orch.id());
     let mut peak = 0.0;
@@ -273,17 +296,17 @@ fn watch(orch: &mut Child, deadline: Instant) -> f64 {
             return peak;
         }
         if Instant::now() > deadline {
-            println!("  not within {LIMIT:?}: it is asked to end");
+            println!("  orch has not finished within {RUN_TIMEOUT:?} and gets SIGTERM");
             let pid = nix::unistd::Pid::from_raw(orch.id().cast_signed());
             nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
             orch.wait().unwrap();
             return peak;
         }
-        std::thread::park_timeout(LOOK_EVERY);
+        std::thread::park_timeout(POLL_INTERVAL);
     }
 }
 
-/// CPU of all children that have been waited for, and of theirs, in seconds.
+/// Returns the CPU time of all ended children and of their ended children, in seconds.
 fn children_cpu() -> f64 {
     let usage = getrusage(UsageWho::RUSAGE_CHILDREN).unwrap();
     let seconds = |time: nix::sys::time::TimeVal| time.tv_sec() as f64 + time.tv_usec() as f64 / 1e6;
@@ -294,7 +317,7 @@ fn info(connection: &mut redis::Connection, section: &str) -> String {
     redis::cmd("INFO").arg(section).query(connection).unwrap()
 }
 
-/// Calls of each command so far.
+/// Returns the number of calls of each command so far.
 fn commands(connection: &mut redis::Connection) -> BTreeMap<String, u64> {
     let text = info(connection, "commandstats");
     let line = |line: &str| {
@@ -314,7 +337,7 @@ fn redis_cpu(connection: &mut redis::Connection) -> f64 {
         .sum()
 }
 
-/// Sites that are complete, and the chunks that they tell to be done, by the journal.
+/// Counts the complete sites and their completed chunks in the journal.
 fn ends(directory: &Path) -> (usize, u64) {
     let run = fs::read_dir(directory.join(".orch/runs")).unwrap().next();
     let Some(run) = run else {

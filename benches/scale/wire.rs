@@ -1,44 +1,44 @@
-//! A connection to Redis for a process that sends much and waits seldom, and counts what it sends.
+//! A connection to Redis for a process that sends much and rarely waits; counts the sent commands.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-/// What Redis answers, as far as the stand-in needs to know.
-pub enum Reply {
+/// Reply of Redis, as far as the simulated worker needs it.
+pub enum RedisReply {
     Nil,
     Text(Vec<u8>),
-    List(Vec<Reply>),
-    /// A number, or a status.
+    List(Vec<RedisReply>),
+    /// Number or status; the value is not needed.
     Other,
 }
 
-impl Reply {
-    pub fn into_list(self) -> Vec<Reply> {
+impl RedisReply {
+    pub fn into_list(self) -> Vec<RedisReply> {
         match self {
-            Reply::List(items) => items,
+            RedisReply::List(items) => items,
             _ => Vec::new(),
         }
     }
 
     pub fn into_text(self) -> Vec<u8> {
         match self {
-            Reply::Text(text) => text,
+            RedisReply::Text(text) => text,
             _ => Vec::new(),
         }
     }
 }
 
-pub struct Wire {
+pub struct CountingConnection {
     writer: TcpStream,
     reader: BufReader<TcpStream>,
     batch: Vec<u8>,
     unanswered: usize,
-    /// Commands sent, by name.
+    /// Number of sent commands, by name.
     pub sent: BTreeMap<String, u64>,
 }
 
-impl Wire {
+impl CountingConnection {
     pub fn connect(port: u16, database: u32) -> Self {
         let writer = TcpStream::connect(("127.0.0.1", port)).unwrap();
         writer.set_nodelay(true).unwrap();
@@ -54,7 +54,7 @@ impl Wire {
         wire
     }
 
-    /// Puts a command into the batch.
+    /// Adds a command to the batch.
     pub fn add(&mut self, parts: &[&[u8]]) {
         let name = String::from_utf8_lossy(parts[0]).to_ascii_lowercase();
         match self.sent.get_mut(&name) {
@@ -72,7 +72,7 @@ impl Wire {
         self.unanswered += 1;
     }
 
-    /// Sends the batch and waits until all of it is answered.
+    /// Sends the batch and waits for all replies.
     pub fn flush(&mut self) {
         self.writer.write_all(&self.batch).unwrap();
         self.batch.clear();
@@ -81,7 +81,7 @@ impl Wire {
         }
     }
 
-    pub fn ask(&mut self, parts: &[&[u8]]) -> Reply {
+    pub fn ask(&mut self, parts: &[&[u8]]) -> RedisReply {
         self.flush();
         self.add(parts);
         self.unanswered = 0;
@@ -90,21 +90,21 @@ impl Wire {
         self.read()
     }
 
-    pub fn read(&mut self) -> Reply {
+    pub fn read(&mut self) -> RedisReply {
         let mut line = String::new();
         self.reader.read_line(&mut line).unwrap();
         let (kind, rest) = line.trim_end().split_at(1);
         match kind {
             "-" => panic!("Redis: {rest}"),
-            "$" | "*" if rest.starts_with('-') => Reply::Nil,
+            "$" | "*" if rest.starts_with('-') => RedisReply::Nil,
             "$" => {
                 let mut text = vec![0; rest.parse::<usize>().unwrap() + 2];
                 self.reader.read_exact(&mut text).unwrap();
                 text.truncate(text.len() - 2);
-                Reply::Text(text)
+                RedisReply::Text(text)
             }
-            "*" => Reply::List((0..rest.parse::<usize>().unwrap()).map(|_| self.read()).collect()),
-            _ => Reply::Other,
+            "*" => RedisReply::List((0..rest.parse::<usize>().unwrap()).map(|_| self.read()).collect()),
+            _ => RedisReply::Other,
         }
     }
 }

@@ -1,52 +1,63 @@
-//! A stand-in for Celery's worker that does nothing but what can be seen on the wire, and that as fast as it can.
+//! A simulated Celery worker that does only the work that is visible on the wire, as fast as possible.
 //!
-//! A site's dispatch task starts a chord of chunks, each of which has its message, its acknowledgement, its events, its
-//! result and its part in the chord's books; the last one publishes the callback. The commands are those of Celery 5.4.
-//! Not here: a pool; and where Celery waits for each answer, this sends on.
+//! The dispatch task of a site starts a chord of chunks. Each chunk has a message, an acknowledgement, events, a
+//! result and an entry in the chord's keys; the last chunk publishes the callback. The commands are those of Celery
+//! 5.4. The simulated worker has no pool, and does not wait for each reply as Celery does.
 
 use std::collections::HashMap;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::wire::Wire;
+use crate::wire::{CountingConnection, RedisReply};
 
 pub const DISPATCH: &str = "scale.dispatch";
 const CHUNK: &str = "scale.chunk";
 const CALLBACK: &str = "scale.aggregate";
 const QUEUE: &[u8] = b"celery";
 const NODE: &str = "standin@scale";
-/// Messages taken at once.
+/// Maximum number of messages that are taken at once.
 const BATCH: &[u8] = b"200";
-/// Events in a message, as Celery has it.
-const EVENTS: usize = 24;
-/// Seconds that results are kept: Celery's day would keep a million.
+/// Rate in events per second below which messages are taken one at a time.
+const SLOW: u32 = 1000;
+/// Seconds for which results are kept: with Celery's default of a day, Redis would keep a million results.
 const EXPIRES: &[u8] = b"20";
 
-/// Works until its standard input ends; then prints how many events it has sent, tasks it has run, and its commands.
-pub fn work(port: u16, chunks: usize) {
+/// Options of the sent events.
+#[derive(Clone, Copy, Debug)]
+pub struct EventOptions {
+    /// Number of events in a message.
+    pub list: usize,
+    /// Events per second; 0 means as fast as possible.
+    pub rate: u32,
+}
+
+/// Works until the standard input ends, then prints the numbers of sent events, executed tasks and Redis commands.
+pub fn work(port: u16, chunks: usize, sending: EventOptions) {
     let events_wanted = Arc::new(AtomicBool::new(false));
     let wanted = Arc::clone(&events_wanted);
     std::thread::spawn(move || obey(port, &wanted));
     let over = Arc::new(AtomicBool::new(false));
-    let told = Arc::clone(&over);
+    let of_reader = Arc::clone(&over);
     std::thread::spawn(move || {
         std::io::stdin().read_line(&mut String::new()).ok();
-        told.store(true, Ordering::Relaxed);
+        of_reader.store(true, Ordering::Relaxed);
     });
-    let mut worker = Worker {
-        broker: Wire::connect(port, 0),
-        backend: Wire::connect(port, 1),
+    let mut worker = SimulatedWorker {
+        broker: CountingConnection::connect(port, 0),
+        backend: CountingConnection::connect(port, 1),
         events: Vec::new(),
         events_wanted,
         chords: HashMap::new(),
         chunks,
+        sending,
+        began: None,
         clock: 0,
         tasks: 0,
     };
@@ -64,18 +75,18 @@ pub fn work(port: u16, chunks: usize) {
 }
 
 #[derive(Deserialize)]
-struct Message {
-    headers: Headers,
-    properties: Properties,
+struct QueuedMessage {
+    headers: MessageHeaders,
+    properties: MessageProperties,
 }
 
 #[derive(Deserialize)]
-struct Properties {
+struct MessageProperties {
     delivery_tag: String,
 }
 
 #[derive(Deserialize)]
-struct Headers {
+struct MessageHeaders {
     task: String,
     id: String,
     #[serde(default)]
@@ -84,47 +95,74 @@ struct Headers {
     group: Option<String>,
 }
 
-struct Chord {
+struct SimulatedChord {
     callback: String,
     root: String,
     left: usize,
 }
 
-struct Worker {
-    broker: Wire,
-    backend: Wire,
-    /// Not sent yet.
+struct SimulatedWorker {
+    broker: CountingConnection,
+    backend: CountingConnection,
+    /// Events that are not sent yet.
     events: Vec<String>,
     events_wanted: Arc<AtomicBool>,
-    /// By group.
-    chords: HashMap<String, Chord>,
+    /// Chords by their group id.
+    chords: HashMap<String, SimulatedChord>,
     chunks: usize,
+    sending: EventOptions,
+    /// Time of the first sent event.
+    began: Option<Instant>,
     clock: u64,
     tasks: u64,
 }
 
-impl Worker {
-    /// Takes what waits, and does it.
-    fn turn(&mut self) {
-        let mut taken = self.broker.ask(&[b"RPOP", QUEUE, BATCH]).into_list();
-        if taken.is_empty() {
-            taken = self.broker.ask(&[b"BRPOP", QUEUE, b"0.5"]).into_list();
-            taken.drain(..taken.len().min(1));
+impl SimulatedWorker {
+    /// Takes the next messages from the queue.
+    fn next(&mut self) -> Vec<RedisReply> {
+        let taken = match (1..SLOW).contains(&self.sending.rate) {
+            true => self.any_one(),
+            false => self.broker.ask(&[b"RPOP", QUEUE, BATCH]).into_list(),
+        };
+        if !taken.is_empty() {
+            return taken;
         }
+        let mut taken = self.broker.ask(&[b"BRPOP", QUEUE, b"0.5"]).into_list();
+        taken.drain(..taken.len().min(1));
+        taken
+    }
+
+    /// Takes one message from the middle of the queue, so that all sites run concurrently; the other messages stay
+    /// visible to orch.
+    fn any_one(&mut self) -> Vec<RedisReply> {
+        let place = fastrand::usize(..SLOW as usize);
+        let waiting = self.broker.ask(&[b"LRANGE", QUEUE, b"0", b"-1"]).into_list();
+        let count = waiting.len();
+        let Some(message) = waiting.into_iter().nth(place.checked_rem(count).unwrap_or(0)) else {
+            return Vec::new();
+        };
+        let message = message.into_text();
+        self.broker.ask(&[b"LREM", QUEUE, b"1", &message]);
+        vec![RedisReply::Text(message)]
+    }
+
+    /// Takes waiting messages and executes their tasks.
+    fn turn(&mut self) {
+        let taken = self.next();
         for message in taken {
             let message = message.into_text();
-            let Message { headers, properties } = serde_json::from_slice(&message).unwrap();
+            let QueuedMessage { headers, properties } = serde_json::from_slice(&message).unwrap();
             self.take(&message, &properties.delivery_tag);
             self.acknowledge(&properties.delivery_tag);
             self.run(&headers);
         }
         self.send_events();
-        // A result stands before the event that tells of it, and a chord's size before its first chunk.
+        // A result must be stored before the event is sent, and the size of a chord before the first chunk.
         self.backend.flush();
         self.broker.flush();
     }
 
-    /// Notes a message that has been taken from its queue.
+    /// Adds the commands for a message that was taken from the queue.
     fn take(&mut self, message: &[u8], tag: &str) {
         let tag = tag.as_bytes();
         let since = now().to_string();
@@ -143,7 +181,7 @@ impl Worker {
         self.broker.add(&[b"EXEC"]);
     }
 
-    fn run(&mut self, task: &Headers) {
+    fn run(&mut self, task: &MessageHeaders) {
         self.tasks += 1;
         let id = &task.id;
         let root = task.root_id.as_ref().unwrap_or(id);
@@ -169,7 +207,7 @@ impl Worker {
             "date_done": "2026-11-23T12:36:58.785260+00:00", "task_id": id,
         });
         let (key, meta) = (format!("celery-task-meta-{id}"), meta.to_string());
-        // Whether it has ended already.
+        // Checks whether the task has already ended.
         self.backend.add(&[b"GET", key.as_bytes()]);
         self.backend.add(&[b"MULTI"]);
         self.backend.add(&[b"SETEX", key.as_bytes(), EXPIRES, meta.as_bytes()]);
@@ -205,7 +243,7 @@ impl Worker {
             "job_id": format!("job-{number}"), "chord_id": callback, "total_urls": self.chunks * 10,
             "total_chunks": self.chunks,
         });
-        let chord = Chord {
+        let chord = SimulatedChord {
             callback,
             root: root.to_owned(),
             left: self.chunks,
@@ -255,9 +293,22 @@ impl Worker {
         self.events.push(format!(
             r#"{{"hostname": "{NODE}", "utcoffset": 0, "pid": {pid}, "clock": {clock}, "uuid": "{id}", {fields}"timestamp": {now}, "type": "{kind}"}}"#
         ));
-        if self.events.len() == EVENTS {
+        if self.events.len() == self.sending.list {
             self.send_events();
+            self.keep_pace();
         }
+    }
+
+    /// Waits until the next events are due, if a rate is set.
+    fn keep_pace(&mut self) {
+        if self.sending.rate == 0 {
+            return;
+        }
+        self.backend.flush();
+        self.broker.flush();
+        let began = *self.began.get_or_insert_with(Instant::now);
+        let due = Duration::from_secs_f64(self.clock as f64 / f64::from(self.sending.rate));
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
     }
 
     fn send_events(&mut self) {
@@ -279,12 +330,12 @@ impl Worker {
     }
 }
 
-/// Unix seconds.
+/// Returns the present time in Unix seconds.
 fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs_f64()
 }
 
-/// As a task's publisher writes it.
+/// Formats the message of a task as a publisher writes it.
 fn message(task: &str, id: &str, root: &str, group: Option<&str>) -> String {
     let group = group.map_or_else(|| "null".to_owned(), |group| format!("\"{group}\""));
     let body = BASE64.encode(r#"[[["https://books.example/page-17"], "books"], {}, {"callbacks": null, "errbacks": null, "chain": null, "chord": null}]"#);
@@ -293,10 +344,10 @@ fn message(task: &str, id: &str, root: &str, group: Option<&str>) -> String {
     )
 }
 
-/// Answers what it is asked by remote control, to the list that the question names.
+/// Replies to control commands, on the reply list that the command names.
 fn obey(port: u16, events_wanted: &AtomicBool) {
-    let mut questions = Wire::connect(port, 0);
-    let mut answers = Wire::connect(port, 0);
+    let mut questions = CountingConnection::connect(port, 0);
+    let mut answers = CountingConnection::connect(port, 0);
     questions.ask(&[b"SUBSCRIBE", b"/0.celery.pidbox"]);
     loop {
         let Some(message) = questions.read().into_list().into_iter().nth(2) else {

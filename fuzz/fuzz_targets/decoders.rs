@@ -1,6 +1,7 @@
-//! Any bytes, given to every decoder of what comes from outside: `cargo +nightly fuzz run decoders`.
+//! Passes random bytes to every decoder of external messages: `cargo +nightly fuzz run decoders`.
 //!
-//! The same properties as `src/celery/properties.rs`, found by coverage instead of from recorded messages.
+//! `crates/celery/src/decoder_properties.rs` checks the same properties with changed copies of recorded messages; this
+//! target searches inputs by code coverage.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

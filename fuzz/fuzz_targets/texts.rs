@@ -1,6 +1,7 @@
-//! Any bytes, given to every reader of files and texts that others write: `cargo +nightly fuzz run texts`.
+//! Passes random bytes to every reader of files and texts that other programs write: `cargo +nightly fuzz run texts`.
 //!
-//! The same properties as `src/fuzzing.rs`, found by coverage instead of from pieces.
+//! `src/fuzzing.rs` checks the same properties with texts built from pieces; this target searches
+//! inputs by code coverage.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

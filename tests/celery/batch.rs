@@ -1,4 +1,4 @@
-//! Publishing many tasks at once.
+//! Publication of many tasks at once.
 
 use orch::celery::{Error, Task};
 use serde_json::{Value, json};
@@ -51,7 +51,7 @@ fn one_bad_task_of_a_batch_keeps_all_of_it_back() {
     run(async {
         let error = scene.client.publish_batch(&tasks).await.expect_err("a reserved header");
         assert_eq!((error.published, error.unconfirmed, error.total), (0, 0, 4));
-        assert!(matches!(error.error, Error::Task { .. }), "{error}");
+        assert!(matches!(error.error, Error::InvalidTask { .. }), "{error}");
         assert!(
             error.to_string().contains("the header `root_id` is Celery's own"),
             "{error}"
@@ -65,7 +65,7 @@ fn one_bad_task_of_a_batch_keeps_all_of_it_back() {
 fn a_batch_that_a_server_refuses_halfway_says_how_far_it_came() {
     let scene = Scene::without_worker();
     let tasks = tasks(2_000);
-    // The list of priority 9 cannot be pushed to: the first pipeline has such a message.
+    // Nothing can be pushed to the list of priority 9: the first pipeline has such a message.
     redis::cmd("SET")
         .arg("celery\u{6}\u{16}9")
         .arg("no list")

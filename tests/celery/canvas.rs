@@ -1,9 +1,9 @@
-//! Groups, chords, callbacks and a task's options, in both directions: what we publish Python runs and awaits, and what
-//! Python publishes we follow.
+//! Groups, chords, callbacks and the options of a task, in both directions: Python executes and awaits the tasks that
+//! orch publishes, and orch follows the tasks that Python publishes.
 
 use std::time::{Duration, Instant};
 
-use orch::celery::{Link, Task, TaskId, TaskState};
+use orch::celery::{Task, TaskId, TaskLink, TaskState};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, run};
@@ -17,7 +17,7 @@ async fn finished(scene: &Scene, id: &TaskId) -> TaskState {
     watch.finished().await.expect("a readable result").state
 }
 
-/// Ids that a line of Python printed as a JSON list.
+/// Parses ids that a line of Python printed as a JSON list.
 fn ids(printed: &str) -> Vec<TaskId> {
     serde_json::from_str(printed).expect("a list of ids")
 }
@@ -53,7 +53,7 @@ fn a_tasks_options_take_effect() {
         task.soft_time_limit = Some(Duration::from_secs(1));
         publish(&task).await;
         let TaskState::Failure(failure) = finished(&scene, &task.id).await else {
-            panic!("it was told to end")
+            panic!("its end was requested")
         };
         assert_eq!(failure.exc_type, "SoftTimeLimitExceeded");
     });
@@ -63,13 +63,13 @@ fn a_tasks_options_take_effect() {
 fn callbacks_run_after_a_success_and_after_a_failure() {
     let scene = Scene::new();
     run(async {
-        let next = Link::new(Task::new("wire_app.add").args([json!(10)]));
+        let next = TaskLink::new(Task::new("wire_app.add").args([json!(10)]));
         let mut task = add(1, 2);
         task.on_success = vec![next.clone()];
         scene.client.publish(&task).await.expect("Redis is up");
         assert_eq!(finished(&scene, &next.task.id).await, TaskState::Success(json!(13)));
 
-        let last = Link::immutable(Task::new("wire_app.start_job").args([json!("after")]));
+        let last = TaskLink::immutable(Task::new("wire_app.start_job").args([json!("after")]));
         let mut task = Task::new("wire_app.fail");
         task.on_failure = vec![last.clone()];
         scene.client.publish(&task).await.expect("Redis is up");
@@ -108,9 +108,9 @@ fn python_restores_a_group_of_ours() {
 #[test]
 fn python_awaits_a_chord_of_ours_and_its_failure() {
     let scene = Scene::new();
-    let aggregate = || Link::new(Task::new("wire_app.aggregate").kwarg("job_id", "J9"));
+    let aggregate = || TaskLink::new(Task::new("wire_app.aggregate").kwarg("job_id", "J9"));
     let (body, failed) = run(async {
-        // Quick ones: the last has ended before the next is sent.
+        // Short tasks: the last has ended before the next is sent.
         for size in [1, 2, 30] {
             let header: Vec<Task> = (0..size).map(|number| add(number, 1)).collect();
             let chord = scene
@@ -121,7 +121,7 @@ fn python_awaits_a_chord_of_ours_and_its_failure() {
             let sum: u32 = (1..=size).sum();
             let expected = json!({"job_id": "J9", "total_processed": sum});
             assert_eq!(
-                finished(&scene, &chord.body).await,
+                finished(&scene, &chord.callback).await,
                 TaskState::Success(expected),
                 "{size}"
             );
@@ -153,11 +153,11 @@ fn python_awaits_a_chord_of_ours_and_its_failure() {
             .publish_chord(&header, &aggregate())
             .await
             .expect("Redis is up");
-        let TaskState::Failure(failure) = finished(&scene, &failing.body).await else {
+        let TaskState::Failure(failure) = finished(&scene, &failing.callback).await else {
             panic!("one of its header fails")
         };
         assert!(failure.is_chord_error(), "{failure}");
-        (chord.body, failing.body)
+        (chord.callback, failing.callback)
     });
     let get = |id: &TaskId| format!("wire_app.app.AsyncResult('{id}').get(timeout=20)");
     assert_eq!(

@@ -2,25 +2,30 @@
 
 use std::time::{Duration, Instant};
 
-use orch::celery::{NodeName, Target, Task, TaskState};
+use orch::celery::{ControlTarget, NodeName, Task, TaskState};
 use serde_json::json;
 
 use crate::scene::{Scene, node, run};
 use crate::support::celery::{WorkerOptions, at_least};
+use crate::support::wait;
 
-const LIMIT: Duration = Duration::from_secs(5);
+const REPLY_TIMEOUT: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_worker_answers_pings_by_broadcast_by_name_and_by_glob() {
     let scene = Scene::new();
     run(async {
         let control = scene.client.control();
-        for target in [Target::All, Target::from(&node()), Target::Glob("w1@*".to_owned())] {
+        for target in [
+            ControlTarget::All,
+            ControlTarget::from(&node()),
+            ControlTarget::Glob("w1@*".to_owned()),
+        ] {
             let started = Instant::now();
-            let replies = control.ping(&target, LIMIT).await.expect("Redis is up");
+            let replies = control.ping(&target, REPLY_TIMEOUT).await.expect("Redis is up");
             assert_eq!(replies.of(&node()), Some(&()), "{replies:?}");
             assert!(
-                started.elapsed() < LIMIT / 2,
+                started.elapsed() < REPLY_TIMEOUT / 2,
                 "it waited for more than all who can answer"
             );
         }
@@ -36,14 +41,14 @@ fn a_worker_answers_pings_by_broadcast_by_name_and_by_glob() {
 fn nobody_answers_for_an_absent_node_and_its_late_reply_would_expire() {
     let scene = Scene::new();
     run(async {
-        let absent = Target::Nodes(vec![NodeName::from("nobody@nowhere")]);
+        let absent = ControlTarget::Nodes(vec![NodeName::from("nobody@nowhere")]);
         let control = scene.client.control();
         let limit = Duration::from_millis(300);
         let started = Instant::now();
         let replies = control.ping(&absent, limit).await.expect("Redis is up");
         assert!(replies.nodes.is_empty() && replies.is_incomplete(), "{replies:?}");
         assert!(
-            started.elapsed() >= limit && started.elapsed() < LIMIT,
+            started.elapsed() >= limit && started.elapsed() < REPLY_TIMEOUT,
             "{:?}",
             started.elapsed()
         );
@@ -58,8 +63,11 @@ fn nobody_answers_for_an_absent_node_and_its_late_reply_would_expire() {
         };
         let ttl: i64 = redis::cmd("TTL").arg(list).query(&mut redis).expect("Redis is up");
         assert!(ttl > 0, "it has no expiry");
-        // The same list serves the next call.
-        let replies = control.ping(&Target::from(&node()), LIMIT).await.expect("Redis is up");
+        // The next call uses the same list.
+        let replies = control
+            .ping(&ControlTarget::from(&node()), REPLY_TIMEOUT)
+            .await
+            .expect("Redis is up");
         assert_eq!(replies.of(&node()), Some(&()));
         let keys: Vec<String> = redis::cmd("KEYS")
             .arg("*.reply.celery.pidbox")
@@ -77,20 +85,24 @@ fn late_replies_to_a_cancelled_call_expire() {
         scene.client.ping_redis().await.expect("Redis is up");
         worker.signal(nix::sys::signal::Signal::SIGSTOP);
         let control = scene.client.control();
-        let call = control.ping(&Target::All, LIMIT);
+        let call = control.ping(&ControlTarget::All, REPLY_TIMEOUT);
         tokio::time::timeout(Duration::from_millis(100), call)
             .await
             .expect_err("the worker is stopped");
         worker.signal(nix::sys::signal::Signal::SIGCONT);
 
         let mut redis = scene.redis.connection(0);
-        while !late_reply_in_an_expiring_list(&mut redis) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        wait::until_async(
+            "a late reply in a list that expires",
+            Duration::from_secs(30),
+            async || late_reply_in_an_expiring_list(&mut redis).then_some(()),
+        )
+        .await;
     });
 }
 
-/// Beside the empty marks that keep the list. A reply may come before them: then the expiry follows.
+/// Returns whether a list that expires has a reply, next to the empty marks that keep the list. A reply may come before
+/// the marks; then the expiry is set later.
 fn late_reply_in_an_expiring_list(redis: &mut redis::Connection) -> bool {
     let lists: Vec<String> = redis::cmd("KEYS")
         .arg("*.reply.celery.pidbox")
@@ -118,11 +130,11 @@ fn without_any_worker_a_call_returns_at_once() {
         let replies = scene
             .client
             .control()
-            .ping(&Target::All, LIMIT)
+            .ping(&ControlTarget::All, REPLY_TIMEOUT)
             .await
             .expect("Redis is up");
         assert_eq!((replies.listeners, replies.nodes.len()), (0, 0));
-        assert!(started.elapsed() < LIMIT / 2);
+        assert!(started.elapsed() < REPLY_TIMEOUT / 2);
     });
 }
 
@@ -135,9 +147,9 @@ fn a_worker_tells_what_it_is_and_what_it_does() {
     let worker_pid = scene.worker.as_ref().expect("started").process.pid();
     run(async {
         let control = scene.client.control();
-        let target = Target::from(&node());
+        let target = ControlTarget::from(&node());
 
-        let stats = control.stats(&target, LIMIT).await.expect("Redis is up");
+        let stats = control.stats(&target, REPLY_TIMEOUT).await.expect("Redis is up");
         let stats = stats.of(&node()).expect("it answers");
         assert_eq!((stats.pid, stats.pool_slots), (worker_pid, 1));
         assert_eq!(stats.broker.host, "127.0.0.1");
@@ -146,7 +158,7 @@ fn a_worker_tells_what_it_is_and_what_it_does() {
             (Some(scene.redis.port), Some(0))
         );
 
-        let registered = control.registered(&target, LIMIT).await.expect("Redis is up");
+        let registered = control.registered(&target, REPLY_TIMEOUT).await.expect("Redis is up");
         assert!(
             registered
                 .of(&node())
@@ -155,33 +167,34 @@ fn a_worker_tells_what_it_is_and_what_it_does() {
         );
 
         control
-            .add_consumer("extra", &target, LIMIT)
+            .add_consumer("extra", &target, REPLY_TIMEOUT)
             .await
             .expect("Redis is up");
-        // A worker answers before it acts.
-        let until_consumed = async |wanted: &[&str]| loop {
-            let queues = control.active_queues(&target, LIMIT).await.expect("Redis is up");
-            let queues = queues.of(&node()).expect("it answers");
-            if queues
-                .iter()
-                .map(|queue| queue.name.as_str())
-                .eq(wanted.iter().copied())
-            {
-                break;
-            }
+        // A worker replies before it acts.
+        let until_consumed = async |wanted: &[&str]| {
+            wait::until_async(&format!("the worker consumes {wanted:?}"), REPLY_TIMEOUT, async || {
+                let queues = control
+                    .active_queues(&target, REPLY_TIMEOUT)
+                    .await
+                    .expect("Redis is up");
+                let queues = queues.of(&node()).expect("it answers");
+                let names = queues.iter().map(|queue| queue.name.as_str());
+                names.eq(wanted.iter().copied()).then_some(())
+            })
+            .await;
         };
         until_consumed(&["celery", "extra"]).await;
         control
-            .cancel_consumer("extra", &target, LIMIT)
+            .cancel_consumer("extra", &target, REPLY_TIMEOUT)
             .await
             .expect("Redis is up");
         until_consumed(&["celery"]).await;
 
-        let conf = control.conf(&target, LIMIT).await.expect("Redis is up");
+        let conf = control.conf(&target, REPLY_TIMEOUT).await.expect("Redis is up");
         assert!(conf.of(&node()).expect("it answers").contains_key("broker_url"));
 
         let unknown = control
-            .call("no_such_request", json!({}), &target, LIMIT)
+            .call("no_such_request", json!({}), &target, REPLY_TIMEOUT)
             .await
             .expect("Redis is up");
         assert_eq!(unknown.nodes[&node()], Err("KeyError('no_such_request')".to_owned()));
@@ -199,7 +212,10 @@ fn a_running_task_is_seen_and_its_revocation_ends_it() {
         scene.client.publish(&task).await.expect("Redis is up");
         crate::scene::until_started(&mut events, &task.id).await;
 
-        let active = control.active(&Target::All, LIMIT).await.expect("Redis is up");
+        let active = control
+            .active(&ControlTarget::All, REPLY_TIMEOUT)
+            .await
+            .expect("Redis is up");
         let [running] = active.of(&node()).expect("it answers").as_slice() else {
             panic!("{active:?}")
         };
@@ -213,15 +229,15 @@ fn a_running_task_is_seen_and_its_revocation_ends_it() {
             .revoke(
                 std::slice::from_ref(&task.id),
                 Some(orch::celery::Signal::Term),
-                &Target::All,
-                LIMIT,
+                &ControlTarget::All,
+                REPLY_TIMEOUT,
             )
             .await
             .expect("Redis is up");
         let TaskState::Revoked(failure) = watch.finished().await.expect("a readable result").state else {
             panic!("it was revoked")
         };
-        // From 5.6 on a worker also writes it at once, before the task has ended.
+        // From Celery 5.6 on a worker also stores the state at once, before the task has ended.
         let at_once = at_least(5, 6) && failure.exc_message == "revoked";
         assert!(at_once || failure.exc_message == "terminated", "{failure:?}");
     });
@@ -234,24 +250,18 @@ fn shutdown_ends_the_worker_warm() {
         scene
             .client
             .control()
-            .shutdown(&Target::from(&node()))
+            .shutdown(&ControlTarget::from(&node()))
             .await
             .expect("Redis is up")
     });
     assert!(listeners > 0);
     let worker = &mut scene.worker.as_mut().expect("started").process;
-    let deadline = Instant::now() + Duration::from_secs(30);
-    let status = loop {
-        if let Some(status) = worker.ended() {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "the worker goes on");
-        std::thread::sleep(Duration::from_millis(20));
-    };
+    let status = worker.wait_for_end(Duration::from_secs(30));
     assert!(status.success(), "{status}");
 }
 
-/// Answers the next control request as worker after worker, with what a worker pushes for each; gives the list.
+/// Answers the next control request in the name of several workers, with one pushed message for each reply; returns the
+/// name of the list.
 fn answer_next(
     redis: &crate::support::redis::RedisServer,
     replies: impl FnOnce(&str) -> Vec<String> + Send + 'static,
@@ -287,7 +297,7 @@ fn answer_next(
     answers
 }
 
-/// One more that a request reaches.
+/// Subscribes one more connection to control requests.
 fn listener(scene: &Scene) -> redis::Connection {
     use redis::ConnectionLike;
     let mut connection = scene.redis.connection(0);
@@ -311,7 +321,7 @@ fn replies_that_are_not_meant_or_cannot_be_read_are_counted_or_skipped() {
             "no JSON".to_owned(),
             reply(ticket, &json!(["no", "object"])),
             reply("another ticket", &json!({"w0@test": {"ok": "pong"}})),
-            // Twice the same name, then one nobody asked for, then one that says something else.
+            // One name twice, then a name that was not asked for, then a reply with another content.
             reply(ticket, &json!({"w1@test": {"ok": "pong"}})),
             reply(ticket, &json!({"w1@test": {"ok": "pong"}})),
             reply(ticket, &json!({"stranger@nowhere": {"error": "KeyError('ping')"}})),
@@ -320,7 +330,7 @@ fn replies_that_are_not_meant_or_cannot_be_read_are_counted_or_skipped() {
     });
     run(async {
         let control = scene.client.control();
-        let target = Target::Nodes(["w1@test", "w2@test"].map(NodeName::from).to_vec());
+        let target = ControlTarget::Nodes(["w1@test", "w2@test"].map(NodeName::from).to_vec());
         let within = Duration::from_millis(500);
         let replies = control.ping(&target, within).await.expect("Redis is up");
         assert_eq!((replies.listeners, replies.answers, replies.malformed), (6, 4, 2));
@@ -335,7 +345,7 @@ fn replies_that_are_not_meant_or_cannot_be_read_are_counted_or_skipped() {
 #[test]
 fn two_workers_of_one_name_and_strangers_are_visible() {
     let scene = Scene::without_worker();
-    // Three listen, so that three answers are waited for.
+    // Three connections listen, so that the call waits for three answers.
     let _others = [listener(&scene), listener(&scene)];
     let answers = answer_next(&scene.redis, |ticket| {
         vec![
@@ -346,14 +356,14 @@ fn two_workers_of_one_name_and_strangers_are_visible() {
     });
     run(async {
         let started = Instant::now();
-        let replies = scene.client.control().ping(&Target::All, LIMIT).await;
+        let replies = scene.client.control().ping(&ControlTarget::All, REPLY_TIMEOUT).await;
         let replies = replies.expect("Redis is up");
         assert_eq!((replies.listeners, replies.answers, replies.nodes.len()), (3, 3, 2));
         assert_eq!(
             replies.nodes[&NodeName::from("stranger@nowhere")],
             Err("KeyError('ping')".to_owned())
         );
-        assert!(started.elapsed() < LIMIT / 2, "all have answered");
+        assert!(started.elapsed() < REPLY_TIMEOUT / 2, "all have answered");
     });
     let list = answers.join().expect("it answered");
     let left: u64 = redis::cmd("EXISTS")
@@ -376,7 +386,10 @@ fn a_server_that_does_not_tell_of_changes_is_asked_again() {
     run(async {
         for _ in 0..3 {
             let started = Instant::now();
-            let replies = client.control().ping(&Target::from(&node()), LIMIT).await;
+            let replies = client
+                .control()
+                .ping(&ControlTarget::from(&node()), REPLY_TIMEOUT)
+                .await;
             assert_eq!(replies.expect("Redis is up").of(&node()), Some(&()));
             assert!(started.elapsed() < Duration::from_secs(1), "{:?}", started.elapsed());
         }
@@ -388,30 +401,33 @@ fn a_worker_without_autoscale_refuses_and_limits_are_taken() {
     let scene = Scene::new();
     run(async {
         let control = scene.client.control();
-        let target = Target::Regex("^w[0-9]@".to_owned());
-        let refused = control.autoscale(1, 4, &target, LIMIT).await.expect("Redis is up");
+        let target = ControlTarget::Regex("^w[0-9]@".to_owned());
+        let refused = control
+            .autoscale(1, 4, &target, REPLY_TIMEOUT)
+            .await
+            .expect("Redis is up");
         let error = refused.nodes[&node()].as_ref().expect_err("it was started without");
         assert!(error.contains("ValueError") || error.contains("utoscale"), "{error}");
         let task = "wire_app.add";
         for replies in [
-            control.rate_limit(task, "100/m", &target, LIMIT).await,
-            control.rate_limit(task, "0", &target, LIMIT).await,
+            control.rate_limit(task, "100/m", &target, REPLY_TIMEOUT).await,
+            control.rate_limit(task, "0", &target, REPLY_TIMEOUT).await,
             control
                 .time_limit(
                     task,
                     Some(Duration::from_secs(5)),
                     Some(Duration::from_secs(9)),
                     &target,
-                    LIMIT,
+                    REPLY_TIMEOUT,
                 )
                 .await,
-            control.heartbeat(&target, LIMIT).await,
-            control.disable_events(&target, LIMIT).await,
-            control.enable_events(&target, LIMIT).await,
+            control.heartbeat(&target, REPLY_TIMEOUT).await,
+            control.disable_events(&target, REPLY_TIMEOUT).await,
+            control.enable_events(&target, REPLY_TIMEOUT).await,
         ] {
             assert_eq!(replies.expect("Redis is up").of(&node()), Some(&()));
         }
-        let unknown = control.rate_limit("no.such.task", "1/s", &target, LIMIT).await;
+        let unknown = control.rate_limit("no.such.task", "1/s", &target, REPLY_TIMEOUT).await;
         assert!(unknown.expect("Redis is up").nodes[&node()].is_err());
 
         let task = Task::new("wire_app.sleep").args([json!(60)]);
@@ -419,12 +435,18 @@ fn a_worker_without_autoscale_refuses_and_limits_are_taken() {
         scene.client.publish(&task).await.expect("Redis is up");
         crate::scene::until_started(&mut events, &task.id).await;
         let ids = std::slice::from_ref(&task.id);
-        let asked = control.query_tasks(ids, &target, LIMIT).await.expect("Redis is up");
+        let asked = control
+            .query_tasks(ids, &target, REPLY_TIMEOUT)
+            .await
+            .expect("Redis is up");
         let found = &asked.of(&node()).expect("it answers")[&task.id];
         assert_eq!((found.state.as_str(), &found.request.id), ("active", &task.id));
         let kill = Some(orch::celery::Signal::Kill);
-        control.revoke(ids, kill, &target, LIMIT).await.expect("Redis is up");
-        let revoked = control.revoked(&target, LIMIT).await.expect("Redis is up");
+        control
+            .revoke(ids, kill, &target, REPLY_TIMEOUT)
+            .await
+            .expect("Redis is up");
+        let revoked = control.revoked(&target, REPLY_TIMEOUT).await.expect("Redis is up");
         assert_eq!(revoked.of(&node()).expect("it answers"), ids);
     });
 }

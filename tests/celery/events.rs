@@ -1,15 +1,19 @@
-//! The stream of events: a burst larger than Redis waits for, a consumer that is too slow, every way to a server.
+//! The stream of events: a burst larger than Redis buffers, a consumer that is too slow, every kind of connection to a
+//! server.
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use orch::celery::{Batch, Client, Endpoints, Error, Event, EventKind, EventStream, News, Notice, TaskNews};
+use orch::celery::{
+    Client, Endpoints, Error, Event, EventBatch, EventKind, EventStream, JobEvent, JobTaskEvent, StreamItem,
+};
 use serde_json::json;
 
 use crate::scene::{Scene, run};
 use crate::support::redis::RedisServer;
+use crate::support::wait;
 
-/// A single event as a worker sends it, of some 600 bytes.
+/// Returns a single event as a worker sends it, of some 600 bytes.
 fn message(number: usize) -> String {
     let event = json!({
         "type": "task-succeeded", "hostname": "w1@test", "uuid": format!("task-{number}"), "timestamp": 1.8e9,
@@ -41,7 +45,7 @@ fn id(event: &Event) -> &str {
     }
 }
 
-/// Cuts a subscriber off that has not read so many bytes.
+/// Limits the output buffer of subscribers: Redis disconnects a subscriber with more unread bytes.
 fn limit_output(redis: &RedisServer, bytes: &str) {
     redis::cmd("CONFIG")
         .arg(&[
@@ -60,11 +64,14 @@ fn a_burst_is_taken_whole_while_the_consumer_does_something_else() {
         let scene = Scene::without_worker();
         limit_output(&scene.redis, "4mb");
         let mut events = scene.client.events().await.expect("Redis is up");
-        // The runtime's only thread is busy with this: nothing is decoded meanwhile.
+        // This blocks the only thread of the runtime: no event is decoded during this time.
         publish(&mut scene.redis.connection(0), "/0.celeryev/task.succeeded", 0..EVENTS);
         let mut taken = Vec::new();
         while taken.len() < EVENTS {
-            assert_eq!(events.next_batch(&mut taken).await.expect("Redis is up"), Batch::Events);
+            assert_eq!(
+                events.next_batch(&mut taken).await.expect("Redis is up"),
+                EventBatch::Events
+            );
         }
         for (number, event) in taken.iter().enumerate() {
             assert_eq!(event.clock, number as u64, "in the order in which they were published");
@@ -74,35 +81,35 @@ fn a_burst_is_taken_whole_while_the_consumer_does_something_else() {
 }
 
 #[test]
-fn the_news_of_a_burst_are_told_in_order_and_a_loss_is_told_after_them() {
+fn the_news_of_a_burst_are_received_in_order_and_a_loss_is_received_after_them() {
     const EVENTS: usize = 10_000;
     run(async {
         let scene = Scene::without_worker();
         let mut events = scene.client.events().await.expect("Redis is up");
         publish(&mut scene.redis.connection(0), "/0.celeryev/task.succeeded", 0..EVENTS);
-        let mut told = Vec::new();
-        let mut tell = |news: News<'_>| match news {
-            News::Task { id, event, .. } => {
-                assert!(matches!(event, TaskNews::Succeeded { .. }), "{event:?}");
-                told.push(id.as_str().to_owned());
+        let mut received = Vec::new();
+        let mut take = |news: JobEvent<'_>| match news {
+            JobEvent::Task { id, event, .. } => {
+                assert!(matches!(event, JobTaskEvent::Succeeded { .. }), "{event:?}");
+                received.push(id.as_str().to_owned());
             }
-            News::WorkersChanged => panic!("there is no worker"),
+            JobEvent::WorkersChanged => panic!("there is no worker"),
         };
         let mut killed = false;
-        while events.next_news(&mut tell).await.expect("Redis is up") == Batch::Events {
+        while events.next_job_events(&mut take).await.expect("Redis is up") == EventBatch::Events {
             if !std::mem::replace(&mut killed, true) {
                 let kill = redis::cmd("CLIENT").arg(&["KILL", "TYPE", "pubsub"]).to_owned();
                 kill.exec(&mut scene.redis.connection(0)).expect("Redis is up");
             }
         }
-        let expected = (0..told.len()).map(|number| format!("task-{number}"));
-        assert!(told.iter().cloned().eq(expected), "{told:?}");
-        assert!(!told.is_empty());
+        let expected = (0..received.len()).map(|number| format!("task-{number}"));
+        assert!(received.iter().cloned().eq(expected), "{received:?}");
+        assert!(!received.is_empty());
     });
 }
 
 #[test]
-fn a_consumer_that_is_too_slow_is_told_what_it_missed() {
+fn a_consumer_that_is_too_slow_is_received_what_it_missed() {
     run(async {
         let scene = Scene::without_worker();
         let mut events = scene.client.events().await.expect("Redis is up");
@@ -112,7 +119,7 @@ fn a_consumer_that_is_too_slow_is_told_what_it_missed() {
         let mut seen = 0;
         let notice = loop {
             match events.next().await.expect("Redis is up") {
-                Notice::Event(event) => {
+                StreamItem::Event(event) => {
                     assert_eq!(
                         id(&event),
                         format!("task-{seen}"),
@@ -120,13 +127,13 @@ fn a_consumer_that_is_too_slow_is_told_what_it_missed() {
                     );
                     seen += 1;
                 }
-                Notice::Gap => break Notice::Gap,
+                StreamItem::Gap => break StreamItem::Gap,
             }
         };
-        assert_eq!((notice, events.overflows()), (Notice::Gap, 1));
+        assert_eq!((notice, events.overflows()), (StreamItem::Gap, 1));
         assert!((1_000..10_000).contains(&seen), "{seen}");
         publish(&mut scene.redis.connection(0), channel, 10_000..10_001);
-        let Notice::Event(event) = events.next().await.expect("Redis is up") else {
+        let StreamItem::Event(event) = events.next().await.expect("Redis is up") else {
             panic!("another gap");
         };
         assert_eq!(id(&event), "task-10000");
@@ -134,7 +141,7 @@ fn a_consumer_that_is_too_slow_is_told_what_it_missed() {
 }
 
 #[test]
-fn a_subscriber_that_redis_cuts_off_is_told() {
+fn a_subscriber_that_redis_cuts_off_is_received() {
     run(async {
         let scene = Scene::without_worker();
         let mut events = scene.client.events().await.expect("Redis is up");
@@ -142,9 +149,12 @@ fn a_subscriber_that_redis_cuts_off_is_told() {
             .arg(&["KILL", "TYPE", "pubsub"])
             .exec(&mut scene.redis.connection(0))
             .expect("Redis is up");
-        assert_eq!(events.next().await.expect("Redis is up"), Notice::Gap);
+        assert_eq!(events.next().await.expect("Redis is up"), StreamItem::Gap);
         publish(&mut scene.redis.connection(0), "/0.celeryev/task.succeeded", 0..1);
-        assert!(matches!(events.next().await.expect("Redis is up"), Notice::Event(_)));
+        assert!(matches!(
+            events.next().await.expect("Redis is up"),
+            StreamItem::Event(_)
+        ));
         assert_eq!(events.overflows(), 0);
     });
 }
@@ -175,7 +185,7 @@ fn every_way_to_a_server_leads_to_its_events() {
             .expect("no certificates are read")
             .events()
             .await;
-        assert!(matches!(refused, Err(Error::Credentials { .. })));
+        assert!(matches!(refused, Err(Error::CredentialsRefused { .. })));
 
         let redis = RedisServer::start();
         let mut events = Client::connect(plain(&redis.socket_url(3)))
@@ -189,7 +199,7 @@ fn every_way_to_a_server_leads_to_its_events() {
 
 async fn gives_an_event(redis: &RedisServer, events: &mut EventStream, channel: &str) {
     publish(&mut redis.connection(0), channel, 5..6);
-    let Notice::Event(event) = events.next().await.expect("Redis is up") else {
+    let StreamItem::Event(event) = events.next().await.expect("Redis is up") else {
         panic!("a gap");
     };
     assert_eq!(id(&event), "task-5", "{channel}");
@@ -240,13 +250,9 @@ fn a_stream_leaves_no_thread_and_no_connection() {
         let with = threads();
         drop(streams);
         assert!(with.difference(&threads()).count() >= 2, "dropping ends the threads");
-        let waiting = async {
-            while subscribers() > 0 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(5), waiting)
-            .await
-            .expect("the connections are closed");
+        wait::until_async("the connections are closed", Duration::from_secs(5), async || {
+            (subscribers() == 0).then_some(())
+        })
+        .await;
     });
 }

@@ -1,9 +1,9 @@
-//! What a Python client publishes, followed by orch: failures, retries, structures within structures, one job's events.
-//! (What orch publishes and Python awaits is in `canvas.rs`.)
+//! Tasks that a Python client publishes, followed by orch: failures, retries, nested structures, the events of one job.
+//! (The opposite direction is in [`crate::canvas`].)
 
 use std::collections::HashSet;
 
-use orch::celery::{EventKind, EventStream, Notice, TaskEvent, TaskId, TaskResult, TaskState};
+use orch::celery::{EventKind, EventStream, StreamItem, TaskEvent, TaskId, TaskResult, TaskState};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, run};
@@ -54,7 +54,7 @@ fn a_failing_link_ends_the_chain_and_what_was_to_follow_a_failure_runs() {
     run(async {
         assert_eq!(value(&scene, first).await, json!({"job_id": "J"}));
         assert_eq!(failure(&scene, failed).await, "ValueError: no");
-        // The last link never ran: it has the failure of the one that did.
+        // The last link never ran: it has the failure of the link before.
         assert_eq!(failure(&scene, last).await, "ValueError: no");
         assert_eq!(failure(&scene, broken).await, "ValueError: why");
         assert_eq!(value(&scene, rescue).await, json!({"job_id": "rescued"}));
@@ -66,7 +66,7 @@ fn a_retry_is_seen_and_is_not_the_end() {
     let scene = Scene::new();
     let id = TaskId::from("flaky-1");
     std::thread::scope(|threads| {
-        // Watched before it is published, which takes the start of a Python.
+        // The watch begins before the publication, which takes the start of a Python.
         let publish = "flaky.apply_async((1,), task_id='flaky-1'); print('[]')";
         threads.spawn(|| published(&scene, publish));
         run(async {
@@ -96,7 +96,7 @@ fn structures_within_structures_are_followed_by_the_ids_that_they_have() {
         panic!("five ids: {ids:?}")
     };
     run(async {
-        // A group within a chain becomes a chord's header: 2+0, 2+1, 2+2.
+        // A group within a chain becomes the header of a chord: 2+0, 2+1, 2+2.
         assert_eq!(
             value(&scene, upgraded).await,
             json!({"job_id": "G", "total_processed": 9})
@@ -128,18 +128,18 @@ fn all_tasks_of_a_python_job_are_known_by_its_root_in_the_events() {
         let handed_out = value(&scene, dispatcher).await;
         let callback = TaskId::from(handed_out["chord_id"].as_str().expect("an id"));
         let (tasks, parents) = tasks_of(root, &callback, &mut events).await;
-        // First, dispatcher, three of the header, callback.
+        // The first task, the dispatch task, three tasks of the header, the callback.
         assert_eq!(tasks.len(), 6, "{tasks:?}");
         assert!(tasks.contains(root) && tasks.contains(dispatcher) && tasks.contains(&callback));
         assert!(parents.contains(root) && parents.contains(dispatcher), "{parents:?}");
     });
 }
 
-/// Tasks received below a root, and their parents, until the last has succeeded.
+/// Returns the tasks received below a root, and their parents, up to the success of the last task.
 async fn tasks_of(root: &TaskId, last: &TaskId, events: &mut EventStream) -> (HashSet<TaskId>, HashSet<TaskId>) {
     let (mut tasks, mut parents) = (HashSet::new(), HashSet::new());
     loop {
-        let Notice::Event(event) = events.next().await.expect("Redis is up") else {
+        let StreamItem::Event(event) = events.next().await.expect("Redis is up") else {
             panic!("no gap")
         };
         let EventKind::Task { id, event } = event.kind else {

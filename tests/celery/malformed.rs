@@ -1,17 +1,21 @@
-//! What should not be on the wire and is: a clear error or a counted skip, and everything else arrives.
+//! Malformed data in Redis: each is a clear error or a counted skip, and everything else arrives.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use orch::celery::{Error, EventKind, GroupId, NodeName, Notice, Target, Task, TaskEvent, TaskId, TaskState};
+use orch::celery::{
+    ControlTarget, Error, EventKind, GroupId, NodeName, StreamItem, Task, TaskEvent, TaskId, TaskState,
+};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, node, run};
 use crate::support::redis::RedisServer;
+use crate::support::wait;
 
-/// Above the largest result that Redis' clients send, below our own limit.
+/// Size above the largest result that Redis clients send, below the limit of orch.
 const LARGE: usize = 50 * 1024 * 1024;
 
 /// Writes a result as a worker does: stored and published at once.
@@ -64,7 +68,7 @@ fn a_result_that_cannot_be_read_ends_its_own_wait_only() {
                 }
                 let mut watch = results.watch(&id);
                 if !before {
-                    // Nothing is there yet; the subscription is by the time this has been answered.
+                    // No result exists yet; once this question is answered, the subscription exists.
                     assert_eq!(results.get(&id).await.expect("Redis is up"), None);
                     write(&scene.redis, &id, value);
                 }
@@ -126,7 +130,7 @@ fn events_that_cannot_be_read_are_counted_and_the_rest_arrives() {
             b"\xff\xfe\x00",
         ];
         bad.iter().for_each(|payload| publish(payload));
-        // The year 9999, and times that are none.
+        // The year 9999, and values that are no times.
         let times = [
             json!(253_402_300_799.0),
             json!(1e300),
@@ -141,7 +145,7 @@ fn events_that_cannot_be_read_are_counted_and_the_rest_arrives() {
             envelope(&json!([event("t5", json!(1)), 7, {"type": "task-started"}, event("t6", json!(1))])).as_bytes(),
         );
         for number in 0..=6 {
-            let Notice::Event(event) = events.next().await.expect("Redis is up") else {
+            let StreamItem::Event(event) = events.next().await.expect("Redis is up") else {
                 panic!("nothing was lost")
             };
             let EventKind::Task {
@@ -162,49 +166,40 @@ fn replies_that_are_not_ours_or_cannot_be_read_do_not_stand_for_a_worker() {
     let scene = Scene::new();
     run(async {
         let control = scene.client.control();
-        // Its list is known once a request is under way: all that lie in Redis are spoiled while a worker that does not
-        // exist is waited for.
-        let target = Target::Nodes(vec![node(), "nobody@test".into()]);
-        let spoil = async {
-            loop {
-                let mut connection = scene.redis.connection(0);
-                let keys: Vec<String> = redis::cmd("KEYS")
-                    .arg("*.reply.celery.pidbox")
-                    .query(&mut connection)
-                    .expect("Redis is up");
-                let blocked: String = redis::cmd("CLIENT")
-                    .arg("LIST")
-                    .query(&mut connection)
-                    .expect("Redis is up");
-                if keys.is_empty() && !blocked.contains("cmd=brpop") {
-                    tokio::task::yield_now().await;
+        // The list of replies is known once a request is pending: all lists in Redis get malformed replies while the
+        // call waits for a worker that does not exist.
+        let target = ControlTarget::Nodes(vec![node(), "nobody@test".into()]);
+        let spoil = wait::until_async("the end of the request", Duration::from_secs(30), async || {
+            let mut connection = scene.redis.connection(0);
+            let keys: Vec<String> = redis::cmd("KEYS")
+                .arg("*.reply.celery.pidbox")
+                .query(&mut connection)
+                .expect("Redis is up");
+            for key in keys {
+                for reply in [
+                    "no JSON",
+                    "{}",
+                    r#"{"body": "!!", "properties": {"body_encoding": "base64"}}"#,
+                ] {
+                    redis::cmd("LPUSH")
+                        .arg(&key)
+                        .arg(reply)
+                        .exec(&mut connection)
+                        .expect("Redis is up");
                 }
-                for key in keys {
-                    for reply in [
-                        "no JSON",
-                        "{}",
-                        r#"{"body": "!!", "properties": {"body_encoding": "base64"}}"#,
-                    ] {
-                        redis::cmd("LPUSH")
-                            .arg(&key)
-                            .arg(reply)
-                            .exec(&mut connection)
-                            .expect("Redis is up");
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(5)).await;
             }
-        };
+            None::<Infallible>
+        });
         let asked = control.ping(&target, Duration::from_millis(500));
         let replies = tokio::select! {
             replies = asked => replies.expect("Redis is up"),
-            () = spoil => unreachable!("it has no end"),
+            never = spoil => match never {},
         };
         assert_eq!(replies.of(&node()), Some(&()));
         assert_eq!(replies.nodes.len(), 1, "{replies:?}");
-        // And the next is answered as if nothing had been.
+        // The next call succeeds as if nothing had happened.
         let replies = control
-            .ping(&Target::from(&node()), Duration::from_secs(5))
+            .ping(&ControlTarget::from(&node()), Duration::from_secs(5))
             .await
             .expect("Redis is up");
         assert_eq!(replies.of(&node()), Some(&()));
@@ -279,7 +274,7 @@ fn bookkeeping_that_is_none_is_an_error_or_nothing() {
             .await
             .expect("Redis is up");
         assert_eq!(
-            (inspection.looked_at, inspection.harmful.len()),
+            (inspection.inspected, inspection.harmful.len()),
             (4, 3),
             "{inspection:?}"
         );
@@ -348,7 +343,9 @@ fn a_strangers_reply_does_not_end_the_wait_for_the_node_that_was_asked() {
         run(async {
             let asked: NodeName = "w1@fake".into();
             let control = scene.client.control();
-            let replies = control.ping(&Target::from(&asked), Duration::from_secs(10)).await;
+            let replies = control
+                .ping(&ControlTarget::from(&asked), Duration::from_secs(10))
+                .await;
             let replies = replies.expect("Redis is up");
             assert_eq!(replies.of(&asked), Some(&()), "{replies:?}");
             assert_eq!(replies.malformed, 2, "{replies:?}");

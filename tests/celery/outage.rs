@@ -1,13 +1,17 @@
-//! Redis goes away while results are waited for.
+//! Outages of Redis while results are awaited.
 
 use std::time::Duration;
 
-use orch::celery::{Notice, Task, TaskId, TaskState};
+use orch::celery::{StreamItem, Task, TaskId, TaskState};
 use serde_json::json;
 
 use crate::scene::{Scene, run};
+use crate::support::wait;
 
-/// What a worker writes when a task succeeded; `publish` is false for a result written while nobody listened.
+const SUBSCRIPTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Writes the result of a successful task as a worker does; `publish` is false for a result that is written while no
+/// client listens.
 fn succeed(scene: &Scene, id: &TaskId, value: &serde_json::Value, publish: bool) {
     let meta =
         json!({"status": "SUCCESS", "result": value, "traceback": null, "children": [], "task_id": id}).to_string();
@@ -20,18 +24,16 @@ fn succeed(scene: &Scene, id: &TaskId, value: &serde_json::Value, publish: bool)
     write.exec(&mut scene.redis.connection(1)).expect("Redis is up");
 }
 
-/// Waits until the server knows this many subscribers of a task's channel.
+/// Waits until the server has this number of subscribers of a task's channel.
 async fn subscribers(scene: &Scene, id: &TaskId, wanted: u64) {
     let mut redis = scene.redis.connection(1);
-    loop {
+    wait::until_async(&format!("{wanted} subscribers"), SUBSCRIPTION_TIMEOUT, async || {
         let mut count = redis::cmd("PUBSUB");
         count.arg("NUMSUB").arg(format!("celery-task-meta-{id}"));
         let (_channel, subscribers): (String, u64) = count.query(&mut redis).expect("Redis is up");
-        if subscribers == wanted {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+        (subscribers == wanted).then_some(())
+    })
+    .await;
 }
 
 #[test]
@@ -46,7 +48,7 @@ fn waits_go_on_over_a_restart_of_redis() {
         succeed(&scene, &already, &json!("before"), false);
 
         scene.redis.kill();
-        // A watch that begins during the outage.
+        // This watch begins during the outage.
         let mut of_already = results.watch(&already);
         tokio::time::timeout(Duration::from_millis(300), of_published.finished())
             .await
@@ -67,12 +69,12 @@ fn waits_go_on_over_a_restart_of_redis() {
 
         scene.redis.kill();
         scene.redis.start_again();
-        // Perhaps before the reconnect, and without a message: only a second read can find it.
+        // The result may be written before the reconnection, and without a message: only a second read can find it.
         succeed(&scene, &written, &json!("unheard"), false);
         scene.redis.kill();
         scene.redis.start_again();
         assert_eq!(
-            of_written.finished().await.expect("read").state,
+            of_written.finished().await.expect("could not read").state,
             TaskState::Success(json!("unheard"))
         );
     });
@@ -85,10 +87,12 @@ fn a_result_too_large_for_a_subscriber_is_read_instead() {
         let id = TaskId::random();
         let mut watch = scene.client.results().watch(&id);
         subscribers(&scene, &id, 1).await;
-        // Redis closes a subscriber that has more than 32 MiB waiting for it.
+        // Redis closes the connection of a subscriber for which it buffers more than 32 MiB.
         let value = json!("x".repeat(40 * 1024 * 1024));
         succeed(&scene, &id, &value, true);
-        assert!(matches!(watch.finished().await.expect("read").state, TaskState::Success(read) if read == value));
+        assert!(
+            matches!(watch.finished().await.expect("could not read").state, TaskState::Success(read) if read == value)
+        );
     });
 }
 
@@ -121,7 +125,7 @@ fn commands_and_events_go_on_after_a_restart() {
         scene.client.publish(&task).await.expect("Redis is up");
         scene.redis.kill();
         scene.redis.start_again();
-        assert_eq!(events.next().await.expect("back"), Notice::Gap);
+        assert_eq!(events.next().await.expect("back"), StreamItem::Gap);
         scene.client.publish(&task).await.expect("Redis is back");
         let depth = scene.client.queue_depth("celery").await.expect("Redis is back");
         assert_eq!(depth.values().sum::<u64>(), 2);

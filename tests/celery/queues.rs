@@ -1,8 +1,8 @@
-//! Where tasks are, and what is left of them.
+//! Places of tasks in the broker, and the removal of leftovers.
 
 use std::collections::{BTreeMap, HashSet};
 
-use orch::celery::{Client, Kept, Leftovers, Task, TaskId, Whereabouts};
+use orch::celery::{Client, KeptJobs, Leftovers, Task, TaskId, TaskLocation};
 use serde_json::json;
 
 use crate::scene::{Scene, node, run, until_started};
@@ -20,7 +20,7 @@ fn a_task_is_found_wherever_it_is() {
         let queues = ["other", "celery"];
         let locate = async |id: &TaskId| client.locate(id, &queues).await.expect("Redis is up");
 
-        assert_eq!(locate(&TaskId::random()).await, Whereabouts::Nowhere);
+        assert_eq!(locate(&TaskId::random()).await, TaskLocation::NotFound);
         let mut waiting = sleeper(60);
         waiting.priority = 6;
         client.publish(&waiting).await.expect("Redis is up");
@@ -32,7 +32,7 @@ fn a_task_is_found_wherever_it_is() {
             };
             client.publish(&other).await.expect("Redis is up");
         }
-        assert_eq!(locate(&waiting.id).await, Whereabouts::Queued("celery".to_owned()));
+        assert_eq!(locate(&waiting.id).await, TaskLocation::Queued("celery".to_owned()));
         assert_eq!(
             client.queue_depth("celery").await.expect("up"),
             BTreeMap::from([(0, 0), (3, 0), (6, 121), (9, 0)])
@@ -55,9 +55,9 @@ fn a_task_is_found_wherever_it_is() {
         client.publish(&reserved).await.expect("Redis is up");
         let scheduled = TaskId::from(scene.python("print(wire_app.add.apply_async((1, 2), countdown=600).id)"));
         crate::scene::until_received(&mut events, &scheduled).await;
-        assert_eq!(locate(&running.id).await, Whereabouts::Active(node()));
-        assert_eq!(locate(&reserved.id).await, Whereabouts::Reserved(node()));
-        assert_eq!(locate(&scheduled).await, Whereabouts::Scheduled(node()));
+        assert_eq!(locate(&running.id).await, TaskLocation::Active(node()));
+        assert_eq!(locate(&reserved.id).await, TaskLocation::Reserved(node()));
+        assert_eq!(locate(&scheduled).await, TaskLocation::Scheduled(node()));
 
         scene.worker.as_mut().expect("started").process.kill();
         let places = client
@@ -66,7 +66,7 @@ fn a_task_is_found_wherever_it_is() {
             .expect("Redis is up");
         assert_eq!(
             places,
-            [running.id, reserved.id].map(|id| (id, Whereabouts::Unacked)).into()
+            [running.id, reserved.id].map(|id| (id, TaskLocation::Unacked)).into()
         );
 
         redis::cmd("FLUSHALL")
@@ -81,7 +81,7 @@ fn a_task_is_found_wherever_it_is() {
             .finished()
             .await
             .expect("a readable result");
-        assert_eq!(locate(&finished.id).await, Whereabouts::Finished);
+        assert_eq!(locate(&finished.id).await, TaskLocation::Finished);
     });
 }
 
@@ -98,7 +98,7 @@ fn a_worker_that_does_not_answer_makes_the_answer_unknown() {
             .expect("Redis is up");
         worker.signal(nix::sys::signal::Signal::SIGCONT);
         assert!(
-            matches!(&place, Whereabouts::Unknown(why) if why.starts_with("0 of 1 workers")),
+            matches!(&place, TaskLocation::Unknown(why) if why.starts_with("0 of 1 workers")),
             "{place:?}"
         );
     });
@@ -125,7 +125,7 @@ fn leftovers_are_counted_and_removed_and_nothing_else() {
             .await
             .expect("Redis is up");
 
-        // What a crash in the middle of a chord and of a control call leaves, and keys of the app.
+        // Leftovers of a crash in the middle of a chord and of a control call, and keys of the app.
         let mut broker = scene.redis.connection(0);
         let mut backend = scene.redis.connection(1);
         let set = |key: &str, redis: &mut redis::Connection| {
@@ -168,7 +168,7 @@ fn leftovers_are_counted_and_removed_and_nothing_else() {
         assert_eq!(client.leftovers(&queues).await.expect("Redis is up"), there);
         assert_eq!(
             client
-                .remove_leftovers(&queues, &Kept::default())
+                .remove_leftovers(&queues, &KeptJobs::default())
                 .await
                 .expect("Redis is up"),
             there
@@ -212,7 +212,7 @@ fn what_belongs_to_kept_jobs_stays_where_it_was_and_in_its_order() {
         let kept_tasks: Vec<&TaskId> = tasks.iter().step_by(3).map(|task| &task.id).collect();
         let mut roots: HashSet<TaskId> = kept_tasks.iter().map(|id| (*id).clone()).collect();
         roots.insert(held[1].id.clone());
-        let kept = Kept {
+        let kept = KeptJobs {
             roots,
             key_prefixes: vec!["scrape_books:j1:".to_owned()],
         };
@@ -253,12 +253,13 @@ fn what_belongs_to_kept_jobs_stays_where_it_was_and_in_its_order() {
             .collect();
         assert_eq!(ids, kept_tasks.iter().map(|id| id.as_str()).collect::<Vec<_>>());
         let place = client.locate(&held[1].id, &["celery"]).await.expect("Redis is up");
-        assert_eq!(place, Whereabouts::Unacked);
+        assert_eq!(place, TaskLocation::Unacked);
 
-        // Where all is kept nothing is written, which would fill the disk of a run that is resumed again and again.
+        // When everything is kept, nothing is written; writes would fill the disk of a run that is resumed again and
+        // again.
         let mut changes = || {
             let info: redis::InfoDict = redis::cmd("INFO").query(&mut broker).expect("Redis is up");
-            info.get::<u64>("rdb_changes_since_last_save").expect("it is told")
+            info.get::<u64>("rdb_changes_since_last_save").expect("the counter")
         };
         let before = changes();
         let again = client.remove_leftovers(&["celery"], &kept).await.expect("Redis is up");
@@ -270,7 +271,7 @@ fn what_belongs_to_kept_jobs_stays_where_it_was_and_in_its_order() {
         assert!(keys.contains(&"scrape_books:j1:status".to_owned()), "{keys:?}");
         assert!(keys.contains(&"celery-taskset-meta-7f.j".to_owned()), "{keys:?}");
 
-        // Once more: nothing is left to remove, and nothing of the kept is lost.
+        // A second call removes nothing, and loses none of the kept messages.
         let nothing = client.remove_leftovers(&["celery"], &kept).await.expect("Redis is up");
         assert!(nothing.is_empty(), "{nothing:?}");
         let depth: u64 = client.queue_depth("celery").await.expect("Redis is up").values().sum();
@@ -290,7 +291,7 @@ fn a_sweep_removes_the_messages_of_the_given_jobs_and_no_other() {
         };
         let (doomed, kept) = (TaskId::random(), TaskId::random());
         let mut expected = Vec::new();
-        // More than a few pages, with whole pages of each and mixed ones.
+        // Several pages: some of one kind only, some mixed.
         for number in 0..400 {
             let of_doomed = (100..230).contains(&number) || number % 3 == 0;
             let task = job(if of_doomed { &doomed } else { &kept }, 0);
@@ -303,7 +304,7 @@ fn a_sweep_removes_the_messages_of_the_given_jobs_and_no_other() {
         let connection = &mut scene.redis.connection(0);
         let push = |list: &str, item: &str| redis::cmd("LPUSH").arg(&[list, item]).clone();
         push("celery", "no message").exec(connection).expect("Redis is up");
-        // One that a worker has taken.
+        // A message that a worker has taken.
         let taken = job(&doomed, 0);
         client.publish(&taken).await.expect("Redis is up");
         let message: String = redis::cmd("LPOP").arg("celery").query(connection).expect("Redis is up");
@@ -314,7 +315,10 @@ fn a_sweep_removes_the_messages_of_the_given_jobs_and_no_other() {
             .expect("Redis is up");
 
         let roots = HashSet::from([doomed.clone()]);
-        let swept = client.sweep(&roots, &["other", "celery"]).await.expect("Redis is up");
+        let swept = client
+            .remove_job_messages(&roots, &["other", "celery"])
+            .await
+            .expect("Redis is up");
         let removed = 400 - expected.len() as u64 + 1;
         assert_eq!((swept.removed, &swept.unseen), (removed, &None));
         assert_eq!(swept.taken, HashSet::from([taken.id.clone()]));
@@ -329,7 +333,10 @@ fn a_sweep_removes_the_messages_of_the_given_jobs_and_no_other() {
         let ids: Vec<String> = left.iter().rev().filter_map(id).collect();
         assert_eq!(ids, expected, "in their order");
         assert_eq!(left.len(), expected.len() + 1, "what is no message stays");
-        let again = client.sweep(&roots, &["other", "celery"]).await.expect("Redis is up");
+        let again = client
+            .remove_job_messages(&roots, &["other", "celery"])
+            .await
+            .expect("Redis is up");
         assert_eq!((again.removed, again.taken.len()), (0, 1));
     });
 }
@@ -337,7 +344,7 @@ fn a_sweep_removes_the_messages_of_the_given_jobs_and_no_other() {
 #[test]
 fn all_queues_of_a_broker_are_found_and_nothing_that_is_none() {
     let scene = Scene::without_worker();
-    // Everything is in one database, as it is where an app has one URL.
+    // Everything is in one database, as with an app that has one URL.
     let mut endpoints = scene.client.endpoints().clone();
     endpoints.backend = endpoints.broker.clone();
     endpoints.broker.key_prefix = "shop:".to_owned();
@@ -359,7 +366,7 @@ fn all_queues_of_a_broker_are_found_and_nothing_that_is_none() {
         }
         client.publish(&sleeper(1).queue("slow")).await.expect("Redis is up");
         prefixed.publish(&waiting("theirs", 3)).await.expect("Redis is up");
-        // From Python, with its bindings; this one waits for its time, where no worker holds it.
+        // A message of Python, with its bindings; this message waits for its time, and no worker holds it.
         scene.python("wire_app.add.apply_async((1, 2), queue='from python', countdown=600)");
         let push = |list: &str, items: &[&str]| {
             redis::cmd("RPUSH")
@@ -368,7 +375,7 @@ fn all_queues_of_a_broker_are_found_and_nothing_that_is_none() {
                 .exec(&mut scene.redis.connection(0))
                 .expect("Redis is up");
         };
-        // Lists that are none.
+        // Lists that are no queues.
         push("urls", &["http://a/", "http://b/", "http://c/"]);
         push("documents", &[r#"{"headers": {}}"#, r#"{"id": "t1"}"#, "[1, 2]"]);
         push("celery-taskset-meta-7f.j", &[r#"[1, "7f", "SUCCESS", {"saved": 2}]"#]);
@@ -377,14 +384,14 @@ fn all_queues_of_a_broker_are_found_and_nothing_that_is_none() {
             &[r#"{"properties": {"correlation_id": "7f"}}"#],
         );
         push("orch:quarantine:celery", &[r#"{"headers": {"id": "7f"}}"#]);
-        // Poison at one end hides no queue.
+        // Malformed messages at one end do not hide a queue.
         push("later\u{6}\u{16}6", &["poison", "poison", "poison"]);
         redis::cmd("SADD")
             .arg("_kombu.binding.idle")
             .arg("idle\u{6}\u{16}\u{6}\u{16}idle")
             .exec(connection)
             .expect("Redis is up");
-        // Keys of results, for the pages of the search.
+        // Keys of results, so that the search has several pages.
         for page in 0..20 {
             let mut keys = redis::pipe();
             for number in 0..1000 {
@@ -415,7 +422,7 @@ fn all_queues_of_a_broker_are_found_and_nothing_that_is_none() {
             ("later", 4),
             ("from python", 1),
             ("idle", 0),
-            // To who does not know of the prefix it is a queue of that name.
+            // For a client without the prefix this list is a queue of that name.
             ("shop:theirs", 1),
         ]);
         let mut without_pidbox = queues.messages;
@@ -425,7 +432,7 @@ fn all_queues_of_a_broker_are_found_and_nothing_that_is_none() {
 
         let roots = HashSet::from([root.clone(), TaskId::random()]);
         let waiting = client
-            .waiting_in(&roots, &["slow", "later", "idle", "from python"])
+            .waiting_messages(&roots, &["slow", "later", "idle", "from python"])
             .await;
         let waiting = waiting.expect("Redis is up");
         let of = |queue: &str| waiting.by_queue.get(queue).map(|counts| counts[&root]);

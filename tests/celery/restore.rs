@@ -1,19 +1,22 @@
-//! Messages of dead workers: put back exactly once, and only when it is sure that they are dead.
+//! Messages of dead workers: put back exactly once, and only when the death is certain.
 
 use std::collections::{BTreeSet, HashSet};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::Signal;
-use orch::celery::{NodeName, Restored, Task, TaskId, TaskState};
+use orch::celery::{NodeName, RestoreReport, Task, TaskId, TaskState};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, run, until_received};
 use crate::support::celery::{Worker, WorkerOptions};
+use crate::support::wait;
 
-/// Longer than any test: ended only by its worker's end.
+/// Seconds that are longer than any test: such a task ends only with its worker.
 const FOR_EVER: u32 = 600;
+/// Time in which a task must begin to run, and its message be acknowledged or restored.
+const STATE_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// Acknowledged late; takes its time in its first run only.
+/// Returns a task with late acknowledgement that takes long in its first execution only.
 fn late() -> Task {
     Task::new("wire_app.counted_late").args([json!(FOR_EVER)])
 }
@@ -36,11 +39,12 @@ fn runs(scene: &Scene, task: &TaskId) -> u64 {
     runs.unwrap_or(0)
 }
 
-/// Waits until the task's code has begun: the event that says so comes before.
+/// Waits until the code of the task runs: the event of the start comes before.
 async fn until_running(scene: &Scene, task: &TaskId) {
-    while runs(scene, task) == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait::until_async("the task runs", STATE_TIMEOUT, async || {
+        (runs(scene, task) > 0).then_some(())
+    })
+    .await;
 }
 
 fn unacked(scene: &Scene) -> (u64, u64) {
@@ -53,7 +57,7 @@ fn unacked(scene: &Scene) -> (u64, u64) {
         .expect("Redis is up")
 }
 
-async fn restore(scene: &Scene) -> Restored {
+async fn restore(scene: &Scene) -> RestoreReport {
     scene
         .client
         .restore_unacked(&HashSet::new())
@@ -70,7 +74,7 @@ async fn succeeds(scene: &Scene, task: &TaskId) {
 #[test]
 fn without_unacknowledged_messages_there_is_nothing_to_do() {
     let scene = Scene::without_worker();
-    run(async { assert_eq!(restore(&scene).await, Restored::default()) });
+    run(async { assert_eq!(restore(&scene).await, RestoreReport::default()) });
 }
 
 #[test]
@@ -108,7 +112,7 @@ fn what_a_dead_worker_had_runs_exactly_once_more_and_what_was_finished_does_not(
         );
         assert_eq!(unacked(&scene), (5, 5));
 
-        // The prefetched ones must not wait behind each other's first run.
+        // Four slots: no prefetched task must wait for the first execution of another.
         let _alive = worker(&scene, "alive@test", 4, &[]);
         let (ours, theirs) = tokio::join!(restore(&scene), restore(&scene));
         assert_eq!((&ours.uncertain, &theirs.uncertain), (&None, &None));
@@ -117,7 +121,7 @@ fn what_a_dead_worker_had_runs_exactly_once_more_and_what_was_finished_does_not(
             (4, 1),
             "{ours:?} {theirs:?}"
         );
-        // Its second run takes no time.
+        // The second execution takes no time.
         succeeds(&scene, &running.id).await;
         for task in &prefetched {
             until_running(&scene, &task.id).await;
@@ -125,16 +129,17 @@ fn what_a_dead_worker_had_runs_exactly_once_more_and_what_was_finished_does_not(
         assert_eq!(runs(&scene, &running.id), 2);
         assert_eq!(runs(&scene, &finished.id), 1);
 
-        // What runs now is a live worker's; the finished one's acknowledgement comes after its result.
-        while unacked(&scene) != (3, 3) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        // Now a live worker executes the tasks; the acknowledgement of the finished task comes after its result.
+        wait::until_async("three messages are unacknowledged", STATE_TIMEOUT, async || {
+            (unacked(&scene) == (3, 3)).then_some(())
+        })
+        .await;
         let again = restore(&scene).await;
         assert_eq!(
             again,
-            Restored {
+            RestoreReport {
                 held: 3,
-                ..Restored::default()
+                ..RestoreReport::default()
             }
         );
         for task in &prefetched {
@@ -143,8 +148,9 @@ fn what_a_dead_worker_had_runs_exactly_once_more_and_what_was_finished_does_not(
     });
 }
 
-/// Two header tasks, of which a worker that is killed runs both; then the state that `died_at` makes of it.
-fn chord_of_a_dead_worker(died_at: impl Fn(&mut redis::Connection, &[String], &str)) -> Restored {
+/// Starts two header tasks on a worker that is killed while it executes both, then changes Redis by `died_at` to the
+/// state of the worker's death, and restores.
+fn chord_of_a_dead_worker(died_at: impl Fn(&mut redis::Connection, &[String], &str)) -> RestoreReport {
     let scene = Scene::without_worker();
     run(async {
         let mut dead = worker(&scene, "dead@test", 2, &[]);
@@ -163,11 +169,10 @@ fn chord_of_a_dead_worker(died_at: impl Fn(&mut redis::Connection, &[String], &s
         dead.process.kill();
         died_at(&mut scene.redis.connection(1), header, group);
         let _alive = worker(&scene, "alive@test", 2, &["--queues", "other"]);
-        let mut restored = restore(&scene).await;
-        while restored.postponed > 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            restored = restore(&scene).await;
-        }
+        let restored = wait::until_async("nothing is postponed", STATE_TIMEOUT, async || {
+            Some(restore(&scene).await).filter(|restored| restored.postponed == 0)
+        })
+        .await;
         let _next = worker(&scene, "next@test", 2, &[]);
         succeeds(&scene, &TaskId::from(callback.as_str())).await;
         let result = scene.client.results().get(&TaskId::from(callback.as_str())).await;
@@ -177,10 +182,10 @@ fn chord_of_a_dead_worker(died_at: impl Fn(&mut redis::Connection, &[String], &s
     })
 }
 
-/// What a worker leaves that stores the result of a header task and dies.
+/// Writes the keys of a worker that dies after it has stored the result of a header task.
 fn store_result(redis: &mut redis::Connection, id: &str, group: &str) {
     let meta = json!({"status": "SUCCESS", "result": null, "traceback": null, "children": [], "task_id": id, "group_id": group});
-    // Celery's own order: the status is first.
+    // The order of Celery: the status is first.
     let meta = format!("{{\"status\": \"SUCCESS\", {}", &meta.to_string()[1..]);
     let set = redis::cmd("SET")
         .arg(format!("celery-task-meta-{id}"))
@@ -189,14 +194,14 @@ fn store_result(redis: &mut redis::Connection, id: &str, group: &str) {
     set.expect("Redis is up");
 }
 
-/// What it leaves when it dies after it has counted the task.
+/// Writes the keys of a worker that dies after it has also counted the task.
 fn count_in_chord(redis: &mut redis::Connection, id: &str, group: &str, index: usize) {
     store_result(redis, id, group);
     let key = format!("celery-taskset-meta-{group}.j");
     let entry = format!("[1, \"{id}\", \"SUCCESS\", null]");
     let add = redis::cmd("ZADD").arg(key).arg(index).arg(entry).exec(redis);
     add.expect("Redis is up");
-    // Celery 5.7.
+    // The key of Celery 5.7.
     let key = format!("celery-taskset-meta-{group}.d");
     let add = redis::cmd("SADD").arg(key).arg(format!("{id}:{index}")).exec(redis);
     add.expect("Redis is up");
@@ -220,7 +225,7 @@ fn a_chord_whose_worker_died_before_it_sent_the_callback_is_completed() {
         for (index, id) in header.iter().enumerate() {
             count_in_chord(redis, id, group, index);
         }
-        // Celery 5.7: the right to send the callback, which the dead worker has for some seconds still.
+        // Celery 5.7: the right to send the callback, which the dead worker still has for some seconds.
         let key = format!("celery-taskset-meta-{group}.c");
         let claim = redis::cmd("SET").arg(key).arg("token").arg("EX").arg(3).exec(redis);
         claim.expect("Redis is up");
@@ -255,14 +260,14 @@ fn what_a_live_worker_holds_is_left_to_it() {
         let restored = restore(&scene).await;
         assert_eq!(
             restored,
-            Restored {
+            RestoreReport {
                 requeued: 4,
                 held: 2,
-                ..Restored::default()
+                ..RestoreReport::default()
             }
         );
         assert_eq!(unacked(&scene), (2, 2));
-        // Served from the right: in the order in which they were taken.
+        // Workers take from the right: in the order in which the messages were taken before.
         let messages: Vec<String> = redis::cmd("LRANGE")
             .arg("one")
             .arg(0)
@@ -352,8 +357,8 @@ fn a_message_goes_back_to_its_priority_and_by_its_exchange_to_its_queue() {
     });
 }
 
-/// A connection that the broker counts among the listeners of remote control and that never answers, as that of a machine
-/// which has lost its power.
+/// Opens a connection that the broker counts among the listeners of remote control and that never answers, like that of
+/// a machine without power.
 fn dead_socket(scene: &Scene) -> redis::Connection {
     let mut connection = scene.redis.connection(0);
     redis::cmd("PSUBSCRIBE")
@@ -378,11 +383,11 @@ fn a_connection_of_a_dead_worker_blocks_nothing_once_the_worker_is_named() {
         assert_eq!(uncertain.as_deref(), Some("1 of 2 workers have answered"));
         let without = async |node: &str| {
             let nodes = BTreeSet::from([NodeName::from(node)]);
-            scene.client.restore_without(&nodes).await.expect("Redis is up")
+            scene.client.restore_except_dead(&nodes).await.expect("Redis is up")
         };
         let wrong = without("alive@test").await;
         let why = wrong.uncertain.expect("it lives");
-        assert!(why.starts_with("alive@test lives"), "{why}");
+        assert!(why.starts_with("alive@test is alive"), "{why}");
         assert_eq!(unacked(&scene), (1, 1));
         assert_eq!(without("dead@test").await.requeued, 1);
         succeeds(&scene, &lost.id).await;
@@ -403,7 +408,7 @@ fn of_a_process_that_was_seen_to_end_only_what_it_held_is_put_back() {
             until_running(&scene, &task.id).await;
         }
         dead.process.kill();
-        // It cannot say what it holds, and need not.
+        // A stopped worker cannot list its tasks, and does not have to.
         other.process.signal(Signal::SIGSTOP);
         let now = || {
             SystemTime::now()

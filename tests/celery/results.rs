@@ -1,12 +1,15 @@
-//! Many waits over one connection, and results that some of them can not read.
+//! Many waits over one connection, and results that some waits cannot read.
 
 use std::thread;
 use std::time::{Duration, Instant};
 
-use orch::celery::{Error, Results, TaskId, TaskState};
+use orch::celery::{Error, ResultStore, TaskId, TaskState};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, run};
+use crate::support::wait;
+
+const SUBSCRIPTION_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn key(id: &TaskId) -> String {
     format!("celery-task-meta-{id}")
@@ -26,21 +29,19 @@ fn write(connection: &mut redis::Connection, id: &TaskId, meta: &[u8]) {
     write.exec(connection).expect("Redis is up");
 }
 
-/// Waits until the server knows so many subscribed channels.
+/// Waits until the server has this number of subscribed channels.
 async fn until_subscribed(scene: &Scene, wanted: usize) {
     let mut redis = scene.redis.connection(1);
-    loop {
+    wait::until_async(&format!("{wanted} channels"), SUBSCRIPTION_TIMEOUT, async || {
         let mut ask = redis::cmd("PUBSUB");
         let channels: Vec<String> = ask.arg("CHANNELS").query(&mut redis).expect("Redis is up");
-        if channels.len() == wanted {
-            return;
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+        (channels.len() == wanted).then_some(())
+    })
+    .await;
 }
 
-/// Follows all of these at once; the values in order.
-fn follow(results: &Results, ids: &[TaskId]) -> Vec<tokio::task::JoinHandle<Value>> {
+/// Follows all of these tasks at once; returns their values in order.
+fn follow(results: &ResultStore, ids: &[TaskId]) -> Vec<tokio::task::JoinHandle<Value>> {
     let one = |id: &TaskId| {
         let mut watch = results.watch(id);
         tokio::spawn(async move {
@@ -65,7 +66,7 @@ fn two_thousand_waits_survive_killed_connections_while_results_come_in() {
         let publisher = thread::spawn(move || {
             let mut killed = 0;
             for (number, id) in written.iter().enumerate() {
-                // Half a dozen times in the middle of it.
+                // Half a dozen times while results come in.
                 if number % 300 == 150 {
                     let mut kill = redis::cmd("CLIENT");
                     let kill = kill.arg(&["KILL", "TYPE", "pubsub"]);
@@ -156,7 +157,7 @@ fn what_cannot_be_read_ends_its_own_wait_and_delays_no_other() {
             let error = error.to_string();
             assert!(error.contains(why) && error.contains(id.as_str()), "{error}");
         }
-        // Above the 32 MiB that Redis holds for a subscriber: the connection is lost, and the value is read instead.
+        // Above the 32 MiB that Redis buffers for a subscriber: the connection is lost, and the value is read instead.
         write(&mut connection, &big, &success(&big, &json!("x".repeat(large))));
         let state = of_big.finished().await.expect("readable").state;
         assert!(matches!(state, TaskState::Success(Value::String(text)) if text.len() == large));

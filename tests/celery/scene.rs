@@ -1,14 +1,14 @@
-//! What most of these tests need: a Redis, perhaps a worker, a client, and a runtime with a deadline over all.
+//! Common parts of most of these tests: a Redis, a worker where needed, a client, and a runtime with a deadline.
 
 use std::time::Duration;
 
-use orch::celery::{Client, Endpoints, EventKind, EventStream, NodeName, Notice, TaskEvent, TaskId};
+use orch::celery::{Client, Endpoints, EventKind, EventStream, NodeName, StreamItem, TaskEvent, TaskId};
 
 use crate::support::celery::{self, Worker, WorkerOptions};
 use crate::support::redis::RedisServer;
 
-/// The longest that a test's own waits take together.
-const LIMIT: Duration = Duration::from_secs(60);
+/// Upper bound of all waits of a test together.
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 pub struct Scene {
     pub client: Client,
@@ -37,7 +37,7 @@ impl Scene {
         scene
     }
 
-    /// Runs a line of Python in which the app is imported; gives what it printed.
+    /// Runs a line of Python after an import of the app; returns its output.
     pub fn python(&self, line: &str) -> String {
         celery::python(&self.redis, "wire_app", line)
     }
@@ -58,16 +58,16 @@ pub fn run<T>(test: impl Future<Output = T>) -> T {
         .enable_all()
         .build()
         .expect("a runtime");
-    let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, test).await });
-    outcome.unwrap_or_else(|_| panic!("the test has not ended after {LIMIT:?}"))
+    let outcome = runtime.block_on(async { tokio::time::timeout(TEST_TIMEOUT, test).await });
+    outcome.unwrap_or_else(|_| panic!("the test has not ended after {TEST_TIMEOUT:?}"))
 }
 
-/// Waits until a worker says that it began to run the task.
+/// Waits for the event of a worker that it has started the task.
 pub async fn until_started(events: &mut EventStream, task: &TaskId) {
     until(events, task, |event| matches!(event, TaskEvent::Started)).await;
 }
 
-/// Waits until a worker says that it took the task.
+/// Waits for the event of a worker that it has received the task.
 pub async fn until_received(events: &mut EventStream, task: &TaskId) {
     until(events, task, |event| matches!(event, TaskEvent::Received(_))).await;
 }
@@ -75,7 +75,7 @@ pub async fn until_received(events: &mut EventStream, task: &TaskId) {
 async fn until(events: &mut EventStream, task: &TaskId, wanted: impl Fn(&TaskEvent) -> bool) {
     loop {
         let notice = events.next().await.expect("Redis is up");
-        if let Notice::Event(event) = notice
+        if let StreamItem::Event(event) = notice
             && let EventKind::Task { id, event } = event.kind
             && id == *task
             && wanted(&event)

@@ -1,4 +1,4 @@
-//! What can be asked of the server itself, healthy or not.
+//! Questions to the server itself, healthy or not.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -64,7 +64,7 @@ fn connections_without_the_password_are_counted() {
             .unwrap_or(0);
         let theirs = client_of(Endpoint::tcp("127.0.0.1", redis.port, 0));
         let error = theirs.ping_redis().await.expect_err("it wants a password");
-        assert!(matches!(error, Error::Credentials { .. }), "{error:?}");
+        assert!(matches!(error, Error::CredentialsRefused { .. }), "{error:?}");
         assert!(ours.errorstats().await.expect("Redis is up")["NOAUTH"] > before);
     });
 }
@@ -73,7 +73,7 @@ fn connections_without_the_password_are_counted() {
 fn what_is_not_redis_is_said_not_to_be() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = listener.local_addr().expect("bound").port();
-    // The first is a pipeline, which is told nothing but that the connection broke; then we look again.
+    // The first connection gets a pipeline, which fails only because the connection breaks; then the client asks again.
     let server = std::thread::spawn(move || {
         for _ in 0..2 {
             let (mut connection, _) = listener.accept().expect("the client connects");
@@ -82,7 +82,7 @@ fn what_is_not_redis_is_said_not_to_be() {
             connection
                 .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                 .expect("the client listens");
-            // To close with bytes unread would take the answer away from a client that is still writing.
+            // A close with unread bytes would take the answer away from a client that is still writing.
             let _rest = connection.read_to_end(&mut Vec::new());
         }
     });
@@ -103,7 +103,7 @@ fn what_does_not_answer_is_given_up_at_the_deadline() {
     run(async {
         let client = client_of(Endpoint::tcp("127.0.0.1", port, 0)).with_deadline(Duration::from_millis(100));
         let error = client.ping_redis().await.expect_err("nobody accepts");
-        assert!(matches!(error, Error::Deadline { .. }), "{error:?}");
+        assert!(matches!(error, Error::DeadlineExceeded { .. }), "{error:?}");
         assert!(error.is_transient());
     });
     drop(listener);

@@ -1,4 +1,4 @@
-//! Keys that hold another type of value than Celery writes there: an error that says so, and nothing else is held up.
+//! Keys with another type of value than Celery writes: the error names the key, and everything else goes on.
 
 use std::collections::HashSet;
 
@@ -31,7 +31,7 @@ fn a_result_of_another_type_ends_its_own_watch_only() {
     run(async {
         let results = scene.client.results();
         let mut of_before = results.watch(&before);
-        // Asked for in one batch.
+        // One batch asks for both.
         let (mut of_spoilt, mut of_with_it) = (results.watch(&spoilt), results.watch(&with_it));
         let error = of_spoilt.finished().await.expect_err("a list is no result");
         assert!(
@@ -83,7 +83,7 @@ fn lists_and_hashes_of_another_type_are_named_with_what_was_being_done() {
             assert!(!error.is_transient(), "{error:?}");
             assert!(error.to_string().contains("WRONGTYPE"), "{error}");
         }
-        // What is whole goes on over the same connections.
+        // Intact keys work on over the same connections.
         let task = Task::new("wire_app.add").queue("whole");
         client.publish(&task).await.expect("Redis is up");
         assert_eq!(client.queue_depth("whole").await.expect("Redis is up")[&0], 1);

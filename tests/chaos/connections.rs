@@ -1,5 +1,5 @@
-//! Many small jobs on one worker, each a chord; all connections to Redis are cut at random moments, some four times while
-//! a job runs. Every job must come to a true verdict soon: the tasks write down what they have done.
+//! Many small jobs on one worker, each a chord; all connections to Redis are cut at random moments, up to four times
+//! while a job runs. Every job must soon have a true verdict: the tasks record their executions.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,30 +9,31 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::Value;
 
-use crate::processes::sleep_until;
 use crate::report::Results;
 use crate::scrape::OWN_REDIS;
 use crate::settings::Limits;
 use crate::support::bookshop;
 use crate::support::orch::{Ended, Orch, Project};
 use crate::support::redis::RedisServer;
+use crate::support::watch;
 
-/// Jobs of one `orch run`, and at one time.
+/// Jobs of one `orch run`; [`PARALLEL`] of them at the same time.
 const JOBS: u32 = 24;
 const PARALLEL: u32 = 6;
 const CHUNKS: u32 = 14;
-/// Of the shortest chunk; the longest takes three times as long.
+/// Duration of the shortest chunk; the longest takes three times as long.
 const CHUNK_SECONDS: f64 = 0.1;
 const SLOTS: u32 = 8;
-/// While as many jobs come to their ends as run at one time.
+/// Number of cuts while [`PARALLEL`] jobs come to their ends.
 const CUTS: u32 = 4;
-/// From one cut to the next: a job takes some four seconds.
+/// Range of the milliseconds between two cuts; a job takes some four seconds.
 const GAP: std::ops::Range<u64> = 200..1800;
-/// Nothing is cut any more when nothing has moved for so long: what hangs must be found by itself.
-const CALM: Duration = Duration::from_secs(3);
-/// From the last chunk, callback or cut to the verdict.
-const VERDICT: Duration = Duration::from_secs(30);
-/// Beyond this a job hangs; orch ends it as timed out.
+/// Time without progress after which no more connections are cut: orch must find a job that hangs without a further
+/// event.
+const QUIET_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longest time from the last chunk, callback or cut to the verdict.
+const VERDICT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Time after which a job hangs; orch then ends it.
 const SITE_TIMEOUT: Duration = Duration::from_secs(90);
 const GRACE: Duration = Duration::from_secs(15);
 
@@ -59,7 +60,7 @@ impl Setup {
         Self { own_redis, late, pool }
     }
 
-    /// One slot does the work of a few jobs in the same time.
+    /// Returns the number of jobs of a batch: in the same time, one slot does the work of a few jobs.
     fn jobs(self) -> u32 {
         if self.pool == "solo" { JOBS / 4 } else { JOBS }
     }
@@ -130,12 +131,12 @@ dispatch = {{ task = "connections.dispatch", kwargs = {{ site = "{{site}}", job_
     text
 }
 
-/// What the tasks of one job have written.
+/// Record of the tasks of one job.
 #[derive(Debug, Default)]
 struct Ledger {
-    /// How often each chunk was done.
+    /// Number of executions of each chunk.
     chunks: BTreeMap<u32, u32>,
-    /// The ids of the callbacks that have run: a dispatch task that is delivered twice starts two chords.
+    /// Ids of the callbacks that have run: a dispatch task that is delivered twice starts two chords.
     callbacks: BTreeSet<String>,
 }
 
@@ -159,7 +160,7 @@ impl Ledger {
     }
 }
 
-/// One batch from its start to its end; what it broke.
+/// Runs one whole batch; returns the problems.
 fn jobs(setup: Setup, mut random: fastrand::Rng, results: &mut Results, delays: &mut Vec<Duration>) -> Vec<String> {
     let external = (!setup.own_redis).then(RedisServer::start);
     let redis = external.as_ref().map_or_else(
@@ -177,13 +178,14 @@ fn jobs(setup: Setup, mut random: fastrand::Rng, results: &mut Results, delays: 
     let (mut cuts, mut moments) = (0_u32, Vec::new());
     let mut next = Instant::now();
     while crate::processes::lives(orch.pid) && began.elapsed() < SITE_TIMEOUT * 3 {
-        sleep_until((Instant::now() + Duration::from_millis(50)).min(next));
-        if Instant::now() < next {
-            continue;
+        // The pause before the next cut ends early with the run.
+        if watch::ends(orch.pid, next.saturating_duration_since(Instant::now())) {
+            break;
         }
         next = Instant::now() + Duration::from_millis(random.u64(GAP));
         let now = SystemTime::now();
-        let is_calm = last_written(&project).is_some_and(|at| now.duration_since(at).unwrap_or_default() > CALM);
+        let is_calm =
+            last_written(&project).is_some_and(|at| now.duration_since(at).unwrap_or_default() > QUIET_TIMEOUT);
         let finished = finished(&orch);
         if is_calm || finished >= setup.jobs() || cuts >= CUTS * (finished / PARALLEL + 1) {
             continue;
@@ -203,7 +205,7 @@ fn jobs(setup: Setup, mut random: fastrand::Rng, results: &mut Results, delays: 
     judge(&project, setup, orch.finish(), &moments, results, delays)
 }
 
-/// With the password that orch has chosen.
+/// Returns the URL of orch's own Redis, with the password that orch has chosen.
 fn own_url(project: &Project) -> String {
     let text = fs::read_to_string(project.state_dir().join("redis/redis.conf")).unwrap();
     let find = |begin: &str| text.lines().find_map(|line| line.strip_prefix(begin)).unwrap();
@@ -212,7 +214,7 @@ fn own_url(project: &Project) -> String {
     format!("redis://orch:{password}@127.0.0.1:{}/0", find("port "))
 }
 
-/// When a task has last written into a ledger.
+/// Returns the time at which a task has last written into a ledger.
 fn last_written(project: &Project) -> Option<SystemTime> {
     ledgers(project.path())
         .filter_map(|path| fs::metadata(path).ok()?.modified().ok())
@@ -254,7 +256,7 @@ fn judge(
         .into_iter()
         .map(|event| (event["site"].as_str().unwrap(), event))
         .collect();
-    // What was done before a verdict: by the files' times, which are those of the last line only, and by the cuts.
+    // Events before a verdict: the times of the files, which are those of their last lines only, and the cuts.
     let mut written: Vec<SystemTime> = ledgers(project.path())
         .filter_map(|path| fs::metadata(path).ok()?.modified().ok())
         .collect();
@@ -270,51 +272,52 @@ fn judge(
         let started = ended.events_of("site_job_started");
         let started = started.into_iter().find(|event| event["site"] == site.as_str());
         let chord = started.map_or(Value::Null, |event| event["chord_id"].clone());
-        let told = || format!("{site}, ledger {ledger:?}; orch says {verdict}");
+        let facts = || format!("{site}, ledger {ledger:?}; verdict of orch: {verdict}");
         let reason = verdict["reason"].as_str().unwrap_or_default();
         if verdict["status"] == "complete" {
             results.count("jobs complete");
             if !ledger.is_complete(&chord) || verdict["counts"]["completed_chunks"] != CHUNKS {
-                problems.push(format!("complete, which is not so: {}", told()));
+                problems.push(format!("complete, which is not so: {}", facts()));
             }
             continue;
         }
         failed += 1;
-        // Celery has called it with no results, as orch says.
+        // Celery has called the callback with no results, as orch reports.
         if verdict["status"] == "degraded" {
             results.count("jobs degraded");
             if !ledger.is_complete(&chord) || verdict["counts"]["results"] != 0 {
-                problems.push(format!("degraded, which is not so: {}", told()));
+                problems.push(format!("degraded, which is not so: {}", facts()));
             }
             continue;
         }
         results.count("jobs failed");
         if verdict["status"] == "timed_out" || reason.contains("out of time") {
-            problems.push(format!("it hung until its timeout: {}", told()));
+            problems.push(format!("it hung until its timeout: {}", facts()));
             continue;
         }
         if reason.is_empty() {
-            problems.push(format!("failed without a reason: {}", told()));
+            problems.push(format!("failed without a reason: {}", facts()));
         }
-        // Its result was lost with the connection, or could not be stored: the job has no end that orch could see.
+        // The result of the callback was lost with the connection, or could not be stored: the job has no end that orch
+        // could see.
         if ledger.is_complete(&chord) {
             results.count("jobs failed whose callback had run, and had lost its result");
             if !reason.contains("callback") && !reason.contains("ConnectionError") {
-                problems.push(format!("failed, though its callback has run: {}", told()));
+                problems.push(format!("failed, though its callback has run: {}", facts()));
             }
         }
         let at = moment(verdict);
         let last = written.iter().filter(|moment| **moment <= at).max();
         let delay = last.and_then(|last| at.duration_since(*last).ok()).unwrap_or_default();
         delays.push(delay);
-        if delay > VERDICT {
+        if delay > VERDICT_TIMEOUT {
             problems.push(format!(
                 "failed {:.1} s after anything moved: {}",
                 delay.as_secs_f64(),
-                told()
+                facts()
             ));
         }
-        println!("    {setup}: {:.1} s: {}", delay.as_secs_f64(), told());
+        println!("    {setup}: {:.1} s: {}", delay.as_secs_f64(), facts());
     }
     let code = i32::from(failed > 0);
     if ended.code != Some(code) {
@@ -327,7 +330,7 @@ fn judge(
     problems
 }
 
-/// Shows the end of the logs: the project is removed.
+/// Prints the end of the logs, since the project is removed.
 fn keep(project: &Project) {
     if let Ok(directory) = std::env::var("ORCH_CHAOS_KEEP") {
         let name = project.path().file_name().unwrap().to_string_lossy().replace(' ', "-");

@@ -1,4 +1,4 @@
-//! A small disk of the driver's own for a state directory, so that it can be filled.
+//! A small disk of the driver for a state directory, so that a test can fill it.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -8,12 +8,13 @@ use std::sync::OnceLock;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
-/// Enough for a job's journals, logs and append-only file, also when it is resumed dozens of times and done again.
+/// Options of the disk: large enough for the journals, logs and the append-only file of a job that is resumed dozens of
+/// times and repeated.
 const SIZE: &str = "size=160m,mode=0700";
 static AVAILABLE: OnceLock<Result<(), String>> = OnceLock::new();
 
-/// Moves this process into a mount namespace of its own (and a user namespace, unless it is root's), in which it may
-/// mount. Must run before any thread is started.
+/// Moves this process into a mount namespace (and, unless root runs it, a user namespace) in which it may mount. Must
+/// run before any thread is started.
 pub fn prepare() {
     AVAILABLE.get_or_init(|| own_mounts().map_err(|error| format!("no mount namespace of our own: {error}")));
 }
@@ -38,12 +39,14 @@ fn own_mounts() -> Result<(), std::io::Error> {
     Ok(())
 }
 
-/// A mounted disk, unmounted when dropped.
+/// Mounted disk; the drop unmounts the disk.
 pub struct Disk(PathBuf);
 
 impl Disk {
+    /// Mounts a disk at this directory.
+    ///
     /// # Errors
-    /// Why there can be none here.
+    /// No disk can be mounted here, with the reason.
     pub fn at(directory: &Path) -> Result<Self, String> {
         AVAILABLE
             .get()
@@ -59,7 +62,7 @@ impl Disk {
         self.0.join("filler")
     }
 
-    /// Writes until nothing more fits.
+    /// Writes until the disk is full.
     pub fn fill(&self) {
         let mut file = File::create(self.filler()).expect("a file on our disk");
         for piece in [1 << 20, 1 << 12, 1] {
@@ -74,7 +77,7 @@ impl Disk {
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        // Detached, so that what a broken promise has left open is no further failure.
+        // Detached, so that a process that was left behind and has a file open does not cause a further failure.
         umount2(&self.0, MntFlags::MNT_DETACH).ok();
     }
 }

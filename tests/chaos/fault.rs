@@ -1,36 +1,38 @@
-//! What the driver does to a running job, each by pids that it knows from orch's journal and the kernel.
+//! Faults of a running job: signals to the pids that orch's journal and the kernel name, and faults of the disk and the
+//! connections.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
 use crate::disk::Disk;
 use crate::processes::{children, lives, signal, tree};
 use crate::proxy::Proxy;
+use crate::support::schedule::pause_until;
 
-/// One fault. What is stopped, held or full is so for a while.
+/// One fault. A stop, a hold and a full disk last for a while.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
     WorkerKilled,
     PoolChildKilled,
     RedisKilled,
-    /// The run is resumed.
+    /// SIGKILL of orch; the run is resumed.
     OrchKilled,
-    /// Likewise.
+    /// SIGKILL of the guard; the run is resumed.
     GuardKilled,
-    /// Likewise.
+    /// SIGKILL of both; the run is resumed.
     BothKilled,
-    /// Ctrl+C; likewise.
+    /// Ctrl+C; the run is resumed.
     Interrupted,
-    /// The `orch up` beside the run; it is started again, and the run is resumed.
+    /// SIGKILL of the `orch up` that shares services with the run; `orch up` is started again, and the run is resumed.
     UpKilled,
     WorkerStopped,
     PoolChildStopped,
     RedisStopped,
     OrchStopped,
     GuardStopped,
-    /// orch and all below it, as when a machine sleeps.
+    /// Stop of orch and all of its descendants, as when a machine sleeps.
     AllSuspended,
     DiskFull,
     ConnectionsCut,
@@ -39,7 +41,7 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// For a job whose Redis is orch's own.
+    /// Faults of a job with orch's own Redis.
     pub const OWNED: &[Self] = &[
         Self::WorkerKilled,
         Self::PoolChildKilled,
@@ -55,8 +57,8 @@ impl Fault {
         Self::AllSuspended,
         Self::DiskFull,
     ];
-    /// For a job whose Redis is behind the driver's proxy: orch does not put the messages of a dead worker back there,
-    /// since others may use it, so the worker lives.
+    /// Faults of a job whose Redis is behind the driver's proxy. orch does not put the messages of a dead worker back
+    /// there, since others may use that Redis; so no fault kills the worker.
     pub const BEHIND_PROXY: &[Self] = &[
         Self::PoolChildKilled,
         Self::PoolChildStopped,
@@ -68,7 +70,7 @@ impl Fault {
 }
 
 impl Fault {
-    /// Whether the run dies of it.
+    /// Returns whether the fault ends the run.
     pub fn ends_the_run(self) -> bool {
         matches!(
             self,
@@ -76,7 +78,7 @@ impl Fault {
         )
     }
 
-    /// Whether it is one of the proxy's.
+    /// Returns whether the proxy does the fault.
     pub fn breaks_connections(self) -> bool {
         matches!(
             self,
@@ -95,7 +97,7 @@ impl fmt::Display for Fault {
             Self::GuardKilled => "the guard killed, the run resumed",
             Self::BothKilled => "orch and its guard killed at once, the run resumed",
             Self::Interrupted => "Ctrl+C, the run resumed",
-            Self::UpKilled => "the `orch up` beside the run killed and started again, the run resumed",
+            Self::UpKilled => "the `orch up` next to the run killed and started again, the run resumed",
             Self::WorkerStopped => "the worker's main process stopped for a while",
             Self::PoolChildStopped => "a pool child stopped for a while",
             Self::RedisStopped => "Redis stopped for a while",
@@ -110,20 +112,20 @@ impl fmt::Display for Fault {
     }
 }
 
-/// What can be hit, as it is now.
-pub struct Cast<'a> {
+/// Processes, proxy and disk that a fault can hit now.
+pub struct FaultTargets<'a> {
     pub orch: i32,
     pub guard: i32,
     pub redis: Option<i32>,
     pub worker: Option<i32>,
-    /// The `orch up` beside it.
+    /// The `orch up` that shares services with the run.
     pub up: Option<i32>,
     pub proxy: Option<&'a Proxy>,
     pub disk: Option<&'a Disk>,
 }
 
-impl Cast<'_> {
-    /// Whom a fault by signals would hit; none when there is nobody now.
+impl FaultTargets<'_> {
+    /// Returns the processes that a fault by signals would hit; none when there are none now.
     fn victims(&self, fault: Fault, random: &mut fastrand::Rng) -> Vec<i32> {
         let pool_child = |random: &mut fastrand::Rng| {
             let pool = self.worker.map(children).unwrap_or_default();
@@ -143,7 +145,7 @@ impl Cast<'_> {
         found.into_iter().flatten().filter(|pid| lives(*pid)).collect()
     }
 
-    /// Does it and undoes what lasts, after a pause; whether there was anybody to hit.
+    /// Strikes with a fault and, after a pause, undoes a lasting one; returns whether there was anything to hit.
     pub fn strike(&self, fault: Fault, random: &mut fastrand::Rng) -> bool {
         let victims = self.victims(fault, random);
         let pause = Duration::from_millis(random.u64(200..4000));
@@ -151,7 +153,7 @@ impl Cast<'_> {
             (Fault::ConnectionsCut, Some(proxy), _) => proxy.cut() > 0,
             (Fault::ConnectionsHeld, Some(proxy), _) => {
                 proxy.hold();
-                std::thread::sleep(pause);
+                pause_until(Instant::now() + pause);
                 proxy.release();
                 true
             }
@@ -161,7 +163,7 @@ impl Cast<'_> {
             }
             (Fault::DiskFull, _, Some(disk)) => {
                 disk.fill();
-                std::thread::sleep(pause);
+                pause_until(Instant::now() + pause);
                 disk.free();
                 true
             }
@@ -176,13 +178,13 @@ impl Cast<'_> {
             ) => to_all(&victims, Signal::SIGKILL),
             (Fault::Interrupted, ..) => to_all(&victims, Signal::SIGINT),
             (Fault::BothKilled, ..) => {
-                // Stopped first, so that neither can act on the other's death.
+                // Stopped first, so that neither can react to the death of the other.
                 to_all(&victims, Signal::SIGSTOP) && to_all(&victims, Signal::SIGKILL)
             }
             _ => {
                 let hit = to_all(&victims, Signal::SIGSTOP);
                 if hit {
-                    std::thread::sleep(pause);
+                    pause_until(Instant::now() + pause);
                     to_all(&victims, Signal::SIGCONT);
                 }
                 hit
@@ -191,7 +193,7 @@ impl Cast<'_> {
     }
 }
 
-/// Whether any of them was there.
+/// Sends a signal to all victims; returns whether one of them existed.
 fn to_all(victims: &[i32], kind: Signal) -> bool {
     let mut hit = false;
     for victim in victims {

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use crate::disk::Disk;
-use crate::fault::{Cast, Fault};
+use crate::fault::{Fault, FaultTargets};
 use crate::judge::{Asked, Verdict, judge, verdicts};
 use crate::ledger::{Job, Ledger};
-use crate::processes::sleep_until;
 use crate::proxy::Proxy;
 use crate::report::Results;
 use crate::scrape::{OWN_REDIS, configuration};
@@ -19,29 +18,29 @@ use crate::support::orch::{Ended, Orch, Project};
 use crate::support::redis::RedisServer;
 use crate::support::skip::skip;
 
-/// The one of `configuration`.
+/// Name of the site in the configuration.
 const SITE: &str = "shop";
 const CHUNK_SECONDS: f64 = 0.12;
-/// From one fault to the next.
-const PACE: Duration = Duration::from_secs(3);
+/// Time from one fault to the next.
+const FAULT_INTERVAL: Duration = Duration::from_secs(3);
 const RETRIES: u32 = 12;
-/// As often each way in which connections break is taken.
+/// Largest number of faults of each kind that breaks connections.
 const BROKEN: u32 = 3;
-/// Beyond this a job hangs.
-const PATIENCE: Duration = Duration::from_secs(600);
-/// From the end of orch to the end of the last process.
+/// Time after which a job hangs.
+const JOB_TIMEOUT: Duration = Duration::from_secs(600);
+/// Time from the end of orch to the end of its last process.
 const GRACE: Duration = Duration::from_secs(15);
-/// With late acknowledgement a chunk whose process dies is done again.
+/// Setting with which a chunk is executed again when its process dies.
 const LATE: &str = "acks_late = true";
 
-/// How the job is set up.
+/// Setup of the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Setup {
     /// orch's own Redis, late acknowledgement.
     Late,
-    /// orch's own Redis, early acknowledgement: what dies with its process is lost, and must be told.
+    /// orch's own Redis, early acknowledgement: the tasks of a process that dies are lost, and orch must report that.
     Early,
-    /// A Redis of others, behind a proxy that cuts, holds back and truncates; late acknowledgement.
+    /// An external Redis behind a proxy that cuts, holds and truncates connections; late acknowledgement.
     BehindProxy,
 }
 
@@ -81,7 +80,7 @@ pub fn run(limits: Limits) -> Results {
     results
 }
 
-/// One job from its start to its end; what it broke.
+/// Runs one whole job; returns the problems.
 fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<String> {
     let chunks = chunks();
     let external = (setup == Setup::BehindProxy).then(|| {
@@ -94,8 +93,8 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
         |(_, proxy)| format!("mode = \"external\"\nport = {}", proxy.port),
     );
     let further = if setup == Setup::Early { "" } else { LATE };
-    // What Celery itself loses though it acknowledges late (a result that Redis had no disk for) is seen by orch, and
-    // the site is done again. With early acknowledgement the first loss is the end, so that it can be looked at.
+    // Celery loses some results in spite of late acknowledgement (when the disk of Redis is full); orch sees that and
+    // repeats the site. With early acknowledgement the first loss is the end, so that the test can check the verdict.
     let retries = if setup == Setup::Early { 0 } else { RETRIES };
     let configuration = configuration(&redis, (chunks, CHUNK_SECONDS), retries, further);
     let project = bookshop::project_with("ledger_app", &configuration);
@@ -103,43 +102,46 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
     let mut orch = project.orch_with(&["run"], &[], GRACE);
     let began = Instant::now();
     orch.wait_for("the job", |event| event["event"] == "site_job_started");
-    let mut next = Instant::now() + PACE;
+    let mut next = Instant::now() + FAULT_INTERVAL;
     let (mut done, mut was_full, mut ends) = (0, false, 0);
     let mut broken: BTreeMap<Fault, u32> = BTreeMap::new();
-    // The last run that came to an end of the site: one that is resumed after that has nothing to do.
+    // The last run that came to an end of the site: a run that resumes it after that has nothing to do.
     let mut last = None;
     let mut runs = Vec::new();
     let ended = loop {
         let mut killed = false;
         while !over(&orch) {
-            if began.elapsed() > PATIENCE {
+            if began.elapsed() > JOB_TIMEOUT {
                 let events = last_events(&orch.events());
                 return vec![format!("the job hangs after {done} faults: {events}")];
             }
-            // Short steps, so that the end is seen.
-            if Instant::now() < next {
-                sleep_until((Instant::now() + Duration::from_millis(50)).min(next));
+            // The pause before the next fault ends early with the job.
+            let left = next.saturating_duration_since(Instant::now());
+            if !left.is_zero() {
+                orch.wait_within(left, &[], || over(&orch).then_some(())).ok();
                 continue;
             }
             let events = orch.events();
             if !is_under_way(&events) {
-                sleep_until(Instant::now() + Duration::from_millis(50));
+                let left = JOB_TIMEOUT.saturating_sub(began.elapsed());
+                let is_under_way = || (over(&orch) || is_under_way(&orch.events())).then_some(());
+                orch.wait_within(left, &[], is_under_way).ok();
                 continue;
             }
-            next = Instant::now() + PACE;
+            next = Instant::now() + FAULT_INTERVAL;
             let fault = setup.faults()[random.usize(..setup.faults().len())];
-            // What was done while Redis had no disk for the result is lost, and the whole job is done again: once is
-            // enough to see that, and a job that meets it in every attempt would never end.
+            // Results that Redis could not store on the full disk are lost, and the whole job is repeated: once is
+            // enough to see that, and a job with this fault in every attempt would never end.
             if fault == Fault::DiskFull && std::mem::replace(&mut was_full, true) {
                 continue;
             }
-            // Celery makes an error of a chunk whose connection breaks while it writes its part of the chord's books, and
-            // the whole job is done again: one that meets it in every attempt would never end either.
+            // Celery stores an error for a chunk whose connection breaks during the update of the chord's keys, and the
+            // whole job is repeated: a job with this fault in every attempt would never end either.
             if fault.breaks_connections() && broken.get(&fault) == Some(&BROKEN) {
                 continue;
             }
-            // With early acknowledgement each end of the run loses chunks, and what is resumed does the whole job again: one
-            // that is ended again and again would never end.
+            // With early acknowledgement each end of the run loses chunks, and a resumed run repeats the whole job: a
+            // job that is ended again and again would never end.
             if setup == Setup::Early && fault.ends_the_run() && ends == 2 {
                 continue;
             }
@@ -149,13 +151,13 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
                 continue;
             }
             let at = began.elapsed().as_secs_f64();
-            let struck = cast(&events).is_some_and(|cast| {
-                let cast = Cast {
+            let struck = fault_targets(&events).is_some_and(|targets| {
+                let targets = FaultTargets {
                     proxy: external.as_ref().map(|(_, proxy)| proxy),
                     disk: disk.as_ref().ok(),
-                    ..cast
+                    ..targets
                 };
-                cast.strike(fault, &mut random)
+                targets.strike(fault, &mut random)
             });
             if struck {
                 println!("    {at:>6.1} s: {fault}");
@@ -177,7 +179,7 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
             break ended;
         }
         if !killed {
-            // Resumed when there was nothing left to do.
+            // This run was resumed when nothing was left to do.
             let Some(before) = last.take() else {
                 return vec![format!(
                     "the job ends with {:?}: {}{}",
@@ -187,7 +189,7 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
             let code = ended.code;
             break Ended { code, ..before };
         }
-        // With orch and guard gone at once, the next start ends what had daemonised.
+        // When orch and guard are killed at the same instant, the next start ends the daemonised processes.
         if !ended.left.is_empty() {
             return vec![format!("left behind: {:?}", ended.left)];
         }
@@ -203,14 +205,14 @@ fn job(setup: Setup, mut random: fastrand::Rng, results: &mut Results) -> Vec<St
     check(&project, &runs, &ended, chunks, setup, results)
 }
 
-/// Whether there is a job to be disturbed.
+/// Returns whether a job exists that a fault can disturb.
 fn is_under_way(events: &[Value]) -> bool {
     events
         .iter()
         .any(|event| event["event"] == "site_job_started" || event["event"] == "site_picked_up")
 }
 
-/// Whether the job has ended, or orch has.
+/// Returns whether the job or orch has ended.
 fn over(orch: &Orch<'_>) -> bool {
     !crate::processes::lives(orch.pid)
         || orch
@@ -219,15 +221,15 @@ fn over(orch: &Orch<'_>) -> bool {
             .any(|event| event["event"] == "site_finished" || event["event"] == "stop_started")
 }
 
-/// Who plays which part now, by the journal.
-pub fn cast(events: &[Value]) -> Option<Cast<'static>> {
+/// Returns the processes of the run, by its journal.
+pub fn fault_targets(events: &[Value]) -> Option<FaultTargets<'static>> {
     let pid = |value: &Value| value.as_i64().and_then(|pid| i32::try_from(pid).ok());
     let started = events.iter().find(|event| event["event"] == "run_started")?;
     let service = |name: &str| {
         let spawned = |event: &&Value| event["event"] == "service_spawned" && event["service"] == name;
         events.iter().rev().find(spawned).and_then(|event| pid(&event["pid"]))
     };
-    Some(Cast {
+    Some(FaultTargets {
         orch: pid(&started["pid"])?,
         guard: pid(&started["guard_pid"])?,
         redis: service("redis"),
@@ -238,7 +240,7 @@ pub fn cast(events: &[Value]) -> Option<Cast<'static>> {
     })
 }
 
-/// Compares what orch said of each attempt with the ledger, and holds the last to what its setup promises.
+/// Compares the verdict on each attempt with the ledger, and checks that the last verdict is one that the setup allows.
 fn check(
     project: &Project,
     runs: &[Vec<Value>],
@@ -265,24 +267,24 @@ fn check(
         problems.extend(wrong);
         if verdict.status.starts_with("retried") {
             results.count(format!("attempts that were done again, {}", setup.name()));
-            println!("    done again, the job was {truth}: {}", verdict.reason);
+            println!("    repeated, the job was {truth}: {}", verdict.reason);
         }
     }
     let Some(last) = all.last() else {
         problems.push(format!("the site has no end: {}", last_events(&ended.events)));
         return problems;
     };
-    let told = format!("{} {}", last.status, last.reason);
+    let verdict_text = format!("{} {}", last.status, last.reason);
     let expected = if last.status == "complete" { 0 } else { 1 };
     if ended.code != Some(expected) {
-        problems.push(format!("exit code {:?}: {told}", ended.code));
+        problems.push(format!("exit code {:?}: {verdict_text}", ended.code));
     }
-    // What was acknowledged and then lost is failed; with late acknowledgement nothing is.
+    // A job with acknowledged and then lost tasks fails; with late acknowledgement no task is lost.
     if last.status != "complete" && setup != Setup::Early {
-        problems.push(format!("not complete: {told}"));
+        problems.push(format!("not complete: {verdict_text}"));
     }
     if !problems.is_empty() {
-        println!("{told}\n{}{}", ended.stdout, ended.stderr);
+        println!("{verdict_text}\n{}{}", ended.stdout, ended.stderr);
     }
     problems
 }

@@ -1,4 +1,4 @@
-//! Compares what orch said of each job, by its journals, with the job's ledger.
+//! Comparison of the verdicts in orch's journals with the ledgers of the jobs.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -7,10 +7,10 @@ use serde_json::Value;
 
 use crate::ledger::{Job, Ledger, Truth};
 
-/// The clock of a verdict and that of a ledger are the same; a line is dated a moment before it is written.
+/// Tolerance, in seconds: verdict and ledger use the same clock, but a line is dated a moment before it is written.
 const CLOCK_SLACK: f64 = 0.01;
 
-/// What the reason of an attempt says whose end is not known: the event of its retry has no status.
+/// Words in the reason of an attempt whose end is not known: the event of its retry has no status.
 const UNKNOWN: [&str; 4] = [
     "not known",
     "nothing is left of the earlier run's job",
@@ -18,14 +18,14 @@ const UNKNOWN: [&str; 4] = [
     "the app's progress keys disagree",
 ];
 
-/// What orch said of one attempt at a site.
+/// Verdict of orch on one attempt at a site.
 #[derive(Debug)]
 pub struct Verdict {
     pub site: String,
-    /// The dispatch task of the attempt; `None` if nothing was dispatched.
+    /// Id of the attempt's dispatch task; `None` if nothing was dispatched.
     pub root: Option<String>,
-    /// `complete`, `failed`, ...; `retried` and `retried-unknown`: the attempt failed, or its end is not known, and another
-    /// one follows.
+    /// `complete`, `failed`, ...; `retried` and `retried-unknown`: the attempt failed, or its end is not known, and
+    /// another attempt follows.
     pub status: String,
     pub reason: String,
     at: f64,
@@ -38,7 +38,7 @@ impl Verdict {
     }
 }
 
-/// All verdicts of one run, in order.
+/// Returns all verdicts of one run, in order.
 pub fn verdicts(events: &[Value]) -> Vec<Verdict> {
     let mut roots: BTreeMap<&str, &str> = BTreeMap::new();
     let mut found = Vec::new();
@@ -72,15 +72,15 @@ pub fn verdicts(events: &[Value]) -> Vec<Verdict> {
     found
 }
 
-/// What an attempt was asked for.
+/// Request of an attempt.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked {
     pub chunks: u32,
-    /// Its dispatch result names the callback, so that the verdict is about that one.
+    /// The dispatch result names the callback, so that the verdict is about that callback.
     pub names_callback: bool,
 }
 
-/// What became of the job that a verdict is about, and what is wrong with the verdict.
+/// Returns the truth about the job of a verdict, and the problems of the verdict.
 pub fn judge(verdict: &Verdict, asked: Asked, ledger: &Ledger) -> (Truth, Vec<String>) {
     let nothing = Job::default();
     let job = verdict
@@ -115,7 +115,7 @@ fn success(verdict: &Verdict, asked: Asked, job: &Job, truth: Truth) -> Vec<Stri
     if good.is_none() || truth == Truth::Raised {
         wrong.push("FALSE COMPLETE".to_owned());
     } else if good.and_then(|callback| callback.ended) > Some(verdict.at + CLOCK_SLACK) {
-        wrong.push("FALSE COMPLETE: said before the callback ended".to_owned());
+        wrong.push("FALSE COMPLETE: reported before the callback ended".to_owned());
     }
     if verdict.status == "degraded" {
         wrong.push("DEGRADED, and there are results".to_owned());
@@ -139,7 +139,7 @@ fn failure(verdict: &Verdict, asked: Asked, job: &Job, truth: Truth) -> Vec<Stri
     let mut wrong = Vec::new();
     let is_false = match truth {
         Truth::Done => true,
-        // A verdict about all tasks of the job may be about those of the first dispatch.
+        // A verdict about all tasks of the job may be about the tasks of the first dispatch.
         Truth::DispatchedAgain => asked.names_callback && job.last_dispatch_is_done(asked.chunks),
         Truth::NotStored | Truth::FailedByCelery | Truth::Raised | Truth::Lost | Truth::NeverBegun => false,
     };
@@ -162,7 +162,8 @@ fn failure(verdict: &Verdict, asked: Asked, job: &Job, truth: Truth) -> Vec<Stri
     wrong
 }
 
-/// Panics unless this judge finds what is wrong in verdicts on known ledgers: one that finds nothing is no evidence otherwise.
+/// Panics unless [`judge`] finds the problems of verdicts on known ledgers: a judge that never finds any proves
+/// nothing.
 pub fn check_itself() {
     let line = |event: &str, task: &str, further: &str| {
         format!(
@@ -184,7 +185,10 @@ pub fn check_itself() {
     let job = |callback: String| Ledger::parse(&[dispatch.concat(), chunks.concat(), callback].concat());
     let torn = format!("\n{{\"event\": \"chunk_started\", \"ro{}", callback("[[0, 2]]", &all));
     let raised = line("chunk_raised", "t1", ", \"chunk\": 1") + &callback("[]", &[]);
-    let said = |status: &str, chunks: u64, at: f64| Verdict {
+    let process_died = ["chunk_started", "chunk_failed"]
+        .map(|event| line(event, "t2", ", \"chunk\": 2"))
+        .concat();
+    let verdict = |status: &str, chunks: u64, at: f64| Verdict {
         site: "s".to_owned(),
         root: Some("d".to_owned()),
         status: status.to_owned(),
@@ -194,92 +198,108 @@ pub fn check_itself() {
     };
     let whole = || callback("[[0, 2]]", &all);
     for (ledger, verdict, truth, expected) in [
-        (job(whole()), said("complete", 3, 6.0), Truth::Done, None),
-        (job(torn), said("complete", 3, 6.0), Truth::Done, None),
+        (job(whole()), verdict("complete", 3, 6.0), Truth::Done, None),
+        (job(torn), verdict("complete", 3, 6.0), Truth::Done, None),
         (
             job(whole()),
-            said("complete", 2, 6.0),
+            verdict("complete", 2, 6.0),
             Truth::Done,
             Some("completed_chunks is not 3"),
         ),
         (
             job(whole()),
-            said("complete", 3, 4.0),
+            verdict("complete", 3, 4.0),
             Truth::Done,
             Some("before the callback ended"),
         ),
-        (job(whole()), said("failed", 3, 6.0), Truth::Done, Some("FALSE FAILED")),
-        (job(whole()), said("retried", 3, 6.0), Truth::Done, Some("FALSE FAILED")),
-        (job(whole()), said("unknown", 3, 6.0), Truth::Done, None),
+        (
+            job(whole()),
+            verdict("failed", 3, 6.0),
+            Truth::Done,
+            Some("FALSE FAILED"),
+        ),
+        (
+            job(whole()),
+            verdict("retried", 3, 6.0),
+            Truth::Done,
+            Some("FALSE FAILED"),
+        ),
+        (job(whole()), verdict("unknown", 3, 6.0), Truth::Done, None),
         (
             job(whole() + &line("chunk_failed", "t1", ", \"chunk\": 1")),
-            said("failed", 3, 6.0),
+            verdict("failed", 3, 6.0),
             Truth::FailedByCelery,
             None,
         ),
-        // One chunk is missing, one is there twice, the callback did not end, or nothing of the job is there.
+        // One chunk is missing, one is received twice, the callback did not end, or nothing of the job is recorded.
         (
             job(callback("[[0, 1]]", &all)),
-            said("complete", 3, 6.0),
+            verdict("complete", 3, 6.0),
             Truth::Lost,
             Some("FALSE COMPLETE"),
         ),
         (
             job(callback("[[0, 1], [1, 1]]", &all)),
-            said("complete", 3, 6.0),
+            verdict("complete", 3, 6.0),
             Truth::Lost,
             Some("FALSE COMPLETE"),
         ),
         (
             job(callback("[[0, 2], [2, 2]]", &all)),
-            said("complete", 3, 6.0),
+            verdict("complete", 3, 6.0),
             Truth::Lost,
             Some("FALSE COMPLETE"),
         ),
         (
             job(callback("[[0, 2]]", &all[..1])),
-            said("complete", 3, 6.0),
+            verdict("complete", 3, 6.0),
             Truth::Lost,
             Some("FALSE COMPLETE"),
         ),
         (
             job(callback("[[0, 2]]", &all[..1])),
-            said("failed", 3, 6.0),
+            verdict("failed", 3, 6.0),
             Truth::Lost,
             None,
         ),
         (
             job(callback("[[0, 2]]", &all[..2])),
-            said("failed", 3, 6.0),
+            verdict("failed", 3, 6.0),
             Truth::NotStored,
             None,
         ),
         (
             job(callback("[[0, 2]]", &all[..2])),
-            said("complete", 3, 6.0),
+            verdict("complete", 3, 6.0),
             Truth::NotStored,
             None,
         ),
         (
             job(raised.clone()),
-            said("complete", 3, 6.0),
+            verdict("complete", 3, 6.0),
             Truth::Raised,
             Some("FALSE COMPLETE"),
         ),
-        (job(raised), said("failed", 3, 6.0), Truth::Raised, None),
+        (job(raised), verdict("failed", 3, 6.0), Truth::Raised, None),
         (
             job(String::new()),
-            said("failed", 4, 6.0),
+            verdict("failed", 4, 6.0),
             Truth::Lost,
             Some("more chunks are counted"),
         ),
         (
+            Ledger::parse(&[dispatch.concat(), chunk(0).concat(), chunk(1).concat(), process_died].concat()),
+            verdict("failed", 3, 6.0),
+            Truth::Lost,
+            None,
+        ),
+        (
             Ledger::parse(""),
-            said("complete", 3, 6.0),
+            verdict("complete", 3, 6.0),
             Truth::NeverBegun,
             Some("FALSE COMPLETE"),
         ),
-        (Ledger::parse(""), said("failed", 0, 6.0), Truth::NeverBegun, None),
+        (Ledger::parse(""), verdict("failed", 0, 6.0), Truth::NeverBegun, None),
     ] {
         let asked = Asked {
             chunks: 3,

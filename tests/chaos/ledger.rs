@@ -1,5 +1,5 @@
-//! What really became of a job, from the lines that its tasks append to a ledger (`ledger_app.py`): who ran, how often, and
-//! what the callback received. Not here: what orch says of the job (`judge`).
+//! The truth about a job, from the lines that its tasks append to a ledger (`ledger_app.py`): the executions of each
+//! task, and the chunks that the callback received. The verdicts of orch are in [`crate::judge`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,23 +8,23 @@ use std::path::Path;
 
 use serde::Deserialize;
 
-/// One line.
+/// Line of a ledger.
 #[derive(Debug, Deserialize)]
 struct Line {
     event: String,
-    /// The dispatch task of the job.
+    /// Id of the job's dispatch task.
     root: String,
     task: String,
     pid: i32,
     /// Seconds since the Unix epoch.
     at: f64,
     chunk: Option<u32>,
-    /// Id of the callback that a dispatch task has made.
+    /// Id of the callback that a dispatch task has created.
     callback: Option<String>,
     received: Option<Vec<(u32, u32)>>,
 }
 
-/// One execution of a dispatch task or of a callback. Celery may run a task again whose process died.
+/// Execution of a dispatch task or of a callback. Celery may repeat a task after the death of the pool process.
 #[derive(Debug)]
 pub struct Execution {
     pub task: String,
@@ -35,13 +35,13 @@ pub struct Execution {
     failed: bool,
     /// Celery has stored the result.
     pub stored: bool,
-    /// Of a dispatch task: the callback that it has made.
+    /// Callback that a dispatch task has created.
     callback: Option<String>,
-    /// Of a callback: the numbers of chunks that it received, as ascending ranges.
+    /// Numbers of the chunks that a callback received, as ascending ranges.
     received: Vec<(u32, u32)>,
 }
 
-/// How often a chunk did what.
+/// Numbers of events of a chunk.
 #[derive(Debug, Default)]
 pub struct Chunk {
     pub started: u32,
@@ -49,11 +49,11 @@ pub struct Chunk {
     pub raised: u32,
     /// Celery has stored a failure.
     pub failed: u32,
-    /// Celery has stored the result and counted it in the chord.
+    /// Celery has stored the result and counted the chunk in the chord.
     pub stored: u32,
 }
 
-/// Everything that is on record of one job.
+/// Everything that the ledger records of one job.
 #[derive(Debug, Default)]
 pub struct Job {
     pub dispatches: Vec<Execution>,
@@ -61,21 +61,21 @@ pub struct Job {
     pub callbacks: Vec<Execution>,
 }
 
-/// What became of a job, by its ledger alone.
+/// Truth about a job, by the ledger alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Truth {
-    /// The callback has received each chunk exactly once, ended well, and its result is stored.
+    /// The callback has received each chunk exactly once and ended well, and the result is stored.
     Done,
-    /// The same, and the dispatch task ran more than once: there are chunks of a job that was begun twice.
+    /// As `Done`, but the dispatch task ran more than once: there are chunks of a job that began twice.
     DispatchedAgain,
-    /// The callback has received each chunk exactly once and ended well; its process died before its result was stored.
+    /// The callback has received each chunk exactly once and ended well; the process died before the result was stored.
     NotStored,
-    /// As `Done`, but Celery has stored a failure of a task that did not raise: its connection to Redis broke. It may have
-    /// stored a ChordError in place of the callback's result.
+    /// As `Done`, but Celery has stored a failure of a task that did not raise: the connection to Redis broke. Celery
+    /// may have stored a ChordError in place of the callback's result.
     FailedByCelery,
-    /// A task of it raised.
+    /// A task of the job raised.
     Raised,
-    /// A task of it began or was published, and has no end that counts.
+    /// A task of the job began or was published, and has no end that counts.
     Lost,
     /// The dispatch task has never begun.
     NeverBegun,
@@ -100,7 +100,7 @@ impl fmt::Display for Truth {
 pub struct Ledger(BTreeMap<String, Job>);
 
 impl Ledger {
-    /// Reads the ledger of a site; a torn line is of a process that was killed while it wrote.
+    /// Reads the ledger of a site; skips incomplete lines of processes that were killed while they wrote.
     pub fn read(directory: &Path, site: &str) -> Self {
         let text = fs::read_to_string(directory.join(format!("ledger.{site}"))).unwrap_or_default();
         Self::parse(&text)
@@ -114,7 +114,7 @@ impl Ledger {
         Self(jobs)
     }
 
-    /// The job of this dispatch task; an empty one if it has left no line.
+    /// Returns the job of this dispatch task; `None` without a line in the ledger.
     pub fn job(&self, root: &str) -> Option<&Job> {
         self.0.get(root)
     }
@@ -177,7 +177,7 @@ impl Job {
         }
     }
 
-    /// The first callback that ended well and had received each of the chunks exactly once.
+    /// Returns the first callback that ended well and had received each of the chunks exactly once.
     pub fn good_callback(&self, chunks: u32) -> Option<&Execution> {
         self.good_callbacks(chunks).next()
     }
@@ -207,7 +207,8 @@ impl Job {
         }
     }
 
-    /// Whether the callback that the last dispatch to end has made is one that ended well, with all chunks, and is stored.
+    /// Returns whether the callback that the last ended dispatch task created has ended well, with all chunks, and is
+    /// stored.
     pub fn last_dispatch_is_done(&self, chunks: u32) -> bool {
         let last = self
             .dispatches
@@ -218,19 +219,19 @@ impl Job {
             .any(|callback| callback.stored && Some(&callback.task) == last)
     }
 
-    /// Chunks of which an execution came to an end, whatever that was.
+    /// Counts the chunks with an execution that ended, also with a failure that Celery stored for a process that died.
     pub fn ended_chunks(&self) -> u64 {
-        let ended = |chunk: &&Chunk| chunk.ended > 0 || chunk.raised > 0;
+        let ended = |chunk: &&Chunk| chunk.ended > 0 || chunk.raised > 0 || chunk.failed > 0;
         self.chunks.values().filter(ended).count() as u64
     }
 
-    /// Executions of chunks beyond the first of each.
+    /// Counts the executions of chunks beyond the first of each.
     pub fn executions_again(&self) -> u32 {
         self.chunks.values().map(|chunk| chunk.started.saturating_sub(1)).sum()
     }
 }
 
-/// What is on record, for a person who looks into a wrong verdict.
+/// Shows everything that is recorded, for the analysis of a wrong verdict.
 impl fmt::Display for Job {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let chunks = self.chunks.values();

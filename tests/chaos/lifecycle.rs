@@ -1,4 +1,4 @@
-//! orch, its guard, or both are killed at a random moment of the life of `orch up` with trees of every kind.
+//! SIGKILL of orch, its guard, or both at a random moment of an `orch up` with process trees of every kind.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -8,13 +8,14 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::processes::{children, lives, signal, sleep_until};
+use crate::processes::{children, lives, signal};
 use crate::report::Results;
 use crate::settings::Limits;
 use crate::support::orch::{Orch, Project};
+use crate::support::schedule::pause_until;
 
-/// Four services: one whose grandchildren daemonise, one of them without any variable; a tree that ignores SIGTERM; one
-/// that forks while it is stopped; and one that behaves, on which the others depend.
+/// Four services: one whose grandchildren daemonise, one of them without variables; a tree that ignores SIGTERM; one
+/// that forks while it is stopped; and a plain one, on which the others depend.
 const TREES: &str = r#"
 [redis]
 mode = "off"
@@ -34,8 +35,9 @@ grace = "300ms"
 command = ["sh", "-c", "trap 'for i in 1 2 3 4 5 6 7 8 9 10; do setsid -f sleep 600; done; exit 0' TERM; sleep 600 & wait"]
 "#;
 
-/// A process that is alone in its session and bears no variable can be known as ours only by its parents; with orch and
-/// the guard killed at once it has none, which is the documented limit.
+/// Returns the configuration for a victim. A process that is alone in its session and has no variables can be
+/// recognised only by its parents. When orch and the guard are killed together, the parents are gone, which is the
+/// documented limit.
 fn trees(victim: Victim) -> String {
     match victim {
         Victim::Orch | Victim::Guard => TREES.to_owned(),
@@ -43,12 +45,12 @@ fn trees(victim: Victim) -> String {
     }
 }
 
-/// Beyond the stop bound, until which everything must be gone.
-const SLACK: Duration = Duration::from_secs(1);
-/// Rounds at the same time: most of a round is waiting for grace periods.
-const LANES: usize = 3;
-/// How long everything runs before orch is asked to end.
-const UP: Duration = Duration::from_millis(100);
+/// Time after the stop bound in which everything must have ended.
+const END_GRACE: Duration = Duration::from_secs(1);
+/// Number of rounds at the same time: most of a round is waiting for grace periods.
+const PARALLEL_ROUNDS: usize = 3;
+/// Time for which everything runs before orch is asked to end.
+const UP_DELAY: Duration = Duration::from_millis(100);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
@@ -57,7 +59,7 @@ pub enum Victim {
     Both,
 }
 
-/// The life of an `orch up` that nobody disturbs but by the SIGTERM that ends it.
+/// Times of an undisturbed `orch up` that a SIGTERM ends.
 #[derive(Clone, Copy, Debug)]
 struct Life {
     ready: Duration,
@@ -69,15 +71,15 @@ pub fn run(victim: Victim, limits: Limits) -> Results {
     let (next, results) = (AtomicU32::new(0), Mutex::new(Results::default()));
     let slowest = Mutex::new(Duration::ZERO);
     thread::scope(|scope| {
-        for _ in 0..LANES {
+        for _ in 0..PARALLEL_ROUNDS {
             scope.spawn(|| {
-                let mut lane = Lane::new(victim);
+                let mut runner = RoundRunner::new(victim);
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
                     if !limits.allow(number) {
                         break;
                     }
-                    let round = catch_unwind(AssertUnwindSafe(|| lane.round(victim, limits.random(number))));
+                    let round = catch_unwind(AssertUnwindSafe(|| runner.round(victim, limits.random(number))));
                     let mut results = results.lock().unwrap();
                     results.rounds += 1;
                     match round {
@@ -88,17 +90,17 @@ pub fn run(victim: Victim, limits: Limits) -> Results {
                         }
                         Ok(Err(problem)) => {
                             results.violations.push(format!("round {number}: {problem}"));
-                            lane = Lane::new(victim);
+                            runner = RoundRunner::new(victim);
                         }
                         Err(_) => {
                             results
                                 .violations
                                 .push(format!("round {number}: the round panicked, see above"));
-                            lane = Lane::new(victim);
+                            runner = RoundRunner::new(victim);
                         }
                     }
                 }
-                if let Err(problem) = lane.close() {
+                if let Err(problem) = runner.close() {
                     results.lock().unwrap().violations.push(problem);
                 }
             });
@@ -113,31 +115,31 @@ pub fn run(victim: Victim, limits: Limits) -> Results {
     results
 }
 
-/// What a round without a broken promise did.
+/// Result of a round without a violation.
 struct Done {
     part: String,
     gone_after: Duration,
 }
 
-/// A state directory that round after round uses, and strangers beside it.
-struct Lane {
+/// State directory that many rounds use, and strangers next to it.
+struct RoundRunner {
     project: Project,
     life: Life,
     strangers: Vec<std::process::Child>,
 }
 
-impl Lane {
+impl RoundRunner {
     fn new(victim: Victim) -> Self {
         let project = Project::new(&trees(victim));
         let life = undisturbed(&project);
-        // The same programs with the same words as the services', but nobody's descendants.
+        // Equal programs and arguments as those of the services, but descendants of the test.
         let start = |words: &[&str]| {
             #[expect(clippy::disallowed_methods, reason = "a stranger is started by somebody else")]
             let child = std::process::Command::new(words[0])
                 .args(&words[1..])
                 .current_dir(project.path())
                 .spawn();
-            child.expect("start a stranger")
+            child.expect("could not start a stranger")
         };
         let strangers = vec![start(&["sleep", "600000"]), start(&["sh", "-c", "sleep 600000 & wait"])];
         Self {
@@ -149,13 +151,14 @@ impl Lane {
 
     fn round(&mut self, victim: Victim, mut random: fastrand::Rng) -> Result<Done, String> {
         let life = self.life;
-        let moment = (life.whole + UP).mul_f64(random.f64());
-        let asked = life.ready + UP;
-        // With both gone nobody stops anything: what daemonised lives until the next start, for which there is time.
+        let moment = (life.whole + UP_DELAY).mul_f64(random.f64());
+        let asked = life.ready + UP_DELAY;
+        // With both killed nothing stops the services: daemonised processes live until the next start, so that the time
+        // includes that start.
         let grace = life.bound
-            + SLACK
+            + END_GRACE
             + if victim == Victim::Both {
-                life.whole * 4 + SLACK * 10
+                life.whole * 4 + END_GRACE * 10
             } else {
                 Duration::ZERO
             };
@@ -163,11 +166,11 @@ impl Lane {
         let began = Instant::now();
         let mut stopping = false;
         if moment > asked {
-            sleep_until(began + asked);
+            pause_until(began + asked);
             orch.signal(Signal::SIGTERM);
             stopping = true;
         }
-        sleep_until(began + moment);
+        pause_until(began + moment);
         strike(victim, &orch);
         let part = match (moment > asked, moment > life.ready) {
             (true, _) => "while stopping",
@@ -182,7 +185,7 @@ impl Lane {
         if !ended.left.is_empty() {
             return Err(format!("left behind: {:?} {}", ended.left, shown()));
         }
-        // It may have ended before the kill, then as it was asked to.
+        // orch may have ended before the kill, by the request to stop.
         let truthful = match (victim, ended.signal, ended.code) {
             (Victim::Orch | Victim::Both, Some(9), None) => true,
             (Victim::Guard, None, Some(3)) => true,
@@ -203,9 +206,9 @@ impl Lane {
         })
     }
 
-    /// Both are gone: a start of the same state directory must end what they left before it is ready.
+    /// Checks, after both were killed, that a start of the same state directory ends all leftovers before it is ready.
     fn next_start_cleans(&self) -> Result<(), String> {
-        let mut next = self.project.orch_with(&["up"], &[], self.life.bound + SLACK);
+        let mut next = self.project.orch_with(&["up"], &[], self.life.bound + END_GRACE);
         for service in ["stubborn", "forking"] {
             next.wait_for_service("service_ready", service);
         }
@@ -229,7 +232,7 @@ impl Lane {
         Ok(())
     }
 
-    /// After all rounds: the state directory still serves an undisturbed life.
+    /// Checks, after all rounds, that the state directory still serves an undisturbed life.
     fn close(&mut self) -> Result<(), String> {
         let outcome = catch_unwind(AssertUnwindSafe(|| undisturbed(&self.project)));
         outcome
@@ -238,7 +241,7 @@ impl Lane {
     }
 }
 
-impl Drop for Lane {
+impl Drop for RoundRunner {
     fn drop(&mut self) {
         for stranger in &mut self.strangers {
             for child in children(stranger.id().cast_signed()) {
@@ -254,7 +257,8 @@ fn strike(victim: Victim, orch: &Orch<'_>) {
     match victim {
         Victim::Orch => orch.signal(Signal::SIGKILL),
         Victim::Guard => {
-            // The only child that orch has; before there is one there is nothing to kill yet.
+            // The guard is the only child of orch; before its start there is nothing to kill. No pause between two looks: the
+            // first instants of the guard are among the moments that the kill must hit.
             while lives(orch.pid) {
                 if let Some(guard) = children(orch.pid).first() {
                     signal(*guard, Signal::SIGKILL);
@@ -267,7 +271,7 @@ fn strike(victim: Victim, orch: &Orch<'_>) {
             let mut both = children(orch.pid);
             both.truncate(1);
             both.push(orch.pid);
-            // Stopped first, so that neither can act on the other's death.
+            // Stopped first, so that neither can react to the death of the other.
             for kind in [Signal::SIGSTOP, Signal::SIGKILL] {
                 for pid in &both {
                     signal(*pid, kind);

@@ -1,10 +1,11 @@
-//! The chaos driver: kills, stops and starves what orch runs at random moments, and checks after each round what orch
-//! promises: no process left, no stranger touched, every chunk counted, exit code and summary true, state directory fit
-//! for the next start. Not here: single faults with a known course; the other tests have those.
+//! The chaos driver: kills, stops and starves the processes of orch at random moments, and checks after each round the
+//! promises of orch: no process left, no stranger touched, every chunk counted, exit code and summary true, state
+//! directory fit for the next start. Single faults with a known course are in the other tests.
 //!
-//! Variables (`settings`): `ORCH_CHAOS_SECONDS`, `ORCH_CHAOS_ROUNDS`, `ORCH_CHAOS_SEED`, `ORCH_CHAOS_CAMPAIGNS`,
-//! `ORCH_CHAOS_REPORT`; of jobs `ORCH_CHAOS_CHUNKS`; of the ledger campaign `ORCH_CHAOS_ROUND` (only this round) and
-//! `ORCH_CHAOS_KEEP` (a directory for the files of rounds with a violation). Without any a few rounds of the quick campaigns run, as a test among the others.
+//! Variables (read in [`settings`]): `ORCH_CHAOS_SECONDS`, `ORCH_CHAOS_ROUNDS`, `ORCH_CHAOS_SEED`,
+//! `ORCH_CHAOS_CAMPAIGNS`, `ORCH_CHAOS_REPORT`; of jobs `ORCH_CHAOS_CHUNKS`; of the ledger campaign `ORCH_CHAOS_ROUND`
+//! (only this round) and `ORCH_CHAOS_KEEP` (a directory for the files of rounds with a violation). Without variables a
+//! few rounds of the quick campaigns run, as a test of the suite.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::process::ExitCode;
@@ -39,10 +40,7 @@ fn main() -> ExitCode {
         }
     };
     disk::prepare();
-    println!(
-        "chaos: seed {} (ORCH_CHAOS_SEED={0} does the same again)",
-        settings.seed
-    );
+    println!("chaos: seed {} (ORCH_CHAOS_SEED={0} repeats this run)", settings.seed);
     let began = Instant::now();
     let mut report = Report::default();
     for campaign in &settings.campaigns {

@@ -1,12 +1,11 @@
-//! Processes as the driver sees them from outside: by their parents in /proc, never by name.
+//! Processes as the driver sees them from outside: by their parents in `/proc`, never by name.
 
 use std::fs;
-use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The direct children of a process; none when it has ended.
+/// Returns the direct children of a process; none when it has ended.
 pub fn children(pid: i32) -> Vec<i32> {
     let tasks = fs::read_dir(format!("/proc/{pid}/task"))
         .into_iter()
@@ -22,7 +21,7 @@ pub fn children(pid: i32) -> Vec<i32> {
         .collect()
 }
 
-/// A process and all below it.
+/// Returns a process and all of its descendants.
 pub fn tree(pid: i32) -> Vec<i32> {
     let mut found = vec![pid];
     let mut next = 0;
@@ -33,7 +32,7 @@ pub fn tree(pid: i32) -> Vec<i32> {
     found
 }
 
-/// Whether it runs; a zombie does not.
+/// Returns whether a process runs; a zombie does not run.
 pub fn lives(pid: i32) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else {
         return false;
@@ -43,15 +42,7 @@ pub fn lives(pid: i32) -> bool {
         .is_some_and(|rest| !rest.trim_start().starts_with('Z'))
 }
 
-/// Sends a signal to a process that may have ended; tells whether it was there.
+/// Sends a signal to a process that may have ended; returns whether it existed.
 pub fn signal(pid: i32, signal: Signal) -> bool {
     kill(Pid::from_raw(pid), signal).is_ok()
-}
-
-/// Sleeps until a moment that the seed chose; a moment in the past is now.
-pub fn sleep_until(moment: Instant) {
-    let left = moment.saturating_duration_since(Instant::now());
-    if left > Duration::ZERO {
-        std::thread::sleep(left);
-    }
 }

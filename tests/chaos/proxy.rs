@@ -1,4 +1,4 @@
-//! A TCP proxy before a server on loopback, which the driver makes cut, hold back or truncate what passes.
+//! TCP proxy in front of a server on loopback; the driver lets it cut, hold or truncate the traffic.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -14,12 +14,12 @@ pub struct Proxy {
 
 #[derive(Default)]
 struct Shared {
-    /// Both ends of every connection that is open.
+    /// Both ends of every open connection.
     open: Mutex<Vec<TcpStream>>,
-    /// Nothing passes while this holds.
+    /// Nothing passes while this is true.
     held: Mutex<bool>,
     released: Condvar,
-    /// The next piece of data passes by half, then its connection is cut.
+    /// Half of the next piece of data passes, then its connection is cut.
     truncate: AtomicBool,
 }
 
@@ -32,7 +32,7 @@ impl Proxy {
         let serving = Arc::clone(&shared);
         thread::spawn(move || {
             for client in listener.incoming().flatten() {
-                // A server that is not there is a connection that ends at once, as without a proxy.
+                // Without a server the connection ends at once, as without a proxy.
                 if let Ok(server) = TcpStream::connect(("127.0.0.1", target)) {
                     serving.join(client, server);
                 }
@@ -41,7 +41,7 @@ impl Proxy {
         Self { port, shared }
     }
 
-    /// Ends every open connection; new ones are welcome. Tells how many there were.
+    /// Ends every open connection and accepts new ones; returns the number of ended connections.
     pub fn cut(&self) -> usize {
         let open = std::mem::take(&mut *self.shared.open.lock().unwrap());
         for stream in &open {
@@ -50,7 +50,7 @@ impl Proxy {
         open.len() / 2
     }
 
-    /// From here on nothing passes, until [`Proxy::release`].
+    /// Holds all traffic until [`Proxy::release`].
     pub fn hold(&self) {
         *self.shared.held.lock().unwrap() = true;
     }
@@ -60,7 +60,7 @@ impl Proxy {
         self.shared.released.notify_all();
     }
 
-    /// The next piece of data, whoever sends it, arrives by half, and its connection ends.
+    /// Passes half of the next piece of data of either side, then ends its connection.
     pub fn truncate_next(&self) {
         self.shared.truncate.store(true, Ordering::SeqCst);
     }
@@ -71,7 +71,7 @@ impl Shared {
         let copy = |stream: &TcpStream| stream.try_clone().expect("a descriptor");
         {
             let mut open = self.open.lock().unwrap();
-            // Ended ones are forgotten here, so that the list does not grow.
+            // Ended connections are removed here, so that the list does not grow.
             open.retain(|stream| stream.peer_addr().is_ok());
             open.extend([copy(&client), copy(&server)]);
         }
@@ -86,7 +86,7 @@ impl Shared {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer) {
             let held = self.held.lock().unwrap();
-            // A hold that is never released would be the driver's own fault; it must not hang the process.
+            // A hold without a release would be an error of the driver; it must not hang the process.
             let waited = self
                 .released
                 .wait_timeout_while(held, Duration::from_secs(30), |held| *held)

@@ -1,4 +1,4 @@
-//! What the rounds found: printed, and written to a file of the documentation where asked.
+//! Results of the rounds: printed, and written to a file of the documentation if a variable names it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use crate::settings::{Campaign, Settings};
 
-/// The outcome of one campaign's rounds.
+/// Results of one campaign.
 #[derive(Debug, Default)]
 pub struct Results {
     pub rounds: u32,
-    /// How often each fault was done; for kills, in which part of the life.
+    /// Number of times that each fault was done; for kills, by the part of the life.
     pub faults: BTreeMap<String, u32>,
     /// Further figures, by name.
     pub figures: BTreeMap<String, String>,
-    /// What could not be done here, and why.
+    /// Faults that could not be done here, with the reason and their number.
     pub skipped: BTreeMap<String, u32>,
     /// Broken promises, each with the round that shows it.
     pub violations: Vec<String>,
@@ -74,7 +74,7 @@ impl Report {
         ExitCode::from(u8::from(violations > 0))
     }
 
-    /// The page with the sections of these campaigns; what `before` says of others is kept.
+    /// Returns the page with the sections of these campaigns; sections of other campaigns in `before` are kept.
     fn page(&self, before: &str, settings: &Settings, took: Duration) -> String {
         let mut sections: BTreeMap<Campaign, String> = BTreeMap::new();
         for section in before.split("\n## ").skip(1) {

@@ -1,4 +1,4 @@
-//! `orch run` with its own Redis, a Celery worker and a job; orch is killed at a random moment of its life.
+//! `orch run` with its own Redis, a Celery worker and a job; SIGKILL of orch at a random moment of its life.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
@@ -8,22 +8,23 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::processes::sleep_until;
 use crate::report::Results;
 use crate::settings::Limits;
 use crate::support::bookshop;
 use crate::support::orch::Project;
+use crate::support::schedule::pause_until;
 
 const CHUNKS: u32 = 40;
-/// Beyond the stop bound, until which everything must be gone.
-const SLACK: Duration = Duration::from_secs(1);
-/// A worker's start is CPU; more at a time would only make each life longer.
-const LANES: usize = 2;
+/// Time after the stop bound in which everything must have ended.
+const END_GRACE: Duration = Duration::from_secs(1);
+/// Number of rounds at the same time. The start of a worker needs CPU: more rounds would only make each of them longer.
+const PARALLEL_ROUNDS: usize = 2;
 
-/// The Redis of a configuration: orch's own, on a free port.
+/// Configuration of orch's own Redis, on a free port.
 pub const OWN_REDIS: &str = "port = 0\nmode = \"own\"";
 
-/// A project whose one site, `shop`, is a chord of so many chunks of so many seconds; `further` is of `[celery]`.
+/// Returns a configuration whose one site, `shop`, is a chord of this number of chunks of this many seconds; `further`
+/// are lines of `[celery]`.
 pub fn configuration(redis: &str, (chunks, seconds): (u32, f64), retries: u32, further: &str) -> String {
     format!(
         r#"
@@ -53,7 +54,7 @@ pub fn run(limits: Limits) -> Results {
     let (next, results) = (AtomicU32::new(0), Mutex::new(Results::default()));
     let slowest = Mutex::new(Duration::ZERO);
     thread::scope(|scope| {
-        for _ in 0..LANES {
+        for _ in 0..PARALLEL_ROUNDS {
             scope.spawn(|| {
                 let project = project();
                 let life = undisturbed(&project);
@@ -120,10 +121,11 @@ fn undisturbed(project: &Project) -> Life {
     }
 }
 
-/// In which part of the life it was killed, and how long after its end the last process ended.
+/// Runs one round; returns the part of the life in which orch was killed, and the time from its end to the end of the
+/// last process.
 fn round(project: &Project, life: &Life, moment: Duration) -> Result<(&'static str, Duration), String> {
-    let orch = project.orch_with(&["run"], &[], life.bound + SLACK);
-    sleep_until(Instant::now() + moment);
+    let orch = project.orch_with(&["run"], &[], life.bound + END_GRACE);
+    pause_until(Instant::now() + moment);
     orch.signal(Signal::SIGKILL);
     let ended = orch.finish();
     let shown = || format!("at {moment:?} of {:?}\n{}{}", life.whole, ended.stdout, ended.stderr);

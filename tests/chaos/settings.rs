@@ -1,18 +1,18 @@
-//! What the driver is asked to do, from the environment.
+//! Settings of the driver, from the environment.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
-/// What a round of one kind does.
+/// Kind of rounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Campaign {
     /// `orch up` with stubborn and daemonising services; orch is killed at a random moment of its life.
     OrchKilled,
-    /// The same, and its guard is killed.
+    /// As `OrchKilled`, but the guard is killed.
     GuardKilled,
-    /// The same, and both are killed in the same instant; the next start ends what is left.
+    /// As `OrchKilled`, but both are killed at the same instant; the next start ends what is left.
     BothKilled,
     /// `orch run` with Redis and a Celery worker; orch is killed at a random moment of its life.
     RunKilled,
@@ -47,7 +47,7 @@ impl Campaign {
         }
     }
 
-    /// Its share of the time, in hundredths.
+    /// Returns the share of the campaign in the time, in hundredths.
     fn share(self) -> u32 {
         match self {
             Self::OrchKilled => 15,
@@ -59,14 +59,15 @@ impl Campaign {
         }
     }
 
-    /// Its share of the rounds asked for, in thousandths: of 1,000 kills of orch 50 are of `orch run`.
+    /// Returns the share of the campaign in the rounds asked for, in thousandths: of 1,000 kills of orch, 50 are of
+    /// `orch run`.
     fn rounds(self) -> u32 {
         match self {
             Self::OrchKilled => 950,
             Self::GuardKilled | Self::BothKilled => 100,
             Self::RunKilled => 50,
             Self::Job => 3,
-            // Of five jobs each.
+            // Rounds of five jobs each.
             Self::Ledger => 100,
             Self::Connections => 200,
         }
@@ -93,31 +94,31 @@ impl FromStr for Campaign {
     }
 }
 
-/// Chunks of a job; `ORCH_CHAOS_CHUNKS` chooses another number.
+/// Returns the number of chunks of a job; `ORCH_CHAOS_CHUNKS` sets another number.
 pub fn chunks() -> u32 {
     const CHUNKS: u32 = 2000;
     variable("ORCH_CHAOS_CHUNKS").ok().flatten().unwrap_or(CHUNKS)
 }
 
-/// How much of a campaign is done.
+/// Limits of a campaign.
 #[derive(Clone, Debug)]
 pub struct Limits {
     pub seed: u64,
     pub rounds: Option<u32>,
     pub until: Option<Instant>,
-    /// One round of the ledger campaign instead of all.
+    /// Number of the one round of the ledger campaign that is done, or all.
     pub only: Option<u32>,
 }
 
 impl Limits {
-    /// Whether round `number`, from 0, may begin.
+    /// Returns whether round `number`, from 0, may begin.
     pub fn allow(&self, number: u32) -> bool {
-        // The first round always: a campaign that did nothing would be a success that shows nothing.
+        // Always the first round: a campaign without a round would be a success that shows nothing.
         number == 0
             || self.rounds.is_none_or(|rounds| number < rounds) && self.until.is_none_or(|until| Instant::now() < until)
     }
 
-    /// The randomness of one round: a function of the seed and its number alone.
+    /// Returns the randomness of one round: a function of the seed and the number alone.
     pub fn random(&self, number: u32) -> fastrand::Rng {
         fastrand::Rng::with_seed(self.seed ^ (u64::from(number) + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15))
     }
@@ -139,13 +140,13 @@ impl fmt::Display for Limits {
 pub struct Settings {
     pub seed: u64,
     pub campaigns: Vec<Campaign>,
-    /// All campaigns together.
+    /// Time of all campaigns together.
     time: Option<Duration>,
-    /// Kills of orch; the other campaigns in proportion.
+    /// Number of kills of orch; the other campaigns do rounds in proportion.
     rounds: Option<u32>,
-    /// The one round to be done again.
+    /// The one round that is repeated.
     only: Option<u32>,
-    /// File to write.
+    /// File of the report.
     pub report: Option<PathBuf>,
 }
 

@@ -1,4 +1,4 @@
-//! One system call, as far as it may change a directory: its name and the file it is about.
+//! One system call that may change a directory: its name and its file.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -9,16 +9,16 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 use nix::unistd::Pid;
 
-/// Whose call it is.
+/// Process that makes a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Actor {
     Orch,
     Guard,
-    /// A service's process, until it executes its program.
+    /// Process of a service, until it executes its program.
     Service,
 }
 
-/// A call that makes, changes, syncs or removes `path`.
+/// Call that creates, changes, syncs or removes `path`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     pub actor: Actor,
@@ -27,29 +27,29 @@ pub struct Call {
 }
 
 impl Call {
-    /// Whether it puts bytes into a file, and can do so in part.
+    /// Returns whether the call writes bytes into a file, possibly only a part of them.
     pub fn writes(&self) -> bool {
         matches!(self.name, "write" | "pwrite64")
     }
 
-    /// Whether a full disk would refuse it.
+    /// Returns whether a full disk would refuse the call.
     pub fn needs_room(&self) -> bool {
         !matches!(self.name, "unlink" | "rmdir" | "chmod")
     }
 }
 
-/// Where a call says which file it is about.
+/// Argument of a call that names the file.
 enum Place {
     Descriptor,
     /// The path is this argument.
     Path(usize),
-    /// The path is the second argument, relative to the directory that is the first.
+    /// The path is the second argument, relative to the directory in the first.
     At,
-    /// As `At`, and only with flags that can change something in this argument.
+    /// As `At`, and only with flags in this argument that can change something.
     Open(usize),
 }
 
-/// The calls that may change something.
+/// Returns name and place of a call that may change something.
 fn known(number: u64) -> Option<(&'static str, Place)> {
     Some(match i64::try_from(number).ok()? {
         libc::SYS_write => ("write", Place::Descriptor),
@@ -72,19 +72,19 @@ fn known(number: u64) -> Option<(&'static str, Place)> {
         libc::SYS_fchmodat => ("chmod", Place::At),
         libc::SYS_link => ("link", Place::Path(1)),
         libc::SYS_symlink => ("symlink", Place::Path(1)),
-        // What is replaced matters, not what it was called before.
+        // The replaced file counts, not the former name of the new one.
         libc::SYS_rename => ("rename", Place::Path(1)),
         libc::SYS_renameat | libc::SYS_renameat2 => ("rename", Place::Path(3)),
         _ => return None,
     })
 }
 
-/// Whether a call of this number is worth a closer look.
+/// Returns whether a call of this number may change something.
 pub fn may_change(number: u64) -> bool {
     known(number).is_some()
 }
 
-/// What the stopped thread is about to do, if it changes something.
+/// Decodes the call that the stopped thread is about to make, if the call changes something.
 pub fn decode(thread: Pid, number: u64, arguments: [u64; 4], actor: Actor) -> Option<Call> {
     let (name, place) = known(number)?;
     let path = match place {
@@ -116,7 +116,7 @@ fn of_descriptor(thread: Pid, descriptor: u64) -> Option<PathBuf> {
     std::fs::read_link(Path::new("/proc").join(format!("{thread}/fd/{descriptor}"))).ok()
 }
 
-/// The path at this address of the thread's memory.
+/// Reads the path at this address of the thread's memory.
 fn text(thread: Pid, address: u64) -> Option<PathBuf> {
     let memory = File::open(format!("/proc/{thread}/mem")).ok()?;
     let mut bytes = vec![0; 4096];

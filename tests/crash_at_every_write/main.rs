@@ -1,8 +1,8 @@
-//! A crash at every write: orch, its guard, or both are killed before, and in the middle of, each system call that changes
-//! the state directory, and each of these calls is made to fail. After each the state directory must be whole, nothing
-//! may be left, and `orch clean` and the next `orch up` must work.
+//! A crash at every write: orch, its guard, or both are killed before, and in the middle of, each system call that
+//! changes the state directory, and each of these calls is made to fail. After each crash the state directory must be
+//! whole, nothing may be left, and `orch clean` and the next `orch up` must work.
 //!
-//! Not here: crashes at other moments; `tests/chaos` has those.
+//! Crashes at other moments are in `tests/chaos`.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", target_env = "gnu"))]
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
@@ -21,10 +21,10 @@ use nix::errno::Errno;
 use nix::sys::signal::Signal;
 
 use call::{Actor, Call};
-use place::{Life, Place, age};
+use place::{Life, TestDirectory, age};
 use tracer::{End, Fault, Victims};
 
-/// A service with a grandchild that has daemonised itself, and a port that is remembered.
+/// Service with a grandchild that has daemonised itself, and a port that is remembered.
 const WEB: &str = r#"
 [redis]
 mode = "off"
@@ -34,34 +34,34 @@ web = 0
 command = ["sh", "-c", "setsid -f sleep 600; exec sleep 600"]
 "#;
 
-/// A Redis of orch's own, whose configuration orch writes.
+/// A Redis of orch, whose configuration orch writes.
 const REDIS: &str = "[redis]\nmode = \"own\"\nport = 0\n";
 
-/// What is done to the lives of a campaign, one call after the other.
+/// Series of lives of orch, with a fault at one call of each.
 #[derive(Clone, Copy)]
 struct Campaign {
     configuration: &'static str,
     /// `up`, which is asked to end once it is up, or `clean`.
     command: &'static str,
-    /// The state directory has a history: the most runs that are kept, and what a dead run has left.
+    /// The state directory has a history: the largest number of runs that are kept, and the leftovers of a dead run.
     aged: bool,
-    /// The call may be hit.
+    /// Selects the calls that may be hit.
     hits: fn(&Call) -> bool,
     fault: Fault,
-    /// What becomes of calls after the one that was hit.
+    /// Faults of the calls after the one that was hit.
     afterwards: fn(&Call) -> Option<Fault>,
 }
 
 const ONCE: fn(&Call) -> Option<Fault> = |_| None;
 
 impl Campaign {
-    /// Hits the first call of a life, the second of another, until a life has no more.
+    /// Hits the first call in one life, the second in the next, until a life has no more calls.
     fn run(self, name: &str) {
         let began = Instant::now();
         let mut problems = Vec::new();
         let mut hits: BTreeMap<String, usize> = BTreeMap::new();
         for number in 1.. {
-            let place = Place::new(self.configuration);
+            let place = TestDirectory::new(self.configuration);
             if self.aged {
                 age(&place);
             }
@@ -77,12 +77,12 @@ impl Campaign {
             });
             let Some(life) = life else { return };
             let Some(hit) = hit else {
-                assert_eq!(life.end, self.undisturbed(), "undisturbed: {}", life.told);
+                assert_eq!(life.end, self.undisturbed(), "undisturbed: {}", life.output);
                 break;
             };
             let shown = place.shown(&hit);
             if let Err(problem) = self.judge(&place, &life, &hit, number) {
-                problems.push(format!("call {number}, {shown}: {problem}\n{}", life.told));
+                problems.push(format!("call {number}, {shown}: {problem}\n{}", life.output));
             }
             *hits.entry(shown).or_default() += 1;
         }
@@ -103,9 +103,9 @@ impl Campaign {
         End::Code(if self.command == "clean" { 0 } else { 143 })
     }
 
-    /// Whether what followed is what is promised.
-    fn judge(self, place: &Place, life: &Life, hit: &Call, number: usize) -> Result<(), String> {
-        // Of both killed nobody is left to end what has daemonised.
+    /// Checks the state after a life.
+    fn judge(self, place: &TestDirectory, life: &Life, hit: &Call, number: usize) -> Result<(), String> {
+        // With both killed no process is left that could end the daemonised one.
         let stray = usize::from(matches!(
             self.fault,
             Fault::Kill(Victims::Both) | Fault::KillHalfway(Victims::Both)
@@ -113,32 +113,32 @@ impl Campaign {
         place.wait_until_alone(stray)?;
         match (self.fault, life.end) {
             (Fault::Kill(Victims::Orch | Victims::Both) | Fault::KillHalfway(Victims::Orch | Victims::Both), end) => {
-                // The guard's last calls come when orch may have ended already.
+                // The last calls of the guard come when orch may have ended already.
                 let ended = hit.actor == Actor::Guard && end == self.undisturbed();
                 if end != End::Signal(Signal::SIGKILL) && !ended {
                     return Err(format!("killed, and ended with {end:?}"));
                 }
             }
             (Fault::Kill(Victims::Guard) | Fault::KillHalfway(Victims::Guard), End::Code(3)) => {
-                if !life.told.contains("guard") {
-                    return Err("the guard's death is not told".to_owned());
+                if !life.output.contains("guard") {
+                    return Err("the guard's death is not reported".to_owned());
                 }
             }
-            // After its goodbye nobody misses it.
+            // After its last report orch does not need the guard any more.
             (Fault::Kill(Victims::Guard), End::Code(143)) if hit.name == "unlink" => {}
             (Fault::Fail(errno), end) if end == End::Code(3) || end == self.undisturbed() => {
                 let why = std::io::Error::from(errno).to_string();
-                if !place.told_anywhere(life).contains(&why) {
-                    return Err(format!("`{why}` is not told; ended with {:?}", life.end));
+                if !place.output_and_guard_log(life).contains(&why) {
+                    return Err(format!("`{why}` is not reported; ended with {:?}", life.end));
                 }
             }
             (Fault::Halve, end) if end == self.undisturbed() => {}
-            // A process writes its own record, and cannot do so twice.
+            // A process of a service writes a record of itself, and cannot write a second one.
             (Fault::Halve, End::Code(3)) if hit.actor == Actor::Service => {}
             (_, end) => return Err(format!("ended with {end:?}")),
         }
         place.whole()?;
-        // In turn, so that each also meets what the other would have mended.
+        // Alternately, so that each also meets the state that the other would have repaired.
         if number.is_multiple_of(2) {
             place.next_start()?;
             place.tidy(&[place.state(), place.state().join("redis")])?;
@@ -273,7 +273,7 @@ fn clean_with_each_failing() {
     failing.run("`orch clean` with each failing");
 }
 
-/// What orch writes for Redis.
+/// Selects the files that orch writes for Redis.
 fn of_redis(call: &Call) -> bool {
     call.path.components().any(|word| word.as_os_str() == "redis")
 }

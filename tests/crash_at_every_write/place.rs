@@ -1,4 +1,4 @@
-//! A directory with a configuration, in which lives of orch take place one after the other; what is looked at after each.
+//! A directory with a configuration, in which several orch run one after the other, and the checks after each.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,23 +13,24 @@ use tempfile::TempDir;
 use crate::call::Call;
 use crate::support::server;
 use crate::support::skip::skip;
-use crate::tracer::{End, Fault, watch};
+use crate::support::watch::{self, Watch};
+use crate::tracer::{self, End, Fault};
 
-/// For what has been killed to be gone.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Time in which killed processes must have ended.
+const END_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A directory with a configuration, in which lives take place one after the other.
-pub struct Place {
+/// Directory with a configuration, in which several orch run one after the other.
+pub struct TestDirectory {
     directory: TempDir,
 }
 
-/// What one life of orch was.
+/// End and output of one orch.
 pub struct Life {
     pub end: End,
-    pub told: String,
+    pub output: String,
 }
 
-impl Place {
+impl TestDirectory {
     pub fn new(configuration: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("orch.toml"), configuration).unwrap();
@@ -62,10 +63,10 @@ impl Place {
             .stderr(output);
         let state = self.state();
         let up = (argument == "up").then(|| state.join("instance.json"));
-        match watch(&mut command, &state, up.as_deref(), fault) {
+        match tracer::watch(&mut command, &state, up.as_deref(), fault) {
             Ok(end) => Some(Life {
                 end,
-                told: fs::read_to_string(self.output()).unwrap(),
+                output: fs::read_to_string(self.output()).unwrap(),
             }),
             Err(forbidden) => {
                 skip(format_args!("no process may be traced here: {}", forbidden.0));
@@ -74,7 +75,7 @@ impl Place {
         }
     }
 
-    /// Runs orch undisturbed; exit code and what it said.
+    /// Runs orch undisturbed; returns its exit code and its output.
     pub fn orch(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = Command::new(env!("CARGO_BIN_EXE_orch"))
             .args(arguments)
@@ -86,7 +87,7 @@ impl Place {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// Processes that live here, by their working directory.
+    /// Returns the processes with a working directory below this one.
     pub fn alive(&self) -> Vec<i32> {
         let here = self.directory.path().canonicalize().unwrap();
         let processes = fs::read_dir("/proc").unwrap().flatten();
@@ -100,26 +101,25 @@ impl Place {
     }
 
     pub fn wait_until_alone(&self, but: usize) -> Result<(), String> {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + END_TIMEOUT;
         loop {
             let alive = self.alive();
             if alive.len() <= but {
                 return Ok(());
             }
-            if Instant::now() > deadline {
+            if !watch::any_ends(&alive, deadline.saturating_duration_since(Instant::now())) {
                 return Err(format!("left behind: {alive:?}"));
             }
-            std::thread::park_timeout(Duration::from_millis(1));
         }
     }
 
-    /// Every directory in which there is a file below the state directory.
+    /// Returns every directory with a file below the state directory.
     pub fn directories(&self) -> Vec<PathBuf> {
         let files = self.files();
         files.iter().map(|file| file.parent().unwrap().to_owned()).collect()
     }
 
-    /// Every file below the state directory.
+    /// Returns every file below the state directory.
     pub fn files(&self) -> Vec<PathBuf> {
         let (mut found, mut pending) = (Vec::new(), vec![self.state()]);
         while let Some(directory) = pending.pop() {
@@ -134,7 +134,7 @@ impl Place {
     }
 }
 
-impl Place {
+impl TestDirectory {
     pub fn shown(&self, call: &Call) -> String {
         let path = call.path.strip_prefix(self.directory.path()).unwrap_or(&call.path);
         let words: Vec<String> = path
@@ -150,18 +150,18 @@ impl Place {
         format!("{} {} by {:?}", call.name, words.join("/"), call.actor)
     }
 
-    /// What orch and its guard said, to the user and in the logs.
-    pub fn told_anywhere(&self, life: &Life) -> String {
+    /// Returns the output of orch and the log of its guard.
+    pub fn output_and_guard_log(&self, life: &Life) -> String {
         let logs = self.files().into_iter().filter(|file| file.ends_with("guard.log"));
         let logs = logs.map(|log| fs::read_to_string(log).unwrap_or_default());
-        logs.fold(life.told.clone(), |all, log| all + &log)
+        logs.fold(life.output.clone(), |all, log| all + &log)
     }
 
-    /// No file is half of what it should be.
+    /// Checks that no file is incomplete.
     pub fn whole(&self) -> Result<(), String> {
         for file in self.files() {
             let name = file.file_name().unwrap().to_string_lossy().into_owned();
-            // Others are not orch's, or not text.
+            // Other files are not written by orch, or are no text.
             let ours = [
                 "version",
                 "instance.json",
@@ -179,7 +179,7 @@ impl Place {
                 "instance.json" | "ports.json" | "app-settings.json" | "summary.json" => {
                     serde_json::from_str::<Value>(&text).is_ok()
                 }
-                // Appended to: the last line may be torn.
+                // Lines are appended to this file: the last one may be incomplete.
                 _ => {
                     let lines: Vec<&str> = text.split('\n').collect();
                     let (_, whole) = lines.split_last().unwrap();
@@ -219,35 +219,31 @@ impl Place {
             .stderr(output)
             .spawn()
             .unwrap();
-        let told = || fs::read_to_string(self.output()).unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        let mut asked = false;
-        let status = loop {
-            if let Some(status) = orch.try_wait().unwrap() {
-                break status;
-            }
-            if !asked && self.is_up(orch.id()) {
-                asked = true;
-                kill(Pid::from_raw(orch.id().cast_signed()), Signal::SIGTERM).unwrap();
-            }
-            if Instant::now() > deadline {
-                orch.kill().unwrap();
-            }
-            std::thread::park_timeout(Duration::from_millis(1));
-        };
+        let output = || fs::read_to_string(self.output()).unwrap();
+        let deadline = Instant::now() + END_TIMEOUT;
+        let directories = || vec![self.path().to_owned(), self.state()];
+        let is_up = || self.is_up(orch.id()).then_some(());
+        if Watch::with_child(&orch).until(END_TIMEOUT, directories, is_up).is_ok() {
+            kill(Pid::from_raw(orch.id().cast_signed()), Signal::SIGTERM).unwrap();
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        let status = watch::exit(&mut orch, left).unwrap_or_else(|| {
+            orch.kill().unwrap();
+            orch.wait().unwrap()
+        });
         if status.code() != Some(143) {
-            return Err(format!("the next start ended with {status}: {}", told()));
+            return Err(format!("the next start ended with {status}: {}", output()));
         }
         self.wait_until_alone(0)
     }
 
-    /// Whether this orch has published how to use it.
+    /// Returns whether this orch has published `instance.json`.
     fn is_up(&self, orch: u32) -> bool {
         let text = fs::read(self.state().join("instance.json")).unwrap_or_default();
         serde_json::from_slice::<Value>(&text).is_ok_and(|instance| instance["pid"] == orch)
     }
 
-    /// Nothing that should not survive a life has survived in these directories.
+    /// Checks that these directories have no file that should not survive a life.
     pub fn tidy(&self, directories: &[PathBuf]) -> Result<(), String> {
         let untidy = |file: &PathBuf| {
             let (directory, name) = (file.parent().unwrap(), file.file_name().unwrap().to_string_lossy());
@@ -262,7 +258,7 @@ impl Place {
 }
 
 /// Gives the state directory a history.
-pub fn age(place: &Place) {
+pub fn age(place: &TestDirectory) {
     let state = place.state();
     for run in 0..20 {
         let directory = state.join(format!("runs/{run:012x}"));

@@ -1,6 +1,6 @@
-//! `orch run` with a Redis and a worker of its own is killed before, or in the middle of, some of its calls: too slow a
-//! life for each of them, so those are hit that lie evenly spread over it. What is left is picked up by `--resume`, or
-//! that says why there is nothing to resume.
+//! `orch run` with a Redis and a worker is killed before, or in the middle of, some of the calls. A life is too slow
+//! for a kill at each call, so the calls that are hit are spread evenly. `--resume` continues the run, or explains why
+//! there is nothing to resume.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -12,23 +12,23 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 
 use crate::call::Call;
-use crate::place::{Life, Place};
+use crate::place::{Life, TestDirectory};
 use crate::support::bookshop::{self, ledger};
 use crate::tracer::{End, Fault, Victims};
 
-/// Most calls that are hit; a busy machine gets through fewer in the time there is.
+/// Largest number of calls that are hit; a busy machine hits fewer in the available time.
 const MOST: usize = 42;
-/// Fewer would tell too little.
+/// Smallest number of calls that must be hit.
 const FEWEST: usize = 6;
-/// No further life begins after this.
-const TIME: Duration = Duration::from_secs(40);
-/// Lives at the same time: most of one is waiting.
-const LANES: usize = 3;
+/// Time after which no further life begins.
+const START_DEADLINE: Duration = Duration::from_secs(40);
+/// Number of lives at the same time: most of a life is waiting.
+const PARALLEL_LIVES: usize = 3;
 
 const CHUNKS: u64 = 6;
 const SITES: [&str; 2] = ["left", "right"];
 
-fn place() -> Place {
+fn place() -> TestDirectory {
     let mut configuration = "[orch]\nlease = \"3s\"\n[redis]\nmode = \"own\"\nport = 0\n\
          [celery]\napp = \"chaos_app\"\nconcurrency = 2\nacks_late = true\ngrace = \"5s\"\nquit_grace = \"300ms\"\n"
         .to_owned();
@@ -38,14 +38,14 @@ fn place() -> Place {
              chunks = {CHUNKS}, seconds = 0.1, ledger = \"ledger.{site}\" }} }}\n"
         ));
     }
-    let place = Place::new(&configuration);
+    let place = TestDirectory::new(&configuration);
     let app = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps/chaos_app.py");
     fs::copy(app, place.path().join("chaos_app.py")).unwrap();
     std::os::unix::fs::symlink(bookshop::environment().join(".venv"), place.path().join(".venv")).unwrap();
     place
 }
 
-/// Shares of a whole, evenly spread however many are taken: 0, 1/2, 1/4, 3/4, 1/8, ...
+/// Returns shares of a whole that are evenly spread for any number of them: 0, 1/2, 1/4, 3/4, 1/8, ...
 fn share(number: usize) -> f64 {
     let (mut number, mut share, mut weight) = (number, 0.0, 0.5);
     while number > 0 {
@@ -58,7 +58,7 @@ fn share(number: usize) -> f64 {
     share
 }
 
-/// What is done to the call of this number among those that are hit.
+/// Returns the fault for the call of this number among those that are hit.
 fn fault(number: usize, call: &Call) -> Fault {
     match number % 3 {
         0 => Fault::Kill(Victims::Orch),
@@ -68,8 +68,8 @@ fn fault(number: usize, call: &Call) -> Fault {
     }
 }
 
-/// A life in which the call of this number is hit; how many there were before that.
-fn live(place: &Place, due: Option<usize>, number: usize) -> Option<(Life, Option<Call>, usize)> {
+/// Runs a life in which the call of this number is hit; returns the number of calls before it.
+fn live(place: &TestDirectory, due: Option<usize>, number: usize) -> Option<(Life, Option<Call>, usize)> {
     let (mut seen, mut hit) = (0, None);
     let life = place.live("run", &mut |call| {
         if hit.is_some() {
@@ -87,21 +87,21 @@ fn live(place: &Place, due: Option<usize>, number: usize) -> Option<(Life, Optio
 
 #[test]
 fn a_run_killed_at_calls_all_over_its_life() {
-    // Not within the time of the lives.
+    // Created before the time of the lives begins.
     bookshop::environment();
     let began = Instant::now();
     let undisturbed = place();
     let Some((life, _, calls)) = live(&undisturbed, None, 0) else {
         return;
     };
-    assert_eq!(life.end, End::Code(0), "undisturbed: {}", life.told);
+    assert_eq!(life.end, End::Code(0), "undisturbed: {}", life.output);
     let (next, hits, problems) = (AtomicUsize::new(0), Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
-        for _ in 0..LANES {
+        for _ in 0..PARALLEL_LIVES {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    if number >= MOST || (number >= FEWEST && began.elapsed() > TIME) {
+                    if number >= MOST || (number >= FEWEST && began.elapsed() > START_DEADLINE) {
                         return;
                     }
                     // Lives differ by a few calls: the last ones may not come.
@@ -115,7 +115,7 @@ fn a_run_killed_at_calls_all_over_its_life() {
                     let place = place();
                     let (life, hit, _) = live(&place, Some(due), number).unwrap();
                     let Some(hit) = hit else {
-                        assert_eq!(life.end, End::Code(0), "not hit: {}", life.told);
+                        assert_eq!(life.end, End::Code(0), "not hit: {}", life.output);
                         continue;
                     };
                     let shown = format!(
@@ -128,7 +128,7 @@ fn a_run_killed_at_calls_all_over_its_life() {
                         Err(problem) => problems
                             .lock()
                             .unwrap()
-                            .push(format!("{shown}: {problem}\n{}", life.told)),
+                            .push(format!("{shown}: {problem}\n{}", life.output)),
                     }
                 }
             });
@@ -148,13 +148,13 @@ fn a_run_killed_at_calls_all_over_its_life() {
     assert!(hits.len() + 2 >= FEWEST);
 }
 
-/// Whether what followed is what is promised; how the run was gone on with.
-fn judge(place: &Place, life: &Life, fault: Fault, number: usize) -> Result<&'static str, String> {
-    // The guard's last call comes when orch may have ended already.
+/// Checks the state after a life; returns how the run was continued.
+fn judge(place: &TestDirectory, life: &Life, fault: Fault, number: usize) -> Result<&'static str, String> {
+    // The last call of the guard comes when orch may have ended already.
     if life.end != End::Signal(Signal::SIGKILL) && life.end != End::Code(0) {
         return Err(format!("killed, and ended with {:?}", life.end));
     }
-    // Of both killed nobody is left to end what is not the guard's own child.
+    // With both killed no process is left that could end a process that is no direct child of the guard.
     if !matches!(fault, Fault::Kill(Victims::Both)) {
         place.wait_until_alone(0)?;
     }
@@ -177,8 +177,8 @@ fn judge(place: &Place, life: &Life, fault: Fault, number: usize) -> Result<&'st
     Ok(how)
 }
 
-/// Goes on with the run that was killed, or starts another where that says why it cannot.
-fn go_on(place: &Place) -> Result<&'static str, String> {
+/// Resumes the run that was killed, or starts another one if `--resume` explains that there is none to resume.
+fn go_on(place: &TestDirectory) -> Result<&'static str, String> {
     let began = place.files().iter().any(|file| {
         let text = fs::read_to_string(file).unwrap_or_default();
         file.ends_with("journal.jsonl") && text.lines().next().is_some_and(|line| line.ends_with('}'))

@@ -1,7 +1,7 @@
-//! Runs one orch call by call, as a debugger would: before each system call by which orch, its guard or a service's
-//! process before its program may change something below a directory, it is asked what shall become of it.
+//! Runs one orch call by call, as a debugger does: before each system call by which orch, its guard, or a service's
+//! process before its program may change something below a directory, a function decides the fault of the call.
 //!
-//! Services are let go when they execute their programs: what those write is not orch's.
+//! Services are released when they execute their programs: their later writes are not those of orch.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -19,17 +19,17 @@ use nix::unistd::Pid;
 
 use crate::call::{Actor, Call, decode, may_change};
 
-/// How long a life may take on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Time that a life may take on a busy machine.
+const LIFE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// What becomes of a call.
+/// Fault of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// These are killed, and it is not made.
+    /// The victims are killed, and the call is not made.
     Kill(Victims),
-    /// Half of the bytes are written, then these are killed.
+    /// Half of the bytes are written, then the victims are killed.
     KillHalfway(Victims),
-    /// It fails.
+    /// The call fails.
     Fail(Errno),
     /// Half of the bytes are written, which is no failure yet.
     Halve,
@@ -42,19 +42,19 @@ pub enum Victims {
     Both,
 }
 
-/// How orch ended.
+/// End of orch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
     Code(i32),
     Signal(Signal),
 }
 
-/// What a thread that is inside a call needs done at the call's end.
+/// Work to be done when the call of a thread returns.
 #[derive(Clone, Debug)]
 struct Inside {
     call: Call,
     fault: Option<Fault>,
-    /// The length that was asked for, where it was changed.
+    /// Original length, if the length was changed.
     length: Option<u64>,
 }
 
@@ -63,25 +63,26 @@ struct Tracee {
     inside: Option<Inside>,
 }
 
-/// Everybody who is traced, by thread; the pids of orch and the guard for whoever must end them.
+/// All traced processes, by thread; the pids of orch and the guard for the kills.
 pub struct Tracer<'a> {
     below: &'a Path,
     judge: &'a mut dyn FnMut(&Call) -> Option<Fault>,
-    /// A file whose replacement tells that orch is up; it is then asked to end. Without one it ends by itself.
+    /// File whose replacement shows that orch is up; orch is then asked to end. Without such a file orch ends by
+    /// itself.
     up: Option<&'a Path>,
     orch: Pid,
     guard: Option<Pid>,
     tracees: HashMap<Pid, Tracee>,
-    /// Seen before their parents told of them.
+    /// Threads whose first stop came before the event of their parent.
     early: Vec<Pid>,
     end: Option<End>,
 }
 
-/// Why a life could not be watched, as opposed to what it did.
+/// Reason why no process can be traced here.
 #[derive(Debug)]
 pub struct Forbidden(pub Errno);
 
-/// Runs `orch` to its end, and its guard to the guard's.
+/// Runs `orch` to its end, and its guard to the guard's end.
 ///
 /// # Errors
 /// Tracing is forbidden here.
@@ -93,9 +94,9 @@ pub fn watch(
 ) -> Result<End, Forbidden> {
     #[expect(clippy::disallowed_methods, reason = "a test starts what it tests")]
     #[expect(clippy::zombie_processes, reason = "the tracer waits for all of them, by waitpid")]
-    let root = orch.spawn().expect("start a shell that becomes orch");
+    let root = orch.spawn().expect("could not start a shell that becomes orch");
     let orch = Pid::from_raw(i32::try_from(root.id()).expect("a pid"));
-    // The shell stops itself, so that nothing is missed.
+    // The shell stops itself, so that no call is missed.
     let stopped = waitpid(orch, Some(WaitPidFlag::WUNTRACED)).expect("our child");
     assert!(matches!(stopped, WaitStatus::Stopped(..)), "{stopped:?}");
     let options = Options::PTRACE_O_TRACESYSGOOD
@@ -114,7 +115,7 @@ pub fn watch(
     let watchdog = {
         let known = Arc::clone(&known);
         std::thread::spawn(move || {
-            let hung = is_over.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout);
+            let hung = is_over.recv_timeout(LIFE_TIMEOUT) == Err(RecvTimeoutError::Timeout);
             if hung {
                 for pid in known.lock().unwrap().iter() {
                     kill(*pid, Signal::SIGKILL).ok();
@@ -142,13 +143,13 @@ pub fn watch(
     );
     tracer.run(&known);
     drop(over);
-    assert!(!watchdog.join().unwrap(), "not over within {PATIENCE:?}");
+    assert!(!watchdog.join().unwrap(), "not over within {LIFE_TIMEOUT:?}");
     Ok(tracer.end.expect("the end of our child was seen"))
 }
 
 impl Tracer<'_> {
     fn run(&mut self, known: &Mutex<Vec<Pid>>) {
-        // Of this thread alone: other lives are watched by other threads.
+        // Waits for processes of this thread alone: other threads trace other lives.
         let flags = WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD;
         loop {
             match waitpid(Pid::from_raw(-1), Some(flags)) {
@@ -179,7 +180,7 @@ impl Tracer<'_> {
         self.let_orphans_go();
     }
 
-    /// A parent that was killed right after its fork tells of no child.
+    /// Releases new processes whose parent was killed right after the fork: the event of the parent will not come.
     fn let_orphans_go(&mut self) {
         let tracees = &self.tracees;
         self.early.retain(|child| {
@@ -197,7 +198,7 @@ impl Tracer<'_> {
         match (event, actor) {
             (libc::PTRACE_EVENT_CLONE | libc::PTRACE_EVENT_FORK | libc::PTRACE_EVENT_VFORK, Some(parent)) => {
                 if let Some(child) = child().map(Pid::from_raw) {
-                    // The standard library makes threads by clone and processes by fork or vfork.
+                    // The standard library creates threads by clone and processes by fork or vfork.
                     let actor = match (event, parent) {
                         (libc::PTRACE_EVENT_CLONE, same) => same,
                         (_, Actor::Orch) => Actor::Guard,
@@ -219,7 +220,7 @@ impl Tracer<'_> {
                 self.tracees.remove(&thread);
                 ptrace::detach(thread, None).ok();
             }
-            // The first stop of a new thread or process, which its parent has not told of yet.
+            // The first stop of a new thread or process, before the event of its parent.
             (libc::PTRACE_EVENT_STOP, None) => {
                 self.early.push(thread);
                 self.let_orphans_go();
@@ -231,7 +232,7 @@ impl Tracer<'_> {
 
     fn at_call(&mut self, thread: Pid) {
         let tracee = self.tracees.get_mut(&thread);
-        // Killed in this instant: its end follows.
+        // The thread was killed at this instant: its end follows.
         let (Some(tracee), Ok(mut registers)) = (tracee, ptrace::getregs(thread)) else {
             return resume(thread, None);
         };
@@ -255,7 +256,7 @@ impl Tracer<'_> {
                 };
                 match fault {
                     Some(Fault::Kill(victims)) => {
-                        // It may be another's than the victim's, and is not made then either.
+                        // The call may be one of another process than the victim; that call is not made either.
                         registers.orig_rax = u64::MAX;
                         ptrace::setregs(thread, registers).ok();
                         tracee.inside = Some(inside);
@@ -277,7 +278,7 @@ impl Tracer<'_> {
             }
         } else if let Some(inside) = tracee.inside.take() {
             if let Some(length) = inside.length {
-                // The kernel keeps the registers of arguments, and compilers know that.
+                // The kernel keeps the registers of arguments, and compilers rely on that.
                 registers.rdx = length;
                 ptrace::setregs(thread, registers).ok();
             }
@@ -306,12 +307,12 @@ impl Tracer<'_> {
     }
 }
 
-/// Goes on to the next call; one that has been killed meanwhile is gone.
+/// Continues to the next call; a thread that was killed in between is gone.
 fn resume(thread: Pid, signal: Option<Signal>) {
     ptrace::syscall(thread, signal).ok();
 }
 
-/// The process that forked this one, or that this thread is of.
+/// Returns the process that forked this one, or the process of this thread.
 fn parent(thread: Pid) -> Option<Pid> {
     let status = std::fs::read_to_string(format!("/proc/{thread}/status")).ok()?;
     let number = |name: &str| -> Option<i32> {

@@ -1,4 +1,4 @@
-//! Inputs that are right, from which those that are wrong are made.
+//! Correct inputs, from which wrong inputs are made.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use orch::celery::fuzzing::TICKET;
 use serde_json::{Value, json};
 
-/// What means something to one of the formats.
+/// Words that have a meaning in one of the formats.
 pub const WORDS: &[&str] = &[
     "{",
     "}",
@@ -93,7 +93,7 @@ pub const WORDS: &[&str] = &[
     "{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\"}\n",
 ];
 
-/// Fields that are mutated wherever they stand: of the frames of all versions.
+/// Versions of Celery whose recorded frames are used.
 const VERSIONS: [&str; 6] = ["5.2.7", "5.3.6", "5.4.0", "5.5.3", "5.6.3", "5.7.0"];
 
 fn root() -> PathBuf {
@@ -104,7 +104,7 @@ fn bytes(path: &Path) -> Vec<u8> {
     fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// Of a reader of files and texts.
+/// Returns inputs for a reader of files and texts.
 pub fn of_texts(name: &str) -> Vec<Vec<u8>> {
     let texts: &[&str] = match name {
         "journal" => {
@@ -134,7 +134,8 @@ pub fn of_texts(name: &str) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// Of a decoder of the wire: the recorded messages that are of its kind, their bodies not encoded.
+/// Returns inputs for a decoder of Celery's messages: the recorded messages of its kind, with bodies that are not
+/// encoded.
 pub fn of_messages(name: &str) -> Vec<Vec<u8>> {
     let topics: &[&str] = match name {
         "control reply" => &["control"],
@@ -169,12 +170,12 @@ pub fn of_messages(name: &str) -> Vec<Vec<u8>> {
 
 pub fn of_configurations() -> Vec<Vec<u8>> {
     let reference = String::from_utf8(bytes(&root().join("config/orch.toml"))).unwrap();
-    // Every second line of the reference is commentary or switched off; once with all of it.
+    // Every second line of the reference is a comment or switched off; one text has all of it.
     let mut texts = vec![reference.replace("\n#", "\n"), reference];
     for example in ["orch.toml", "bad-night.toml"] {
         texts.push(String::from_utf8(bytes(&root().join("examples/bookshop").join(example))).unwrap());
     }
-    // Small ones, in which a change is more likely to matter, and one that is right here.
+    // Small texts, in which a change is more likely to matter.
     texts.extend(
         [
             "[redis]\nmode = \"off\"\n[services.web]\ncommand = [\"sleep\", \"600\"]\nreadiness = { tcp = \"127.0.0.1:1\" }\n",

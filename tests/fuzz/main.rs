@@ -1,10 +1,12 @@
-//! Everything that orch reads and others write, changed at random from what is right: no panic, and of time and memory no
-//! more than an input accounts for. `cargo test --features fuzzing --test fuzz`, with or without `--release`.
+//! Everything that orch reads and others write, changed at random from correct inputs: no panic, and no more time and
+//! memory than the size of an input explains. `cargo test --features fuzzing --test fuzz`, with or without `--release`.
 //!
-//! Coverage guides nothing here; an input whose outcome is of a new kind is changed further. By coverage: `fuzz/`.
+//! No coverage guides the changes; an input whose outcome is of a new kind is changed further. Fuzzing by coverage is
+//! in `fuzz/`.
 //!
-//! Variables: `ORCH_FUZZ_SECONDS` for all targets together, or `ORCH_FUZZ_INPUTS`; `ORCH_FUZZ_SEED`, printed, does the same
-//! again; `ORCH_FUZZ_TARGETS=journal,event` takes these alone; `ORCH_FUZZ_FILE` is read once instead of anything random.
+//! Variables: `ORCH_FUZZ_SECONDS` for all targets together, or `ORCH_FUZZ_INPUTS`; `ORCH_FUZZ_SEED`, which is printed,
+//! repeats a run; `ORCH_FUZZ_TARGETS=journal,event` selects targets; `ORCH_FUZZ_FILE` is read once instead of random
+//! inputs.
 #![allow(clippy::unwrap_used, reason = "in a test an unwrap is an assertion")]
 
 use std::collections::HashSet;
@@ -26,43 +28,43 @@ mod watch;
 use targets::Target;
 use watch::Watch;
 
-/// Counts what is allocated.
+/// Allocator that counts the allocated memory.
 #[global_allocator]
 static MEMORY: PeakAlloc = PeakAlloc;
 
-/// Unless a variable says otherwise.
+/// Seconds unless a variable sets another number.
 const SECONDS: u64 = 120;
-/// One input, on a busy machine, without optimisation.
-const READ_WITHIN: Duration = Duration::from_secs(5);
-/// Longest input. Longer ones have tests of their own: `src/fuzzing.rs`, `tests/hostile_files.rs`.
+/// Time for one input, on a busy machine, without optimisation.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest input. Tests of longer ones: `src/fuzzing.rs`, `tests/hostile_files.rs`.
 const LONGEST: usize = 64 << 10;
-/// Longest input that is changed further, unless what it was made of is longer: most inputs shall be quick.
+/// Longest input that is changed further, unless its origin is longer: most inputs shall be quick.
 const SHORT: usize = 4 << 10;
 /// Inputs of a target that are changed further.
 const KEPT: usize = 4_000;
-/// After so many failures of a target nothing new is learned.
+/// Number of failures of a target after which it is given up: more would show nothing new.
 const FAILURES: usize = 5;
 
-/// How long each target is tried before the next one's turn, where a number of inputs is to be reached.
-const SLICE: Duration = Duration::from_secs(1);
+/// Time for each target before the turn of the next one, when a number of inputs is to be reached.
+const TURN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How much is tried. Each target gets the same time: an input of one takes a thousand times as long as one of another.
+/// Amount of fuzzing. Each target gets the same time: an input of one takes a thousand times as long as one of another.
 #[derive(Clone, Copy)]
 enum Share {
     Time(Duration),
-    /// Of all targets together.
+    /// Inputs of all targets together.
     Inputs(u64),
 }
 
 #[derive(Default)]
 struct Done {
     inputs: u64,
-    /// Not refused.
+    /// Inputs that were not refused.
     read: u64,
     slowest: Duration,
-    /// Bytes for each byte of an input, of inputs over a KiB.
+    /// Bytes of memory for each byte of an input, among inputs over a KiB.
     hungriest: usize,
-    /// Bytes.
+    /// Bytes of memory.
     most: usize,
     kinds: HashSet<u64>,
     failures: usize,
@@ -87,7 +89,7 @@ fn main() -> ExitCode {
             Share::Time(Duration::from_secs(seconds) / u32::try_from(targets.len()).unwrap())
         }
     };
-    let watch = Watch::begin(found(), READ_WITHIN * 12);
+    let watch = Watch::begin(found(), READ_TIMEOUT * 12);
     if let Some(file) = env::var_os("ORCH_FUZZ_FILE") {
         let input = fs::read(&file).unwrap();
         let problems = targets.iter_mut().filter_map(|target| {
@@ -100,12 +102,16 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         };
     }
-    println!("seed {seed} (ORCH_FUZZ_SEED={seed} does the same again)");
+    println!("seed {seed} (ORCH_FUZZ_SEED={seed} repeats this run)");
     let began = Instant::now();
     let mut trials: Vec<Trial> = targets.into_iter().map(|target| Trial::new(target, seed)).collect();
     loop {
         for trial in &mut trials {
-            let time = if let Share::Time(time) = share { time } else { SLICE };
+            let time = if let Share::Time(time) = share {
+                time
+            } else {
+                TURN_TIMEOUT
+            };
             trial.go_on(time, &watch);
         }
         let inputs: u64 = trials.iter().map(|trial| trial.done.inputs).sum();
@@ -138,16 +144,16 @@ fn variable(name: &str) -> Option<u64> {
     )
 }
 
-/// Where inputs are kept that show a fault.
+/// Returns the directory for inputs that show a fault.
 fn found() -> PathBuf {
     Path::new(env!("CARGO_TARGET_TMPDIR")).join("fuzz")
 }
 
-/// A target, and how far it has been tried.
+/// Target and its progress.
 struct Trial {
     target: Target,
     random: Rng,
-    /// So many inputs are right; they come first, unchanged.
+    /// Number of correct inputs, which come first and unchanged.
     right: usize,
     longest_kept: usize,
     took: Duration,
@@ -155,7 +161,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// Each target has randomness of its own, so that it does the same with and without the others.
+    /// Creates a trial with randomness of its own, so that a target does the same with and without the others.
     fn new(target: Target, seed: u64) -> Self {
         let seed = target
             .name
@@ -171,7 +177,7 @@ impl Trial {
         }
     }
 
-    /// Tries further inputs for so long, and all that are right.
+    /// Tries further inputs for this time, and in any case all correct ones.
     fn go_on(&mut self, time: Duration, watch: &Watch) {
         let began = Instant::now();
         while self.done.failures < FAILURES && (began.elapsed() < time || self.done.inputs < self.right as u64) {
@@ -197,7 +203,8 @@ impl Trial {
         self.took += began.elapsed();
     }
 
-    /// Too many kinds: the one that was kept has been changed a few times by then.
+    /// Keeps an input for further changes; when there are too many, it replaces another, which has been changed a few
+    /// times by then.
     fn keep(&mut self, input: Vec<u8>) {
         match self.target.corpus.len() < self.right + KEPT {
             true => self.target.corpus.push(input),
@@ -222,7 +229,7 @@ impl Trial {
     }
 }
 
-/// Reads one input; of which kind its outcome is.
+/// Reads one input; returns the kind of its outcome.
 fn once(target: &mut Target, input: &[u8], watch: &Watch, done: &mut Done) -> Result<u64, String> {
     done.inputs += 1;
     watch.reads(&target.name, input);
@@ -232,9 +239,9 @@ fn once(target: &mut Target, input: &[u8], watch: &Watch, done: &mut Done) -> Re
     let (took, memory) = (began.elapsed(), MEMORY.peak_usage().saturating_sub(before));
     watch.has_read();
     let outcome = read.map_err(|panic| {
-        let told = panic.downcast_ref::<String>().map(String::as_str);
-        let told = told.or_else(|| panic.downcast_ref::<&str>().copied());
-        format!("panic: {}", told.unwrap_or("without a text"))
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        format!("panic: {}", text.unwrap_or("without a text"))
     })?;
     done.read += u64::from(outcome.is_read);
     done.slowest = done.slowest.max(took);
@@ -242,10 +249,10 @@ fn once(target: &mut Target, input: &[u8], watch: &Watch, done: &mut Done) -> Re
     if input.len() >= 1 << 10 {
         done.hungriest = done.hungriest.max(memory / input.len());
     }
-    if took > READ_WITHIN {
+    if took > READ_TIMEOUT {
         return Err(format!("{took:?} for {} bytes", input.len()));
     }
-    if memory > target.growth * input.len() + target.beside {
+    if memory > target.growth * input.len() + target.allowance {
         return Err(format!("{memory} bytes of memory for {}", input.len()));
     }
     Ok(outcome.kind)

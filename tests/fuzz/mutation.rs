@@ -1,12 +1,12 @@
-//! Changes of an input: of its bytes, and where it is JSON of a value within.
+//! Changes of an input: of its bytes, and in JSON of a value within.
 
 use fastrand::Rng;
 use serde_json::{Value, json};
 
-/// A changed one of these.
+/// Returns a changed copy of one of these inputs.
 pub fn changed(corpus: &[Vec<u8>], words: &[&str], longest: usize, random: &mut Rng) -> Vec<u8> {
     let mut input = corpus[random.usize(..corpus.len())].clone();
-    // Sites' files, messages: a tree stays readable, and what is wrong in it is met behind the parser.
+    // Sites' files and messages: a changed tree stays readable, so that its errors are met behind the parser.
     if random.u8(..3) > 0
         && let Ok(mut tree) = serde_json::from_slice::<Value>(&input)
     {
@@ -48,7 +48,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], words: &[&str], longest: usiz
             let other = &corpus[random.usize(..corpus.len())];
             input.splice(at..at, other[part(random, other)].iter().copied());
         }
-        // Of one thing very many, now and then.
+        // Many copies of one piece, now and then.
         6 if random.u8(..16) == 0 => {
             let piece = match random.bool() {
                 true => word.to_vec(),
@@ -67,7 +67,7 @@ fn change(input: &mut Vec<u8>, corpus: &[Vec<u8>], words: &[&str], longest: usiz
     }
 }
 
-/// The next number becomes another.
+/// Replaces the next number.
 fn change_number(input: &mut Vec<u8>, at: usize, random: &mut Rng) {
     let Some(begin) = (at..input.len()).find(|place| input[*place].is_ascii_digit()) else {
         return;
@@ -84,7 +84,7 @@ fn change_number(input: &mut Vec<u8>, at: usize, random: &mut Rng) {
     input.splice(begin..end, number.into_bytes());
 }
 
-/// A line is left out, doubled, or changes its place.
+/// Leaves out, doubles or moves a line.
 fn change_line(input: &mut Vec<u8>, random: &mut Rng) {
     let mut lines: Vec<&[u8]> = input.split_inclusive(|byte| *byte == b'\n').collect();
     if lines.is_empty() {
@@ -132,7 +132,7 @@ fn places(value: &Value) -> usize {
     }
 }
 
-/// The value at a place, counted as [`places`] does.
+/// Returns the value at a place, counted as [`places`] does.
 fn at(value: &mut Value, place: usize) -> Option<&mut Value> {
     if place == 0 {
         return Some(value);

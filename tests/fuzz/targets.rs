@@ -1,4 +1,4 @@
-//! What is read: the wire, files and texts behind the signature of `orch::fuzzing`, and the files of a configuration.
+//! Targets: messages, files and texts behind the signature of `orch::fuzzing`, and the files of a configuration.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -13,30 +13,30 @@ use serde_json::Value;
 
 use crate::corpus;
 
-/// What became of an input.
+/// Outcome of an input.
 pub struct Outcome {
-    /// Not refused.
+    /// The input was not refused.
     pub is_read: bool,
-    /// The same for inputs that have likely gone the same way.
+    /// Number that is equal for inputs that have likely taken the same path.
     pub kind: u64,
 }
 
-/// Reads an input to its end.
+/// Function that reads an input to its end.
 pub type Reader = Box<dyn FnMut(&[u8]) -> Outcome>;
 
 pub struct Target {
     pub name: String,
     pub read: Reader,
-    /// Inputs that are right, and those that have shown something new.
+    /// Correct inputs, and inputs that have shown something new.
     pub corpus: Vec<Vec<u8>>,
-    /// What means something to it.
+    /// Words that have a meaning for the target.
     pub words: &'static [&'static str],
-    /// Bytes of memory that it may take for each byte of its input, and beside them.
+    /// Bytes of memory that the target may take for each byte of its input, and in addition.
     pub growth: usize,
-    pub beside: usize,
+    pub allowance: usize,
 }
 
-/// All of them; files of configurations are written into `place`.
+/// Returns all targets; files of configurations are written into `place`.
 pub fn all(place: &Path) -> Vec<Target> {
     let readers = READERS.into_iter().map(|(name, read)| Target {
         name: name.to_owned(),
@@ -44,7 +44,7 @@ pub fn all(place: &Path) -> Vec<Target> {
         corpus: corpus::of_texts(name),
         words: corpus::WORDS,
         growth: 256,
-        beside: 256 << 10,
+        allowance: 256 << 10,
     });
     let decoders = DECODERS.into_iter().map(|(name, decode)| Target {
         name: name.to_owned(),
@@ -55,7 +55,7 @@ pub fn all(place: &Path) -> Vec<Target> {
         corpus: corpus::of_messages(name),
         words: corpus::WORDS,
         growth: 256,
-        beside: 64 << 10,
+        allowance: 64 << 10,
     });
     let mut targets: Vec<Target> = readers.chain(decoders).collect();
     for kind in ["toml", "yaml", "json"] {
@@ -84,7 +84,7 @@ pub fn all(place: &Path) -> Vec<Target> {
     targets
 }
 
-/// The kind is about how much was printed of how much.
+/// Returns an outcome whose kind depends on the lengths of input and output.
 fn printed(length: usize, input: &[u8]) -> Outcome {
     let class = |length: usize| u64::from(usize::BITS - length.leading_zeros());
     let in_steps = (length / 8).min(64) as u64;
@@ -94,7 +94,7 @@ fn printed(length: usize, input: &[u8]) -> Outcome {
     }
 }
 
-/// An envelope whose body is not encoded yet gets it encoded; anything else is a message as it is.
+/// Encodes the body of an envelope whose body is not encoded yet; returns anything else unchanged.
 fn on_the_wire(input: &[u8]) -> Option<Vec<u8>> {
     let mut envelope: Value = serde_json::from_slice(input).ok()?;
     let message = match &mut envelope {
@@ -110,7 +110,8 @@ fn on_the_wire(input: &[u8]) -> Option<Vec<u8>> {
     Some(envelope.to_string().into_bytes())
 }
 
-/// A file of a configuration in a directory of its own: `orch.toml`, or a file of this name that this `orch.toml` names.
+/// Creates the target of a configuration file in a directory of its own: `orch.toml`, or a file of this name that this
+/// `orch.toml` names.
 fn configuration(name: &str, place: PathBuf, named: Option<(&str, &str)>, corpus: Vec<Vec<u8>>) -> Target {
     fs::create_dir_all(&place).unwrap();
     let file = place.join(named.map_or("orch.toml", |(file, _)| file));
@@ -140,11 +141,11 @@ fn configuration(name: &str, place: PathBuf, named: Option<(&str, &str)>, corpus
         corpus,
         words: corpus::WORDS,
         growth: 512,
-        beside: 1 << 20,
+        allowance: 1 << 20,
     }
 }
 
-/// The errors' titles without what they quote.
+/// Returns the hash of the errors' titles without the quoted parts.
 fn said(errors: &str) -> u64 {
     let mut hasher = DefaultHasher::new();
     for line in errors.lines().filter(|line| line.starts_with("error")) {

@@ -1,12 +1,13 @@
-//! Keeps inputs that show a fault, also the one that is never read to its end.
+//! Store of inputs that show a fault, including the input that takes too long.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// What is read at this moment.
+/// Input that is read at this moment.
 #[derive(Default)]
 struct Reading {
     since: Option<Instant>,
@@ -14,30 +15,39 @@ struct Reading {
     input: Vec<u8>,
 }
 
-/// Its thread ends with it.
+/// Time from one check of the input to the next: no event announces the end of a time limit.
+const CHECK_INTERVAL: Duration = Duration::from_millis(200);
+
+/// Watch on the time that each input takes; its thread ends when it is dropped.
 pub struct Watch {
     directory: PathBuf,
     reading: Arc<Mutex<Reading>>,
+    /// Closed by the drop, which ends the thread.
+    _watch: Sender<()>,
 }
 
 impl Watch {
-    /// What takes longer than `limit` ends the process, after its input was kept in `directory`.
+    /// Starts the watch: an input that takes longer than `limit` is written into `directory`, then the process ends.
     pub fn begin(directory: PathBuf, limit: Duration) -> Self {
         fs::create_dir_all(&directory).unwrap();
         let reading = Arc::new(Mutex::new(Reading::default()));
-        let watched = Arc::downgrade(&reading);
+        let watched = Arc::clone(&reading);
         let place = directory.clone();
+        let (watch, is_dropped) = channel();
         std::thread::spawn(move || {
-            while let Some(over) = is_over(&watched, limit) {
-                if let Some((target, input)) = over {
+            while is_dropped.recv_timeout(CHECK_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                if let Some((target, input)) = overdue(&watched, limit) {
                     let file = keep(&place, &target, &input);
                     eprintln!("{target}: not read within {limit:?}: {}", file.display());
                     std::process::abort();
                 }
-                std::thread::park_timeout(Duration::from_millis(200));
             }
         });
-        Self { directory, reading }
+        Self {
+            directory,
+            reading,
+            _watch: watch,
+        }
     }
 
     pub fn reads(&self, target: &str, input: &[u8]) {
@@ -62,13 +72,11 @@ fn lock(reading: &Mutex<Reading>) -> MutexGuard<'_, Reading> {
     reading.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The input that takes too long, if there is one; `None` when nobody reads any more.
-#[expect(clippy::option_option, reason = "the end of the watch, and what it has seen")]
-fn is_over(reading: &Weak<Mutex<Reading>>, limit: Duration) -> Option<Option<(String, Vec<u8>)>> {
-    let reading = reading.upgrade()?;
-    let reading = lock(&reading);
-    let over = reading.since.is_some_and(|since| since.elapsed() > limit);
-    Some(over.then(|| (reading.target.clone(), reading.input.clone())))
+/// Returns the target and the input that take longer than `limit`, if there are any.
+fn overdue(reading: &Mutex<Reading>, limit: Duration) -> Option<(String, Vec<u8>)> {
+    let reading = lock(reading);
+    let is_over = reading.since.is_some_and(|since| since.elapsed() > limit);
+    is_over.then(|| (reading.target.clone(), reading.input.clone()))
 }
 
 fn keep(directory: &std::path::Path, target: &str, input: &[u8]) -> PathBuf {

@@ -1,6 +1,6 @@
-//! Every kind of answer that a dispatch task may give, all sites at once on one worker.
+//! Every kind of result that a dispatch task may return, all sites at once on one worker.
 
-use orch::run::{EventKind, FollowStage, SiteCounts, SiteStatus};
+use orch::journal::{EventKind, FollowStage, SiteCounts, SiteStatus};
 use serde_json::json;
 
 use crate::scene::{Scene, dispatched, report, run, run_all, site};
@@ -32,11 +32,11 @@ fn sites_end_as_their_jobs_do() {
     for name in ["dict", "text.bg", "json"] {
         let report = report(&reports, name);
         assert_eq!(report.status, SiteStatus::Complete, "{report:#?}");
-        // The app's own error count wins over the callback's.
+        // The app's own count of errors has precedence over that of the callback.
         assert_eq!(report.counts, full, "{name}");
         assert_eq!(scene.stage_names(name), [FollowStage::Chord], "{name}");
     }
-    // Without keys of the app, the callback's result fills the counts.
+    // Without keys of the app, the result of the callback fills the counts.
     assert_eq!(
         report(&reports, "untracked").counts,
         SiteCounts {
@@ -64,7 +64,7 @@ fn sites_end_as_their_jobs_do() {
     assert!(*scene.context.task_failures.borrow() > 0);
 
     let report_of = |name| report(&reports, name);
-    // It has come to its end, with nothing.
+    // The job has ended, with no results.
     let nothing = report_of("no-urls");
     assert_eq!(nothing.status, SiteStatus::Degraded);
     assert_eq!((nothing.counts.total_urls, nothing.counts.results), (Some(0), Some(0)));
@@ -78,7 +78,7 @@ fn sites_end_as_their_jobs_do() {
         (SiteStatus::Complete, whole)
     );
 
-    // Each site's events come in their order, the chord's end before anything that follows from it.
+    // The events of each site come in their order, the end of the chord before everything that follows from it.
     let of_site = |event: &EventKind| match event {
         EventKind::SiteQueued { site } => (site.as_str() == "dict").then_some("queued"),
         EventKind::SiteDispatched { site, .. } => (site.as_str() == "dict").then_some("dispatched"),

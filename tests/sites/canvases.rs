@@ -1,6 +1,6 @@
 //! Random canvases on a real worker: the verdict agrees with the ledger that every task writes.
 //!
-//! `ORCH_CANVASES` sets how many there are, `ORCH_CANVAS_SEED` the seed (the nightly job takes another one each night),
+//! `ORCH_CANVASES` sets their number, `ORCH_CANVAS_SEED` the seed (the nightly job uses another one each night),
 //! `ORCH_TEST_CELERY` the version of Celery.
 
 use std::collections::BTreeSet;
@@ -8,7 +8,7 @@ use std::fs;
 use std::time::Duration;
 
 use orch::config::{SiteConfig, SiteTimeout};
-use orch::run::{EventKind, SiteName, SiteStatus};
+use orch::journal::{EventKind, SiteName, SiteStatus};
 use serde_json::{Value, json};
 
 use super::scene::{Scene, run_all, run_within, site};
@@ -16,16 +16,16 @@ use crate::support::celery::WorkerOptions;
 
 const CANVASES: u64 = 40;
 const AT_ONCE: usize = 40;
-const LIMIT: Duration = Duration::from_secs(480);
+const CANVASES_TIMEOUT: Duration = Duration::from_secs(480);
 
-/// A canvas with the names of its nodes.
-struct Random {
+/// Generator of canvases, with the names of the nodes.
+struct CanvasGenerator {
     random: fastrand::Rng,
     trouble: u8,
     next: u32,
 }
 
-impl Random {
+impl CanvasGenerator {
     fn node(&mut self, depth: u8) -> Value {
         self.next += 1;
         let name = format!("n{}", self.next);
@@ -71,7 +71,7 @@ impl Random {
     }
 }
 
-/// Names of all nodes of a canvas.
+/// Collects the names of all nodes of a canvas.
 fn names(canvas: &Value, all: &mut BTreeSet<String>) {
     match canvas {
         Value::Object(entries) => {
@@ -85,7 +85,7 @@ fn names(canvas: &Value, all: &mut BTreeSet<String>) {
     }
 }
 
-/// The node whose success is the end that the dispatch result names; `None` where that is no single task.
+/// Returns the node whose success is the end in the dispatch result; `None` if the end is no single task.
 fn named_node(canvas: &Value) -> Option<String> {
     let node = match (canvas.get("body"), canvas.get("chain"), canvas.get("task")) {
         (Some(body), _, _) => body.get("task")?.clone(),
@@ -120,7 +120,7 @@ fn the_verdict_on_random_canvases_agrees_with_the_ledger() {
     let mut canvases = Vec::new();
     let mut sites: Vec<SiteConfig> = Vec::new();
     for number in 0..count {
-        let mut random = Random {
+        let mut random = CanvasGenerator {
             random: fastrand::Rng::with_seed(seed + number),
             trouble: [0, 0, 8, 25][usize::try_from(number % 4).expect("less than four")],
             next: 0,
@@ -136,7 +136,7 @@ fn the_verdict_on_random_canvases_agrees_with_the_ledger() {
         sites.push(site);
         canvases.push((name, started, shape));
     }
-    let reports = run_within(LIMIT, run_all(&scene.context, sites, AT_ONCE));
+    let reports = run_within(CANVASES_TIMEOUT, run_all(&scene.context, sites, AT_ONCE));
     let mut wrong = Vec::new();
     let mut ends = [0_u64; 3];
     let mut losses = 0_u64;
@@ -155,7 +155,7 @@ fn the_verdict_on_random_canvases_agrees_with_the_ledger() {
         started.iter().for_each(|canvas| names(canvas, &mut all));
         let is_whole = all == succeeded;
         let last = started.last().expect("at least one");
-        // The app's word: the callback that it names ran. A task alone has no header, so its own id is given for it.
+        // By the report of the app, the named callback ran. A single task has no header, so the report has its own id.
         let is_named = match *shape {
             "named" => true,
             "header" => last.get("task").is_some(),
@@ -169,11 +169,9 @@ fn the_verdict_on_random_canvases_agrees_with_the_ledger() {
             _ => 2,
         };
         ends[verdict] += 1;
-        // What is said while the job runs may not be taken back by its end.
+        // A notice during the job must not be contradicted by its end.
         let is_lost = scene.events().iter().any(|event| match event {
-            EventKind::Noticed { message, .. } => {
-                message.starts_with(&format!("{name}: ")) && message.contains("so its callback cannot run")
-            }
+            EventKind::SiteChunksLost { site, .. } => site.as_str() == name,
             _ => false,
         });
         losses += u64::from(is_lost);
@@ -181,7 +179,7 @@ fn the_verdict_on_random_canvases_agrees_with_the_ledger() {
             _ if is_lost && (is_whole || is_handled) => "its callback ran, though that was said to be impossible",
             0 if !is_whole && !is_handled => "false COMPLETE",
             1 if is_whole => "false FAILED",
-            // Celery gives the group another id where a task of the header was tried again.
+            // Celery gives the group another id when a task of the header was retried.
             2 if is_whole && named_node(last).is_some() => "UNKNOWN where everything was seen",
             _ => continue,
         };

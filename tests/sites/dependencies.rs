@@ -1,27 +1,27 @@
-//! What a site waits for: other sites, units of a resource; and what becomes of it when those do not succeed.
+//! The waits of a site for other sites and for units of a resource, and its fate when those do not succeed.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use orch::config::{SiteConfig, SiteNeeds, SiteTimeout};
-use orch::run::{EventKind, SiteStatus};
-use orch::sites::{Outage, SiteReport, Work};
+use orch::config::{SiteConfig, SiteDependencies, SiteTimeout};
+use orch::journal::{EventKind, SiteStatus};
+use orch::scrape::sites::{KeptMonitor, OutagePolicy, RunPlan, SiteReport};
 use serde_json::json;
 
-use crate::scene::{LEASE, Scene, dispatched, leases, report, run, run_all, site};
+use crate::scene::{LEASE_TIMEOUT, Scene, dispatched, leases, report, run, run_all, site};
 
-fn after(names: &[&str]) -> SiteNeeds {
-    SiteNeeds {
+fn after(names: &[&str]) -> SiteDependencies {
+    SiteDependencies {
         after: names.iter().map(|name| (*name).into()).collect(),
-        ..SiteNeeds::default()
+        ..SiteDependencies::default()
     }
 }
 
-fn with(site: SiteConfig, needs: SiteNeeds) -> SiteConfig {
-    SiteConfig { needs, ..site }
+fn with(site: SiteConfig, dependencies: SiteDependencies) -> SiteConfig {
+    SiteConfig { dependencies, ..site }
 }
 
-/// Where in the order of all events this one of a site stands.
+/// Returns the place of this event of a site in the order of all events.
 fn place(events: &[EventKind], of: &str, is_it: fn(&EventKind) -> bool) -> usize {
     let about = |event: &EventKind| match event {
         EventKind::SiteQueued { site }
@@ -52,7 +52,7 @@ fn a_chain_runs_in_its_order_and_what_depends_on_nothing_beside_it() {
         with(site("last", "jobs.whole", json!({})), after(&["second"])),
         with(dispatched("second", json!({})), after(&["first"])),
         dispatched("first", json!({"seconds": 0.2})),
-        site("beside", "jobs.whole", json!({"seconds": 0.1})),
+        site("independent", "jobs.whole", json!({"seconds": 0.1})),
     ];
     let reports = run(run_all(&scene.context, sites, 4));
     assert!(
@@ -60,7 +60,11 @@ fn a_chain_runs_in_its_order_and_what_depends_on_nothing_beside_it() {
         "{reports:#?}"
     );
     let names: Vec<_> = reports.iter().map(|report| report.site.as_str()).collect();
-    assert_eq!(names, ["last", "second", "first", "beside"], "as the sites were given");
+    assert_eq!(
+        names,
+        ["last", "second", "first", "independent"],
+        "as the sites were given"
+    );
     let events = scene.events();
     for (earlier, later) in [("first", "second"), ("second", "last")] {
         let ended = place(&events, earlier, end);
@@ -70,7 +74,7 @@ fn a_chain_runs_in_its_order_and_what_depends_on_nothing_beside_it() {
         );
     }
     assert!(
-        place(&events, "beside", dispatch) < place(&events, "first", end),
+        place(&events, "independent", dispatch) < place(&events, "first", end),
         "{events:#?}"
     );
     let waiting = events.iter().filter_map(|event| match event {
@@ -88,9 +92,9 @@ fn a_chain_runs_in_its_order_and_what_depends_on_nothing_beside_it() {
 fn what_depends_on_a_failed_site_is_skipped_with_the_reason() {
     let scene = Scene::new();
     let whole = |name: &str| site(name, "jobs.whole", json!({}));
-    let any = |names: &[&str]| SiteNeeds {
+    let any = |names: &[&str]| SiteDependencies {
         after_any: names.iter().map(|name| (*name).into()).collect(),
-        ..SiteNeeds::default()
+        ..SiteDependencies::default()
     };
     let sites = vec![
         site("broken", "jobs.raises", json!({})),
@@ -101,9 +105,9 @@ fn what_depends_on_a_failed_site_is_skipped_with_the_reason() {
         with(whole("neither"), any(&["broken", "behind"])),
         with(
             whole("afterwards"),
-            SiteNeeds {
+            SiteDependencies {
                 after_finished: vec!["broken".into(), "behind-that".into()],
-                ..SiteNeeds::default()
+                ..SiteDependencies::default()
             },
         ),
     ];
@@ -163,9 +167,9 @@ fn what_depends_on_a_failed_site_is_skipped_with_the_reason() {
 #[test]
 fn what_is_not_part_of_the_run_is_taken_as_met() {
     let scene = Scene::new();
-    let any = SiteNeeds {
+    let any = SiteDependencies {
         after_any: vec!["elsewhere".into(), "broken".into()],
-        ..SiteNeeds::default()
+        ..SiteDependencies::default()
     };
     let sites = vec![
         site("broken", "jobs.raises", json!({})),
@@ -189,13 +193,14 @@ fn sites_that_use_the_only_unit_run_one_after_the_other() {
     }
     sites.push(site("free", "jobs.whole", json!({"seconds": 0.1})));
     let resources = BTreeMap::from([("browsers".to_owned(), 1)]);
-    // Those that take longer go first: not as configured.
+    // Longer sites go first, against the order of the configuration.
     let expected = (0..3).map(|number| (format!("s{number}").as_str().into(), Duration::from_secs(1 + number)));
     let expected: BTreeMap<_, _> = expected.collect();
-    let work = Work::new(sites, 2, &resources, &expected).expect("there is an order");
-    let leases = leases(&scene.context, LEASE, Outage::EndsTheWork);
-    let reports = run(orch::sites::run_all(
+    let work = RunPlan::new(sites, 2, &resources, &expected).expect("there is an order");
+    let leases = leases(&scene.context, LEASE_TIMEOUT, OutagePolicy::StopWork);
+    let reports = run(orch::scrape::sites::run_all(
         &scene.context,
+        &KeptMonitor::default(),
         work,
         leases,
         std::time::Instant::now(),
@@ -210,7 +215,7 @@ fn sites_that_use_the_only_unit_run_one_after_the_other() {
             "{events:#?}"
         );
     }
-    // It needs no browser, and there are two places.
+    // This site needs no browser, and two sites may run at a time.
     assert!(
         place(&events, "free", dispatch) < place(&events, "s2", end),
         "{events:#?}"
@@ -223,7 +228,7 @@ fn a_site_that_pauses_before_a_retry_leaves_its_place_to_others() {
     let mut twice = site("twice", "jobs.fails_at_first", json!({"times": 1}));
     twice.retries = 1;
     twice.retry_backoff = Duration::from_secs(2);
-    // It may take no longer than this, without what it waits for its turn.
+    // The timeout does not include the wait for a turn.
     twice.timeout = SiteTimeout::Fixed(Duration::from_secs(4));
     let sites = vec![twice, site("other", "jobs.whole", json!({"seconds": 5}))];
     let reports = run(run_all(&scene.context, sites, 1));

@@ -1,10 +1,10 @@
-//! What is done when the end of a job is not told by a result.
+//! Jobs whose end no result reports, and the fallbacks of orch.
 
 use std::time::Duration;
 
-use orch::celery::Target;
-use orch::config::Pace;
-use orch::run::{EventKind, FollowStage, SiteStatus};
+use orch::celery::ControlTarget;
+use orch::config::DynamicTimeout;
+use orch::journal::{EventKind, FollowStage, SiteStatus};
 use serde_json::json;
 
 use crate::scene::{PACE, Scene, dispatched, report, run, run_all, site};
@@ -15,7 +15,7 @@ fn jobs_without_a_result_are_followed_by_keys_and_events() {
     use FollowStage::*;
     let scene = Scene::new();
     let mut late = dispatched("late", json!({"chunks": 4, "seconds": 2.5}));
-    late.pace = Pace {
+    late.dynamic_timeout = DynamicTimeout {
         timeout_min: Duration::from_secs(1),
         time_per_chunk: Duration::from_millis(10),
         ..PACE
@@ -48,7 +48,7 @@ fn jobs_without_a_result_are_followed_by_keys_and_events() {
     ];
     let reports = run(run_all(&scene.context, sites, 16));
     for (name, stages, status) in [
-        // The dynamic timeout passes first; the chord's result still counts when it comes.
+        // The dynamic timeout passes first; the result of the chord still counts when it comes.
         ("late", vec![Chord, ProgressKeys], SiteStatus::Complete),
         ("no-chord", vec![ProgressKeys], SiteStatus::Complete),
         ("header", vec![ProgressKeys], SiteStatus::Complete),
@@ -65,7 +65,7 @@ fn jobs_without_a_result_are_followed_by_keys_and_events() {
         assert_eq!(scene.stage_names(name), stages, "{:#?}", scene.stages(name));
     }
     assert_eq!(scene.stages("late")[1].1, "the chord has no result after 1s");
-    // No sooner than the work was done.
+    // Not before the end of the work.
     for (name, results) in [("no-chord", 6), ("own-id", 6), ("header", 6)] {
         assert_eq!(report(&reports, name).counts.results, Some(results), "{name}");
     }
@@ -93,10 +93,10 @@ fn a_callback_that_leaves_neither_result_nor_event_is_judged_by_the_keys() {
                 scene.until("the job's start", started).await;
             }
             let control = scene.context.celery.control();
-            let told = control
-                .call("disable_events", json!({}), &Target::All, Duration::from_secs(5))
+            let sent = control
+                .call("disable_events", json!({}), &ControlTarget::All, Duration::from_secs(5))
                 .await;
-            told.expect("the worker obeys");
+            sent.expect("the worker obeys");
         };
         tokio::join!(run_all(&scene.context, sites, 4), silence).0
     });

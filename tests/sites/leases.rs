@@ -1,17 +1,22 @@
-//! A site's lease: taken, waited for, renewed, lost, taken over; two runs share the process, the Redis and the worker.
+//! The lease of a site: taken, waited for, renewed, lost, taken over; two runs share the process, the Redis and the
+//! worker.
 
 use std::time::{Duration, Instant};
 
-use orch::celery::Target;
+use orch::celery::ControlTarget;
 use orch::config::SiteConfig;
-use orch::run::{EndCause, EventKind, RunId, SiteStatus};
-use orch::sites::{Holder, LeaseStore, Occupant, Outage, SiteReport, Terms, run_all};
+use orch::journal::{EndCause, EventKind, RunId, SiteHolder, SiteStatus};
+use orch::scrape::sites::{
+    JobContext, KeptMonitor, LeaseHolder, LeaseOccupant, LeaseStore, LeaseTerms, OutagePolicy, RunPlan, SiteReport,
+};
 use serde_json::json;
 
-use crate::scene::{LEASE, Scene, dispatched, leases, run, site, work};
+use crate::scene::{LEASE_TIMEOUT, Scene, dispatched, leases, run, site, work};
+use crate::support::schedule::pause;
+use crate::support::wait;
 
-/// Short, so that it is outlived in a test; the times within it are shares of it.
-const SHORT: Duration = Duration::from_secs(3);
+/// Lease that expires within a test; the times within it are shares of it.
+const SHORT_LEASE_TIMEOUT: Duration = Duration::from_secs(3);
 
 const LEASE_KEY: &str = "orch:orch:lease:shop";
 const COMPLETED_KEY: &str = "orch:orch:lease:shop:completed";
@@ -28,6 +33,10 @@ fn command<T: redis::FromRedisValue>(scene: &Scene, words: &[&str]) -> T {
         .expect("the server answers")
 }
 
+async fn run_all(context: &JobContext, work: RunPlan, leases: LeaseStore, wait_until: Instant) -> Vec<SiteReport> {
+    orch::scrape::sites::run_all(context, &KeptMonitor::default(), work, leases, wait_until).await
+}
+
 async fn run_now(scene: &Scene, site: SiteConfig, leases: LeaseStore) -> SiteReport {
     let mut reports = run_all(&scene.context, work(vec![site], 1), leases, Instant::now()).await;
     reports.remove(0)
@@ -38,33 +47,33 @@ async fn dispatch(scene: &Scene) {
     scene.until("the dispatch", dispatched).await;
 }
 
-/// Waits until the worker runs exactly so many tasks.
+/// Waits until the worker executes exactly this number of tasks.
 async fn until_active(scene: &Scene, tasks: usize) {
     let control = scene.context.celery.control();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let found = control.active(&Target::All, Duration::from_secs(5)).await;
-        let found = found.expect("Redis answers");
-        if found.good().map(|(_, found)| found.len()).sum::<usize>() == tasks {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{found:?} are active");
-    }
+    let mut found = None;
+    let are_active = wait::within_async(Duration::from_secs(20), async || {
+        let replies = control.active(&ControlTarget::All, Duration::from_secs(5)).await;
+        let found = found.insert(replies.expect("Redis answers"));
+        let number = found.good().map(|(_, found)| found.len()).sum::<usize>();
+        (number == tasks).then_some(())
+    });
+    assert!(are_active.await.is_some(), "{found:?} are active");
 }
 
 fn reason(report: &SiteReport) -> &str {
     report.reason.as_deref().unwrap_or_default()
 }
 
-fn noticed(scene: &Scene, text: &str) -> bool {
-    let said = |event: &EventKind| matches!(event, EventKind::Noticed { message, .. } if message.contains(text));
-    scene.events().iter().any(said)
+/// Decides whether a lease was acquired that its holder had not released.
+fn is_abandoned(scene: &Scene) -> bool {
+    let is_it = |event: &EventKind| matches!(event, EventKind::SiteLeaseAbandoned { .. });
+    scene.events().iter().any(is_it)
 }
 
 #[test]
 fn a_held_site_is_refused_or_waited_for_and_its_token_rises() {
     let scene = Scene::new();
-    let strict = || leases(&scene.context, LEASE, Outage::EndsTheWork);
+    let strict = || leases(&scene.context, LEASE_TIMEOUT, OutagePolicy::StopWork);
     let fenced = || {
         site(
             "shop",
@@ -90,7 +99,7 @@ fn a_held_site_is_refused_or_waited_for_and_its_token_rises() {
         (SiteStatus::Failed, 0, Some(EndCause::Refused)),
         "{refused:#?}"
     );
-    let Some(Occupant::Run(holder)) = &refused.held_by else {
+    let Some(LeaseOccupant::Run(holder)) = &refused.held_by else {
         panic!("{refused:#?}");
     };
     for word in [
@@ -102,7 +111,13 @@ fn a_held_site_is_refused_or_waited_for_and_its_token_rises() {
         assert!(reason(&refused).contains(word), "{word} is not in {refused:#?}");
     }
     assert_eq!(waited.status, SiteStatus::Complete, "{waited:#?}");
-    assert!(noticed(&scene, "shop waits for run"), "{:#?}", scene.events());
+    let waits_for_run = |event: &EventKind| match event {
+        EventKind::SiteLeaseAwaited { site, holder } => {
+            site.as_str() == "shop" && matches!(holder, SiteHolder::Run { .. })
+        }
+        _ => false,
+    };
+    assert!(scene.events().iter().any(waits_for_run), "{:#?}", scene.events());
     assert!(
         waited.counts.results > Some(1_000_000_000) && next.counts.results > waited.counts.results,
         "tokens: {waited:#?} {next:#?}"
@@ -120,22 +135,22 @@ fn another_instance_or_another_site_is_another_lease() {
     let other = LeaseStore::new(
         scene.context.celery.clone(),
         "other",
-        Holder::of_this_process(&RunId::random(), None),
-        Terms {
-            duration: LEASE,
-            outage: Outage::EndsTheWork,
+        LeaseHolder::of_this_process(&RunId::random(), None),
+        LeaseTerms {
+            duration: LEASE_TIMEOUT,
+            outage: OutagePolicy::StopWork,
         },
     );
-    let strict = || leases(&scene.context, LEASE, Outage::EndsTheWork);
-    let (first, beside) = run(async {
-        let beside = async {
+    let strict = || leases(&scene.context, LEASE_TIMEOUT, OutagePolicy::StopWork);
+    let (first, others) = run(async {
+        let others = async {
             dispatch(&scene).await;
             let elsewhere = site("elsewhere", "jobs.whole", json!({}));
             tokio::join!(run_now(&scene, waits(0), other), run_now(&scene, elsewhere, strict()))
         };
-        tokio::join!(run_now(&scene, waits(2), strict()), beside)
+        tokio::join!(run_now(&scene, waits(2), strict()), others)
     });
-    for report in [first, beside.0, beside.1] {
+    for report in [first, others.0, others.1] {
         assert_eq!(report.status, SiteStatus::Complete, "{report:#?}");
     }
 }
@@ -143,17 +158,17 @@ fn another_instance_or_another_site_is_another_lease() {
 #[test]
 fn a_lease_that_vanishes_is_taken_again_and_one_that_is_stolen_ends_the_work() {
     let scene = Scene::new();
-    let short = || leases(&scene.context, SHORT, Outage::EndsTheWork);
+    let short = || leases(&scene.context, SHORT_LEASE_TIMEOUT, OutagePolicy::StopWork);
     let report = run(async {
         let vanish = async {
             dispatch(&scene).await;
             let before: String = command(&scene, &["GET", LEASE_KEY]);
             let _: u64 = command(&scene, &["DEL", LEASE_KEY]);
-            let deadline = Instant::now() + SHORT;
-            while command::<Option<String>>(&scene, &["GET", LEASE_KEY]).as_ref() != Some(&before) {
-                assert!(Instant::now() < deadline, "it was not taken again");
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
+            wait::until_async("the lease is taken again", SHORT_LEASE_TIMEOUT, async || {
+                let lease: Option<String> = command(&scene, &["GET", LEASE_KEY]);
+                (lease.as_ref() == Some(&before)).then_some(())
+            })
+            .await;
         };
         tokio::join!(run_now(&scene, waits(4), short()), vanish).0
     });
@@ -176,11 +191,11 @@ fn a_lease_that_vanishes_is_taken_again_and_one_that_is_stolen_ends_the_work() {
     });
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     assert_eq!((report.status, report.attempts), (SiteStatus::Failed, 1), "{report:#?}");
-    let told = reason(&report);
+    let why = reason(&report);
     assert!(
-        told.starts_with("its lease was lost to run thief on host elsewhere (pid 1, since 1970-01-0")
-            && told.contains("; it is held by run thief"),
-        "{told}"
+        why.starts_with("its lease was lost to run thief on host elsewhere (pid 1, since 1970-01-0")
+            && why.contains("; it is held by run thief"),
+        "{why}"
     );
     assert_eq!(
         command::<String>(&scene, &["GET", LEASE_KEY]),
@@ -200,13 +215,13 @@ fn a_lease_that_vanishes_is_taken_again_and_one_that_is_stolen_ends_the_work() {
 fn a_lease_that_was_another_runs_meanwhile_is_lost_even_when_that_is_over() {
     let scene = Scene::new();
     let report = run(async {
-        let meanwhile = async {
+        let interference = async {
             dispatch(&scene).await;
             let _: u64 = command(&scene, &["DEL", LEASE_KEY]);
             let _: u64 = command(&scene, &["INCR", "orch:orch:lease:shop:token"]);
         };
-        let short = leases(&scene.context, SHORT, Outage::EndsTheWork);
-        tokio::join!(run_now(&scene, waits(40), short), meanwhile).0
+        let short = leases(&scene.context, SHORT_LEASE_TIMEOUT, OutagePolicy::StopWork);
+        tokio::join!(run_now(&scene, waits(40), short), interference).0
     });
     assert_eq!(report.status, SiteStatus::Failed, "{report:#?}");
     assert_eq!(
@@ -216,13 +231,14 @@ fn a_lease_that_was_another_runs_meanwhile_is_lost_even_when_that_is_over() {
     assert!(report.elapsed < Duration::from_secs(20), "{report:#?}");
 }
 
-/// A lease is lost to a run that has left this beside it, under a token that is higher or lower; how the site ends.
+/// Lets a site lose its lease to a run that has left this result, under a fencing token that is higher or lower;
+/// returns the end of the site.
 fn lost_to_one_that_left(status: &str, higher: bool) -> SiteReport {
     let scene = Scene::new();
     let mut hangs = site("shop", "jobs.hangs_at_first", json!({}));
     hangs.retries = 1;
     run(async {
-        let meanwhile = async {
+        let interference = async {
             dispatch(&scene).await;
             scene.until_key("jobs:attempts:shop").await;
             let ours: u64 = command(&scene, &["GET", "orch:orch:lease:shop:token"]);
@@ -236,8 +252,8 @@ fn lost_to_one_that_left(status: &str, higher: bool) -> SiteReport {
             });
             let _: () = command(&scene, &["SET", COMPLETED_KEY, &completed.to_string()]);
         };
-        let short = leases(&scene.context, SHORT, Outage::EndsTheWork);
-        tokio::join!(run_now(&scene, hangs, short), meanwhile).0
+        let short = leases(&scene.context, SHORT_LEASE_TIMEOUT, OutagePolicy::StopWork);
+        tokio::join!(run_now(&scene, hangs, short), interference).0
     })
 }
 
@@ -247,7 +263,7 @@ fn what_another_run_has_completed_since_is_its_end_and_what_was_before_is_not() 
     for (status, higher, expected) in [
         ("complete", true, (Complete, 1, Some(3), Some(EndCause::ByAnotherRun))),
         ("degraded", true, (Degraded, 1, Some(3), Some(EndCause::ByAnotherRun))),
-        // It is that of the night before, or says of no end that is good.
+        // The result is from the night before, or reports no successful end.
         ("complete", false, (Complete, 2, Some(1), None)),
         ("failed", true, (Complete, 2, Some(1), None)),
     ] {
@@ -267,7 +283,7 @@ fn what_another_run_has_completed_since_is_its_end_and_what_was_before_is_not() 
 fn an_outage_longer_than_the_lease_ends_the_attempt_and_the_next_takes_it_anew() {
     let mut scene = Scene::new();
     let context = scene.context.clone();
-    let short = leases(&context, SHORT, Outage::EndsTheWork);
+    let short = leases(&context, SHORT_LEASE_TIMEOUT, OutagePolicy::StopWork);
     let mut hangs = site("shop", "jobs.hangs_at_first", json!({}));
     hangs.retries = 1;
     let reports = run(async {
@@ -292,26 +308,31 @@ fn an_outage_longer_than_the_lease_ends_the_attempt_and_the_next_takes_it_anew()
     );
     assert_eq!(reports[0].status, SiteStatus::Complete, "{reports:#?}");
     assert_eq!(reports[0].attempts, 2);
-    // The first attempt's task, which nobody could revoke during the outage, is in nobody's way.
-    assert!(noticed(&scene, "has not given its lease back"), "{:#?}", scene.events());
+    // The task of the first attempt, which could not be revoked during the outage, does not disturb the second one.
+    assert!(is_abandoned(&scene), "{:#?}", scene.events());
     run(until_active(&scene, 0));
+}
+
+/// Lets an outage of Redis last longer than the lease, so that the lease has expired when the server is back. The length of
+/// the outage is the fault of the test: while the server is down, nothing shows that the lease has expired.
+async fn outage_beyond_the_lease() {
+    pause(SHORT_LEASE_TIMEOUT + Duration::from_secs(1)).await;
 }
 
 #[test]
 fn an_outage_of_a_redis_that_nobody_else_reaches_is_waited_out() {
     let mut scene = Scene::new();
     let context = scene.context.clone();
-    let waited_out = leases(&context, SHORT, Outage::IsWaitedOut);
+    let waited_out = leases(&context, SHORT_LEASE_TIMEOUT, OutagePolicy::WaitForRedis);
     let reports = run(async {
         let outage = async {
             dispatch(&scene).await;
             until_active(&scene, 1).await;
             scene.redis.kill();
-            // Longer than the lease: when the server is back it is gone.
-            tokio::time::sleep(SHORT + Duration::from_secs(1)).await;
+            outage_beyond_the_lease().await;
             scene.redis.start_again();
         };
-        // Ends when Redis is back, so that Celery can store its result.
+        // The task ends when Redis is back, so that Celery can store its result.
         tokio::join!(
             run_all(&context, work(vec![waits(12)], 1), waited_out, Instant::now()),
             outage
@@ -328,16 +349,16 @@ fn what_a_run_has_left_is_ended_before_the_next_begins() {
     scene.start_worker(1);
     let begun = Instant::now();
     let short = |lock: Option<&str>| {
-        let me = Holder::of_this_process(&RunId::random(), lock.map(str::to_owned));
-        let terms = Terms {
-            duration: SHORT,
-            outage: Outage::EndsTheWork,
+        let me = LeaseHolder::of_this_process(&RunId::random(), lock.map(str::to_owned));
+        let terms = LeaseTerms {
+            duration: SHORT_LEASE_TIMEOUT,
+            outage: OutagePolicy::StopWork,
         };
         LeaseStore::new(scene.context.celery.clone(), "orch", me, terms)
     };
     let chord = || dispatched("shop", json!({"chunks": 4, "seconds": 40}));
     let (stranger, owner) = run(async {
-        // A run that ends without a word.
+        // A run that ends without giving its lease back.
         tokio::select! {
             report = run_now(&scene, chord(), short(Some("boot:1:1"))) => panic!("ended too early: {report:#?}"),
             () = async {
@@ -347,15 +368,15 @@ fn what_a_run_has_left_is_ended_before_the_next_begins() {
             } => {}
         }
         let stranger = run_now(&scene, waits(0), short(Some("boot:1:2"))).await;
-        // Who holds the dead run's lock need not wait.
+        // The owner of the dead run's lock need not wait.
         let owner = run_now(&scene, waits(0), short(Some("boot:1:1"))).await;
         (stranger, owner)
     });
     assert!(stranger.held_by.is_some(), "{stranger:#?}");
     assert_eq!(owner.status, SiteStatus::Complete, "{owner:#?}");
-    // Four chunks of 40 s were in the way of the one slot.
+    // Four chunks of 40 s would have blocked the one slot.
     assert!(begun.elapsed() < Duration::from_secs(40), "{:?}", begun.elapsed());
-    assert!(noticed(&scene, "has not given its lease back"), "{:#?}", scene.events());
+    assert!(is_abandoned(&scene), "{:#?}", scene.events());
 
     let waited = run(async {
         tokio::select! {

@@ -1,32 +1,29 @@
 //! Jobs that can never end are recognised in seconds, not at their deadline; an outage of Redis loses none.
 
 use std::collections::HashSet;
+use std::convert::Infallible;
 use std::time::{Duration, Instant};
 
-use orch::celery::{RunningTask, Target, TaskId};
+use orch::celery::{ControlTarget, RunningTask, TaskId};
 use orch::config::{LossAction, SiteConfig};
-use orch::run::{EventKind, SiteStatus};
+use orch::journal::{ChunkLoss, EventKind, SiteStatus};
 use serde_json::json;
 
 use crate::scene::{Scene, dispatched, report, run, run_all, site};
+use crate::support::wait;
 
-/// Waits until the worker runs so many tasks besides those that dispatch: acknowledged, and so lost with it.
+/// Waits until the worker executes this number of tasks in addition to the dispatch tasks. Those tasks are
+/// acknowledged, and so lost with the worker.
 async fn running(scene: &Scene, tasks: usize) {
     let control = scene.context.celery.control();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let active = control
-            .active(&Target::All, Duration::from_secs(5))
-            .await
-            .expect("Redis answers");
-        // The worker says so before its acknowledgement is with Redis; what is not is not lost.
-        let unacked = scene
-            .context
-            .celery
-            .unacked_messages(1000)
-            .await
-            .expect("Redis answers");
+    let mut active = None;
+    let are_running = wait::within_async(Duration::from_secs(20), async || {
+        let replies = control.active(&ControlTarget::All, Duration::from_secs(5)).await;
+        let active = active.insert(replies.expect("Redis answers"));
+        // The worker lists a task before its acknowledgement is in Redis; a task without acknowledgement is not lost.
+        let unacked = scene.context.celery.unacked_messages(1000).await;
         let unacked: HashSet<TaskId> = unacked
+            .expect("Redis answers")
             .into_iter()
             .filter_map(|message| Some(message.task?.id))
             .collect();
@@ -36,12 +33,9 @@ async fn running(scene: &Scene, tasks: usize) {
         };
         let running = active.good().flat_map(|(_, active)| active);
         let lost = running.filter(|task| !dispatches(task) && !unacked.contains(&task.id));
-        if lost.count() >= tasks {
-            return;
-        }
-        assert!(Instant::now() < deadline, "only {active:?} run");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+        (lost.count() >= tasks).then_some(())
+    });
+    assert!(are_running.await.is_some(), "only {active:?} run");
 }
 
 #[test]
@@ -117,7 +111,7 @@ fn an_outage_of_redis_between_two_chunks_is_survived() {
             scene.until("the chord's start", started).await;
             running(&scene, 2).await;
             scene.redis.kill();
-            // Noticed on both sides.
+            // Both sides have noticed the outage.
             scene.until_worker_says("Connection to broker lost").await;
             assert!(scene.context.celery.ping_redis().await.is_err());
             scene.redis.start_again();
@@ -132,29 +126,45 @@ fn an_outage_of_redis_between_two_chunks_is_survived() {
     );
 }
 
-/// Waits until the worker has taken so many tasks that it has not begun.
+/// Waits until the worker has reserved this number of tasks.
 async fn reserved(scene: &Scene, tasks: usize) {
     let control = scene.context.celery.control();
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let found = control
-            .reserved(&Target::All, Duration::from_secs(5))
-            .await
-            .expect("Redis answers");
-        if found.good().map(|(_, found)| found.len()).sum::<usize>() >= tasks {
-            return;
-        }
-        assert!(Instant::now() < deadline, "only {found:?} are reserved");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    let mut found = None;
+    let are_reserved = wait::within_async(Duration::from_secs(20), async || {
+        let replies = control.reserved(&ControlTarget::All, Duration::from_secs(5)).await;
+        let found = found.insert(replies.expect("Redis answers"));
+        let number = found.good().map(|(_, found)| found.len()).sum::<usize>();
+        (number >= tasks).then_some(())
+    });
+    assert!(are_reserved.await.is_some(), "only {found:?} are reserved");
 }
 
-fn noticed(scene: &Scene) -> Vec<String> {
-    let message = |event: EventKind| match event {
-        EventKind::Noticed { message, .. } => Some(message),
+/// Returns the reported losses of a site's chunks, each with the decision whether it ends the attempt.
+fn losses(scene: &Scene, name: &str) -> Vec<(ChunkLoss, bool)> {
+    let loss = |event: EventKind| match event {
+        EventKind::SiteChunksLost {
+            site,
+            loss,
+            ends_attempt,
+        } if site.as_str() == name => Some((loss, ends_attempt)),
         _ => None,
     };
-    scene.events().into_iter().filter_map(message).collect()
+    scene.events().into_iter().filter_map(loss).collect()
+}
+
+/// Restores unacknowledged messages every 200 ms, as a run does after a restart of its worker or of Redis. The interval
+/// is the load of a run, which restores for as long as it lasts; this function waits for nothing.
+async fn restore_again_and_again(scene: &Scene) -> Infallible {
+    let mut interval = tokio::time::interval(Duration::from_millis(200));
+    loop {
+        interval.tick().await;
+        let restored = scene
+            .context
+            .celery
+            .restore_unacked(&scene.context.stale_executions.all())
+            .await;
+        restored.expect("Redis answers");
+    }
 }
 
 #[test]
@@ -170,37 +180,28 @@ fn chunks_whose_results_are_lost_in_an_outage_are_known_to_be_lost() {
             scene.until("the chord's start", started).await;
             reserved(&scene, 4).await;
             scene.redis.kill();
-            // A chunk has ended while there was no Redis to take its result.
+            // A chunk has ended while no Redis could store its result.
             scene.until_worker_says("Exception raised outside body").await;
             scene.redis.start_again();
-            // As the run does after a restart, for as long as it lasts.
-            loop {
-                scene
-                    .context
-                    .celery
-                    .restore_unacked(&scene.context.ghosts.all())
-                    .await
-                    .expect("Redis answers");
-                tokio::time::sleep(Duration::from_millis(200)).await;
-            }
+            restore_again_and_again(&scene).await
         };
         tokio::select! {
             reports = run_all(&context, vec![outage_site], 1) => reports,
-            () = outage => unreachable!("it goes on for ever"),
+            never = outage => match never {},
         }
     });
-    // Celery 5.4 loses results written during an outage; the second attempt is whole.
+    // Celery 5.4 loses results written during an outage; the second attempt is complete.
     assert_eq!(
         reports[0].status,
         SiteStatus::Complete,
         "{reports:#?}\n{:#?}",
-        noticed(&scene)
+        losses(&scene, "outage")
     );
-    assert_eq!(reports[0].attempts, 2, "{reports:#?}\n{:#?}", noticed(&scene));
+    assert_eq!(reports[0].attempts, 2, "{reports:#?}\n{:#?}", losses(&scene, "outage"));
 }
 
-/// Lets a site of 24 chunks run whose first worker dies with two of them. Returns the reason for the second attempt, and how
-/// many chunks were done when it began.
+/// Runs a site of 24 chunks whose first worker dies with two of them. Returns the reason for the second attempt, and
+/// the number of chunks that had ended when it began.
 fn with_two_chunks_lost(on_lost: LossAction) -> (Scene, String, u64) {
     let mut scene = Scene::without_worker();
     scene.start_worker(2);
@@ -218,15 +219,8 @@ fn with_two_chunks_lost(on_lost: LossAction) -> (Scene, String, u64) {
             running(&scene, 2).await;
             scene.kill_worker();
             scene.start_worker(2);
-            let restore = async {
-                loop {
-                    let restored = scene.context.celery.restore_unacked(&scene.context.ghosts.all()).await;
-                    restored.expect("Redis answers");
-                    tokio::time::sleep(Duration::from_millis(200)).await;
-                }
-            };
             tokio::select! {
-                () = restore => unreachable!("it goes on for ever"),
+                never = restore_again_and_again(&scene) => match never {},
                 () = scene.until("the second attempt", is_retry) => {}
             }
             scene.key("jobs:chunks").and_then(|text| text.parse().ok()).unwrap_or(0)
@@ -258,9 +252,9 @@ fn a_lost_chunk_ends_the_attempt_while_others_run() {
         "{reason}"
     );
     assert!(done < 22, "all {done} other chunks were done for nothing");
-    let notices = noticed(&scene);
-    let notice = format!("loses: {reason}; the attempt ends, and another one follows (`on_lost`)");
-    assert!(notices.contains(&notice), "{notices:#?}");
+    let losses = losses(&scene, "loses");
+    let ends = |(loss, ends_attempt): &(ChunkLoss, bool)| loss.reason == reason && *ends_attempt;
+    assert!(losses.iter().any(ends), "{losses:#?}");
 }
 
 #[test]
@@ -271,13 +265,14 @@ fn the_other_chunks_of_a_site_may_finish_after_a_loss() {
         lost > 0 && reason.starts_with(&format!("the chord can never finish, {lost} of its 24 chunks ")),
         "{reason}, and {done} were done"
     );
-    let notices = noticed(&scene);
-    let is_said = |notice: &String| {
-        notice.starts_with(&format!("loses: {lost} of its 24 chunks "))
-            && notice.contains(" lost, so its callback cannot run: ")
-            && notice.ends_with("; its other chunks go on")
+    let losses = losses(&scene, "loses");
+    let is_reported = |(loss, ends_attempt): &(ChunkLoss, bool)| {
+        (loss.lost, loss.total_chunks, loss.tasks.len() as u64) == (lost, 24, lost)
+            && loss.reason.starts_with(&format!("{lost} of its 24 chunks "))
+            && loss.reason.contains(" lost, so its callback cannot run: ")
+            && !ends_attempt
     };
-    assert!(notices.iter().any(is_said), "{notices:#?}");
+    assert!(losses.iter().any(is_reported), "{losses:#?}");
 }
 
 #[test]

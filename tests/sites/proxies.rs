@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use orch::config::ProxiesConfig;
-use orch::proxies::{ProxyVerdict, Refresh, ensure};
-use orch::run::{EventKind, FollowStage, Level};
+use orch::journal::{EventKind, FollowStage, NoticeLevel};
+use orch::scrape::proxies::{ProxyRefresh, ProxyVerdict, RefreshError};
+use orch::scrape::sites::{JobContext, KeptMonitor};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, proxies, run};
@@ -16,12 +17,16 @@ fn chain(scene: &Scene, count: u64, check: Value) -> [(&'static str, Value); 2] 
     [("jobs.collect", json!({"count": count})), ("jobs.check", arguments)]
 }
 
-fn refresh(config: &ProxiesConfig, usual: Option<Duration>) -> Refresh {
-    Refresh {
+fn refresh(config: &ProxiesConfig, usual: Option<Duration>) -> ProxyRefresh {
+    ProxyRefresh {
         suspect: None,
         config: config.clone(),
         usual,
     }
+}
+
+async fn ensure(context: &JobContext, refresh: &ProxyRefresh) -> Result<ProxyVerdict, RefreshError> {
+    orch::scrape::proxies::ensure(context, &KeptMonitor::default(), refresh).await
 }
 
 async fn ensured(scene: &Scene, config: &ProxiesConfig) -> ProxyVerdict {
@@ -97,15 +102,17 @@ fn a_refresh_that_finds_too_few_is_not_tried_again() {
         let verdict = ensured(&scene, &config).await;
         assert_eq!(verdict, ProxyVerdict::Enough { usable: 3 });
         let warned = |event: &EventKind| {
-            matches!(
-                event,
-                EventKind::Noticed {
-                    level: Level::Warning,
-                    ..
-                }
-            )
+            event.level() == Some(NoticeLevel::Warning)
+                && matches!(
+                    event,
+                    EventKind::ProxyShortageAccepted {
+                        usable: 3,
+                        min_usable: 5,
+                        ..
+                    }
+                )
         };
-        assert!(scene.events().iter().any(warned));
+        assert!(scene.events().iter().any(warned), "{:#?}", scene.events());
     });
 }
 
@@ -148,7 +155,7 @@ fn without_a_chord_the_keys_are_followed_and_without_a_job_the_file() {
         assert_eq!(verdict, ProxyVerdict::Enough { usable: 4 }, "{:#?}", scene.events());
         assert_eq!(stages(&scene), [FollowStage::ProgressKeys]);
 
-        // The task tells nothing at all, and works on in another one.
+        // The task returns nothing, and continues in another task.
         let config = proxies(
             &scene,
             6,
@@ -160,7 +167,7 @@ fn without_a_chord_the_keys_are_followed_and_without_a_job_the_file() {
         assert!(begun.elapsed() >= Duration::from_millis(1500), "{:?}", begun.elapsed());
         assert_eq!(stages(&scene).last(), Some(&FollowStage::FileTime));
 
-        // Nothing is left, and the file is what it was.
+        // Nothing of the refresh is left, and the file is unchanged.
         let config = proxies(&scene, 7, &[("jobs.whole", json!({"site": "none"}))]);
         let verdict = ensured(&scene, &config).await;
         assert!(

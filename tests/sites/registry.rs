@@ -1,7 +1,7 @@
-//! The registry keys that orch writes, beside an app's own.
+//! The registry keys that orch writes, next to the keys of an app.
 
 use orch::config::MinResults;
-use orch::run::{EventKind, SiteStatus};
+use orch::journal::{EventKind, SiteStatus};
 use serde_json::json;
 
 use crate::scene::{Scene, dispatched, run, run_all, site};
@@ -51,7 +51,7 @@ fn the_registry_tells_every_job_and_leaves_the_apps_keys_alone() {
     let theirs = format!("scraping:{}:", job_id(&scene, "own"));
     assert_eq!(scene.key(&format!("{theirs}started_at")), None, "the app wrote none");
 
-    // Under the same names the app's values stay, and what it does not write is filled in.
+    // Values that the app has written under the same names stay, and missing ones are added.
     let shared = format!("scrape_shared.bg:{}:", job_id(&scene, "shared.bg"));
     assert_eq!(scene.key(&format!("{shared}completed_chunks")).as_deref(), Some("3"));
     assert_eq!(scene.key(&format!("{shared}error_count")).as_deref(), Some("0"));
@@ -69,7 +69,7 @@ fn a_degraded_job_is_complete_with_the_reason_beside() {
     few.min_results = MinResults::Count(7);
     let mut enough = dispatched("enough", json!({}));
     enough.min_results = MinResults::Count(6);
-    // What fails is not degraded besides.
+    // A failed site is not degraded.
     let mut failed = dispatched("failed", json!({"fail": true}));
     failed.min_results = MinResults::Count(1);
     let reports = run(run_all(&scene.context, vec![few, enough, failed], 4));

@@ -1,26 +1,32 @@
-//! What these tests need: a Redis, a worker of `jobs_app`, a recorder whose events can be looked at, sites to run.
+//! Common parts of these tests: a Redis, a worker of `jobs_app`, a recorder with readable events, sites to run.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use orch::celery::{Client, Endpoints};
-use orch::config::{Pace, ProxiesConfig, SiteConfig, SiteNeeds, SiteTimeout, TaskCall};
-use orch::run::{EventKind, Feed, FollowStage, Recorder, RunId, SiteName, Update};
-use orch::sites::{Context, Holder, LeaseStore, Outage, SiteReport, Terms, Work};
+use orch::config::{DynamicTimeout, ProxiesConfig, SiteConfig, SiteDependencies, SiteTimeout, TaskCall};
+use orch::journal::{EventKind, Feed, FeedUpdate, FollowStage, Recorder, RunId, SiteName};
+use orch::scrape::sites::{
+    JobContext, KeptMonitor, LeaseHolder, LeaseStore, LeaseTerms, OutagePolicy, RunPlan, SiteReport,
+};
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use tokio::sync::watch;
 
 use crate::support::celery::{Worker, WorkerOptions};
 use crate::support::redis::RedisServer;
+use crate::support::wait;
 
-/// The longest that a test's own waits take together.
-const LIMIT: Duration = Duration::from_secs(90);
+/// Upper bound of all waits of a test together.
+const TEST_TIMEOUT: Duration = Duration::from_secs(90);
+
+/// Time within which an event of a site, a key or a line of the worker's log must appear.
+const EVENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 pub struct Scene {
-    pub context: Context,
-    /// Rises when a test has killed its worker, as the supervisor's does.
+    pub context: JobContext,
+    /// Number of workers that a test has killed, as the supervisor counts them.
     pub deaths: watch::Sender<u64>,
     pub directory: TempDir,
     events: Mutex<Feed>,
@@ -44,7 +50,7 @@ impl Scene {
         let recorder = Recorder::create(&directory.path().join("journal.jsonl")).expect("a journal");
         let events = Mutex::new(recorder.subscribe());
         let (deaths, worker_deaths) = watch::channel(0);
-        let context = Context::new(client, recorder, vec!["celery".to_owned()], worker_deaths);
+        let context = JobContext::new(client, recorder, vec!["celery".to_owned()], worker_deaths);
         Self {
             context,
             deaths,
@@ -73,18 +79,18 @@ impl Scene {
         self.worker = Some(Worker::start(&self.redis, options));
     }
 
-    /// SIGKILL, and says so.
+    /// Kills the worker, and counts that.
     pub fn kill_worker(&mut self) {
         self.worker.take().expect("a worker runs").process.kill();
         self.deaths.send_modify(|deaths| *deaths += 1);
     }
 
-    /// All events so far.
+    /// Returns all events so far.
     pub fn events(&self) -> Vec<EventKind> {
         let mut seen = self.seen.lock().expect("no test panicked with it");
         let mut events = self.events.lock().expect("as above");
         while let Some(update) = events.try_recv() {
-            let Update::Event(event) = update else {
+            let FeedUpdate::Event(event) = update else {
                 panic!("{update:?}")
             };
             seen.push(event.kind.clone());
@@ -92,48 +98,35 @@ impl Scene {
         seen.clone()
     }
 
-    /// Waits until an event has happened that `wanted` holds for.
+    /// Waits until an event has happened for which `wanted` holds.
     pub async fn until(&self, what: &str, wanted: impl Fn(&EventKind) -> bool) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while !self.events().iter().any(&wanted) {
-            assert!(
-                Instant::now() < deadline,
-                "{what} has not happened; events: {:#?}",
-                self.events()
-            );
-            // The recorder's subscription is for threads; the test shares the runtime's one with what it waits for.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        // The recorder's subscription blocks a thread; the test shares the only thread of the runtime with the run.
+        let happens = wait::within_async(EVENT_TIMEOUT, async || self.events().iter().any(&wanted).then_some(()));
+        assert!(
+            happens.await.is_some(),
+            "{what} has not happened; events: {:#?}",
+            self.events()
+        )
     }
 
     /// Waits until the app has written a key.
     pub async fn until_key(&self, name: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
-        while self.key(name).is_none() {
-            assert!(
-                Instant::now() < deadline,
-                "`{name}` was not written; events: {:#?}",
-                self.events()
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let is_written = wait::within_async(EVENT_TIMEOUT, async || self.key(name));
+        assert!(
+            is_written.await.is_some(),
+            "`{name}` was not written; events: {:#?}",
+            self.events()
+        )
     }
 
-    /// Waits until this stands in the worker's log.
+    /// Waits until the log of the worker has this text.
     pub async fn until_worker_says(&self, text: &str) {
-        let deadline = Instant::now() + Duration::from_secs(20);
         let log = || self.worker.as_ref().expect("a worker runs").process.log();
-        while !log().contains(text) {
-            assert!(
-                Instant::now() < deadline,
-                "the worker has not said `{text}`:\n{}",
-                log()
-            );
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let is_said = wait::within_async(EVENT_TIMEOUT, async || log().contains(text).then_some(()));
+        assert!(is_said.await.is_some(), "the worker has not said `{text}`:\n{}", log())
     }
 
-    /// The stages that a site went through, with their reasons.
+    /// Returns the stages that a site went through, with their reasons.
     pub fn stages(&self, of: &str) -> Vec<(FollowStage, String)> {
         let stage = |event: EventKind| match event {
             EventKind::SiteStageEntered { site, stage, reason } if site.as_str() == of => Some((stage, reason)),
@@ -146,7 +139,7 @@ impl Scene {
         self.stages(of).into_iter().map(|(stage, _)| stage).collect()
     }
 
-    /// The value of a key in the result backend's database.
+    /// Returns the value of a key in the database of the result backend.
     pub fn key(&self, name: &str) -> Option<String> {
         redis::cmd("GET")
             .arg(name)
@@ -157,7 +150,7 @@ impl Scene {
 
 /// Runs a test on one thread, as orch does.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
-    run_within(LIMIT, test)
+    run_within(TEST_TIMEOUT, test)
 }
 
 pub fn run_within<T>(limit: Duration, test: impl Future<Output = T>) -> T {
@@ -169,34 +162,44 @@ pub fn run_within<T>(limit: Duration, test: impl Future<Output = T>) -> T {
     outcome.unwrap_or_else(|_| panic!("the test has not ended after {limit:?}"))
 }
 
-pub const PACE: Pace = Pace {
+pub const PACE: DynamicTimeout = DynamicTimeout {
     time_per_chunk: Duration::from_secs(60),
     buffer: 1.5,
     timeout_min: Duration::from_secs(300),
     timeout_default: Duration::from_secs(1800),
 };
 
-/// How long leases last in these tests, unless a test says otherwise.
-pub const LEASE: Duration = Duration::from_secs(30);
+/// Duration of leases in these tests, unless a test sets another one.
+pub const LEASE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The leases of this Redis, as a run of its own sees them.
-pub fn leases(context: &Context, duration: Duration, outage: Outage) -> LeaseStore {
-    let me = Holder::of_this_process(&RunId::random(), None);
-    LeaseStore::new(context.celery.clone(), "orch", me, Terms { duration, outage })
+/// Returns the leases of this Redis for a run of its own.
+pub fn leases(context: &JobContext, duration: Duration, outage: OutagePolicy) -> LeaseStore {
+    let me = LeaseHolder::of_this_process(&RunId::random(), None);
+    LeaseStore::new(context.celery.clone(), "orch", me, LeaseTerms { duration, outage })
 }
 
-/// All sites, as a run of its own that waits for no other.
-pub async fn run_all(context: &Context, sites: Vec<SiteConfig>, max_parallel: usize) -> Vec<SiteReport> {
-    let leases = leases(context, LEASE, Outage::EndsTheWork);
-    orch::sites::run_all(context, work(sites, max_parallel), leases, Instant::now()).await
+/// Runs all sites, as a run of its own that waits for no other.
+pub async fn run_all(context: &JobContext, sites: Vec<SiteConfig>, max_parallel: usize) -> Vec<SiteReport> {
+    run_all_kept(context, &KeptMonitor::default(), sites, max_parallel).await
 }
 
-/// These sites, so many at a time, none with an expected time or a resource.
-pub fn work(sites: Vec<SiteConfig>, max_parallel: usize) -> Work {
-    Work::new(sites, max_parallel, &BTreeMap::new(), &BTreeMap::new()).expect("there is an order")
+/// Runs all sites with the worker monitor in `kept`, so that a caller that drops the run can cancel its jobs.
+pub async fn run_all_kept(
+    context: &JobContext,
+    kept: &KeptMonitor,
+    sites: Vec<SiteConfig>,
+    max_parallel: usize,
+) -> Vec<SiteReport> {
+    let leases = leases(context, LEASE_TIMEOUT, OutagePolicy::StopWork);
+    orch::scrape::sites::run_all(context, kept, work(sites, max_parallel), leases, Instant::now()).await
 }
 
-/// A site whose dispatch task gets its name and these keyword arguments.
+/// Returns the work of these sites with a limit of parallel ones, none with an expected time or a resource.
+pub fn work(sites: Vec<SiteConfig>, max_parallel: usize) -> RunPlan {
+    RunPlan::new(sites, max_parallel, &BTreeMap::new(), &BTreeMap::new()).expect("there is an order")
+}
+
+/// Returns a site whose dispatch task gets the name of the site and these keyword arguments.
 pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
     let mut arguments = object(json!({"site": "{site}"}));
     arguments.extend(object(kwargs));
@@ -214,10 +217,10 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
         values: Map::new(),
         keys: "scraping:{job_id}:".to_owned(),
         timeout: SiteTimeout::Fixed(Duration::from_secs(60)),
-        pace: PACE,
+        dynamic_timeout: PACE,
         retries: 0,
         retry_backoff: Duration::from_millis(50),
-        needs: SiteNeeds::default(),
+        dependencies: SiteDependencies::default(),
         uses: BTreeMap::new(),
         tags: Vec::new(),
         min_results: Default::default(),
@@ -229,7 +232,7 @@ pub fn site(name: &str, task: &str, kwargs: Value) -> SiteConfig {
     }
 }
 
-/// A site of `jobs.dispatch`.
+/// Returns a site of `jobs.dispatch`.
 pub fn dispatched(name: &str, kwargs: Value) -> SiteConfig {
     let mut arguments = object(json!({"start_urls": "{start_urls}"}));
     arguments.extend(object(kwargs));
@@ -240,7 +243,7 @@ pub fn object(value: Value) -> Map<String, Value> {
     value.as_object().expect("an object was written in the test").clone()
 }
 
-/// Proxies in the scene's directory, refreshed by this chain.
+/// Returns the configuration of proxies in the scene's directory, refreshed by this chain.
 pub fn proxies(scene: &Scene, min_usable: u64, refresh: &[(&str, Value)]) -> ProxiesConfig {
     let call = |(task, kwargs): &(&str, Value)| TaskCall {
         task: (*task).to_owned(),
@@ -259,11 +262,11 @@ pub fn proxies(scene: &Scene, min_usable: u64, refresh: &[(&str, Value)]) -> Pro
         refresh: refresh.iter().map(call).collect(),
         keys: "proxy_refresh:{job_id}:".to_owned(),
         timeout: Duration::from_secs(60),
-        pace: PACE,
+        dynamic_timeout: PACE,
     }
 }
 
-/// The report of one site.
+/// Returns the report of one site.
 pub fn report<'r>(reports: &'r [SiteReport], name: &str) -> &'r SiteReport {
     let found = reports.iter().find(|report| report.site.as_str() == name);
     found.unwrap_or_else(|| panic!("no report of {name}: {reports:#?}"))

@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use orch::celery::Target;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use orch::celery::ControlTarget;
 use orch::config::SiteTimeout;
-use orch::run::{EventKind, SiteStatus};
-use orch::sites::{Outage, Work, Workers, cancel};
-use serde_json::json;
+use orch::journal::{EventKind, SiteStatus};
+use orch::scrape::sites::{KeptMonitor, OutagePolicy, RunPlan, WorkersAfterRun, cancel};
+use serde_json::{Value, json};
+use tokio::sync::oneshot;
 
-use crate::scene::{LEASE, Scene, dispatched, leases, report, run, run_all, site};
+use crate::scene::{LEASE_TIMEOUT, Scene, dispatched, leases, report, run, run_all, run_all_kept, site};
 
 #[test]
 fn no_more_sites_at_a_time_than_allowed_and_a_failure_stops_no_other() {
@@ -35,37 +38,43 @@ fn no_more_sites_at_a_time_than_allowed_and_a_failure_stops_no_other() {
 }
 
 #[test]
-fn the_end_is_foretold_from_earlier_runs_and_corrected_by_what_is_seen() {
+fn the_end_is_foreexpected_ends_from_earlier_runs_and_corrected_by_what_is_seen() {
     let scene = Scene::new();
     let sites = |prefix: &str, count: usize| -> Vec<_> {
         (0..count)
             .map(|n| site(&format!("{prefix}{n}"), "jobs.busy", json!({"seconds": 1.2})))
             .collect()
     };
-    let told = || -> Vec<u64> {
+    let expected_ends = || -> Vec<u64> {
         let in_ms = |event| match event {
             EventKind::EndExpected { in_ms } => Some(in_ms),
             _ => None,
         };
         scene.events().into_iter().filter_map(in_ms).collect()
     };
-    // Nothing tells how long they take until one has ended.
+    // Their duration is unknown until the first has ended.
     run(run_all(&scene.context, sites("new", 4), 1));
-    let first = told();
+    let first = expected_ends();
     assert!(first.first().is_some_and(|in_ms| *in_ms < 5_000), "{first:?}");
 
-    // They are expected to take 20 s each, two at a time.
+    // The expected duration is 20 s each, two at a time.
     let known = sites("known", 4);
     let expected = known.iter().map(|site| (site.name.clone(), Duration::from_secs(20)));
-    let work = Work::new(known.clone(), 2, &BTreeMap::new(), &expected.collect()).expect("there is an order");
-    let leases = leases(&scene.context, LEASE, Outage::EndsTheWork);
-    run(orch::sites::run_all(&scene.context, work, leases, Instant::now()));
-    let second = told().split_off(first.len());
+    let work = RunPlan::new(known.clone(), 2, &BTreeMap::new(), &expected.collect()).expect("there is an order");
+    let leases = leases(&scene.context, LEASE_TIMEOUT, OutagePolicy::StopWork);
+    run(orch::scrape::sites::run_all(
+        &scene.context,
+        &KeptMonitor::default(),
+        work,
+        leases,
+        Instant::now(),
+    ));
+    let second = expected_ends().split_off(first.len());
     assert!(
         second.first().is_some_and(|in_ms| (39_000..=40_000).contains(in_ms)),
         "two after two: {second:?}"
     );
-    // Later the two that are left are foretold anew, in any case no later than was expected at first.
+    // Later the end of the other two is expected anew, in any case no later than at first.
     assert!(
         second.len() > 1 && second[1..].iter().all(|in_ms| *in_ms < 30_000),
         "{second:?}"
@@ -106,7 +115,7 @@ fn a_failed_site_is_tried_again_with_growing_pauses() {
 #[test]
 fn what_a_failed_attempt_has_left_is_ended_before_the_next() {
     let scene = Scene::new();
-    // More than the worker has slots: the next attempt's would have to wait for them.
+    // More tasks than the worker has slots: those of the next attempt would have to wait for them.
     let mut halfway = site(
         "halfway",
         "jobs.raises_in_the_middle_at_first",
@@ -126,7 +135,7 @@ fn what_a_failed_attempt_has_left_is_ended_before_the_next() {
 #[test]
 fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
     let scene = Scene::new();
-    // More than the worker takes ahead.
+    // More than the worker prefetches.
     let mut slow = dispatched("slow", json!({"chunks": 40, "seconds": 30}));
     slow.timeout = SiteTimeout::Fixed(Duration::from_secs(3));
     slow.retries = 5;
@@ -139,7 +148,7 @@ fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
         let mut active = usize::MAX;
         while active > 0 && started.elapsed() < Duration::from_secs(20) {
             let replies = control
-                .active(&Target::All, Duration::from_secs(5))
+                .active(&ControlTarget::All, Duration::from_secs(5))
                 .await
                 .expect("Redis answers");
             active = replies.good().map(|(_, active)| active.len()).sum();
@@ -155,7 +164,7 @@ fn a_site_that_runs_out_of_time_fails_and_its_tasks_are_ended() {
                 .is_some_and(|reason| reason.starts_with("out of time")),
             "{report:#?}"
         );
-        // Its tasks take thirty seconds.
+        // The tasks of the site take thirty seconds.
         assert!((3..15).contains(&report.elapsed.as_secs()), "{report:#?}");
     }
     assert_eq!(active, 0, "the tasks of the sites still run");
@@ -177,16 +186,17 @@ fn dropped_sites_are_reported_and_marked_and_left_for_who_goes_on_with_them() {
     ];
     let (reports, revoked) = run(async {
         let started = |event: &EventKind| matches!(event, EventKind::SiteStageEntered { .. });
+        let kept = KeptMonitor::default();
         tokio::select! {
-            reports = run_all(&scene.context, sites, 2) => panic!("ended too early: {reports:#?}"),
+            reports = run_all_kept(&scene.context, &kept, sites, 2) => panic!("ended too early: {reports:#?}"),
             () = scene.until("the chord's start", started) => {}
         }
         let begun = Instant::now();
-        let reports = cancel(&scene.context, Workers::End).await;
+        let reports = cancel(&scene.context, &kept, WorkersAfterRun::End).await;
         assert!(begun.elapsed() < Duration::from_millis(2500), "{:?}", begun.elapsed());
         let control = scene.context.celery.control();
         let revoked = control
-            .call("revoked", json!({}), &Target::All, Duration::from_secs(5))
+            .call("revoked", json!({}), &ControlTarget::All, Duration::from_secs(5))
             .await;
         (reports, revoked.expect("Redis answers"))
     });
@@ -226,25 +236,54 @@ fn dropped_sites_are_reported_and_marked_and_left_for_who_goes_on_with_them() {
     );
 }
 
+/// Subscribes to the control commands of the run; resolves when the run searches for a job that has been quiet for 10 s. A run asks
+/// workers for their reserved tasks at its start, and again in each search.
+fn first_search(scene: &Scene) -> oneshot::Receiver<()> {
+    let mut connection = scene.redis.connection(0);
+    let (found, is_found) = oneshot::channel();
+    let (ready, is_ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut requests = connection.as_pubsub();
+        requests.subscribe("/0.celery.pidbox").expect("Redis is up");
+        ready.send(()).expect("the test waits for it");
+        for _ in ["at the start", "in the search"] {
+            loop {
+                let request = requests.get_message().and_then(|message| message.get_payload());
+                // The server ends with the test.
+                let Ok::<String, _>(request) = request else { return };
+                let request: Value = serde_json::from_str(&request).expect("JSON");
+                let body = BASE64.decode(request["body"].as_str().expect("text")).expect("base64");
+                let body: Value = serde_json::from_slice(&body).expect("JSON");
+                if body["method"] == "reserved" {
+                    break;
+                }
+            }
+        }
+        found.send(()).ok();
+    });
+    is_ready.recv().expect("it subscribes");
+    is_found
+}
+
 #[test]
 fn a_task_on_a_queue_that_nobody_consumes_is_waited_for_and_not_lost() {
     let scene = Scene::new();
     let mut elsewhere = site("elsewhere", "jobs.whole", json!({}));
     elsewhere.dispatch.queue = Some("elsewhere".to_owned());
+    let searched = first_search(&scene);
     let reports = run(async {
         let consume = async {
-            // Longer than a job may be quiet before it is searched for.
-            tokio::time::sleep(Duration::from_secs(13)).await;
+            searched.await.expect("a search for the quiet job");
             let control = scene.context.celery.control();
             control
-                .add_consumer("elsewhere", &Target::All, Duration::from_secs(5))
+                .add_consumer("elsewhere", &ControlTarget::All, Duration::from_secs(5))
                 .await
                 .expect("Redis answers");
         };
         tokio::join!(run_all(&scene.context, vec![elsewhere], 1), consume).0
     });
     assert_eq!(reports[0].status, SiteStatus::Complete, "{reports:#?}");
-    // Waiting costs nothing: no loop that spins.
+    // A wait costs no processor time: no loop spins.
     let statistics = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel counts");
     let on_processor: u64 = statistics
         .split(' ')

@@ -3,30 +3,31 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use orch::celery::Target;
-use orch::config::{SiteConfig, SiteNeeds};
-use orch::run::{EventKind, SiteStatus};
-use orch::sites::{Asker, SiteReport, Workers, cancel};
+use orch::celery::ControlTarget;
+use orch::config::{SiteConfig, SiteDependencies};
+use orch::journal::{EventKind, SiteStatus};
+use orch::scrape::sites::{KeptMonitor, SiteReport, StopRequester, WorkersAfterRun, cancel};
 use serde_json::{Value, json};
 
-use crate::scene::{Scene, dispatched, report, run, run_all, site};
+use crate::scene::{Scene, dispatched, report, run, run_all, run_all_kept, site};
 use crate::support::celery::WorkerOptions;
+use crate::support::wait;
 
-/// What the project promises.
-const GONE_WITHIN: Duration = Duration::from_secs(5);
+/// Time that the project promises.
+const GONE_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn alice() -> Asker {
-    Asker {
+fn alice() -> StopRequester {
+    StopRequester {
         pid: 12,
         user: "alice".to_owned(),
     }
 }
 
 fn stop(scene: &Scene, name: &str) {
-    scene.context.stops.ask(name.into(), alice());
+    scene.context.stop_requests.add(name.into(), alice());
 }
 
-/// First task of the latest attempt at a site.
+/// Returns the first task of the latest attempt at a site.
 fn root_of(scene: &Scene, name: &str) -> String {
     let root = |event: EventKind| match event {
         EventKind::SiteDispatched { site, task_id, .. } if site.as_str() == name => Some(task_id),
@@ -51,7 +52,7 @@ fn messages(scene: &Scene) -> Vec<Value> {
     queued.iter().map(read).chain(unacked).collect()
 }
 
-/// Messages and tasks in workers of the job with this first task, some of whose tasks are known by id.
+/// Returns the messages and the tasks in workers of the job with this first task; some of its tasks are known by id.
 async fn left_of(scene: &Scene, root: &str, tasks: &HashSet<String>) -> Vec<String> {
     let messages = messages(scene).into_iter();
     let of_it = |message: &Value| message["headers"]["root_id"] == root;
@@ -62,8 +63,8 @@ async fn left_of(scene: &Scene, root: &str, tasks: &HashSet<String>) -> Vec<Stri
     let control = scene.context.celery.control();
     let within = Duration::from_secs(5);
     let (active, reserved) = tokio::join!(
-        control.active(&Target::All, within),
-        control.reserved(&Target::All, within)
+        control.active(&ControlTarget::All, within),
+        control.reserved(&ControlTarget::All, within)
     );
     for (what, replies) in [("active", active), ("reserved", reserved)] {
         let replies = replies.expect("Redis answers");
@@ -77,7 +78,7 @@ async fn left_of(scene: &Scene, root: &str, tasks: &HashSet<String>) -> Vec<Stri
     left
 }
 
-/// Ids of the chunks of a job, from their chord's bookkeeping: the result of its dispatch task names them.
+/// Returns the ids of the chunks of a job, which the result of its dispatch task names.
 fn chunks_of(scene: &Scene, root: &str) -> HashSet<String> {
     let result = scene.key(&format!("celery-task-meta-{root}")).expect("its result");
     let result: Value = serde_json::from_str(&result).expect("JSON");
@@ -94,18 +95,16 @@ fn chunks_of(scene: &Scene, root: &str) -> HashSet<String> {
 }
 
 async fn until_active(scene: &Scene, task: &str, count: usize) {
-    let deadline = Instant::now() + Duration::from_secs(20);
-    loop {
-        let control = scene.context.celery.control();
-        let active = control.active(&Target::All, Duration::from_secs(5)).await;
-        let active = active.expect("Redis answers");
-        let running = active.good().flat_map(|(_, running)| running);
-        if running.filter(|running| running.name.as_deref() == Some(task)).count() >= count {
-            return;
-        }
-        assert!(Instant::now() < deadline, "{active:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let control = scene.context.celery.control();
+    let mut active = None;
+    let is_active = wait::within_async(Duration::from_secs(20), async || {
+        let replies = control.active(&ControlTarget::All, Duration::from_secs(5)).await;
+        let replies = active.insert(replies.expect("Redis answers"));
+        let running = replies.good().flat_map(|(_, running)| running);
+        let number = running.filter(|running| running.name.as_deref() == Some(task)).count();
+        (number >= count).then_some(())
+    });
+    assert!(is_active.await.is_some(), "{active:?}");
 }
 
 fn ends(of: &str) -> impl Fn(&EventKind) -> bool {
@@ -169,14 +168,14 @@ fn one_of_three(settings: Vec<(&'static str, &'static str)>) {
             stop(&scene, "doomed");
             while !left_of(&scene, &root, &chunks).await.is_empty() {
                 assert!(
-                    asked.elapsed() < GONE_WITHIN,
+                    asked.elapsed() < GONE_TIMEOUT,
                     "{:#?}",
                     left_of(&scene, &root, &chunks).await
                 );
             }
             let gone = asked.elapsed();
             scene.until("its end", ends("doomed")).await;
-            println!("gone after {gone:?}, told after {:?}", asked.elapsed());
+            println!("gone after {gone:?}, reported after {:?}", asked.elapsed());
             (root, chunks)
         };
         let (reports, (root, chunks)) = tokio::join!(run_all(&context, three_sites(), 3), stopping);
@@ -219,7 +218,7 @@ fn what_a_dispatch_task_publishes_in_its_grace_is_caught() {
         site(
             "doomed",
             "jobs.dispatch_later",
-            json!({"before": 0.7, "chunks": 40, "seconds": 20}),
+            json!({"signal_list": "publish now", "chunks": 40, "seconds": 20}),
         ),
         dispatched("other", json!({"chunks": 4, "seconds": 0.5})),
     ];
@@ -229,8 +228,15 @@ fn what_a_dispatch_task_publishes_in_its_grace_is_caught() {
             let root = root_of(&scene, "doomed");
             let asked = Instant::now();
             stop(&scene, "doomed");
+            let is_stopped = |event: &EventKind| matches!(event, EventKind::SiteStopRequested { .. });
+            scene.until("the stop of the site", is_stopped).await;
+            let pushed: redis::RedisResult<u64> = redis::cmd("LPUSH")
+                .arg("publish now")
+                .arg(1)
+                .query(&mut scene.redis.connection(1));
+            assert_eq!(pushed.expect("the server answers"), 1);
             scene.until("its end", ends("doomed")).await;
-            assert!(asked.elapsed() < GONE_WITHIN, "{:?}", asked.elapsed());
+            assert!(asked.elapsed() < GONE_TIMEOUT, "{:?}", asked.elapsed());
             let chunks = chunks_of(&scene, &root);
             assert!(chunks.len() >= 40, "it had its grace: {chunks:?}");
             let left = left_of(&scene, &root, &chunks).await;
@@ -254,7 +260,7 @@ fn what_ignores_sigterm_is_killed() {
             let asked = Instant::now();
             stop(&scene, "doomed");
             scene.until("its end", ends("doomed")).await;
-            assert!(asked.elapsed() < GONE_WITHIN, "{:?}", asked.elapsed());
+            assert!(asked.elapsed() < GONE_TIMEOUT, "{:?}", asked.elapsed());
             let left = left_of(&scene, &root, &HashSet::new()).await;
             assert!(left.is_empty(), "{left:#?}");
         };
@@ -271,12 +277,12 @@ fn a_site_that_has_not_begun_or_waits_for_its_retry_is_stopped_and_its_dependent
     fails.retries = 3;
     fails.retry_backoff = Duration::from_secs(40);
     let after = |name: &str, needed: &str| {
-        let needs = SiteNeeds {
+        let needs = SiteDependencies {
             after: vec![needed.into()],
-            ..SiteNeeds::default()
+            ..SiteDependencies::default()
         };
         SiteConfig {
-            needs,
+            dependencies: needs,
             ..site(name, "jobs.whole", json!({}))
         }
     };
@@ -326,8 +332,9 @@ fn a_site_that_has_not_begun_or_waits_for_its_retry_is_stopped_and_its_dependent
 fn sites_that_a_stopped_run_had_under_way_are_ended_where_workers_go_on() {
     let scene = Scene::new();
     run(async {
+        let kept = KeptMonitor::default();
         tokio::select! {
-            reports = run_all(&scene.context, vec![dispatched("doomed", json!({"chunks": 40, "seconds": 20}))], 1) => {
+            reports = run_all_kept(&scene.context, &kept, vec![dispatched("doomed", json!({"chunks": 40, "seconds": 20}))], 1) => {
                 panic!("ended too early: {reports:#?}")
             }
             () = async {
@@ -338,8 +345,8 @@ fn sites_that_a_stopped_run_had_under_way_are_ended_where_workers_go_on() {
         let root = root_of(&scene, "doomed");
         let chunks = chunks_of(&scene, &root);
         let asked = Instant::now();
-        let reports = cancel(&scene.context, Workers::GoOn).await;
-        assert!(asked.elapsed() < GONE_WITHIN, "{:?}", asked.elapsed());
+        let reports = cancel(&scene.context, &kept, WorkersAfterRun::Continue).await;
+        assert!(asked.elapsed() < GONE_TIMEOUT, "{:?}", asked.elapsed());
         assert_eq!(reports[0].status, SiteStatus::Cancelled, "{reports:#?}");
         let left = left_of(&scene, &root, &chunks).await;
         assert!(left.is_empty(), "{left:#?}");

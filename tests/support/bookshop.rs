@@ -1,4 +1,4 @@
-//! The example project as a test's own copy, with one virtual environment for all of them.
+//! Copies of the example project, one for each test, with one virtual environment for all of them.
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{Read, Write};
@@ -13,8 +13,8 @@ use serde_json::Value;
 use super::orch::{Orch, Project};
 use super::{python, server};
 
-/// The virtual environment, made by `orch demo --prepare-only` where it is not there yet. `ORCH_TEST_CELERY` puts
-/// another version of Celery into one of its own.
+/// Returns the virtual environment, which `orch demo --prepare-only` creates if it does not exist. `ORCH_TEST_CELERY`
+/// installs another version of Celery in an environment of its own.
 pub fn environment() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
@@ -29,7 +29,7 @@ pub fn environment() -> &'static Path {
             .env("PATH", server::path())
             .stdin(Stdio::null())
             .output()
-            .expect("start orch demo --prepare-only");
+            .expect("could not start orch demo --prepare-only");
         let text = String::from_utf8_lossy(&prepared.stderr).into_owned();
         assert!(
             prepared.status.success(),
@@ -44,58 +44,61 @@ pub fn environment() -> &'static Path {
     })
 }
 
-/// A copy of the example in a directory of its own.
+/// Copies the example into a directory of its own.
 pub fn project() -> Project {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/bookshop");
-    let configuration = fs::read_to_string(source.join("orch.toml")).expect("read the example's orch.toml");
+    let configuration = fs::read_to_string(source.join("orch.toml")).expect("could not read the example's orch.toml");
     let project = Project::new(&configuration);
     for part in ["bookshop", "shop"] {
         copy(&source.join(part), &project.file(part));
     }
-    std::os::unix::fs::symlink(environment().join(".venv"), project.file(".venv")).expect("link the environment");
+    std::os::unix::fs::symlink(environment().join(".venv"), project.file(".venv"))
+        .expect("could not link the environment");
     project
 }
 
-/// A project around `tests/fixtures/apps/<app>.py`, with the example's environment.
+/// Creates a project for `tests/fixtures/apps/<app>.py`, with the environment of the example.
 pub fn project_with(app: &str, configuration: &str) -> Project {
     let project = Project::new(configuration);
     let name = format!("{app}.py");
     let source = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests/fixtures/apps")
         .join(&name);
-    fs::copy(source, project.file(&name)).expect("copy the app");
-    std::os::unix::fs::symlink(environment().join(".venv"), project.file(".venv")).expect("link the environment");
+    fs::copy(source, project.file(&name)).expect("could not copy the app");
+    std::os::unix::fs::symlink(environment().join(".venv"), project.file(".venv"))
+        .expect("could not link the environment");
     project
 }
 
 fn copy(from: &Path, to: &Path) {
-    fs::create_dir_all(to).expect("make a directory");
-    for entry in fs::read_dir(from).expect("list the example").flatten() {
+    fs::create_dir_all(to).expect("could not create a directory");
+    for entry in fs::read_dir(from).expect("could not list the example").flatten() {
         if entry.path().is_file() {
-            fs::copy(entry.path(), to.join(entry.file_name())).expect("copy a file of the example");
+            fs::copy(entry.path(), to.join(entry.file_name())).expect("could not copy a file of the example");
         }
     }
 }
 
-/// What a site of a running instance says that it serves.
+/// Returns the numbers that a site of a running instance reports about its own content.
 pub fn truth(project: &Project, site: &str) -> Value {
-    let text = fs::read(project.state_dir().join("instance.json")).expect("read instance.json");
+    let text = fs::read(project.state_dir().join("instance.json")).expect("could not read instance.json");
     let instance: Value = serde_json::from_slice(&text).expect("instance.json");
     let port = instance["ports"][site].as_u64().expect("the site's port");
-    let mut stream = TcpStream::connect(("127.0.0.1", u16::try_from(port).expect("a port"))).expect("connect");
+    let mut stream =
+        TcpStream::connect(("127.0.0.1", u16::try_from(port).expect("a port"))).expect("could not connect");
     stream
         .set_read_timeout(Some(Duration::from_secs(10)))
-        .expect("set a deadline");
+        .expect("could not set a deadline");
     stream
         .write_all(b"GET /truth.json HTTP/1.0\r\nHost: localhost\r\n\r\n")
-        .expect("ask");
+        .expect("could not ask");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).expect("read the answer");
+    stream.read_to_string(&mut answer).expect("could not read the answer");
     let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
     serde_json::from_str(body).expect("truth.json")
 }
 
-/// How often each chunk of a site was done, as `chaos_app` writes it into `ledger.<site>` of this directory.
+/// Returns how often each chunk of a site was executed; `chaos_app` writes that into `ledger.<site>` of this directory.
 pub fn ledger(directory: &Path, site: &str) -> BTreeMap<u64, u64> {
     let text = fs::read_to_string(directory.join(format!("ledger.{site}"))).unwrap_or_default();
     let mut times = BTreeMap::new();
@@ -105,8 +108,8 @@ pub fn ledger(directory: &Path, site: &str) -> BTreeMap<u64, u64> {
     times
 }
 
-/// Waits until the instance can be asked.
+/// Waits until the instance has published `instance.json`.
 pub fn wait_until_up(orch: &mut Orch<'_>, project: &Project) {
     let file = project.state_dir().join("instance.json");
-    orch.wait_for("instance.json", |_| file.exists());
+    orch.wait_until("instance.json", || file.exists());
 }

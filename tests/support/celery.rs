@@ -1,4 +1,4 @@
-//! A real Celery worker for a test app of `tests/fixtures/apps`, of the version that `ORCH_TEST_CELERY` names.
+//! A real Celery worker for a test app of `tests/fixtures/apps`, in the version that `ORCH_TEST_CELERY` names.
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -11,14 +11,14 @@ use super::process::Process;
 use super::python;
 use super::redis::RedisServer;
 
-const READY_LIMIT: Duration = Duration::from_secs(60);
+const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The version of Celery, such as `5.4`, that tests run against: `ORCH_TEST_CELERY`, else the pinned one.
+/// Returns the version of Celery of the tests, such as `5.4`: `ORCH_TEST_CELERY`, or the default.
 pub fn version() -> String {
     std::env::var("ORCH_TEST_CELERY").unwrap_or_else(|_| "5.4".to_owned())
 }
 
-/// Whether the tests run against this version or a newer one.
+/// Returns whether the tests use this version of Celery or a newer one.
 pub fn at_least(major: u32, minor: u32) -> bool {
     let version = version();
     let (have_major, have_minor) = version.split_once('.').expect("ORCH_TEST_CELERY is such as 5.4");
@@ -26,23 +26,23 @@ pub fn at_least(major: u32, minor: u32) -> bool {
     (number(have_major), number(have_minor)) >= (major, minor)
 }
 
-/// The virtual environment with that Celery.
+/// Returns the virtual environment with that version of Celery.
 pub fn environment() -> PathBuf {
     python::environment(&format!("celery-{}", version()))
 }
 
-/// What a worker is started with; the app reads its broker and backend from `BROKER` and `BACKEND`.
+/// Options of a worker; the app reads its broker and its backend from `BROKER` and `BACKEND`.
 pub struct WorkerOptions {
     pub app: &'static str,
     pub node: &'static str,
     pub concurrency: u32,
-    /// `--events`; once given, task events cannot be switched off by remote control.
+    /// Option `--events`: with it, remote control cannot switch the task events off.
     pub events: bool,
     /// Further arguments, before `--`.
     pub arguments: Vec<String>,
     /// Settings of the app, as JSON: `CONF_<NAME>`.
     pub settings: Vec<(&'static str, &'static str)>,
-    /// Further variables of its environment.
+    /// Further variables of the environment.
     pub environment: Vec<(&'static str, String)>,
 }
 
@@ -104,8 +104,8 @@ impl Worker {
         let listeners = listeners(redis);
         let mut process = Process::start(options.node, &mut command, &directory.path().join("celery.log"));
         let ready = format!("{} ready.", options.node);
-        process.wait_until("become ready", READY_LIMIT, |process| {
-            // The subscription to control requests comes a moment after the log line.
+        process.wait_until("become ready", READY_TIMEOUT, |process| {
+            // The subscription to control requests begins a moment after the log line.
             process.log().contains(&ready) && !self::listeners(redis).is_subset(&listeners)
         });
         Self {
@@ -115,7 +115,7 @@ impl Worker {
     }
 }
 
-/// Runs a line of Python in which the app is imported; gives what it printed.
+/// Runs a line of Python after an import of the app; returns its output.
 pub fn python(redis: &RedisServer, app: &str, line: &str) -> String {
     let output = program("python", redis)
         .args(["-c", &format!("import {app}; {line}")])
@@ -130,7 +130,7 @@ pub fn python(redis: &RedisServer, app: &str, line: &str) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-/// A program of the environment, with all that the test apps read.
+/// Returns a program of the environment, with all variables that the test apps read.
 fn program(name: &str, redis: &RedisServer) -> Command {
     let mut command = Command::new(environment().join("bin").join(name));
     let apps = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/apps");
@@ -139,8 +139,8 @@ fn program(name: &str, redis: &RedisServer) -> Command {
     command
 }
 
-/// Connections with a pattern subscription: each worker has one for control requests. `PUBSUB NUMPAT` would not do, it
-/// counts each pattern once.
+/// Returns the connections with a pattern subscription: each worker has one for control requests. `PUBSUB NUMPAT`
+/// counts each pattern once, so that its number would not change with a second worker.
 fn listeners(redis: &RedisServer) -> HashSet<String> {
     let clients: String = redis::cmd("CLIENT")
         .arg("LIST")

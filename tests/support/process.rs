@@ -1,11 +1,13 @@
-//! A child process of a test: ended by its pid when dropped, its log printed when the test fails.
+//! Child process of a test: the drop kills the process; when the test fails, the log is printed.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-/// How much of a log a failing test prints, in bytes.
+use super::{wait, watch};
+
+/// Number of bytes of a log that a failing test prints.
 const LOG_TAIL: usize = 8 * 1024;
 
 pub struct Process {
@@ -43,13 +45,13 @@ impl Process {
         nix::sys::signal::kill(pid, signal).expect("the process is ours and not yet reaped");
     }
 
-    /// SIGKILL, and wait for the end.
+    /// Sends SIGKILL and waits for the end.
     pub fn kill(&mut self) {
         self.child.kill().expect("the process is ours");
         self.child.wait().expect("the process is ours");
     }
 
-    /// How it ended, if it did.
+    /// Returns the exit status, if the process has ended.
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the process is ours")
     }
@@ -58,25 +60,30 @@ impl Process {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 
-    /// Waits until `ready` holds; panics when the process ends before, or after `limit`.
+    /// Waits until `ready` holds; panics when the process ends before that, or after `limit`.
     pub fn wait_until(&mut self, what: &str, limit: Duration, mut ready: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + limit;
-        while !ready(self) {
-            if let Some(status) = self.ended() {
-                panic!(
-                    "{} ended with {status} before it {what}:\n{}",
-                    self.name,
-                    tail(&self.log())
-                );
+        let outcome = wait::within(limit, || {
+            if ready(self) {
+                return Some(Ok(()));
             }
-            assert!(
-                Instant::now() < deadline,
-                "{} has not {what} after {limit:?}",
-                self.name
-            );
-            // Foreign programs offer no event for their own readiness.
-            std::thread::sleep(Duration::from_millis(10));
+            self.ended().map(Err)
+        });
+        match outcome {
+            Some(Ok(())) => {}
+            Some(Err(status)) => panic!(
+                "{} ended with {status} before it {what}:\n{}",
+                self.name,
+                tail(&self.log())
+            ),
+            None => panic!("{} has not {what} after {limit:?}", self.name),
         }
+    }
+
+    /// Waits for the end of the process; panics after `limit`.
+    #[track_caller]
+    pub fn wait_for_end(&mut self, limit: Duration) -> ExitStatus {
+        let status = watch::exit(&mut self.child, limit);
+        status.unwrap_or_else(|| panic!("{} has not ended after {limit:?}:\n{}", self.name, tail(&self.log())))
     }
 }
 

@@ -1,22 +1,23 @@
-//! Python virtual environments for tests: made on demand, kept for the next run, shared by all tests.
+//! Python virtual environments of the tests: created on demand, kept for the next run, shared by all tests.
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// Made last, so that a half-made environment is never used.
+/// File that is created last, so that an incomplete environment is never used.
 const COMPLETE: &str = ".complete";
 
-/// Where tests keep what the next run can use: `ORCH_TEST_DIRECTORY`, else below cargo's target directory.
+/// Returns the directory for everything that the next run of the tests can reuse: `ORCH_TEST_DIRECTORY`, or a directory
+/// below cargo's target directory.
 pub fn directory() -> PathBuf {
     let asked = std::env::var_os("ORCH_TEST_DIRECTORY");
     asked.map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), PathBuf::from)
 }
 
-/// A virtual environment with the packages of `tests/fixtures/requirements/<name>.txt`.
+/// Returns a virtual environment with the packages of `tests/fixtures/requirements/<name>.txt`.
 ///
-/// The first call takes a while; others, of other processes too, wait for it.
+/// The first call takes a while; other callers, also in other processes, wait for it.
 pub fn environment(name: &str) -> PathBuf {
     let requirements = requirements(name);
     let text = fs::read_to_string(&requirements).unwrap_or_else(|error| panic!("{}: {error}", requirements.display()));
@@ -38,7 +39,7 @@ pub fn requirements(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fixtures/requirements/{name}.txt"))
 }
 
-/// Where an environment's packages are.
+/// Returns the directory of the packages of an environment.
 pub fn site_packages(environment: &Path) -> PathBuf {
     let versions = fs::read_dir(environment.join("lib")).expect("a virtual environment has a lib");
     let packages = versions.flatten().map(|version| version.path().join("site-packages"));
@@ -58,7 +59,7 @@ fn make(directory: &Path, requirements: &Path) {
     File::create(directory.join(COMPLETE)).expect("a directory of ours");
 }
 
-/// Installs packages, over others of these names that are there.
+/// Installs packages; replaces installed packages of the same names.
 pub fn install(directory: &Path, requirements: &Path) {
     let mut install = Command::new(directory.join("bin/python"));
     install

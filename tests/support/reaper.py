@@ -1,8 +1,8 @@
-"""Runs one orch as a child subreaper would see it: `reaper.py REPORT SECONDS STDOUT STDERR COMMAND [ARGUMENT ...]`.
+"""Runs one orch and adopts its orphans, as a child subreaper: `reaper.py REPORT SECONDS STDOUT STDERR COMMAND [ARGUMENT ...]`.
 
-Prints the command's pid; when the command has ended, waits until nothing that it started is left (ECHILD), at most
-SECONDS, and writes REPORT: {"code", "signal", "gone_after", "left": [command lines]}. With REAPER_USER the command is that
-user's (a number).
+Prints the pid of the command. After the end of the command, waits until all of its descendants have ended (ECHILD), at
+most SECONDS, and writes REPORT: {"code", "signal", "gone_after", "left": [command lines]}. With REAPER_USER, a number, the
+command runs as that user.
 """
 
 import ctypes
@@ -34,16 +34,16 @@ def main() -> None:
     report, seconds, stdout, stderr, *command = sys.argv[1:]
     if ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
-    # A pipe that the handler of SIGCHLD writes to: waiting for a death is then waiting for a byte.
+    # A pipe to which the handler of SIGCHLD writes: the wait for a death is a wait for a byte.
     wake_read, wake_write = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
     pid = os.fork()
     if pid == 0:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        # Where the tests themselves run under nohup a hangup would be nothing.
+        # If the tests run under nohup, SIGHUP is ignored.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
-        # A shell that starts a command in the background has it ignore these.
+        # A command that a shell starts in the background ignores these.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGQUIT, signal.SIG_DFL)
         out = os.open(stdout, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)

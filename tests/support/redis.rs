@@ -1,4 +1,5 @@
-//! A real Redis on a free port of loopback, with its data in a directory of its own; which, `server` says.
+//! A real Redis on a free port of loopback, with its data in a directory of its own. The choice of the server is in
+//! [`super::server`].
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -10,10 +11,10 @@ use tempfile::TempDir;
 use super::process::Process;
 use super::server;
 
-/// Beside its data; short, since the kernel allows a path of 107 bytes only.
+/// Name of the socket, in the directory of the data; short, since the kernel limits a path to 107 bytes.
 const SOCKET: &str = "redis.sock";
-const READY_LIMIT: Duration = Duration::from_secs(20);
-/// Another process may take the chosen port before the server binds it.
+const READY_TIMEOUT: Duration = Duration::from_secs(20);
+/// Number of ports that are tried: another process may take the chosen port before the server does.
 const PORT_ATTEMPTS: usize = 10;
 
 pub struct RedisServer {
@@ -24,7 +25,7 @@ pub struct RedisServer {
 }
 
 impl RedisServer {
-    /// Starts a server without password, with an append-only file.
+    /// Starts a server without a password, with an append-only file.
     pub fn start() -> Self {
         Self::start_with(None)
     }
@@ -55,7 +56,7 @@ impl RedisServer {
         }
     }
 
-    /// The same server by its Unix socket.
+    /// Returns the URL of the same server by its Unix socket.
     pub fn socket_url(&self, database: u32) -> String {
         format!(
             "redis+socket://{}?virtual_host={database}",
@@ -67,33 +68,33 @@ impl RedisServer {
         self.process.pid()
     }
 
-    /// A plain connection, for looking at keys.
+    /// Opens a plain connection, for the keys that a test reads or writes.
     pub fn connection(&self, database: u32) -> redis::Connection {
         let client = redis::Client::open(self.url(database)).expect("our own URL");
         client.get_connection().expect("the server answers")
     }
 
-    /// SIGKILL.
+    /// Sends SIGKILL to the server.
     pub fn kill(&mut self) {
         self.process.kill();
     }
 
-    /// Starts again on the same port with the data it had.
+    /// Starts the server again on the same port with the same data.
     pub fn start_again(&mut self) {
         assert!(self.process.ended().is_some(), "Redis still runs");
-        // The port was ours a moment ago; another process can only have it by chance, then the test fails plainly.
+        // If another process has taken the port by chance, the test fails with a clear message.
         let process = launch(self.directory.path(), self.port, self.password.as_deref());
         self.process = process.expect("the port is free again");
     }
 }
 
-/// A port that nobody listens on now.
+/// Returns a port on which no process listens now.
 pub fn free_port() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
     listener.local_addr().expect("a bound socket").port()
 }
 
-/// `None` when the port is taken.
+/// Starts a server; returns `None` when the port is taken.
 fn launch(directory: &Path, port: u16, password: Option<&str>) -> Option<Process> {
     let log = directory.join("redis.log");
     let mut command = Command::new(server::program());
@@ -110,14 +111,14 @@ fn launch(directory: &Path, port: u16, password: Option<&str>) -> Option<Process
     let started = process.log().len();
     let client = redis::Client::open(("127.0.0.1", port)).expect("an address");
     let pid = process.pid();
-    process.wait_until("answered", READY_LIMIT, |process| {
+    process.wait_until("answered", READY_TIMEOUT, |process| {
         taken = process.log()[started..].contains("Address already in use");
         taken || answers(&client, pid, password)
     });
     (!taken).then_some(process)
 }
 
-/// Whether it is this process that answers there, and not another that got the port first.
+/// Returns whether this process answers, and not another that took the port first.
 fn answers(client: &redis::Client, pid: u32, password: Option<&str>) -> bool {
     let Ok(mut connection) = client.get_connection() else {
         return false;

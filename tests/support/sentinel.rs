@@ -10,12 +10,12 @@ use super::process::Process;
 use super::redis::free_port;
 use super::server::program;
 
-/// The name under which the Sentinels watch the master.
+/// Name under which the Sentinels monitor the master.
 pub const MASTER: &str = "main";
-const READY_LIMIT: Duration = Duration::from_secs(30);
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub struct Sentinels {
-    /// Master and replica, by what they are at the start.
+    /// Master and replica, in the roles that they have at the start.
     servers: Vec<(u16, Process)>,
     sentinels: Vec<(u16, Process)>,
     password: Option<String>,
@@ -24,8 +24,9 @@ pub struct Sentinels {
 }
 
 impl Sentinels {
-    /// All know each other when it returns. The passwords are of the servers and of the Sentinels. On a busy machine a master
-    /// may be silent for a second or two; they wait longer before they replace it.
+    /// Starts all servers and returns when all of them know each other. The passwords are those of the servers and of
+    /// the Sentinels. On a busy machine a master may be silent for a second or two; the Sentinels wait longer before
+    /// they replace it.
     pub fn start(password: Option<&str>, sentinel_password: Option<&str>) -> Self {
         let directory = tempfile::Builder::new()
             .prefix("orch-sentinel-")
@@ -85,7 +86,7 @@ impl Sentinels {
         for index in 0..self.sentinels.len() {
             let port = self.sentinels[index].0;
             let password = self.sentinel_password.clone();
-            self.sentinels[index].1.wait_until("knows all", READY_LIMIT, |_| {
+            self.sentinels[index].1.wait_until("knows all", READY_TIMEOUT, |_| {
                 let Some(mut sentinel) = connect(port, password.as_deref()) else {
                     return false;
                 };
@@ -98,10 +99,10 @@ impl Sentinels {
                 says("num-other-sentinels", "2") && says("num-slaves", "1") && says("flags", "master")
             });
         }
-        // A replica that has not synchronised yet is not promoted.
+        // Sentinels do not promote a replica that has not synchronised yet.
         let master = self.master().expect("the Sentinels know it");
         let password = self.password.clone();
-        self.servers[0].1.wait_until("has its replica", READY_LIMIT, |_| {
+        self.servers[0].1.wait_until("has its replica", READY_TIMEOUT, |_| {
             let Some(mut master) = connect(master, password.as_deref()) else {
                 return false;
             };
@@ -113,7 +114,7 @@ impl Sentinels {
         });
     }
 
-    /// As Celery writes it, all Sentinels in one list.
+    /// Returns the URL as Celery writes it, with all Sentinels in one list.
     pub fn url(&self, database: u32) -> String {
         let credentials = self
             .password
@@ -127,7 +128,7 @@ impl Sentinels {
         urls.join(";")
     }
 
-    /// The port of the master, as the Sentinels say.
+    /// Returns the port of the master that the Sentinels report.
     pub fn master(&self) -> Option<u16> {
         self.sentinels.iter().find_map(|(port, _)| {
             let mut sentinel = connect(*port, self.sentinel_password.as_deref())?;
@@ -138,7 +139,7 @@ impl Sentinels {
         })
     }
 
-    /// A planned change of the master.
+    /// Starts a planned failover.
     pub fn fail_over(&self) {
         let (port, _) = &self.sentinels[0];
         let mut sentinel = connect(*port, self.sentinel_password.as_deref()).expect("a Sentinel answers");
@@ -149,7 +150,7 @@ impl Sentinels {
             .expect("it begins");
     }
 
-    /// SIGKILL of the master of the start.
+    /// Sends SIGKILL to the first master.
     pub fn kill_master(&mut self) {
         self.servers[0].1.kill();
     }

@@ -1,5 +1,5 @@
-//! Which Redis server the tests start, and orch in them: `ORCH_TEST_REDIS`, else the system's, else that of the PyPI
-//! package which `orch demo` takes, too.
+//! Redis server of the tests, and of orch in the tests: `ORCH_TEST_REDIS`, or the server of the system, or the server
+//! of the PyPI package that `orch demo` installs too.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -10,10 +10,10 @@ use std::sync::OnceLock;
 
 use super::python;
 
-/// Comes from a package.
+/// Name of the server that comes from a package.
 const PACKAGED: &str = "valkey-9";
 
-/// The server. `ORCH_TEST_REDIS` is one of the names that [`named`] knows, a program of the system, or a path.
+/// Returns the server. `ORCH_TEST_REDIS` is one of the names that [`named`] knows, a program of the system, or a path.
 pub fn program() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| match env::var("ORCH_TEST_REDIS") {
@@ -24,8 +24,8 @@ pub fn program() -> &'static Path {
     })
 }
 
-/// The program behind one of these names: `redis-6.2` and `valkey-9` come from packages, `redis-7.0` is the system's (no
-/// package has one).
+/// Returns the program for one of these names: `redis-6.2` and `valkey-9` come from packages, `redis-7.0` from the
+/// system (no package has this version).
 pub fn named(name: &str) -> PathBuf {
     match name {
         "redis-6.2" => python::environment(name).join("bin/redis-server"),
@@ -43,13 +43,13 @@ pub fn named(name: &str) -> PathBuf {
     }
 }
 
-/// The PATH of these tests, in which orch finds that server before any other.
+/// Returns the PATH of the tests, in which orch finds that server before any other.
 pub fn path() -> &'static OsStr {
     static PATH: OnceLock<OsString> = OnceLock::new();
     PATH.get_or_init(|| path_before(&env::var_os("PATH").unwrap_or_default()))
 }
 
-/// The same before another PATH.
+/// Returns another PATH with that server in front.
 pub fn path_before(rest: &OsStr) -> OsString {
     static LINK: OnceLock<PathBuf> = OnceLock::new();
     let link = LINK.get_or_init(|| {
@@ -58,7 +58,7 @@ pub fn path_before(rest: &OsStr) -> OsString {
         let name = program.to_string_lossy().replace(unlike, "-");
         let directory = python::directory().join("server").join(name.trim_start_matches('-'));
         fs::create_dir_all(&directory).expect("a directory of the tests is writable");
-        // The first of the names that orch looks for; another test may be making it, too.
+        // orch searches for this name first; another test may create the link at the same time.
         if let Err(error) = symlink(program, directory.join("redis-server")) {
             assert_eq!(
                 error.kind(),
@@ -73,7 +73,7 @@ pub fn path_before(rest: &OsStr) -> OsString {
     env::join_paths(directories).expect("no directory's name has a colon")
 }
 
-/// A program of this name in PATH.
+/// Returns the program of this name in PATH.
 pub fn of_the_system(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
     let mut programs = env::split_paths(&path).map(|directory| directory.join(name));

@@ -1,6 +1,6 @@
-"""A file system that answers nothing but the attributes of its root, as a dead NFS server does.
+"""A file system that answers only requests for the attributes of its root, like a dead NFS server.
 
-usage: silent_files.py DIRECTORY. Says `mounted` and goes on until it is killed, which ends what waits for it.
+usage: silent_files.py DIRECTORY. Prints `mounted` and runs until it is killed, which ends all processes that wait for it.
 """
 import ctypes
 import os

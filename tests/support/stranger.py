@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
-"""Another user of the machine, who wants the passwords of an owned Redis, or anything else of a running orch.
+"""Another user of the machine, an attacker of the passwords of an owned Redis and of everything else of a running orch.
 
-stranger.py SECONDS PROJECT LOG PIDS: tries everything again and again, until there is a file PIDS.stop, at most SECONDS. LOG gets what was gained, one line each,
-and at the end how often each way was tried. PIDS is a file with the processes of the instance, which the test renews."""
+stranger.py SECONDS PROJECT LOG PIDS: tries everything again and again, until the file PIDS.stop exists, at most SECONDS.
+LOG gets one line for each success, and at the end the number of attempts of each kind. PIDS is a file with the processes of
+the instance, which the test updates."""
 import ctypes, glob, os, re, signal, socket, sys, threading, time
 
 seconds, project, log, pids_file = float(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
-# Within a session everybody may send SIGCONT, and his is another one.
+# Within a session every process may send SIGCONT; this process gets a session of its own.
 os.setsid()
 end = time.time() + seconds
 state = os.path.join(project, ".orch")
@@ -47,7 +48,7 @@ def listening():
 
 
 def owner(connection):
-    """Whose the other end of a connection is: another part of this program may be there."""
+    """Returns the owner of the other end of a connection, which may be another part of this program."""
     ends = [("0100007F:%04X" % end[1]) for end in (connection.getpeername(), connection.getsockname())]
     for line in open("/proc/net/tcp").read().splitlines()[1:]:
         words = line.split()
@@ -57,7 +58,7 @@ def owner(connection):
 
 
 def play_redis(connection):
-    """Answers as Redis does, and keeps what it is sent."""
+    """Answers as Redis does, and logs the requests."""
     connection.settimeout(1)
     try:
         while left():
@@ -78,7 +79,7 @@ def play_redis(connection):
 
 
 def take(port):
-    """Takes a port, if it is free, and serves whoever comes for a moment."""
+    """Takes a port, if it is free, and serves all clients for a moment."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -101,7 +102,7 @@ def take(port):
 
 
 def announced_ports():
-    """What orch may tell of a port before it is bound."""
+    """Searches for ports that orch announces before they are bound."""
     while left():
         attempt("looked for announced ports")
         for line in open("/proc/net/unix").read().splitlines():
@@ -113,7 +114,7 @@ def announced_ports():
 
 
 def reserved_ports():
-    """What cannot be bound and is not listened on is a port that somebody waits for."""
+    """Searches for reserved ports: they cannot be bound, and no process listens on them."""
     while left():
         known = listening()
         for port in range(20000, 32768):
@@ -142,7 +143,7 @@ def default_port():
 
 
 def redis():
-    """Talks to each server of others there is."""
+    """Sends commands to each server of other users."""
     while left():
         for port, uid in listening().items():
             if uid == os.getuid() or port < 1024:
@@ -230,7 +231,7 @@ def processes():
                 except OSError:
                     pass
             attempt("traced a process")
-            # PTRACE_SEIZE, then what pidfd_getfd gives.
+            # PTRACE_SEIZE, then the descriptors by pidfd_getfd.
             if libc.ptrace(0x4206, pid, 0, 0) == 0:
                 gained("traced %d" % pid)
             try:
@@ -251,7 +252,7 @@ def processes():
 
 
 ways = (announced_ports, reserved_ports, default_port, redis, files, processes)
-# Processes and not threads: each has a processor's time of its own, and its share of the descriptors.
+# Processes and not threads: each has its own share of the processors and of the descriptors.
 children = []
 for way in ways:
     child = os.fork()

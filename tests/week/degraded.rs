@@ -1,4 +1,4 @@
-//! What follows on an attempt that ends with nothing, or with too little.
+//! Consequences of an attempt that ends with no results, or with too few.
 
 use std::fs;
 
@@ -37,7 +37,7 @@ fn nothing_is_no_success_and_a_degraded_attempt_is_tried_again_where_one_is_left
         ("warns", "0 3"),
         ("fails", "0 3"),
     ] {
-        fs::write(project.file(&format!("{name}.web")), web).expect("write what the site serves");
+        fs::write(project.file(&format!("{name}.web")), web).expect("could not write the content of the site");
     }
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(1);
@@ -96,7 +96,7 @@ fn nothing_is_no_success_and_a_degraded_attempt_is_tried_again_where_one_is_left
         assert_eq!(found, (Some(status), results), "{end}");
         assert_eq!(end["reason"].as_str(), reason.as_deref(), "{name}");
         assert_eq!(dispatches(&ended, name), attempts, "{name}");
-        // Zero and unknown are two things, and the table says what the verdict says.
+        // Zero and unknown differ, and the table agrees with the verdict.
         let row = row(&ended.stdout, name);
         let shown = results.map_or("-".to_owned(), |results| results.to_string());
         assert_eq!(
@@ -114,7 +114,7 @@ fn nothing_is_no_success_and_a_degraded_attempt_is_tried_again_where_one_is_left
         retry["reason"].as_str().expect("a reason").to_owned()
     };
     let hint = format!(
-        "if no results are fine for a site, say so: `min_results = 0` in [sites.no_urls], [sites.no_results], [sites.warns] of {}\n",
+        "if a site may have no results, set `min_results = 0` in [sites.no_urls], [sites.no_results], [sites.warns] of {}\n",
         project.file("orch.toml").display()
     );
     let hints = ended.stdout.matches("min_results = 0").count();
@@ -126,7 +126,7 @@ fn nothing_is_no_success_and_a_degraded_attempt_is_tried_again_where_one_is_left
     assert_eq!(why("cured"), format!("0 URLs, {allow}"));
     assert_eq!(why("less"), "6 results, `min_results` is 10");
     assert!(
-        last_line(&ended).starts_with("2 of 11 sites failed, 3 yielded nothing, 2 degraded after "),
+        last_line(&ended).starts_with("2 of 11 sites failed, 3 without results, 2 degraded after "),
         "{}",
         ended.stdout
     );
@@ -158,7 +158,7 @@ fn a_resumed_run_does_again_what_yielded_nothing() {
         "{}",
         resumed.stdout
     );
-    // Nothing is left, and that is as good as the ends of the sites are.
+    // Nothing is left to do, and the run is as good as the ends of the sites.
     project.orch(&["run", "--resume"]).finish().expect_code(0);
     let strict = project.orch(&["run", "--resume", "--strict"]).finish();
     strict.expect_code(1);
@@ -178,18 +178,18 @@ fn sites_without_results_are_tried_again_with_fresh_proxies_and_share_one_refres
         &[
             site("books", retries, ""),
             site("prints", retries, ""),
-            // It does not ask: it has results.
+            // This site needs no confirmation: it has results.
             site("few", &format!("{retries}\nmin_results = 10"), ""),
         ],
     );
     for name in ["books", "prints"] {
-        fs::write(project.file(&format!("{name}.web")), "3").expect("write what the site serves");
+        fs::write(project.file(&format!("{name}.web")), "3").expect("could not write the content of the site");
     }
-    fs::write(project.file("few.web"), "0 3").expect("write what the site serves");
+    fs::write(project.file("few.web"), "0 3").expect("could not write the content of the site");
     let dead: Vec<Value> = (0..40)
         .map(|number| serde_json::json!({"host": "dead", "port": number + 1}))
         .collect();
-    fs::write(project.file("live_proxies.json"), Value::from(dead).to_string()).expect("write the pool");
+    fs::write(project.file("live_proxies.json"), Value::from(dead).to_string()).expect("could not write the pool");
 
     let ended = project.orch(&["run"]).finish();
     ended.expect_code(0);

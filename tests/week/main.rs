@@ -1,4 +1,5 @@
-//! A week of a project: on each day the status of its sites, the exit code, and what later nights take for usual are true.
+//! A week of a project: on each day the status of its sites, the exit code, and the usual numbers for later nights are
+//! true.
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -22,14 +23,14 @@ const RESULTS: u64 = 8;
 
 fn write_pool(project: &Project, host: &str) {
     let pool: Vec<Value> = (1..=40).map(|port| json!({"host": host, "port": port})).collect();
-    fs::write(project.file("live_proxies.json"), Value::from(pool).to_string()).expect("write the pool");
+    fs::write(project.file("live_proxies.json"), Value::from(pool).to_string()).expect("could not write the pool");
 }
 
 fn serve(project: &Project, web: &str) {
-    fs::write(project.file("books.web"), web).expect("write what the site serves");
+    fs::write(project.file("books.web"), web).expect("could not write the content of the site");
 }
 
-/// What the next night takes for usual, and how the site has ended so far, the latest last.
+/// Asserts the usual number of results for the next night, and the former ends of the site, the latest last.
 #[track_caller]
 fn remembers(project: &Project, runs: &str, results: u64, change: f64) {
     let answer = |arguments: &[&str]| -> Value {
@@ -72,7 +73,7 @@ fn expect_complete(ended: &Ended) {
     );
 }
 
-/// Of a night that scraped nothing.
+/// Asserts the end of a night that scraped nothing.
 #[track_caller]
 fn expect_nothing(ended: &Ended, why: &str) {
     ended.expect_code(1);
@@ -91,7 +92,7 @@ fn expect_nothing(ended: &Ended, why: &str) {
     let row = row(&ended.stdout, "books");
     assert_eq!((row[1].as_str(), row[3].as_str()), ("DEGRADED", "0"), "{row:?}");
     assert!(
-        last_line(ended).starts_with("1 of 1 site yielded nothing after "),
+        last_line(ended).starts_with("1 of 1 site without results after "),
         "{}",
         ended.stdout
     );
@@ -122,7 +123,8 @@ fn a_week_of_a_project_with_defaults() {
     remembers(&project, "..0", 0, -1.0);
     serve(&project, &PAGES.to_string());
 
-    // Thursday: the proxies on file are dead; orch counts enough of them. A retry would refresh them, and none is configured.
+    // Thursday: the proxies on file are dead; orch counts enough of them. A retry would refresh them, and none is
+    // configured.
     write_pool(&project, "dead");
     let empty = night();
     expect_nothing(&empty, "0 results");
@@ -135,8 +137,8 @@ fn a_week_of_a_project_with_defaults() {
     assert_eq!((dispatches(&cured, "books"), refreshes(&project)), (1, 1));
     remembers(&project, "..00.", RESULTS, 0.0);
 
-    // Friday: Ctrl+C when the first page is done; what is left is done by a resumed run.
-    fs::write(project.file("books.busy"), "").expect("make the site busy");
+    // Friday: Ctrl+C when the first page is done; a resumed run does the rest.
+    fs::write(project.file("books.busy"), "").expect("could not make the site busy");
     let mut orch = project.orch(&["run", "--set", "celery.grace=5s"]);
     orch.wait_for("the first page", |event| {
         event["event"] == "site_progressed" && event["counts"]["completed_chunks"].as_u64() >= Some(1)

@@ -1,11 +1,11 @@
-//! One night of the project of `week_app`, and what is seen of it.
+//! One night of the project of `week_app`, and its output.
 
 use serde_json::Value;
 
 use crate::support::bookshop;
 use crate::support::orch::{Ended, Project};
 
-/// A site with further keys, and further arguments of its dispatch task.
+/// Returns a site with further keys, and with further arguments of its dispatch task.
 pub fn site(name: &str, keys: &str, arguments: &str) -> String {
     let comma = if arguments.is_empty() { "" } else { ", " };
     format!(
@@ -15,7 +15,7 @@ pub fn site(name: &str, keys: &str, arguments: &str) -> String {
 }
 
 pub fn project(sections: &str, sites: &[String]) -> Project {
-    // A worker that has nothing to do takes seconds for its warm stop.
+    // An idle worker takes seconds for its warm stop.
     let services = "[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"week_app\"\nconcurrency = 2\ngrace = \"300ms\"\n\
                     quit_grace = \"300ms\"\n";
     bookshop::project_with("week_app", &[services, sections, &sites.concat()].concat())
@@ -32,14 +32,14 @@ pub fn dispatches(ended: &Ended, site: &str) -> usize {
     dispatched.filter(|event| event["site"] == site).count()
 }
 
-/// The cells of a site's line in the summary: the last table of the output.
+/// Returns the cells of a site's line in the summary: the last table of the output.
 pub fn row(stdout: &str, site: &str) -> Vec<String> {
     let line = stdout.lines().rev().find(|line| line.split(' ').next() == Some(site));
     let line = line.unwrap_or_else(|| panic!("no line of {site}\n{stdout}"));
     line.split_whitespace().map(str::to_owned).collect()
 }
 
-/// The line that says how the run ended.
+/// Returns the line with the end of the run.
 pub fn last_line(ended: &Ended) -> &str {
     let line = ended.stdout.lines().find(|line| line.contains("(exit code "));
     line.unwrap_or_else(|| panic!("no last line\n{}", ended.stdout))

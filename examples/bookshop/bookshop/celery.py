@@ -17,7 +17,7 @@ app.conf.update(
     accept_content=["json"],
     result_expires=3600,
     timezone="UTC",
-    # Chunks take about a second: a worker that holds no more than it runs keeps the load even.
+    # Chunks take about a second. A worker that takes only the tasks that it can run keeps the load even.
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
 )

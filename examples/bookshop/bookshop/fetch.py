@@ -1,4 +1,4 @@
-"""Pages over HTTP, through the pool of proxies."""
+"""Requests of pages over HTTP, through the proxy pool."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ HEADERS = {"User-Agent": "bookshop/1.0"}
 
 
 class FetchError(Exception):
-    """A page could not be had."""
+    """A page could not be fetched."""
 
 
 class Fetcher:
-    """Takes the next proxy for each request, and another one when a request fails."""
+    """Uses the next proxy for each request, and another proxy when a request fails."""
 
     def __init__(self, proxies: Iterable[Proxy]) -> None:
         self._proxies = deque(proxies)
         random.shuffle(self._proxies)
         self._session = requests.Session()
-        self._session.trust_env = False  # our proxies, not those of the environment
+        self._session.trust_env = False  # use the proxies of the pool, not those of the environment
         self._session.headers.update(HEADERS)
 
     def __enter__(self) -> Fetcher:
@@ -39,7 +39,7 @@ class Fetcher:
         self._session.close()
 
     def get(self, url: str) -> str:
-        """The page's text. Failures are tried again later; a proxy that is gone is not used again."""
+        """Return the text of the page. Retry failures after a delay; do not use a dead proxy again."""
         failures = 0
         while self._proxies:
             self._proxies.rotate()

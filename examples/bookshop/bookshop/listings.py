@@ -1,4 +1,4 @@
-"""How the sites' pages are built: where the listings are, and what a listing tells."""
+"""Layouts of the sites' pages: selectors of the listings and of their fields."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bs4 import BeautifulSoup
 
 
 class ParseError(Exception):
-    """A page is not built as expected."""
+    """A page does not have the expected layout."""
 
 
 class Field(NamedTuple):
@@ -22,7 +22,7 @@ class Field(NamedTuple):
 
 
 def price(text: str) -> float:
-    """`£1,234.50` as a number."""
+    """Convert a price such as `£1,234.50` to a number."""
     return float(text.lstrip("£€$ ").replace(",", ""))
 
 
@@ -35,7 +35,7 @@ class Layout:
     fields: Mapping[str, Field]
 
     def links(self, url: str, html: str) -> tuple[list[str], str | None]:
-        """The listings' addresses on a page of listings, and the next page's, if there is one."""
+        """Return the addresses of the listings on an overview page, and the address of the next page, if any."""
         page = BeautifulSoup(html, "html.parser")
         following = page.select_one(self.next_page)
         return (
@@ -44,7 +44,7 @@ class Layout:
         )
 
     def item(self, url: str, html: str) -> dict[str, Any]:
-        """What a listing's page tells."""
+        """Return the fields of a listing from its page."""
         page = BeautifulSoup(html, "html.parser")
         item: dict[str, Any] = {"id": url.rsplit("/", 1)[-1], "url": url}
         for name, field in self.fields.items():
@@ -98,7 +98,7 @@ LAYOUTS: Mapping[str, Layout] = {
 
 
 def layout_of(site: str) -> Layout:
-    """The layout of `site`; a `LookupError` names the known ones."""
+    """Return the layout of `site`; for an unknown site raise a `LookupError` that names the known ones."""
     try:
         return LAYOUTS[site]
     except KeyError:

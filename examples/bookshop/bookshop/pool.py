@@ -30,7 +30,7 @@ class Proxy:
 
 
 def load_pool() -> list[Proxy]:
-    """All live proxies; none when there is no pool, or none that can be read."""
+    """Return all live proxies; an empty list if the pool does not exist or cannot be read."""
     try:
         return [Proxy(**entry) for entry in json.loads(settings.POOL_FILE.read_text(encoding="utf-8"))]
     except (FileNotFoundError, ValueError, TypeError):
@@ -38,11 +38,11 @@ def load_pool() -> list[Proxy]:
 
 
 def usable(proxies: Iterable[Proxy]) -> list[Proxy]:
-    """Those that do not tell a site who is asking."""
+    """Return the proxies that do not reveal the client's address to a site."""
     return [proxy for proxy in proxies if proxy.anonymity != TRANSPARENT]
 
 
 def save_pool(proxies: Iterable[Proxy]) -> None:
-    """Replace the pool; the quickest come first."""
+    """Replace the pool; the fastest proxies come first."""
     ranked = sorted(proxies, key=lambda proxy: proxy.timeout)
     replace_text(settings.POOL_FILE, json.dumps([asdict(proxy) for proxy in ranked], indent=2) + "\n")

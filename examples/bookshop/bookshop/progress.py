@@ -1,4 +1,4 @@
-"""Progress of a job, kept in Redis for whoever wants to watch: `<prefix>:<job id>:<field>`."""
+"""Progress of a job, stored in Redis for any observer: `<prefix>:<job id>:<field>`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TTL = 3600  # seconds
 
 
 def now() -> str:
-    """The time as ISO 8601, in UTC."""
+    """Return the present time as ISO 8601, in UTC."""
     return datetime.now(timezone.utc).isoformat(timespec="milliseconds")
 
 
@@ -23,20 +23,20 @@ def _client() -> redis.Redis:
 
 
 class Progress:
-    """The keys of one job; each lives for an hour after its last change."""
+    """The keys of one job; each expires an hour after its last change."""
 
     def __init__(self, prefix: str, job_id: str) -> None:
         self._base = f"{prefix}:{job_id}:"
 
     def set(self, **fields: str | int) -> None:
-        """Write the given fields at once."""
+        """Write the given fields in one transaction."""
         with _client().pipeline() as pipe:
             for field, value in fields.items():
                 pipe.set(self._base + field, value, ex=TTL)
             pipe.execute()
 
     def chunk_done(self, index: int) -> None:
-        """Count chunk `index` as completed; once, even if Celery delivers it twice."""
+        """Count chunk `index` as completed, only once even if Celery delivers it twice."""
         done = self._base + "done"
         if not _client().sadd(done, index):
             return

@@ -30,7 +30,7 @@ def progress_of(job_id: str) -> Progress:
 
 @app.task
 def collect() -> list[str]:
-    """The candidates, as `host:port`."""
+    """Return the candidates as `host:port`."""
     lines = settings.CANDIDATES_FILE.read_text(encoding="utf-8").splitlines()
     return [line.strip() for line in lines if line.strip() and not line.startswith("#")]
 
@@ -39,8 +39,8 @@ def collect() -> list[str]:
 def dispatch_checks(candidates: list[str]) -> dict[str, Any]:
     """Check every candidate; the callback replaces the pool."""
     if not candidates:
-        raise ValueError(f"{settings.CANDIDATES_FILE} names no candidate")
-    address = ask_judge()["address"]  # without a proxy: how the world sees us; and is the judge there?
+        raise ValueError(f"{settings.CANDIDATES_FILE} contains no candidate")
+    address = ask_judge()["address"]  # without a proxy: the public address of this machine; fails without a judge
     job_id = uuid4().hex[:12]
     progress_of(job_id).set(status="DISPATCHED", total_chunks=len(candidates), completed_chunks=0, started_at=now())
     checks = (check.s(job_id, index, candidate, address) for index, candidate in enumerate(candidates))
@@ -50,7 +50,7 @@ def dispatch_checks(candidates: list[str]) -> dict[str, Any]:
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def check(job_id: str, index: int, candidate: str, address: str) -> dict[str, Any] | None:
-    """The candidate as a live proxy, or None. `address` is ours, which a good proxy does not tell."""
+    """Return the candidate as a live proxy, or None. `address` is the client's, which a good proxy does not reveal."""
     progress_of(job_id).set(status="PROCESSING")
     host, _, port = candidate.rpartition(":")
     started = time.monotonic()
@@ -68,7 +68,7 @@ def check(job_id: str, index: int, candidate: str, address: str) -> dict[str, An
 
 @app.task
 def save_live(checked: list[dict[str, Any] | None], job_id: str) -> dict[str, int]:
-    """Replace the pool by what is live."""
+    """Replace the pool by the live proxies."""
     proxies = [Proxy(**live) for live in checked if live]
     save_pool(proxies)
     progress_of(job_id).set(status="COMPLETE", result_count=len(proxies), completed_at=now())
@@ -76,7 +76,7 @@ def save_live(checked: list[dict[str, Any] | None], job_id: str) -> dict[str, in
 
 
 def ask_judge(proxy: str | None = None) -> dict[str, Any]:
-    """What the judge sees of a request: the peer's address and the headers."""
+    """Return the judge's view of a request: the address of the peer and the headers."""
     with requests.Session() as session:
         session.trust_env = False
         response = session.get(settings.JUDGE_URL, proxies={"http": proxy} if proxy else None, timeout=TIMEOUT)
@@ -85,7 +85,7 @@ def ask_judge(proxy: str | None = None) -> dict[str, Any]:
 
 
 def anonymity_of(headers: Mapping[str, str], address: str) -> str:
-    """How much a proxy that sent `headers` tells about us at `address`."""
+    """Return how much a proxy that sent `headers` reveals about the client at `address`."""
     seen = {name.lower(): value for name, value in headers.items()}
     if any(address in seen.get(name, "") for name in TELLS_CLIENT):
         return TRANSPARENT

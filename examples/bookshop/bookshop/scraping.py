@@ -30,7 +30,7 @@ def progress_of(site: str, job_id: str) -> Progress:
 
 @app.task
 def dispatch_site(site: str, start_urls: list[str]) -> dict[str, Any]:
-    """Start the scrape of `site`; `chord_id` is the task whose result tells its end."""
+    """Start the scrape of `site`; `chord_id` is the task whose result marks the end of the scrape."""
     layout = layout_of(site)
     job_id = uuid4().hex[:12]
     progress = progress_of(site, job_id)
@@ -52,12 +52,12 @@ def dispatch_site(site: str, start_urls: list[str]) -> dict[str, Any]:
 
 
 class ChunkError(Exception):
-    """Not one listing of a chunk could be had."""
+    """No listing of a chunk could be scraped."""
 
 
 @app.task(acks_late=True, reject_on_worker_lost=True)
 def scrape_chunk(site: str, job_id: str, index: int, urls: list[str]) -> dict[str, Any]:
-    """The listings behind `urls`. One that cannot be had is an error of its own, not of the chunk."""
+    """Scrape the listings at `urls`. A listing that cannot be scraped is an error and does not fail the chunk."""
     progress = progress_of(site, job_id)
     progress.set(status="PROCESSING")
     layout = layout_of(site)
@@ -77,7 +77,7 @@ def scrape_chunk(site: str, job_id: str, index: int, urls: list[str]) -> dict[st
 
 @app.task
 def aggregate(chunks: list[dict[str, Any]], site: str, job_id: str) -> dict[str, int]:
-    """Replace `out/<site>.jsonl` by what the chunks brought."""
+    """Replace `out/<site>.jsonl` by the results of the chunks."""
     progress = progress_of(site, job_id)
     progress.set(status="AGGREGATING")
     items = sorted((item for chunk in chunks for item in chunk["items"]), key=lambda item: item["id"])
@@ -89,7 +89,7 @@ def aggregate(chunks: list[dict[str, Any]], site: str, job_id: str) -> dict[str,
 
 
 def collect_listings(layout: Layout, start_urls: Iterable[str]) -> list[str]:
-    """Addresses of all listings, each once, in the order of the pages."""
+    """Return the addresses of all listings, each once, in the order of the pages."""
     found: dict[str, None] = {}
     with Fetcher(usable(load_pool())) as fetcher:
         for url in start_urls:

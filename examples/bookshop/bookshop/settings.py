@@ -1,4 +1,4 @@
-"""Addresses from the environment, and where the project keeps its files."""
+"""Addresses from the environment, and paths of the project's files."""
 
 import os
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What the internet is for the bookshop project: web sites, a proxy judge and forward proxies, all on loopback."""
+"""Substitute of the internet for the bookshop project: web sites, a proxy judge, forward proxies, all on loopback."""

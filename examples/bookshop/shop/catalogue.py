@@ -1,4 +1,4 @@
-"""What the sites sell: made up, and the same on every machine."""
+"""Listings of the sites: invented, and the same on every machine."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _TAGS = "life work rain cities patience cats bread silence travel machines".spli
 
 @dataclass(frozen=True)
 class Listing:
-    """One thing on offer; `facts` are what its page shows."""
+    """One offered thing; `facts` are the values that its page shows."""
 
     id: str
     facts: Mapping[str, Any]
 
 
 def catalogue(site: str) -> list[Listing]:
-    """All listings of `site`, in the order of its pages."""
+    """Return all listings of `site` in the order of its pages."""
     chance = random.Random(site)  # the same for each run
     describe = {"books": _book, "quotes": _quote, "gadgets": _gadget, "prints": _book, "tools": _gadget}[site]
     return [Listing(f"{site[0]}{number:04}", describe(chance)) for number in range(1, SIZES[site] + 1)]

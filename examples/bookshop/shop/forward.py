@@ -1,6 +1,7 @@
-"""A group of forward proxies, one a port, on loopback: `python -m shop.forward elite 8201 8202`.
+"""A group of forward proxies on loopback, one for each port: `python -m shop.forward elite 8201 8202`.
 
-`elite` proxies do not show themselves, `anonymous` ones add a Via header, `transparent` ones tell who is asking.
+`elite` proxies are not recognisable, `anonymous` proxies add a Via header, `transparent` proxies reveal the client's
+address.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# proxy.py makes directories below the home directory, which it looks up when it is imported.
+# proxy.py creates directories below the home directory, which it determines when it is imported.
 os.environ["HOME"] = str(Path(__file__).resolve().parent.parent / "var")
 
 from proxy import Proxy  # noqa: E402
@@ -21,7 +22,7 @@ from proxy.http.proxy import HttpProxyBasePlugin  # noqa: E402
 HOST = "127.0.0.1"
 
 
-class TellClient(HttpProxyBasePlugin):
+class RevealClient(HttpProxyBasePlugin):
     """Makes a proxy transparent."""
 
     def handle_client_request(self, request: HttpParser) -> HttpParser:
@@ -33,7 +34,7 @@ class TellClient(HttpProxyBasePlugin):
 OPTIONS: dict[str, dict[str, Any]] = {
     "elite": {"disable_headers": [b"via"]},
     "anonymous": {},
-    "transparent": {"plugins": [TellClient]},
+    "transparent": {"plugins": [RevealClient]},
 }
 
 
@@ -57,7 +58,7 @@ def main() -> None:
     try:
         print(f"{options.kind} proxies: {where}", flush=True)
         (worker,) = proxies.acceptors.acceptors
-        worker.join()  # a signal ends this; should the worker die, whoever watches us must see it
+        worker.join()  # ended by a signal; if the worker process dies, this process must end too, so that orch notices
         sys.exit(f"{options.kind} proxies: the worker process has ended")
     finally:
         proxies.shutdown()

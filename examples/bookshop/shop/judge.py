@@ -1,11 +1,11 @@
-"""The proxy judge: tells a client what it has seen of it. `python -m shop.judge --port 8100`"""
+"""The proxy judge: returns the client's address and headers to the client. `python -m shop.judge --port 8100`"""
 
 import argparse
 import time
 
 from shop.server import Handler, serve
 
-DELAY = 0.3  # seconds that it takes for an answer, as real ones do
+DELAY = 0.3  # seconds until an answer, similar to a real judge
 
 
 class JudgeHandler(Handler):

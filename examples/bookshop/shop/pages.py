@@ -1,4 +1,4 @@
-"""The sites' HTML. Each site is built in its own way, as sites are."""
+"""HTML of the sites. Each site has a different layout, as real sites do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from shop.catalogue import Listing
 
 
 class Pages(NamedTuple):
-    """How a site shows a page of listings (with the address of the next page, if any), and one listing."""
+    """Templates of a site: an overview page of listings (with the address of the next page, if any), and a listing."""
 
     overview: Callable[[Sequence[Listing], str | None], str]
     listing: Callable[[Listing], str]
@@ -97,7 +97,7 @@ PAGES: Mapping[str, Pages] = {
     "books": Pages(_books_index, _book),
     "quotes": Pages(_quotes_index, _quote),
     "gadgets": Pages(_gadgets_index, _gadget),
-    # Two more shops that bought the same software.
+    # Two more shops with the same software.
     "prints": Pages(_books_index, _book),
     "tools": Pages(_gadgets_index, _gadget),
 }

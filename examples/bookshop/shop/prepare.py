@@ -1,7 +1,7 @@
-"""Makes the project ready for a run: `python -m shop.prepare HOST:PORT...` with the candidate proxies.
+"""Preparation of the project for a run: `python -m shop.prepare HOST:PORT...` with the candidate proxies.
 
-Writes them to `candidates.txt`, and takes proxies that are not among them out of the pool: those belong to an earlier
-run on other ports.
+Writes the candidates to `candidates.txt` and removes all other proxies from the pool: those belong to an earlier run on
+other ports.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bookshop.pool import load_pool, save_pool
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make directories and the list of candidate proxies.")
+    parser = argparse.ArgumentParser(description="Create directories and the list of candidate proxies.")
     parser.add_argument("candidates", nargs="+", metavar="HOST:PORT")
     candidates = parser.parse_args().candidates
 

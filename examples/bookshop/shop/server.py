@@ -14,7 +14,7 @@ HOST = "127.0.0.1"
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Keeps connections open; logs only what went wrong."""
+    """Request handler that keeps connections open and logs only errors."""
 
     protocol_version = "HTTP/1.1"
 
@@ -39,11 +39,11 @@ class Server(ThreadingHTTPServer):
     request_queue_size = 128
 
     def server_bind(self) -> None:
-        TCPServer.server_bind(self)  # HTTPServer's own would ask the name service who we are
+        TCPServer.server_bind(self)  # HTTPServer.server_bind would ask the name service for this machine's name
 
 
 def serve(name: str, handler: type[Handler], port: int) -> None:
-    """Serve until the process is ended. A port that is taken ends it at once."""
+    """Serve until the process ends. Exit at once if the port is already in use."""
     try:
         server = Server((HOST, port), handler)
     except OSError as error:

@@ -1,8 +1,8 @@
 """A web site with pages of listings: `python -m shop.site books --port 8101`.
 
-As on the real internet some pages are slow, and some answer 500 when they are first asked for. A site can have a bad
-night: `--only 12` has so many listings left, with `--gone-after 30` further listings answer 404, with `--silent-after
-30` they never answer. `/truth.json` tells what the site really serves.
+As on the real internet some pages are slow, and some answer 500 to their first request. A site can have problems: with
+`--only 12` it has only 12 listings, with `--gone-after 30` all listings after the first 30 requested ones answer 404,
+with `--silent-after 30` those never answer. `/truth.json` lists the real content of the site.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SILENCE = 3600.0  # seconds
 
 @dataclass(frozen=True)
 class Mood:
-    """What is wrong with a site tonight: numbers of listings."""
+    """Problems of a site, as numbers of listings."""
 
     only: int | None = None
     gone_after: int | None = None
@@ -32,7 +32,7 @@ class Mood:
 
 
 class Site:
-    """The content of one site, and which of its pages have failed already."""
+    """Content of one site, and the pages that have already failed."""
 
     def __init__(self, name: str, mood: Mood = Mood()) -> None:
         self.name = name
@@ -49,7 +49,7 @@ class Site:
         return -(-len(self.listings) // PAGE_SIZE)
 
     def html(self, path: str) -> str | None:
-        """The page at `path`; None when there is none."""
+        """Return the page at `path`; None if there is no such page."""
         kind, _, name = path.strip("/").partition("/")
         if kind == "listing" and name in self._by_id:
             return self._pages.listing(self._by_id[name])
@@ -64,12 +64,12 @@ class Site:
         return self._pages.overview(shown, f"/page/{number + 1}" if number < self.page_count else None)
 
     def delay(self, path: str) -> float:
-        """Seconds that the page at `path` takes: 0.1 to 0.4 for every tenth page."""
+        """Return the delay of the page at `path` in seconds: 0.1 to 0.4 for every tenth page."""
         dice = crc32(f"slow {self.name} {path}".encode())
         return 0.0 if path == "/" or dice % 10 else 0.1 + dice // 10 % 300 / 1000
 
     def fails(self, path: str) -> bool:
-        """Whether this request for `path` fails: the first one does, for every twelfth page."""
+        """Return whether this request for `path` fails: for every twelfth page the first request does."""
         if path == "/" or crc32(f"fail {self.name} {path}".encode()) % 12:
             return False
         with self._lock:
@@ -78,7 +78,7 @@ class Site:
         return first
 
     def _was_asked_after(self, limit: int | None, path: str) -> bool:
-        """Whether as many listings as `limit` had been asked for before the one at `path`."""
+        """Return whether `limit` other listings were requested before the listing at `path`."""
         if limit is None or not path.startswith("/listing/"):
             return False
         with self._lock:
@@ -93,7 +93,7 @@ class Site:
         return self._was_asked_after(self._mood.silent_after, path)
 
     def truth(self) -> dict[str, object]:
-        """What a complete scrape must find, and how many requests have failed on purpose so far."""
+        """Return the results of a complete scrape, and the number of intended failures so far."""
         return {
             "site": self.name,
             "listings": len(self.listings),

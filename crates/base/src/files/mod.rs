@@ -1,0 +1,8 @@
+//! File access: atomic replacement, regular files, watches, tails of logs.
+
+pub mod atomic;
+pub mod inotify;
+pub mod private_directory;
+pub mod regular;
+pub mod tail;
+pub mod watch;

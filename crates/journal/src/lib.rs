@@ -1,0 +1,87 @@
+//! Facts of one run: typed events, their fold into a snapshot, the journal, the outcome.
+
+#![forbid(unsafe_code)]
+
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub mod any_event;
+#[cfg(any(test, feature = "testing"))]
+mod any_fact;
+#[cfg(any(test, feature = "testing"))]
+mod any_notice;
+#[cfg(any(test, feature = "testing"))]
+mod any_values;
+mod chunk_loss;
+mod end_cause;
+mod event;
+mod event_facts;
+mod event_values;
+mod exit_status;
+mod facts;
+pub mod failure;
+mod feed;
+mod health;
+mod history;
+mod ids;
+mod journal_file;
+mod journal_head;
+mod left_out;
+pub mod local_time;
+mod memory_shortage;
+mod recorder;
+mod resumption;
+mod resumption_fold;
+mod retention;
+mod run_directory;
+mod run_outcome;
+mod site_counts;
+mod site_holder;
+mod site_status;
+mod state;
+
+#[cfg(any(test, feature = "testing"))]
+#[doc(hidden)]
+pub use crate::any_event::any_event;
+pub use crate::chunk_loss::ChunkLoss;
+pub use crate::end_cause::EndCause;
+pub use crate::event::{Event, EventKind, JOURNAL_FORMAT};
+pub use crate::event_values::{FollowStage, NoticeLevel, PlannedService, ProgressSource, RunCommand, StopReason};
+pub use crate::exit_status::{ExitStatus, describe_exit};
+pub use crate::facts::app_problem::AppProblem;
+pub use crate::facts::guard_problem::GuardProblem;
+pub use crate::facts::leftover_process::{LeftoverProcess, LeftoverProcesses};
+pub use crate::facts::redis_problem::RedisProblem;
+pub use crate::facts::run_file::{RunFile, RunFileFailure};
+pub use crate::facts::state_directory_loss::{PathChange, StateDirectoryLoss};
+pub use crate::facts::unfinished_run::{RunInterruption, UnfinishedRun};
+pub use crate::facts::unread_env_file::UnreadEnvFile;
+pub use crate::facts::worker_problem::{ConsumerAbsence, LastConsumer, NodeProcess, SharedNodeName, WorkerProblem};
+pub use crate::feed::{Feed, FeedUpdate};
+pub use crate::health::{HealthAction, SiteHealth, SiteMetrics};
+pub use crate::history::baseline::SiteBaseline;
+pub use crate::history::past_runs::{History, PastRun, past_runs};
+pub use crate::history::past_site::{PastSite, is_comparable};
+pub use crate::history::trend::Trend;
+pub use crate::ids::{JobId, RunId, ServiceName, SiteName};
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use crate::journal_file::each_event_of;
+pub use crate::journal_file::{
+    Journal, JournalError, JournalTail, each_event, each_line_of_kinds, is_being_written, read_journal,
+};
+pub use crate::left_out::LeftOutProxies;
+pub use crate::local_time::local_time;
+pub use crate::memory_shortage::MemoryShortage;
+pub use crate::recorder::Recorder;
+pub use crate::resumption::{InterruptedJob, InterruptedSite, Resumption, SiteRemainder};
+pub use crate::resumption_fold::ResumptionFold;
+pub use crate::run_directory::RunDirectory;
+pub use crate::run_outcome::RunOutcome;
+pub use crate::site_counts::SiteCounts;
+pub use crate::site_holder::{HeldSites, SiteHolder};
+pub use crate::site_status::SiteStatus;
+pub use crate::state::model::{RunHeader, RunState};
+pub use crate::state::totals::RunTotals;
+pub use crate::state::views::{
+    LeftoversView, ProxiesView, ProxyCount, ResumedSite, ServicePhase, ServiceView, SitePhase, SiteView, StopView,
+};

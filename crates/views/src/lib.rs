@@ -1,0 +1,32 @@
+//! Views of a run: each folds the events itself and renders the state; no view can block the run.
+
+#![forbid(unsafe_code)]
+
+mod footer;
+mod frame;
+mod highlight;
+mod json;
+mod notice;
+#[cfg(test)]
+mod notice_tests;
+mod overall;
+mod paint;
+mod plain;
+#[cfg(test)]
+mod plain_tests;
+mod problem_text;
+#[cfg(test)]
+mod replay_tests;
+mod screen;
+pub mod summary;
+mod terminal;
+mod text;
+pub mod unfinished_run;
+mod view;
+mod waiting;
+
+pub use crate::paint::{StyledLine, TextTone};
+pub use crate::screen::{LiveScreen, release, watch_terminal};
+pub use crate::summary::status as site_word;
+pub use crate::text::{coarse_span, span};
+pub use crate::view::{ViewFormat, ViewHandle, ViewOptions, show_afterwards, start};
