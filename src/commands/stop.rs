@@ -11,8 +11,8 @@ use orch_base::text::counted::plural;
 use orch_base::text::duration_text::shown;
 use orch_config::{Config, nearest};
 use orch_journal::{
-    EventKind, JournalTail, PastRun, RunDirectory, RunOutcome, SiteCounts, SiteName, SiteStatus, is_being_written,
-    past_runs,
+    EventKind, JournalTail, PastRun, RunDirectory, RunOutcome, RunStart, SiteCounts, SiteName, SiteStatus,
+    is_being_written, past_runs,
 };
 
 /// Time in which the run must report the end of the site. The site's tasks are gone within five seconds, but the run
@@ -154,10 +154,10 @@ struct ObservedSite {
 impl ObservedSite {
     fn note(&mut self, wanted: &SiteName, kind: EventKind) {
         match kind {
-            EventKind::RunStarted { sites, .. } if !sites.contains(wanted) => {
+            EventKind::RunStarted(RunStart { sites, .. }) if !sites.contains(wanted) => {
                 self.others = Some(sites.iter().map(ToString::to_string).collect());
             }
-            EventKind::RunStarted { resumes, .. } => {
+            EventKind::RunStarted(RunStart { resumes, .. }) => {
                 // This run does not run sites again that the resumed run had completed.
                 let so_far = resumes.into_iter().flat_map(|resumption| resumption.sites);
                 self.ended = so_far

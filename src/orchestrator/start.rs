@@ -15,7 +15,7 @@ use orch_guard::{Guard, GuardEvent, GuardFiles, GuardOptions, GuardReport, Insta
 use orch_journal::failure::ServiceFailure;
 use orch_journal::{
     EventKind, GuardProblem, JOURNAL_FORMAT, LeftoverProcess, LeftoverProcesses, PlannedService, Recorder, RunCommand,
-    RunDirectory, RunFile, RunFileFailure, RunId, RunOutcome,
+    RunDirectory, RunFile, RunFileFailure, RunId, RunOutcome, RunStart,
 };
 use orch_scrape::sites::{KeptMonitor, WorkersAfterRun};
 use orch_supervisor::shared::instance_file;
@@ -148,7 +148,7 @@ impl Orchestrator {
                 .map_err(|error| failed("could not record the holder of the instance lock", &error))?;
         }
         let launcher = ProcessLauncher::new(guard.handle());
-        recorder.emit(EventKind::RunStarted {
+        recorder.emit(EventKind::RunStarted(RunStart {
             format: JOURNAL_FORMAT,
             run_id: run_id.clone(),
             command: options.command,
@@ -161,7 +161,7 @@ impl Orchestrator {
             services: planned_services(&config),
             sites: options.sites.clone(),
             resumes: resumption.clone(),
-        });
+        }));
         for notice in notices {
             recorder.emit(notice);
         }

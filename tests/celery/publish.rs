@@ -153,10 +153,14 @@ fn a_chain_that_starts_a_chord_is_followed_to_the_callback() {
             "{seen:?}"
         );
         // Celery publishes the callback first and deletes the chord's counters after it, so a fast callback ends before that.
-        until_async("the counters of the chord are deleted", Duration::from_secs(10), async || {
-            let progress = client.chord_progress(&header.id).await.expect("Redis is up");
-            progress.is_none().then_some(())
-        })
+        until_async(
+            "the counters of the chord are deleted",
+            Duration::from_secs(10),
+            async || {
+                let progress = client.chord_progress(&header.id).await.expect("Redis is up");
+                progress.is_none().then_some(())
+            },
+        )
         .await;
     });
 }

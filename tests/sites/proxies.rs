@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use orch::config::ProxiesConfig;
-use orch::journal::{EventKind, FollowStage, NoticeLevel};
+use orch::journal::{EventKind, FollowStage, NoticeLevel, ProxyPoolCount};
 use orch::scrape::proxies::{ProxyRefresh, ProxyVerdict, RefreshError};
 use orch::scrape::sites::{JobContext, KeptMonitor};
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ fn stages(scene: &Scene) -> Vec<FollowStage> {
 
 fn counts(scene: &Scene) -> Vec<u64> {
     let usable = |event: EventKind| match event {
-        EventKind::ProxiesCounted { usable, .. } => Some(usable),
+        EventKind::ProxiesCounted(ProxyPoolCount { usable, .. }) => Some(usable),
         _ => None,
     };
     scene.events().into_iter().filter_map(usable).collect()

@@ -12,6 +12,10 @@ use crate::end_cause::EndCause;
 use crate::event::{Event, EventKind, JOURNAL_FORMAT};
 use crate::event_values::{FollowStage, NoticeLevel, PlannedService, ProgressSource, RunCommand, StopReason};
 use crate::exit_status::ExitStatus;
+use crate::facts::proxy_pool_count::ProxyPoolCount;
+use crate::facts::proxy_refresh_job::ProxyRefreshJob;
+use crate::facts::redis_leftovers::RedisLeftovers;
+use crate::facts::run_start::RunStart;
 use crate::health::{HealthAction, SiteHealth, SiteMetrics};
 use crate::ids::{JobId, RunId};
 use crate::left_out::LeftOutProxies;
@@ -130,7 +134,7 @@ fn of_run() -> BoxedStrategy<EventKind> {
                     services,
                     (sites, resumes),
                 )| {
-                    EventKind::RunStarted {
+                    EventKind::RunStarted(RunStart {
                         format: JOURNAL_FORMAT,
                         run_id: RunId::new(run_id),
                         command,
@@ -143,7 +147,7 @@ fn of_run() -> BoxedStrategy<EventKind> {
                         services,
                         sites,
                         resumes,
-                    }
+                    })
                 }
             ),
         (levels, text()).prop_map(|(level, message)| EventKind::Noticed { level, message }),
@@ -158,12 +162,14 @@ fn of_run() -> BoxedStrategy<EventKind> {
                 error,
             }
         }),
-        any::<(u64, u64, u64, bool)>().prop_map(|(queued, unacked, keys, removed)| EventKind::LeftoversFound {
-            queued,
-            unacked,
-            keys,
-            removed
-        }),
+        any::<(u64, u64, u64, bool)>().prop_map(|(queued, unacked, keys, removed)| EventKind::LeftoversFound(
+            RedisLeftovers {
+                queued,
+                unacked,
+                keys,
+                removed
+            }
+        )),
     ]
     .boxed()
 }
@@ -214,7 +220,7 @@ fn of_services() -> BoxedStrategy<EventKind> {
 fn of_proxies() -> BoxedStrategy<EventKind> {
     prop_oneof![
         (text(), any::<(u64, u64, u64)>(), 1..=u64::MAX, option::of(text())).prop_map(
-            |(file, (total, usable, min_usable), too_old, problem)| EventKind::ProxiesCounted {
+            |(file, (total, usable, min_usable), too_old, problem)| EventKind::ProxiesCounted(ProxyPoolCount {
                 file: file.into(),
                 total,
                 usable,
@@ -225,16 +231,16 @@ fn of_proxies() -> BoxedStrategy<EventKind> {
                     dead: usable,
                 },
                 problem,
-            }
+            })
         ),
         (any::<u32>(), text()).prop_map(|(attempt, task_id)| EventKind::ProxyRefreshStarted { attempt, task_id }),
         (option::of(text()), option::of(text()), any::<(Option<u64>, u64)>()).prop_map(
-            |(job_id, chord_id, (total_chunks, timeout_ms))| EventKind::ProxyRefreshDispatched {
+            |(job_id, chord_id, (total_chunks, timeout_ms))| EventKind::ProxyRefreshDispatched(ProxyRefreshJob {
                 job_id: job_id.map(JobId::new),
                 chord_id,
                 total_chunks,
                 timeout_ms,
-            }
+            })
         ),
         (stage(), text()).prop_map(|(stage, reason)| EventKind::ProxyStageEntered { stage, reason }),
         any::<(u64, Option<u64>)>().prop_map(|(done, total)| EventKind::ProxyRefreshProgressed { done, total }),

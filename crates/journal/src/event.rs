@@ -12,22 +12,24 @@ use serde::{Deserialize, Serialize};
 
 use crate::chunk_loss::ChunkLoss;
 use crate::end_cause::EndCause;
-use crate::event_values::{FollowStage, NoticeLevel, PlannedService, ProgressSource, RunCommand, StopReason};
+use crate::event_values::{FollowStage, NoticeLevel, ProgressSource, StopReason};
 use crate::exit_status::ExitStatus;
 use crate::facts::app_problem::AppProblem;
 use crate::facts::guard_problem::GuardProblem;
 use crate::facts::leftover_process::LeftoverProcesses;
+use crate::facts::proxy_pool_count::ProxyPoolCount;
+use crate::facts::proxy_refresh_job::ProxyRefreshJob;
+use crate::facts::redis_leftovers::RedisLeftovers;
 use crate::facts::redis_problem::RedisProblem;
 use crate::facts::run_file::RunFileFailure;
+use crate::facts::run_start::RunStart;
 use crate::facts::state_directory_loss::StateDirectoryLoss;
 use crate::facts::unfinished_run::UnfinishedRun;
 use crate::facts::unread_env_file::UnreadEnvFile;
 use crate::facts::worker_problem::WorkerProblem;
 use crate::health::{HealthAction, SiteHealth, SiteMetrics};
 use crate::ids::{JobId, RunId, ServiceName, SiteName};
-use crate::left_out::LeftOutProxies;
 use crate::memory_shortage::MemoryShortage;
-use crate::resumption::Resumption;
 use crate::run_outcome::RunOutcome;
 use crate::site_counts::SiteCounts;
 use crate::site_holder::{HeldSites, SiteHolder};
@@ -56,25 +58,7 @@ pub struct Event {
 pub enum EventKind {
     // ----- the run
     /// First event of every run.
-    RunStarted {
-        /// Version of the journal's format; readers refuse a greater one.
-        format: u32,
-        run_id: RunId,
-        command: RunCommand,
-        /// Version of orch.
-        version: String,
-        instance: String,
-        config: PathBuf,
-        /// `<state>/runs/<run id>`.
-        directory: PathBuf,
-        pid: i32,
-        guard_pid: i32,
-        services: Vec<PlannedService>,
-        sites: Vec<SiteName>,
-        /// The run that this one continues, with the progress.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        resumes: Option<Resumption>,
-    },
+    RunStarted(RunStart),
     /// A message for a person that no other event contains.
     Noticed {
         level: NoticeLevel,
@@ -172,45 +156,17 @@ pub enum EventKind {
         status: ExitStatus,
     },
     /// Leftovers of dead runs in Redis, found before this run began.
-    LeftoversFound {
-        /// Messages on the consumed queues, all priorities.
-        queued: u64,
-        /// Messages that a dead worker had taken and not acknowledged.
-        unacked: u64,
-        /// Chord, control-reply and progress keys of dead jobs.
-        keys: u64,
-        /// Removed (owned Redis), or kept (any other Redis).
-        removed: bool,
-    },
+    LeftoversFound(RedisLeftovers),
 
     // ----- proxies
-    ProxiesCounted {
-        file: PathBuf,
-        total: u64,
-        usable: u64,
-        min_usable: u64,
-        #[serde(default, skip_serializing_if = "LeftOutProxies::is_none")]
-        left_out: LeftOutProxies,
-        /// Problem with the pool file, if the file could not be read completely.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        problem: Option<String>,
-    },
+    ProxiesCounted(ProxyPoolCount),
     ProxyRefreshStarted {
         /// Number of the attempt, 1 for the first.
         attempt: u32,
         /// Task whose result decides the outcome of the job.
         task_id: String,
     },
-    ProxyRefreshDispatched {
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        job_id: Option<JobId>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        chord_id: Option<String>,
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        total_chunks: Option<u64>,
-        /// Dynamic timeout of the chord, milliseconds.
-        timeout_ms: u64,
-    },
+    ProxyRefreshDispatched(ProxyRefreshJob),
     ProxyStageEntered {
         stage: FollowStage,
         /// Reason for the change to this stage.

@@ -87,7 +87,7 @@ macro_rules! any_notice {
 #[macro_export]
 macro_rules! no_notice {
     () => {
-        $crate::EventKind::RunStarted { .. }
+        $crate::EventKind::RunStarted(_)
             | $crate::EventKind::StopStarted { .. }
             | $crate::EventKind::StopHurried
             | $crate::EventKind::StopFinished { .. }
@@ -105,10 +105,10 @@ macro_rules! no_notice {
             | $crate::EventKind::ServiceFailed { .. }
             | $crate::EventKind::ServiceStopping { .. }
             | $crate::EventKind::ServiceStopped { .. }
-            | $crate::EventKind::LeftoversFound { .. }
-            | $crate::EventKind::ProxiesCounted { .. }
+            | $crate::EventKind::LeftoversFound(_)
+            | $crate::EventKind::ProxiesCounted(_)
             | $crate::EventKind::ProxyRefreshStarted { .. }
-            | $crate::EventKind::ProxyRefreshDispatched { .. }
+            | $crate::EventKind::ProxyRefreshDispatched(_)
             | $crate::EventKind::ProxyStageEntered { .. }
             | $crate::EventKind::ProxyRefreshProgressed { .. }
             | $crate::EventKind::ProxyRefreshFinished { .. }
@@ -152,7 +152,7 @@ impl EventKind {
             | EventKind::SiteChunksLost { site, .. }
             | EventKind::SiteMemoryAwaited { site, .. }
             | EventKind::ProxyRefreshRequested { site } => Some(site),
-            EventKind::RunStarted { .. }
+            EventKind::RunStarted(_)
             | EventKind::Noticed { .. }
             | EventKind::StopStarted { .. }
             | EventKind::StopHurried
@@ -171,10 +171,10 @@ impl EventKind {
             | EventKind::ServiceStopping { .. }
             | EventKind::ServiceStopped { .. }
             | EventKind::ServicePeaked { .. }
-            | EventKind::LeftoversFound { .. }
-            | EventKind::ProxiesCounted { .. }
+            | EventKind::LeftoversFound(_)
+            | EventKind::ProxiesCounted(_)
             | EventKind::ProxyRefreshStarted { .. }
-            | EventKind::ProxyRefreshDispatched { .. }
+            | EventKind::ProxyRefreshDispatched(_)
             | EventKind::ProxyStageEntered { .. }
             | EventKind::ProxyRefreshProgressed { .. }
             | EventKind::ProxyRefreshFinished { .. }

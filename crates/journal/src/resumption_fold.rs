@@ -1,5 +1,6 @@
 //! Fold of the events of a run that ended early into the remaining work: the first half of a resume, without processes.
 
+use crate::facts::run_start::RunStart;
 use std::collections::BTreeMap;
 
 use crate::event::{Event, EventKind};
@@ -32,13 +33,13 @@ impl ResumptionFold {
     /// Folds one event.
     pub fn apply(&mut self, event: &Event) {
         let (site, now) = match &event.kind {
-            EventKind::RunStarted {
+            EventKind::RunStarted(RunStart {
                 run_id,
                 command: RunCommand::Run,
                 sites,
                 resumes,
                 ..
-            } => {
+            }) => {
                 self.run = Some((run_id.clone(), sites.clone()));
                 let before = resumes.iter().flat_map(|resumed| &resumed.sites);
                 self.progress = before
@@ -135,7 +136,7 @@ mod tests {
     }
 
     fn journal(resumes: Option<Resumption>, kinds: impl IntoIterator<Item = EventKind>) -> Vec<Event> {
-        let started = EventKind::RunStarted {
+        let started = EventKind::RunStarted(RunStart {
             format: crate::event::JOURNAL_FORMAT,
             run_id: "first".into(),
             command: RunCommand::Run,
@@ -148,7 +149,7 @@ mod tests {
             services: Vec::new(),
             sites: ["a", "b", "c"].map(SiteName::from).to_vec(),
             resumes,
-        };
+        });
         let events = std::iter::once(started).chain(kinds).zip(1..);
         events
             .map(|(kind, seq)| Event {
@@ -332,7 +333,7 @@ mod tests {
         assert_eq!(of(&[]), None);
         assert_eq!(of(&journal(None, [])[1..]), None);
         let mut up = journal(None, []);
-        if let EventKind::RunStarted { command, .. } = &mut up[0].kind {
+        if let EventKind::RunStarted(RunStart { command, .. }) = &mut up[0].kind {
             *command = RunCommand::Up;
         }
         assert_eq!(of(&up), None);

@@ -12,8 +12,8 @@ use crate::text::{chunks_of, clock, counts_text, dated_clock, source_name, span,
 use crate::{notice, overall};
 use orch_base::text::counted::plural;
 use orch_journal::{
-    Event, EventKind, ExitStatus, FollowStage, HealthAction, Resumption, RunState, SiteCounts, SiteName, SitePhase,
-    SiteRemainder, SiteStatus, StopReason,
+    Event, EventKind, ExitStatus, FollowStage, HealthAction, ProxyPoolCount, ProxyRefreshJob, RedisLeftovers,
+    Resumption, RunStart, RunState, SiteCounts, SiteName, SitePhase, SiteRemainder, SiteStatus, StopReason,
 };
 
 /// Seconds between two progress lines of one site.
@@ -131,13 +131,13 @@ impl PlainView {
     fn text(&mut self, event: &Event, state: &RunState) -> Option<String> {
         let seconds = |milliseconds: u64| span(std::time::Duration::from_millis(milliseconds).as_secs_f64());
         Some(match &event.kind {
-            EventKind::RunStarted {
+            EventKind::RunStarted(RunStart {
                 run_id,
                 instance,
                 directory,
                 resumes,
                 ..
-            } => {
+            }) => {
                 let begun = format!("run {run_id} of instance {instance}; logs in {}", directory.display());
                 match resumes {
                     Some(resumption) => format!("{begun}\n{}", resumed(resumption)),
@@ -234,12 +234,12 @@ impl PlainView {
                 None => format!("service {service} stopped"),
                 Some(how) => format!("service {service} stopped: {how}"),
             },
-            EventKind::LeftoversFound {
+            EventKind::LeftoversFound(RedisLeftovers {
                 queued,
                 unacked,
                 keys,
                 removed,
-            } => {
+            }) => {
                 let done = if *removed { "removed" } else { "kept (not orch's Redis)" };
                 let keys = plural(*keys, "key");
                 match (queued, unacked) {
@@ -251,14 +251,14 @@ impl PlainView {
                     ),
                 }
             }
-            EventKind::ProxiesCounted {
+            EventKind::ProxiesCounted(ProxyPoolCount {
                 file,
                 total,
                 usable,
                 min_usable,
                 left_out,
                 problem,
-            } => {
+            }) => {
                 let problem = problem
                     .as_ref()
                     .map(|problem| format!(" ({problem})"))
@@ -270,11 +270,11 @@ impl PlainView {
                 )
             }
             EventKind::ProxyRefreshStarted { attempt, .. } => format!("proxies: refresh {attempt} started"),
-            EventKind::ProxyRefreshDispatched {
+            EventKind::ProxyRefreshDispatched(ProxyRefreshJob {
                 total_chunks,
                 timeout_ms,
                 ..
-            } => {
+            }) => {
                 let chunks = total_chunks.map_or_else(
                     || "number of chunks not known".to_owned(),
                     |total| plural(total, "chunk"),

@@ -3,7 +3,7 @@
 use jiff::tz::TimeZone;
 
 use crate::plain::{PlainView, TimestampFormat};
-use orch_journal::{Event, EventKind, ExitStatus, JobId, RunState, ServiceName, SiteCounts};
+use orch_journal::{Event, EventKind, ExitStatus, JobId, RedisLeftovers, RunState, ServiceName, SiteCounts};
 
 fn text_of(kind: EventKind) -> String {
     let event = Event {
@@ -67,12 +67,12 @@ fn leftovers_are_reported_without_a_warning() {
              orch's Redis)",
         ),
     ] {
-        let kind = EventKind::LeftoversFound {
+        let kind = EventKind::LeftoversFound(RedisLeftovers {
             queued,
             unacked,
             keys,
             removed,
-        };
+        });
         assert_eq!(text_of(kind), text);
     }
 }

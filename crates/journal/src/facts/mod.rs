@@ -3,8 +3,12 @@
 pub(crate) mod app_problem;
 pub(crate) mod guard_problem;
 pub(crate) mod leftover_process;
+pub(crate) mod proxy_pool_count;
+pub(crate) mod proxy_refresh_job;
+pub(crate) mod redis_leftovers;
 pub(crate) mod redis_problem;
 pub(crate) mod run_file;
+pub(crate) mod run_start;
 pub(crate) mod state_directory_loss;
 pub(crate) mod unfinished_run;
 pub(crate) mod unread_env_file;

@@ -282,6 +282,7 @@ impl History {
 mod tests {
     use super::*;
     use crate::event::EventKind;
+    use crate::facts::run_start::RunStart;
     use crate::recorder::Recorder;
     use crate::resumption::Resumption;
 
@@ -297,7 +298,7 @@ mod tests {
     ) -> Recorder {
         let directory = RunDirectory::create(state_dir, &run_id).unwrap();
         let recorder = Recorder::create(&directory.journal()).unwrap();
-        recorder.emit(EventKind::RunStarted {
+        recorder.emit(EventKind::RunStarted(RunStart {
             format: crate::event::JOURNAL_FORMAT,
             run_id,
             command: RunCommand::Run,
@@ -313,7 +314,7 @@ mod tests {
                 run_id: run_id.clone(),
                 sites: Vec::new(),
             }),
-        });
+        }));
         for (site, status, seconds) in ends {
             // Text that contains the name of an event is not an event.
             let reason = Some("\"event\":\"site_finished\"".to_owned());

@@ -11,6 +11,10 @@ use super::views::{
 };
 use crate::event::{Event, EventKind};
 use crate::event_values::NoticeLevel;
+use crate::facts::proxy_pool_count::ProxyPoolCount;
+use crate::facts::proxy_refresh_job::ProxyRefreshJob;
+use crate::facts::redis_leftovers::RedisLeftovers;
+use crate::facts::run_start::RunStart;
 use crate::health::SiteHealth;
 use crate::ids::{ServiceName, SiteName};
 use crate::resumption::{InterruptedSite, SiteRemainder};
@@ -41,7 +45,7 @@ impl RunState {
         }
         match &event.kind {
             // ----- the run
-            EventKind::RunStarted {
+            EventKind::RunStarted(RunStart {
                 format: _,
                 run_id,
                 command,
@@ -54,7 +58,7 @@ impl RunState {
                 services,
                 sites,
                 resumes,
-            } => {
+            }) => {
                 self.header = Some(RunHeader {
                     run_id: run_id.clone(),
                     command: *command,
@@ -179,12 +183,12 @@ impl RunState {
                 view.pid = None;
                 view.status = Some(*status);
             }
-            EventKind::LeftoversFound {
+            EventKind::LeftoversFound(RedisLeftovers {
                 queued,
                 unacked,
                 keys,
                 removed,
-            } => {
+            }) => {
                 self.leftovers = Some(LeftoversView {
                     queued: *queued,
                     unacked: *unacked,
@@ -194,14 +198,14 @@ impl RunState {
             }
 
             // ----- proxies
-            EventKind::ProxiesCounted {
+            EventKind::ProxiesCounted(ProxyPoolCount {
                 file: _,
                 total,
                 usable,
                 min_usable,
                 left_out,
                 problem,
-            } => {
+            }) => {
                 self.proxies.count = Some(ProxyCount {
                     total: *total,
                     usable: *usable,
@@ -220,12 +224,12 @@ impl RunState {
                     ..ProxiesView::default()
                 };
             }
-            EventKind::ProxyRefreshDispatched {
+            EventKind::ProxyRefreshDispatched(ProxyRefreshJob {
                 job_id: _,
                 chord_id: _,
                 total_chunks,
                 timeout_ms: _,
-            } => self.proxies.total = *total_chunks,
+            }) => self.proxies.total = *total_chunks,
             EventKind::ProxyStageEntered { stage, reason: _ } => self.proxies.stage = Some(*stage),
             EventKind::ProxyRefreshProgressed { done, total } => {
                 self.proxies.done = *done;

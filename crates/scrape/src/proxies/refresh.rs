@@ -18,7 +18,7 @@ use crate::jobs::{
 use orch_celery::{Task, TaskLink};
 use orch_config::template::fill_text;
 use orch_config::{ProxiesConfig, TaskCall};
-use orch_journal::{EventKind, JobId};
+use orch_journal::{EventKind, JobId, ProxyPoolCount, ProxyRefreshJob};
 
 /// Number of times that a failed refresh is started again.
 const RESTARTS: u32 = 1;
@@ -159,14 +159,14 @@ impl ProxyRefresh {
 
 async fn count(context: &JobContext, config: &ProxiesConfig) -> PoolCount {
     let counted = count_settled(&config.file, &PoolRules::of(config)).await;
-    context.recorder.emit(EventKind::ProxiesCounted {
+    context.recorder.emit(EventKind::ProxiesCounted(ProxyPoolCount {
         file: config.file.clone(),
         total: counted.total,
         usable: counted.usable,
         min_usable: config.min_usable,
         left_out: counted.left_out,
         problem: counted.problem.clone(),
-    });
+    }));
     counted
 }
 
@@ -257,12 +257,12 @@ fn keys_prefix(template: &str, job_id: &JobId) -> Option<String> {
 
 fn record_update(context: &JobContext, update: JobUpdate) {
     let kind = match update {
-        JobUpdate::Fact(JobFact::JobStarted { job, timeout }) => EventKind::ProxyRefreshDispatched {
+        JobUpdate::Fact(JobFact::JobStarted { job, timeout }) => EventKind::ProxyRefreshDispatched(ProxyRefreshJob {
             job_id: job.job_id,
             chord_id: job.chord_id,
             total_chunks: job.counts.total_chunks,
             timeout_ms: EventKind::millis(timeout),
-        },
+        }),
         JobUpdate::Fact(JobFact::StageEntered { stage, reason }) => EventKind::ProxyStageEntered { stage, reason },
         JobUpdate::Fact(JobFact::HeaderLost { loss, ends_job: _ }) => {
             EventKind::ProxyChunksLost { loss: (&loss).into() }

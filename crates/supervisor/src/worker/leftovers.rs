@@ -3,7 +3,7 @@
 use crate::redis::connection::RedisConnection;
 use orch_celery::{Client, KeptJobs};
 use orch_journal::failure::ServiceFailure;
-use orch_journal::{EventKind, Recorder};
+use orch_journal::{EventKind, Recorder, RedisLeftovers};
 
 /// Removes (owned Redis) or reports the leftovers in these queues, and the progress keys that match a pattern.
 pub async fn clear(
@@ -29,12 +29,12 @@ pub async fn clear(
         (left, client.count_keys(progress_patterns).await.map_err(failed)?)
     };
     if !left.is_empty() || progress > 0 {
-        recorder.emit(EventKind::LeftoversFound {
+        recorder.emit(EventKind::LeftoversFound(RedisLeftovers {
             queued: left.queued.values().sum(),
             unacked: left.unacked,
             keys: left.chord_keys + left.reply_lists + progress,
             removed: connection.owned,
-        });
+        }));
     }
     Ok(())
 }
