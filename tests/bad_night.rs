@@ -102,4 +102,37 @@ fn each_site_comes_to_what_is_said_of_it() {
         "{}",
         ended.stdout
     );
+
+    // The summary names the error of the site with failed tasks, and the command that shows more.
+    let has = |text: &str, wanted: &str| assert!(text.contains(wanted), "`{wanted}` is not in:\n{text}");
+    has(&ended.stdout, "tools: ChunkError: none of ");
+    has(&ended.stdout, "celery.log; more: `orch errors tools`");
+    let shown = project
+        .orch(&["errors", "tools", "--config", "bad-night.toml"])
+        .finish();
+    shown.expect_code(0);
+    for wanted in [
+        "tools FAILED: ended because the site is failing",
+        "  ChunkError: none of <n> listings, the last: <url>",
+        "first: bookshop.scraping.scrape_chunk ",
+        "in scrape_chunk",
+        "/celery.log:",
+    ] {
+        has(&shown.stdout, wanted);
+    }
+    let unknown = project.orch(&["errors", "tool", "--config", "bad-night.toml"]).finish();
+    unknown.expect_code(2);
+    has(&unknown.stderr, "did you mean `tools`?");
+    let read = project
+        .orch(&["errors", "--json", "--config", "bad-night.toml"])
+        .finish();
+    let report: Value = serde_json::from_str(&read.stdout).expect("one JSON object");
+    let sites: Vec<&Value> = report["sites"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|site| &site["site"])
+        .collect();
+    assert_eq!(sites, ["tools"], "{report:#}");
+    assert_eq!(report["sites"][0]["errors"][0]["first"]["kind"], "raised", "{report:#}");
 }

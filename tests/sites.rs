@@ -8,6 +8,8 @@ mod answers;
 mod canvases;
 #[path = "sites/dependencies.rs"]
 mod dependencies;
+#[path = "sites/failures.rs"]
+mod failures;
 #[path = "sites/fallbacks.rs"]
 mod fallbacks;
 #[path = "sites/leases.rs"]

@@ -4,6 +4,7 @@
 mod celery;
 mod clean;
 mod demo;
+mod errors;
 mod exec;
 mod init;
 mod logging;
@@ -55,6 +56,7 @@ enum OrchCommand {
     Plan(plan::PlanArgs),
     Simulate(simulate::SimulateArgs),
     Sites(sites::ListArgs),
+    Errors(errors::ErrorsArgs),
     Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
@@ -167,6 +169,7 @@ pub fn main() -> ExitCode {
         OrchCommand::Plan(args) => plan::main(&args),
         OrchCommand::Simulate(args) => simulate::main(&args),
         OrchCommand::Sites(args) => sites::main(&args),
+        OrchCommand::Errors(args) => errors::main(&args),
         OrchCommand::Stop(args) => stop::main(&args),
         OrchCommand::Exec(args) => exec::main(&args),
         OrchCommand::Clean(args) => clean::main(&args),

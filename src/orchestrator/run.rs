@@ -113,8 +113,8 @@ pub struct RunWork {
     pub redis_outage: RedisOutage,
     /// Receiver of the deaths of shared workers; `None` if no worker is shared.
     pub dead_workers: Option<tokio::sync::Mutex<mpsc::UnboundedReceiver<DeadWorker>>>,
-    /// True if Redis and the workers belong to a joined `orch up`.
-    pub is_joined: bool,
+    /// Run of the joined `orch up` that owns Redis and the workers.
+    pub joined: Option<RunDirectory>,
 }
 
 impl RunWork {
@@ -151,6 +151,7 @@ impl RunWork {
         let context = sites::JobContext {
             shared_workers: self.shared.clone(),
             usual_times: Arc::new(self.history.baselines()),
+            worker_logs: Arc::new(self.logs_of_workers()),
             workers_settled: sites::SettledCheck::new(move || usable.borrow().all),
             ..context
         };
@@ -186,6 +187,23 @@ impl RunWork {
         match refusals.final_failure(&reasons, &self.recorder).await {
             Some(failure) => RunEnd::failed(failure),
             None => ending,
+        }
+    }
+
+    /// Returns the log of the worker of each site.
+    fn logs_of_workers(&self) -> sites::WorkerLogs {
+        let owner = self.joined.as_ref().unwrap_or(&self.directory);
+        let own = self.config.sites.iter().filter(|site| site.worker.is_some());
+        sites::WorkerLogs {
+            shared: Some(owner.log("celery")),
+            own: own
+                .map(|site| {
+                    (
+                        site.name.clone(),
+                        self.directory.log(site_service_name(&site.name).as_str()),
+                    )
+                })
+                .collect(),
         }
     }
 
@@ -279,7 +297,7 @@ impl RunWork {
     async fn restore_after_restarts(&self, client: &Client, context: &sites::JobContext) -> std::convert::Infallible {
         let mut usable = self.usable.clone();
         let mut deaths = context.worker_exits.clone();
-        let mut returns = self.redis_outage.returns().filter(|_| self.is_joined);
+        let mut returns = self.redis_outage.returns().filter(|_| self.joined.is_some());
         let mut seen = 0;
         let mut due = !context.earlier_jobs.is_empty();
         let mut gaps = context.event_gaps.subscribe();
@@ -294,7 +312,7 @@ impl RunWork {
                 }
                 Ok(()) = gaps.changed() => search = UnacknowledgedSearch::after_cut(Instant::now()),
                 // The joined `orch up` does not report restarts of its services, but deaths of workers are seen.
-                Ok(()) = deaths.changed(), if self.is_joined => {}
+                Ok(()) = deaths.changed(), if self.joined.is_some() => {}
                 () = changed(&mut returns) => {}
             }
             due = false;

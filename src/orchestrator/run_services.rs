@@ -16,7 +16,9 @@ use orch_celery::{Client, SharedWorkers, TransportSettings};
 use orch_config::RestartPolicy;
 use orch_guard::InstanceLock;
 use orch_journal::failure::ServiceFailure;
-use orch_journal::{EventKind, History, RunCommand, RunFile, RunFileFailure, RunOutcome, ServiceName, StopReason};
+use orch_journal::{
+    EventKind, History, RunCommand, RunDirectory, RunFile, RunFileFailure, RunOutcome, ServiceName, StopReason,
+};
 use orch_scrape::proxies::SuspectPool;
 use orch_scrape::sites;
 use orch_scrape::sites::{AllSitesHeld, LeaseStore, LeaseTerms, OutagePolicy, WorkersAfterRun};
@@ -171,7 +173,10 @@ impl Orchestrator {
             shared,
             redis_outage,
             dead_workers,
-            is_joined: self.joined.is_some(),
+            joined: self
+                .joined
+                .as_ref()
+                .map(|instance| RunDirectory::of(&self.config.orch.state_dir, &instance.run_id)),
         };
         let this = &*self;
         let address = job

@@ -56,6 +56,10 @@ impl Process {
         self.child.try_wait().expect("the process is ours")
     }
 
+    pub fn log_path(&self) -> &Path {
+        &self.log
+    }
+
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
     }

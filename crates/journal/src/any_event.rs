@@ -6,6 +6,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use crate::any_fact::{of_problems, of_start};
+use crate::any_failure::of_failures;
 use crate::any_notice::{of_leases, of_resources};
 use crate::any_values::{service, site, text};
 use crate::end_cause::EndCause;
@@ -381,6 +382,7 @@ pub fn any_event() -> BoxedStrategy<Event> {
             of_proxies(),
             of_sites(),
             of_leases(),
+            of_failures(),
             of_resources(),
             of_start(),
             of_problems()

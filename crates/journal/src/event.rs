@@ -15,6 +15,7 @@ use crate::end_cause::EndCause;
 use crate::event_values::{FollowStage, NoticeLevel, ProgressSource, StopReason};
 use crate::exit_status::ExitStatus;
 use crate::facts::app_problem::AppProblem;
+use crate::facts::failed_task::FailedTask;
 use crate::facts::guard_problem::GuardProblem;
 use crate::facts::leftover_process::LeftoverProcesses;
 use crate::facts::proxy_pool_count::ProxyPoolCount;
@@ -23,6 +24,7 @@ use crate::facts::redis_leftovers::RedisLeftovers;
 use crate::facts::redis_problem::RedisProblem;
 use crate::facts::run_file::RunFileFailure;
 use crate::facts::run_start::RunStart;
+use crate::facts::site_errors::SiteErrors;
 use crate::facts::state_directory_loss::StateDirectoryLoss;
 use crate::facts::unfinished_run::UnfinishedRun;
 use crate::facts::unread_env_file::UnreadEnvFile;
@@ -267,6 +269,10 @@ pub enum EventKind {
         /// Requester, such as `pid 12 of user alice`.
         by: String,
     },
+    /// A task of a job failed, the first one with its signature.
+    TaskFailed(Box<FailedTask>),
+    /// Failed tasks of all attempts at a site, before the event of the end.
+    SiteErrorsCounted(SiteErrors),
     SiteRetrying {
         site: SiteName,
         /// Number of the attempt that will follow.

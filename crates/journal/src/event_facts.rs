@@ -124,6 +124,8 @@ macro_rules! no_notice {
             | $crate::EventKind::SiteChordCompleted { .. }
             | $crate::EventKind::SiteVerdict { .. }
             | $crate::EventKind::SiteStopRequested { .. }
+            | $crate::EventKind::TaskFailed(_)
+            | $crate::EventKind::SiteErrorsCounted(_)
             | $crate::EventKind::SiteRetrying { .. }
             | $crate::EventKind::SiteFinished { .. }
     };
@@ -152,6 +154,8 @@ impl EventKind {
             | EventKind::SiteChunksLost { site, .. }
             | EventKind::SiteMemoryAwaited { site, .. }
             | EventKind::ProxyRefreshRequested { site } => Some(site),
+            EventKind::TaskFailed(failed) => failed.site.as_ref(),
+            EventKind::SiteErrorsCounted(counted) => Some(&counted.site),
             EventKind::RunStarted(_)
             | EventKind::Noticed { .. }
             | EventKind::StopStarted { .. }

@@ -12,7 +12,7 @@ use orch_base::files::regular;
 
 /// Data of the first line of a run's journal, without the names of its sites.
 #[derive(Deserialize)]
-pub struct RunStart {
+pub struct JournalHead {
     pub at: f64,
     pub run_id: RunId,
     pub command: RunCommand,
@@ -24,7 +24,7 @@ pub struct ResumedRun {
     pub run_id: RunId,
 }
 
-impl RunStart {
+impl JournalHead {
     /// Reads the first line; returns `None` if the line is incomplete or unknown to this version.
     pub fn read(journal: &Path) -> Option<Self> {
         let mut line = Vec::new();

@@ -8,6 +8,8 @@ pub mod any_event;
 #[cfg(any(test, feature = "testing"))]
 mod any_fact;
 #[cfg(any(test, feature = "testing"))]
+mod any_failure;
+#[cfg(any(test, feature = "testing"))]
 mod any_notice;
 #[cfg(any(test, feature = "testing"))]
 mod any_values;
@@ -48,6 +50,7 @@ pub use crate::event::{Event, EventKind, JOURNAL_FORMAT};
 pub use crate::event_values::{FollowStage, NoticeLevel, PlannedService, ProgressSource, RunCommand, StopReason};
 pub use crate::exit_status::{ExitStatus, describe_exit};
 pub use crate::facts::app_problem::AppProblem;
+pub use crate::facts::failed_task::{FailedTask, LogExcerpt, TaskEndKind};
 pub use crate::facts::guard_problem::GuardProblem;
 pub use crate::facts::leftover_process::{LeftoverProcess, LeftoverProcesses};
 pub use crate::facts::proxy_pool_count::ProxyPoolCount;
@@ -56,6 +59,7 @@ pub use crate::facts::redis_leftovers::RedisLeftovers;
 pub use crate::facts::redis_problem::RedisProblem;
 pub use crate::facts::run_file::{RunFile, RunFileFailure};
 pub use crate::facts::run_start::RunStart;
+pub use crate::facts::site_errors::{ErrorCount, SiteErrors};
 pub use crate::facts::state_directory_loss::{PathChange, StateDirectoryLoss};
 pub use crate::facts::unfinished_run::{RunInterruption, UnfinishedRun};
 pub use crate::facts::unread_env_file::UnreadEnvFile;
@@ -67,7 +71,7 @@ pub use crate::history::past_runs::{History, PastRun, past_runs};
 pub use crate::history::past_site::{PastSite, is_comparable};
 pub use crate::history::trend::Trend;
 pub use crate::ids::{JobId, RunId, ServiceName, SiteName};
-#[cfg(any(test, feature = "fuzzing"))]
+#[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub use crate::journal_file::each_event_of;
 pub use crate::journal_file::{
@@ -84,6 +88,7 @@ pub use crate::run_outcome::RunOutcome;
 pub use crate::site_counts::SiteCounts;
 pub use crate::site_holder::{HeldSites, SiteHolder};
 pub use crate::site_status::SiteStatus;
+pub use crate::state::error_view::ErrorView;
 pub use crate::state::model::{RunHeader, RunState};
 pub use crate::state::totals::RunTotals;
 pub use crate::state::views::{

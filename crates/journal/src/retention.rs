@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::event_values::RunCommand;
 use crate::journal_file::{JOURNAL_NAME, is_being_written};
-use crate::journal_head::{RunStart, has_begun};
+use crate::journal_head::{JournalHead, has_begun};
 
 /// Kind of a run that decides the retention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -50,7 +50,7 @@ impl RunKind {
     }
 
     fn of(journal: &Path) -> Self {
-        match RunStart::read(journal) {
+        match JournalHead::read(journal) {
             Some(start) if start.command != RunCommand::Run => RunKind::Up,
             Some(_) if has_begun(journal) => RunKind::Begun,
             Some(_) | None => RunKind::NotBegun,

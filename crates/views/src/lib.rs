@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod error_report;
 mod footer;
 mod frame;
 mod highlight;
@@ -18,6 +19,7 @@ mod problem_text;
 #[cfg(test)]
 mod replay_tests;
 mod screen;
+mod site_errors;
 pub mod summary;
 mod terminal;
 mod text;
@@ -25,6 +27,7 @@ pub mod unfinished_run;
 mod view;
 mod waiting;
 
+pub use crate::error_report::ErrorReport;
 pub use crate::paint::{StyledLine, TextTone};
 pub use crate::screen::{LiveScreen, release, watch_terminal};
 pub use crate::summary::status as site_word;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
+use crate::error_report;
 use crate::highlight::highlight;
 use crate::paint::{StyledLine, TextTone};
 use crate::summary::status as site_word;
@@ -372,6 +373,8 @@ impl PlainView {
                 format!("{site}: {}: {reason}{done}", health.word())
             }
             EventKind::SiteStopRequested { site, by } => format!("{site}: stopping, requested by {by}"),
+            EventKind::TaskFailed(failed) => error_report::failed_task(failed),
+            EventKind::SiteErrorsCounted(_) => return None,
             EventKind::SiteRetrying {
                 site,
                 attempt,

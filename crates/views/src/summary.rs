@@ -2,6 +2,7 @@
 
 use crate::overall;
 use crate::paint::{StyledLine, TextTone, columns, padded};
+use crate::site_errors;
 use crate::text::{count, span};
 use orch_base::text::counted::plural;
 use orch_base::text::printable::one_line;
@@ -43,6 +44,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<StyledLine> {
         let text = format!("+{}: see summary.json", plural(more as u64, "more site"));
         lines.push(plain(text));
     }
+    lines.extend(site_errors::lines(state).into_iter().map(plain));
     if !quiet {
         if is_many {
             let complete = state.totals.in_phase(SitePhase::Ended(SiteStatus::Complete));

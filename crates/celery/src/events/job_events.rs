@@ -47,7 +47,10 @@ pub enum JobTaskEvent<'a> {
         result: &'a str,
         runtime_seconds: Option<f64>,
     },
-    Failed(&'a str),
+    Failed {
+        exception: &'a str,
+        traceback: &'a str,
+    },
     Revoked {
         expired: bool,
     },
@@ -156,6 +159,7 @@ struct JobEventFields<'de> {
     result: ScalarValue<'de>,
     runtime: ScalarValue<'de>,
     exception: ScalarValue<'de>,
+    traceback: ScalarValue<'de>,
     requeue: ScalarValue<'de>,
     expired: ScalarValue<'de>,
 }
@@ -172,6 +176,7 @@ impl<'de> JobEventFields<'de> {
             "result" => &mut self.result,
             "runtime" => &mut self.runtime,
             "exception" => &mut self.exception,
+            "traceback" => &mut self.traceback,
             "requeue" => &mut self.requeue,
             "expired" => &mut self.expired,
             _ => return None,
@@ -199,7 +204,10 @@ impl<'de> JobEventFields<'de> {
                 result: self.result.text().unwrap_or_default(),
                 runtime_seconds: self.runtime.number().and_then(Number::as_f64),
             }),
-            "task-failed" => Some(JobTaskEvent::Failed(self.exception.text().unwrap_or_default())),
+            "task-failed" => Some(JobTaskEvent::Failed {
+                exception: self.exception.text().unwrap_or_default(),
+                traceback: self.traceback.text().unwrap_or_default(),
+            }),
             "task-revoked" => Some(JobTaskEvent::Revoked {
                 expired: self.expired.is_set(),
             }),
@@ -259,7 +267,10 @@ mod tests {
                 result: result.as_deref().unwrap_or_default(),
                 runtime_seconds: *runtime_seconds,
             },
-            TaskEvent::Failed { exception, .. } => JobTaskEvent::Failed(exception.as_deref().unwrap_or_default()),
+            TaskEvent::Failed { exception, traceback } => JobTaskEvent::Failed {
+                exception: exception.as_deref().unwrap_or_default(),
+                traceback: traceback.as_deref().unwrap_or_default(),
+            },
             TaskEvent::Revoked { expired, .. } => JobTaskEvent::Revoked { expired: *expired },
             TaskEvent::Rejected { requeue: true } => JobTaskEvent::Requeued,
             TaskEvent::Rejected { requeue: false } => JobTaskEvent::Rejected,

@@ -1,6 +1,7 @@
 //! Values of the notices that services, the guard and the start of a run emit: typed facts; views have the sentences.
 
 pub(crate) mod app_problem;
+pub(crate) mod failed_task;
 pub(crate) mod guard_problem;
 pub(crate) mod leftover_process;
 pub(crate) mod proxy_pool_count;
@@ -9,6 +10,7 @@ pub(crate) mod redis_leftovers;
 pub(crate) mod redis_problem;
 pub(crate) mod run_file;
 pub(crate) mod run_start;
+pub(crate) mod site_errors;
 pub(crate) mod state_directory_loss;
 pub(crate) mod unfinished_run;
 pub(crate) mod unread_env_file;

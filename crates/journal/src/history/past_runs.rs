@@ -16,7 +16,7 @@ use crate::end_cause::EndCause;
 use crate::event_values::RunCommand;
 use crate::ids::{RunId, ServiceName, SiteName};
 use crate::journal_file::{each_line_of_kinds, is_being_written};
-use crate::journal_head::{RunStart, has_begun};
+use crate::journal_head::{JournalHead, has_begun};
 use crate::run_directory::RunDirectory;
 use crate::site_counts::SiteCounts;
 use crate::site_status::SiteStatus;
@@ -58,7 +58,7 @@ pub fn past_runs(state_dir: &Path) -> io::Result<Vec<PastRun>> {
     for directory in RunDirectory::kept(state_dir)? {
         let journal = directory.journal();
         // A run without a first event was killed during the start.
-        let Some(start) = RunStart::read(&journal) else {
+        let Some(start) = JournalHead::read(&journal) else {
             continue;
         };
         if start.command != RunCommand::Run {

@@ -306,6 +306,12 @@ impl RunState {
             // The end of the site reports the stop.
             EventKind::SiteStopRequested { site: _, by: _ } => {}
             EventKind::SiteChordCompleted { site: _, chord_id: _ } => {}
+            EventKind::TaskFailed(failed) => {
+                if let Some(site) = &failed.site {
+                    self.site(site).add_failed_task(failed);
+                }
+            }
+            EventKind::SiteErrorsCounted(counted) => self.site(&counted.site).set_error_counts(counted),
             EventKind::SiteRetrying {
                 site,
                 attempt: _,

@@ -1,5 +1,7 @@
 //! State of a run, folded from the events.
 
+mod error_fold;
+pub(crate) mod error_view;
 mod fold;
 #[cfg(test)]
 mod fold_tests;

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::error_view::ErrorView;
 use crate::end_cause::EndCause;
 use crate::event_values::{FollowStage, ProgressSource, StopReason};
 use crate::exit_status::ExitStatus;
@@ -177,6 +178,9 @@ pub struct SiteView {
     /// Duration of all attempts of a site that has ended, seconds.
     pub lasted: Option<f64>,
     pub reason: Option<String>,
+    /// Failed tasks, the most frequent signature first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub errors: Vec<ErrorView>,
     /// Health now, or at the end of the site.
     pub health: SiteHealth,
     /// Problem of a site that is not healthy.
@@ -207,6 +211,7 @@ impl SiteView {
             finished: None,
             lasted: None,
             reason: None,
+            errors: Vec::new(),
             health: SiteHealth::Healthy,
             ailment: None,
             worst: SiteHealth::Healthy,

@@ -6,11 +6,13 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::failures::site_failures::SiteFailures;
 use super::in_flight::InFlight;
 use super::refresh_requests::RefreshRequests;
 use super::shared_tick::SharedTick;
 use super::stale_executions::StaleExecutions;
 use super::stop_requests::StopRequests;
+use super::worker_logs::WorkerLogs;
 use orch_celery::{Client, SharedWorkers};
 use orch_journal::{InterruptedJob, Recorder, Resumption, SiteBaseline, SiteName};
 
@@ -70,6 +72,9 @@ pub struct JobContext {
     /// Sites that are to be stopped while the others go on.
     pub stop_requests: StopRequests,
     pub in_flight: InFlight,
+    /// Failed tasks of the sites.
+    pub failures: SiteFailures,
+    pub worker_logs: Arc<WorkerLogs>,
     /// Moments at which requests of all jobs travel together.
     pub tick: SharedTick,
 }
@@ -94,6 +99,8 @@ impl JobContext {
             refresh_requests: RefreshRequests::default(),
             stop_requests: StopRequests::default(),
             in_flight: InFlight::default(),
+            failures: SiteFailures::default(),
+            worker_logs: Arc::default(),
             tick: SharedTick::starting_at(Instant::now()),
         }
     }

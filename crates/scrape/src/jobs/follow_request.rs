@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::dispatch_result::Job;
+use super::failures::failure_log::{FailureLog, FirstFailure};
 use super::file_stamp::FileStamp;
 use super::inputs::{JobFact, JobFailure};
 use super::signals::JobSignal;
@@ -35,6 +36,8 @@ pub struct FollowRequest<'a> {
     pub ends_at_loss_until: Option<Instant>,
     /// A failed chunk is such a loss too, not only a lost chunk.
     pub ends_at_failure: bool,
+    /// Log for the failures of the job's tasks.
+    pub failures: FailureLog,
     /// Values that orch itself wrote under the app's key names.
     pub own_key_values: Arc<Mutex<Vec<Option<String>>>>,
 }
@@ -43,7 +46,16 @@ pub struct FollowRequest<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum JobUpdate {
     Fact(JobFact),
-    Progressed { counts: SiteCounts, source: ProgressSource },
+    Progressed {
+        counts: SiteCounts,
+        source: ProgressSource,
+    },
+    /// A task failed, the first one with its signature. `chunk` is the place of the task in the header of the job's chord,
+    /// 1 for the first.
+    TaskFailed {
+        failure: FirstFailure,
+        chunk: Option<u64>,
+    },
     Signal(JobSignal),
 }
 

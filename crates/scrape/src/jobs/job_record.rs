@@ -5,6 +5,8 @@ use std::collections::VecDeque;
 use foldhash::{HashMap, HashSet};
 
 use super::event_end::EventEnd;
+use super::failures::failure_log::FailureLog;
+use super::failures::task_names::TaskNames;
 use super::header::Header;
 use super::inventory::EventOutcome;
 use super::signals::ChunkEnd;
@@ -43,6 +45,8 @@ pub(super) struct JobRecord {
     pub seen_waiting: HashSet<TaskId>,
     /// Events were missed, or more tasks ended than are remembered.
     pub is_incomplete: bool,
+    pub names: TaskNames,
+    pub failures: FailureLog,
 }
 
 impl JobRecord {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use foldhash::{HashMap, HashSet};
 
 use super::event_end::EventEnd;
+use super::failures::failure_log::FailureLog;
 use super::header::{FailedChunks, Header, LossSigns};
 use super::inputs::TaskTally;
 use super::inventory::{EventOutcome, EventTasks};
@@ -51,6 +52,8 @@ pub struct TaskIndex {
     jobs: HashMap<TaskId, JobRecord>,
     /// Count of the times at which events may have been missed.
     gaps: u64,
+    /// A worker has reported at least one task.
+    has_events: bool,
 }
 
 impl TaskIndex {
@@ -59,8 +62,9 @@ impl TaskIndex {
         self.foreign.extend(tasks);
     }
 
-    /// Opens the record of the job with the first task `root`; must be called before publishing.
-    pub fn open(&mut self, root: &TaskId) {
+    /// Opens the record of the job with the first task `root`; must be called before publishing. Failures of the job's
+    /// tasks go to the log.
+    pub fn open(&mut self, root: &TaskId, failures: FailureLog) {
         if self.jobs.contains_key(root) {
             return;
         }
@@ -69,6 +73,7 @@ impl TaskIndex {
         let known = known.filter(|(task, owner)| *owner == root && *task != root).count();
         let record = JobRecord {
             unfinished: u64::try_from(known).unwrap_or(u64::MAX),
+            failures,
             ..JobRecord::default()
         };
         self.jobs.insert(root.clone(), record);
@@ -111,14 +116,16 @@ impl TaskIndex {
         self.jobs.remove(root);
     }
 
-    /// Notes that a worker has taken `task`. Returns the job that this affects.
-    pub fn note_received(&mut self, task: TaskId, root: TaskId) -> Option<TaskId> {
+    /// Notes that a worker has taken `task`, which has this name. Returns the job that this affects.
+    pub fn note_received(&mut self, task: TaskId, root: TaskId, name: Option<&str>) -> Option<TaskId> {
         let is_kept = self.unfinished.len() < MAX_UNFINISHED;
+        self.has_events = true;
         let touched = self.jobs.get_mut(&root).map(|record| {
             record.changes += 1;
             record.unfinished += u64::from(is_kept && task != root);
             record.is_incomplete |= !is_kept;
             record.taken(&task, task == root);
+            record.names.note(&task, task == root, name);
             root.clone()
         });
         let before = if is_kept {
@@ -212,6 +219,22 @@ impl TaskIndex {
         let space = oldest.map(|(_, end)| end.into_text()).unwrap_or_default();
         record.recent.push_back((task.clone(), end.copied_into(space)));
         Some(root)
+    }
+
+    /// Returns the name of a task that a worker has taken and that has not ended.
+    pub fn name_of(&self, task: &TaskId) -> Option<&str> {
+        let root = self.unfinished.get(task)?;
+        self.jobs.get(root)?.names.of(task)
+    }
+
+    /// Returns whether a worker has reported any task.
+    pub fn has_events(&self) -> bool {
+        self.has_events
+    }
+
+    /// Returns the log for the failures of the job's tasks.
+    pub fn failures(&self, root: &TaskId) -> Option<&FailureLog> {
+        Some(&self.jobs.get(root)?.failures)
     }
 
     /// Finds the job of a task that was revoked before a worker sent `task-received`.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::event_end::EventEnd;
+use super::failures::failure_log::FailureLog;
 use super::inputs::TaskTally;
 use super::task_index::*;
 use orch_celery::TaskId;
@@ -14,14 +15,14 @@ fn id(text: &str) -> TaskId {
 #[test]
 fn tasks_are_joined_to_their_job_by_the_root_they_were_received_with() {
     let mut index = TaskIndex::default();
-    index.open(&id("root"));
+    index.open(&id("root"), FailureLog::default());
     index.watch(&id("root"), &id("root"));
     index.watch(&id("root"), &id("callback"));
     index.add_foreign([id("old")]);
-    assert_eq!(index.note_received(id("root"), id("root")), Some(id("root")));
-    assert_eq!(index.note_received(id("a"), id("root")), Some(id("root")));
-    assert_eq!(index.note_received(id("b"), id("root")), Some(id("root")));
-    assert_eq!(index.note_received(id("x"), id("stranger")), None);
+    assert_eq!(index.note_received(id("root"), id("root"), None), Some(id("root")));
+    assert_eq!(index.note_received(id("a"), id("root"), None), Some(id("root")));
+    assert_eq!(index.note_received(id("b"), id("root"), None), Some(id("root")));
+    assert_eq!(index.note_received(id("x"), id("stranger"), None), None);
     assert_eq!(index.note_event(&id("a")), Some(id("root")));
     assert_eq!(index.note_event(&id("x")), None);
     assert_eq!(
@@ -64,13 +65,13 @@ fn tasks_are_joined_to_their_job_by_the_root_they_were_received_with() {
 fn unfinished_tasks_are_counted_as_they_come_and_go() {
     let mut index = TaskIndex::default();
     let held = |index: &TaskIndex| index.tally(&id("root")).unfinished;
-    index.note_received(id("before"), id("root"));
-    index.open(&id("root"));
-    index.open(&id("root"));
+    index.note_received(id("before"), id("root"), None);
+    index.open(&id("root"), FailureLog::default());
+    index.open(&id("root"), FailureLog::default());
     assert_eq!(held(&index), 1, "the task of a job that is picked up");
-    index.note_received(id("root"), id("root"));
-    index.note_received(id("a"), id("root"));
-    index.note_received(id("a"), id("root"));
+    index.note_received(id("root"), id("root"), None);
+    index.note_received(id("a"), id("root"), None);
+    index.note_received(id("a"), id("root"), None);
     assert_eq!(held(&index), 2, "a task that is delivered again counts once");
     index.note_ended(&id("root"), EventEnd::Succeeded("None"));
     index.note_ended(&id("a"), EventEnd::Succeeded("1"));
@@ -84,24 +85,24 @@ fn unfinished_tasks_are_counted_as_they_come_and_go() {
 #[test]
 fn a_flood_of_tasks_is_not_remembered_without_end() {
     let mut index = TaskIndex::default();
-    index.open(&id("root"));
+    index.open(&id("root"), FailureLog::default());
     for number in 0..MAX_UNFINISHED + 1000 {
-        index.note_received(TaskId::from(format!("stranger-{number}")), id("strangers"));
+        index.note_received(TaskId::from(format!("stranger-{number}")), id("strangers"), None);
     }
     assert_eq!(index.unfinished.len(), MAX_UNFINISHED);
-    assert_eq!(index.note_received(id("ours"), id("root")), Some(id("root")));
+    assert_eq!(index.note_received(id("ours"), id("root"), None), Some(id("root")));
     assert_eq!(index.owner(&id("ours")), TaskOwner::Unknown);
     index.forget_unfinished();
-    index.note_received(id("ours"), id("root"));
+    index.note_received(id("ours"), id("root"), None);
     assert_eq!(index.owner(&id("ours")), TaskOwner::Job(id("root")));
 }
 
 #[test]
 fn an_end_is_counted_once_and_only_after_its_task_was_received() {
     let mut index = TaskIndex::default();
-    index.open(&id("root"));
+    index.open(&id("root"), FailureLog::default());
     assert_eq!(index.note_ended(&id("a"), EventEnd::Succeeded("1")), None);
-    index.note_received(id("a"), id("root"));
+    index.note_received(id("a"), id("root"), None);
     index.note_ended(&id("a"), EventEnd::Succeeded("1"));
     index.note_ended(&id("a"), EventEnd::Succeeded("1"));
     assert_eq!(
@@ -113,7 +114,7 @@ fn an_end_is_counted_once_and_only_after_its_task_was_received() {
             header: None
         }
     );
-    index.note_received(id("b"), id("root"));
+    index.note_received(id("b"), id("root"), None);
     index.set_header(&id("root"), &[id("a"), id("b"), id("c")]);
     assert_eq!(
         index.tally(&id("root")).header,
@@ -129,10 +130,10 @@ fn an_end_is_counted_once_and_only_after_its_task_was_received() {
 #[test]
 fn ends_of_chunks_are_handed_out_once_and_of_a_flood_the_latest() {
     let mut index = TaskIndex::default();
-    index.open(&id("root"));
+    index.open(&id("root"), FailureLog::default());
     index.watch(&id("root"), &id("callback"));
     let mut end = |task: &str, end, seconds: Option<u64>| {
-        index.note_received(id(task), id("root"));
+        index.note_received(id(task), id("root"), None);
         index.note_ended_after(&id(task), end, seconds.map(Duration::from_secs));
     };
     // Neither the dispatch task nor the callback is a chunk.
@@ -148,7 +149,7 @@ fn ends_of_chunks_are_handed_out_once_and_of_a_flood_the_latest() {
     assert!(index.take_ends(&id("root")).is_empty(), "ends are handed out once");
     for number in 0..1000 {
         let task = TaskId::from(format!("flood-{number}"));
-        index.note_received(task.clone(), id("root"));
+        index.note_received(task.clone(), id("root"), None);
         index.note_ended_after(&task, EventEnd::Succeeded("1"), Some(Duration::from_secs(number)));
     }
     let ends = index.take_ends(&id("root"));

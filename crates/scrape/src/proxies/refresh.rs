@@ -12,8 +12,8 @@ use super::pool_count::PoolCount;
 use super::suspect::SuspectPool;
 use super::verdict::{ProxyVerdict, RefreshEnd, cannot_end, verdict};
 use crate::jobs::{
-    CancelLimits, FileStamp, FollowRequest, FollowRules, JobContext, JobEnd, JobFact, JobFailure, JobFollower,
-    JobUpdate, KeptMonitor, WorkerMonitor, cancel_jobs, publish,
+    CancelLimits, FailureLog, FileStamp, FollowRequest, FollowRules, JobContext, JobEnd, JobFact, JobFailure,
+    JobFollower, JobUpdate, KeptMonitor, WorkerMonitor, cancel_jobs, log_excerpt, publish,
 };
 use orch_celery::{Task, TaskLink};
 use orch_config::template::fill_text;
@@ -221,6 +221,7 @@ async fn follow(
         poll_workers_after: None,
         ends_at_loss_until: None,
         ends_at_failure: false,
+        failures: FailureLog::default(),
         own_key_values: Default::default(),
     };
     monitor.watch_queues(links.iter().filter_map(|link| link.task.queue.clone()));
@@ -236,7 +237,9 @@ async fn follow(
         attempt,
         task_id: dispatch.as_str().to_owned(),
     });
-    Ok(follower.follow(&mut |update| record_update(context, update)).await)
+    Ok(follower
+        .follow(&mut |update| record_update(context, attempt, update))
+        .await)
 }
 
 fn link(context: &JobContext, call: &TaskCall) -> TaskLink {
@@ -255,7 +258,7 @@ fn keys_prefix(template: &str, job_id: &JobId) -> Option<String> {
     fill_text(template, &values).ok()
 }
 
-fn record_update(context: &JobContext, update: JobUpdate) {
+fn record_update(context: &JobContext, attempt: u32, update: JobUpdate) {
     let kind = match update {
         JobUpdate::Fact(JobFact::JobStarted { job, timeout }) => EventKind::ProxyRefreshDispatched(ProxyRefreshJob {
             job_id: job.job_id,
@@ -266,6 +269,11 @@ fn record_update(context: &JobContext, update: JobUpdate) {
         JobUpdate::Fact(JobFact::StageEntered { stage, reason }) => EventKind::ProxyStageEntered { stage, reason },
         JobUpdate::Fact(JobFact::HeaderLost { loss, ends_job: _ }) => {
             EventKind::ProxyChunksLost { loss: (&loss).into() }
+        }
+        JobUpdate::TaskFailed { failure, chunk } => {
+            let log = context.worker_logs.shared.as_deref();
+            let log = log.and_then(|log| log_excerpt::before_failure(log, &failure.task));
+            EventKind::TaskFailed(Box::new(failure.into_fact(None, attempt, chunk, log)))
         }
         // The event at the end of the refresh covers these.
         JobUpdate::Fact(JobFact::ChordCompleted { .. }) | JobUpdate::Signal(_) => return,

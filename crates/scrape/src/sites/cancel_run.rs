@@ -52,7 +52,7 @@ pub async fn cancel(context: &JobContext, kept: &KeptMonitor, workers: WorkersAf
         })
         .collect();
     for report in &reports {
-        context.recorder.emit(report.event());
+        report.record(context);
     }
     let earlier = sites.values().flat_map(|state| state.roots.iter().cloned());
     let tasks: Vec<TaskId> = jobs.values().flat_map(JobInFlight::tasks).chain(earlier).collect();

@@ -27,7 +27,7 @@ mod take_lease;
 mod template_values;
 mod wait_for_lease;
 
-pub use crate::jobs::{JobContext, KeptMonitor, SettledCheck, StopRequester, StopRequests};
+pub use crate::jobs::{JobContext, KeptMonitor, SettledCheck, StopRequester, StopRequests, WorkerLogs};
 pub use crate::sites::cancel_run::{WorkersAfterRun, cancel};
 pub use crate::sites::empty_sites::hint_at_empty_sites;
 pub use crate::sites::lease::{LeaseHolder, LeaseOccupant, LeaseStore, LeaseTerms, OutagePolicy};

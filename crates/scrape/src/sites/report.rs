@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::jobs::StopRequester;
+use crate::jobs::{JobContext, StopRequester};
 use crate::sites::lease::{CompletionRecord, LeaseOccupant, LeaseRefusal};
 use crate::sites::policy::circuit_breaker::BreakerSkip;
 use orch_journal::{EndCause, EventKind, SiteCounts, SiteName, SiteStatus};
@@ -107,7 +107,15 @@ impl SiteReport {
         Self::not_begun(site, SiteStatus::Unknown, reason)
     }
 
-    pub(crate) fn event(&self) -> EventKind {
+    /// Records the end of the site, and before it the failures of its tasks.
+    pub(crate) fn record(&self, context: &JobContext) {
+        if let Some(errors) = context.failures.take(&self.site) {
+            context.recorder.emit(EventKind::SiteErrorsCounted(errors));
+        }
+        context.recorder.emit(self.event());
+    }
+
+    fn event(&self) -> EventKind {
         EventKind::SiteFinished {
             site: self.site.clone(),
             status: self.status,

@@ -324,7 +324,7 @@ impl SitesRunner {
             self.lengths.add_completed(lasted);
         }
         context.in_flight.site_ended(&report.site);
-        context.recorder.emit(report.event());
+        report.record(context);
         self.reports[site.place()] = Some(report);
     }
 

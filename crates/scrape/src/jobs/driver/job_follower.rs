@@ -73,7 +73,7 @@ pub struct JobFollower<'a> {
 impl<'a> JobFollower<'a> {
     /// Subscribes to everything; publish the job after this call.
     pub fn new(context: &'a JobContext, monitor: &'a WorkerMonitor, request: FollowRequest<'a>) -> Self {
-        let subscription = Arc::new(monitor.subscribe(&request.root));
+        let subscription = Arc::new(monitor.subscribe(&request.root, request.failures.clone()));
         subscription.watch(&request.dispatch);
         if request.rules.picked_up {
             subscription.mark_incomplete();
@@ -118,6 +118,15 @@ impl<'a> JobFollower<'a> {
             loss_search_delay: UNSURE_RETRY_DELAY,
             has_unsearched_death: false,
             request,
+        }
+    }
+
+    /// Reports the first failures of signatures that are new.
+    pub(super) fn report_failures(&self, report: &mut (dyn FnMut(JobUpdate) + Send)) {
+        for failure in self.request.failures.take_new() {
+            let place = self.header().iter().position(|task| *task == failure.task);
+            let chunk = place.and_then(|place| u64::try_from(place + 1).ok());
+            report(JobUpdate::TaskFailed { failure, chunk });
         }
     }
 

@@ -9,6 +9,7 @@ use tokio::time::{sleep_until, timeout};
 use super::job_follower::{CALLBACK_GRACE, JobFollower, UNSURE_RETRY_DELAY, slots};
 use super::pending::{PendingOperation, done, file_changed, finished};
 use super::task_ends::FinalState;
+use crate::jobs::failures::stored_failures;
 use crate::jobs::follow_request::{JobEnd, JobUpdate};
 use crate::jobs::inputs::{JobFailure, JobInput};
 use crate::jobs::monitor::loss_search::LossSearch;
@@ -27,6 +28,8 @@ const RESULT_GRACE: Duration = Duration::from_secs(1);
 const FILE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// Time limit of the last reading of the counts.
 const LAST_READING_TIMEOUT: Duration = Duration::from_secs(2);
+/// Time limit of the reading of failures from stored results.
+const FAILURES_TIMEOUT: Duration = Duration::from_secs(5);
 /// Delay of a wake-up from which on orch itself must have been suspended.
 const SUSPENSION_DELAY: Duration = Duration::from_secs(10);
 
@@ -137,10 +140,10 @@ impl<'a> JobFollower<'a> {
                 }
             }
         }
-        self.end().await
+        self.end(report).await
     }
 
-    async fn end(mut self) -> JobEnd {
+    async fn end(mut self, report: &mut (dyn FnMut(JobUpdate) + Send)) -> JobEnd {
         self.context.in_flight.forget_job(&self.request.root);
         if self.group.is_some() || self.prefix().is_some() {
             // Read the app's final counts; the chord's own counters are gone by now.
@@ -166,12 +169,34 @@ impl<'a> JobFollower<'a> {
             None => HashSet::new(),
         };
         let (counts, _) = self.counts();
+        if failure.is_some() || counts.errors.is_some_and(|errors| errors > 0) {
+            self.stored_failures().await;
+        }
+        self.report_failures(report);
         JobEnd {
             failure,
             job: self.machine.job().clone(),
             counts,
             root: self.request.root.clone(),
             unfinished: unfinished.into_iter().collect(),
+        }
+    }
+
+    /// Notes the failures that only stored results show.
+    fn stored_failures(&self) -> impl Future<Output = ()> + Send + use<'a> {
+        let mut tasks: Vec<TaskId> = self.known_tasks().into_iter().collect();
+        // The results of a set come in random order; a fixed order makes the first failure the same in each run.
+        tasks.sort();
+        let results = self.context.celery.results();
+        let (log, root) = (self.request.failures.clone(), self.request.root.clone());
+        let subscription = Arc::clone(&self.subscription);
+        async move {
+            let read = stored_failures::note(&results, &subscription, &tasks, &log);
+            match timeout(FAILURES_TIMEOUT, read).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::warn!(%error, %root, "could not read the failures of tasks"),
+                Err(_) => tracing::warn!(%root, "could not read the failures of tasks in time"),
+            }
         }
     }
 
@@ -195,6 +220,7 @@ impl<'a> JobFollower<'a> {
     fn handle_event(&mut self, report: &mut (dyn FnMut(JobUpdate) + Send)) {
         let now = Instant::now();
         self.report_signal(JobSignal::EventReceived, report);
+        self.report_failures(report);
         for end in self.subscription.take_ends() {
             report(JobUpdate::Signal(JobSignal::ChunkEnded(end)));
         }

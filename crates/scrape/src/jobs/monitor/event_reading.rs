@@ -8,10 +8,55 @@ use tokio::time::sleep;
 
 use super::worker_monitor::{TaskRecords, WorkerMonitor};
 use crate::jobs::event_end::{EventEnd, event_exception};
+use crate::jobs::failures::failure_log::ObservedFailure;
+use crate::jobs::failures::{exception_text, task_end_kind};
+use crate::jobs::task_index::TaskIndex;
 use orch_celery::{EventBatch, JobEvent, JobTaskEvent, NodeName, TaskId};
+use orch_journal::TaskEndKind;
 
 /// Time before the next try to subscribe to events.
 const RESUBSCRIBE_DELAY: Duration = Duration::from_secs(1);
+
+/// Failure as an event shows it.
+struct FailureEvent<'a> {
+    kind: TaskEndKind,
+    exception: String,
+    traceback: &'a str,
+    node: &'a str,
+}
+
+impl<'a> FailureEvent<'a> {
+    fn without_exception(kind: TaskEndKind, message: &str, node: &'a str) -> Self {
+        Self {
+            kind,
+            exception: message.to_owned(),
+            traceback: "",
+            node,
+        }
+    }
+}
+
+/// Records the end of a task that has not succeeded. Returns the job that this affects.
+fn note_failure(
+    task_index: &mut TaskIndex,
+    task: &TaskId,
+    end: EventEnd<&str>,
+    failure: FailureEvent<'_>,
+) -> Option<TaskId> {
+    let name = task_index.name_of(task).map(str::to_owned);
+    let root = task_index.note_ended(task, end)?;
+    if let Some(log) = task_index.failures(&root) {
+        log.note(ObservedFailure {
+            task,
+            kind: failure.kind,
+            exception: failure.exception,
+            traceback: Some(failure.traceback),
+            name: name.as_deref(),
+            worker: Some(failure.node),
+        });
+    }
+    Some(root)
+}
 
 impl WorkerMonitor {
     pub(super) async fn read_events(&self) -> Infallible {
@@ -86,7 +131,7 @@ impl WorkerMonitor {
             JobTaskEvent::Received { name, root_id } => {
                 crashes.note_received(&id, name);
                 let root = root_id.unwrap_or_else(|| id.clone());
-                task_index.note_received(id, root)
+                task_index.note_received(id, root, name)
             }
             JobTaskEvent::Requeued => {
                 let touched = task_index.note_event(&id);
@@ -106,16 +151,35 @@ impl WorkerMonitor {
                 crashes.forget(&id);
                 task_index.note_ended_after(&id, EventEnd::Succeeded(result), runtime)
             }
-            JobTaskEvent::Failed(exception) => {
+            JobTaskEvent::Failed { exception, traceback } => {
                 failed = true;
                 crashes.forget(&id);
-                task_index.note_ended(&id, EventEnd::Failed(event_exception(exception)))
+                let printed = event_exception(exception, traceback);
+                let exception = exception_text::from_event(printed);
+                let kind = task_end_kind::of_exception(&exception);
+                let failure = FailureEvent {
+                    kind,
+                    exception,
+                    traceback,
+                    node,
+                };
+                note_failure(task_index, &id, EventEnd::Failed(printed), failure)
             }
-            JobTaskEvent::Rejected => task_index.note_ended(&id, EventEnd::Rejected),
+            JobTaskEvent::Rejected => {
+                let failure = FailureEvent::without_exception(TaskEndKind::Rejected, "rejected", node);
+                note_failure(task_index, &id, EventEnd::Rejected, failure)
+            }
             JobTaskEvent::Revoked { expired } => {
                 crashes.forget(&id);
-                let message = if expired { "expired" } else { "revoked" };
-                task_index.note_ended(&id, EventEnd::Revoked(message))
+                let (kind, message) = if expired {
+                    (TaskEndKind::Expired, "expired")
+                } else {
+                    (TaskEndKind::Revoked, "revoked")
+                };
+                // As in the stored result of the task.
+                let exception = format!("TaskRevokedError: {message}");
+                let failure = FailureEvent::without_exception(kind, &exception, node);
+                note_failure(task_index, &id, EventEnd::Revoked(message), failure)
             }
         };
         drop(records);

@@ -6,15 +6,17 @@ use tokio::sync::Notify;
 
 use super::worker_monitor::WorkerMonitor;
 use crate::jobs::event_end::EventEnd;
+use crate::jobs::failures::failure_log::FailureLog;
 use crate::jobs::inputs::TaskTally;
 use crate::jobs::inventory::EventTasks;
 use crate::jobs::signals::ChunkEnd;
 use orch_celery::TaskId;
 
 impl WorkerMonitor {
-    /// Subscribes to a job; must be called before the job's first task is published.
-    pub fn subscribe(&self, root: &TaskId) -> JobSubscription<'_> {
-        self.records().task_index.open(root);
+    /// Subscribes to a job; must be called before the job's first task is published. Failures of the job's tasks go to
+    /// the log.
+    pub fn subscribe(&self, root: &TaskId, failures: FailureLog) -> JobSubscription<'_> {
+        self.records().task_index.open(root, failures);
         let changed = Arc::new(Notify::new());
         self.subscribers().insert(root.clone(), Arc::clone(&changed));
         JobSubscription {
@@ -80,6 +82,11 @@ impl JobSubscription<'_> {
     /// Returns whether a worker has taken `task` and the task has not ended.
     pub fn is_unfinished(&self, task: &TaskId) -> bool {
         self.monitor.records().task_index.is_unfinished(task)
+    }
+
+    /// Returns whether a worker has reported any task, of this or another job.
+    pub fn has_events(&self) -> bool {
+        self.monitor.records().task_index.has_events()
     }
 
     /// Returns the tasks of the chord's header that have no known end; `None` if the header is not known.
