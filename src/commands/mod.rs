@@ -13,7 +13,9 @@ mod plan;
 mod plan_preview;
 mod redis;
 mod run;
+mod service_manager;
 mod session;
+mod setup;
 mod shell;
 mod signals;
 mod simulate;
@@ -60,6 +62,7 @@ enum OrchCommand {
     Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
+    Setup(setup::SetupArgs),
     Init(init::InitArgs),
     Demo(demo::DemoArgs),
     Redis(redis::RedisArgs),
@@ -173,6 +176,7 @@ pub fn main() -> ExitCode {
         OrchCommand::Stop(args) => stop::main(&args),
         OrchCommand::Exec(args) => exec::main(&args),
         OrchCommand::Clean(args) => clean::main(&args),
+        OrchCommand::Setup(args) => setup::main(&args),
         OrchCommand::Init(args) => init::main(&args),
         OrchCommand::Demo(args) => demo::main(&args),
         OrchCommand::Redis(args) => redis::main(&args),
@@ -296,6 +300,7 @@ fn caller_environment() -> Vec<(String, String)> {
     static SAID: Once = Once::new();
     let mut dropped = Vec::new();
     let variables = std::env::vars_os()
+        .filter(|(name, _)| service_manager::VARIABLES.iter().all(|own| name != own))
         .filter_map(|(name, value)| match (name.into_string(), value.into_string()) {
             (Ok(name), Ok(value)) => Some((name, value)),
             (name, _) => {

@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
 use super::output::print_message;
-use super::{CommandError, OutputFormat, ViewArgs, caller_environment, color, logging, signals};
+use super::{CommandError, OutputFormat, ViewArgs, caller_environment, color, logging, service_manager, signals};
 use crate::orchestrator::instance::locks::{RunOptions, StartError};
 use crate::orchestrator::instance::resume::ResumeTarget;
 use crate::orchestrator::lifecycle::Orchestrator;
@@ -90,6 +90,7 @@ impl RunSession<'_> {
         }
         let recorder = orchestrator.recorder().clone();
         let view = orch_views::start(shown, recorder.subscribe());
+        service_manager::follow(recorder.subscribe());
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -97,7 +98,12 @@ impl RunSession<'_> {
                 let failure = ServiceFailure::infrastructure("could not start the async runtime").with_source(&error);
                 CommandError::because(failure.kind.outcome(), failure)
             })?;
-        let ending = runtime.block_on(orchestrator.run(stop));
+        let ending = runtime.block_on(async {
+            tokio::select! {
+                ending = orchestrator.run(stop) => ending,
+                never = service_manager::keep_watchdog() => match never {},
+            }
+        });
         // Probes and connections end with the runtime, before the services at their other end.
         drop(runtime);
         let outcome = orchestrator.finish(&ending);

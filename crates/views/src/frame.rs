@@ -142,7 +142,7 @@ fn more(hidden: usize, noun: &str) -> Option<StyledLine> {
     (hidden > 0).then(|| StyledLine::of(TextTone::Dim, format!("+{hidden} more {noun}{ending}")))
 }
 
-fn service_word(phase: ServicePhase) -> (TextTone, &'static str) {
+pub fn service_word(phase: ServicePhase) -> (TextTone, &'static str) {
     match phase {
         ServicePhase::Pending => (TextTone::Dim, "waiting"),
         ServicePhase::Starting => (TextTone::Busy, "starting"),

@@ -28,6 +28,7 @@ mod view;
 mod waiting;
 
 pub use crate::error_report::ErrorReport;
+pub use crate::frame::service_word;
 pub use crate::paint::{StyledLine, TextTone};
 pub use crate::screen::{LiveScreen, release, watch_terminal};
 pub use crate::summary::status as site_word;
