@@ -6,6 +6,7 @@ mod clean;
 mod demo;
 mod errors;
 mod exec;
+mod follow_end;
 mod init;
 mod logging;
 mod output;
@@ -14,6 +15,7 @@ mod plan_preview;
 mod redis;
 mod run;
 mod service_manager;
+mod run_choice;
 mod session;
 mod setup;
 mod shell;
@@ -21,6 +23,7 @@ mod signals;
 mod simulate;
 mod simulation;
 mod sites;
+mod status;
 mod stderr;
 mod stop;
 mod table;
@@ -59,6 +62,7 @@ enum OrchCommand {
     Simulate(simulate::SimulateArgs),
     Sites(sites::ListArgs),
     Errors(errors::ErrorsArgs),
+    Status(status::StatusArgs),
     Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
@@ -173,6 +177,7 @@ pub fn main() -> ExitCode {
         OrchCommand::Simulate(args) => simulate::main(&args),
         OrchCommand::Sites(args) => sites::main(&args),
         OrchCommand::Errors(args) => errors::main(&args),
+        OrchCommand::Status(args) => status::main(&args),
         OrchCommand::Stop(args) => stop::main(&args),
         OrchCommand::Exec(args) => exec::main(&args),
         OrchCommand::Clean(args) => clean::main(&args),

@@ -4,6 +4,7 @@ pub(crate) mod instance;
 pub(crate) mod lifecycle;
 mod own_workers;
 mod run;
+pub(crate) mod run_observer;
 mod run_services;
 mod service_plan;
 mod start;

@@ -117,6 +117,7 @@ mod tests {
             stopped: false,
             has_executed: true,
             reaped_faults: 0,
+            cpu_ticks: 0,
         }
     }
 

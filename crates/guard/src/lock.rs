@@ -43,6 +43,9 @@ pub struct LockHolder {
     /// The configuration file of the holder; `None` if the holder is an older orch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<PathBuf>,
+    /// The state directory of the holder; `None` if the holder is an older orch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
 }
 
 impl LockHolder {
@@ -60,14 +63,23 @@ impl LockHolder {
                 .map_or(0, |since| since.as_secs()),
             stop_bound_ms: u64::try_from(stop_bound.as_millis()).unwrap_or(u64::MAX),
             config: None,
+            state_dir: None,
         }
     }
 
-    /// Adds the configuration file to the holder.
+    /// Adds the configuration file and the state directory to the holder.
     #[must_use]
-    pub fn with_config(self, config: &Path) -> Self {
-        let config = Some(config.to_path_buf());
-        Self { config, ..self }
+    pub fn with_paths(self, config: &Path, state_dir: &Path) -> Self {
+        Self {
+            config: Some(config.to_path_buf()),
+            state_dir: Some(state_dir.to_path_buf()),
+            ..self
+        }
+    }
+
+    /// Returns true if the holder is a run: `orch run` or `orch up`.
+    pub fn is_run(&self) -> bool {
+        matches!(self.command, HolderCommand::Run | HolderCommand::Up)
     }
 
     /// Returns true if the holder's orch (not only its guard) is alive.
@@ -176,6 +188,13 @@ impl InstanceLock {
         Some(format!("{boot}:{}:{}", metadata.dev(), metadata.ino()))
     }
 
+    /// Returns true if an orch or a guard holds the lock of this file. The look takes a shared lock for a moment: an orch
+    /// that starts in this moment tries again.
+    pub fn is_held(path: &Path) -> bool {
+        let locked = regular::open(path).map(|file| flock(&file, FlockOperation::NonBlockingLockShared));
+        matches!(locked, Ok(Err(rustix::io::Errno::WOULDBLOCK)))
+    }
+
     /// Returns the current or last holder of the lock, if the file names one.
     pub fn holder(path: &Path) -> Option<LockHolder> {
         read(&mut regular::open(path).ok()?).ok().flatten()
@@ -253,6 +272,7 @@ mod tests {
             panic!("a held lock was taken")
         };
         assert_eq!(holder.run_id, "a1");
+        assert!(InstanceLock::is_held(&path) && !InstanceLock::is_held(&directory.path().join("missing")));
         let copy = first.duplicate_for_guard().unwrap();
         drop(first);
         assert!(

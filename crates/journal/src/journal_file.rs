@@ -4,6 +4,7 @@
 //! distinguished from a dead one. [`crate::state::model::RunState`] folds the events, [`crate::recorder::Recorder`]
 //! writes them.
 
+use std::borrow::Cow;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -214,6 +215,22 @@ fn read_lines<T: DeserializeOwned>(
     }
 }
 
+/// Line of a journal as it was written, without the line break.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JournalLine(Vec<u8>);
+
+impl JournalLine {
+    /// Returns the name of the event's kind, such as `service_ready`; `None` if the line is no event.
+    pub fn kind(&self) -> Option<&str> {
+        std::str::from_utf8(kind_of(&self.0)?).ok()
+    }
+
+    /// Returns the text of the line.
+    pub fn text(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(&self.0)
+    }
+}
+
 /// Reader that follows a journal from the start while a run writes it; holds at most one line.
 #[derive(Debug)]
 pub struct JournalTail {
@@ -239,20 +256,27 @@ impl JournalTail {
     /// # Errors
     /// The journal cannot be read.
     pub fn next_event(&mut self) -> io::Result<Option<Event>> {
-        loop {
-            let room = MAX_LINE_LENGTH.saturating_sub(self.line.len() as u64);
-            (&mut self.reader).take(room).read_until(b'\n', &mut self.line)?;
-            if self.line.last() != Some(&b'\n') {
-                if self.line.len() as u64 >= MAX_LINE_LENGTH {
-                    return Err(io::Error::other("the journal has a line that is too long"));
-                }
-                return Ok(None);
+        while let Some(line) = self.next_line()? {
+            if let Ok(event) = serde_json::from_slice(&line.0) {
+                return Ok(Some(event));
             }
-            let event = serde_json::from_slice(&self.line).ok();
-            self.line.clear();
-            if event.is_some() {
-                return Ok(event);
-            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the next line as it was written; `None` if there is none at present.
+    ///
+    /// # Errors
+    /// The journal cannot be read.
+    pub fn next_line(&mut self) -> io::Result<Option<JournalLine>> {
+        let room = MAX_LINE_LENGTH.saturating_sub(self.line.len() as u64);
+        (&mut self.reader).take(room).read_until(b'\n', &mut self.line)?;
+        if self.line.pop_if(|byte| *byte == b'\n').is_some() {
+            return Ok(Some(JournalLine(std::mem::take(&mut self.line))));
+        }
+        match self.line.len() as u64 >= MAX_LINE_LENGTH {
+            true => Err(io::Error::other("the journal has a line that is too long")),
+            false => Ok(None),
         }
     }
 }

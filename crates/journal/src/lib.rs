@@ -17,6 +17,7 @@ mod chunk_loss;
 mod end_cause;
 mod event;
 mod event_facts;
+mod event_names;
 mod event_values;
 mod exit_status;
 mod facts;
@@ -47,6 +48,7 @@ pub use crate::any_event::any_event;
 pub use crate::chunk_loss::ChunkLoss;
 pub use crate::end_cause::EndCause;
 pub use crate::event::{Event, EventKind, JOURNAL_FORMAT};
+pub use crate::event_names::event_names;
 pub use crate::event_values::{FollowStage, NoticeLevel, PlannedService, ProgressSource, RunCommand, StopReason};
 pub use crate::exit_status::{ExitStatus, describe_exit};
 pub use crate::facts::app_problem::AppProblem;
@@ -67,6 +69,7 @@ pub use crate::facts::worker_problem::{ConsumerAbsence, LastConsumer, NodeProces
 pub use crate::feed::{Feed, FeedUpdate};
 pub use crate::health::{HealthAction, SiteHealth, SiteMetrics};
 pub use crate::history::baseline::SiteBaseline;
+pub use crate::history::kept_runs::KeptRun;
 pub use crate::history::past_runs::{History, PastRun, past_runs};
 pub use crate::history::past_site::{PastSite, is_comparable};
 pub use crate::history::trend::Trend;
@@ -75,7 +78,7 @@ pub use crate::ids::{JobId, RunId, ServiceName, SiteName};
 #[doc(hidden)]
 pub use crate::journal_file::each_event_of;
 pub use crate::journal_file::{
-    Journal, JournalError, JournalTail, each_event, each_line_of_kinds, is_being_written, read_journal,
+    Journal, JournalError, JournalLine, JournalTail, each_event, each_line_of_kinds, is_being_written, read_journal,
 };
 pub use crate::left_out::LeftOutProxies;
 pub use crate::local_time::local_time;

@@ -120,7 +120,7 @@ fn name_width(services: &[ServiceRow], sites: &[&SiteView]) -> usize {
 
 /// Keeps as many rows as there is room for and counts the others; one line is reserved for that count. Rows of the
 /// smallest rank are kept, in their original order or, with `by_rank`, in the order of their ranks.
-fn fit_rows<R: Ord, T>(rows: Vec<(R, T)>, room: usize, by_rank: bool) -> (Vec<T>, usize) {
+pub fn fit_rows<R: Ord, T>(rows: Vec<(R, T)>, room: usize, by_rank: bool) -> (Vec<T>, usize) {
     if rows.len() <= room {
         return (rows.into_iter().map(|(_, row)| row).collect(), 0);
     }
@@ -137,7 +137,7 @@ fn fit_rows<R: Ord, T>(rows: Vec<(R, T)>, room: usize, by_rank: bool) -> (Vec<T>
 }
 
 /// Makes the line `+3 more sites`.
-fn more(hidden: usize, noun: &str) -> Option<StyledLine> {
+pub fn more(hidden: usize, noun: &str) -> Option<StyledLine> {
     let ending = if hidden == 1 { "" } else { "s" };
     (hidden > 0).then(|| StyledLine::of(TextTone::Dim, format!("+{hidden} more {noun}{ending}")))
 }
@@ -266,6 +266,17 @@ fn shows_proxies(state: &RunState) -> bool {
     is_known && !is_over
 }
 
+/// Makes the line of the proxies without a bar.
+pub fn proxies_line(state: &RunState, now: f64) -> StyledLine {
+    let layout = FrameLayout {
+        now,
+        width: 0,
+        verbose: true,
+        names: columns(PROXIES),
+    };
+    proxies(state, &layout)
+}
+
 fn proxies(state: &RunState, layout: &FrameLayout) -> StyledLine {
     let proxies = &state.proxies;
     if proxies.refreshing {
@@ -320,6 +331,22 @@ fn site_lines(sites: &[&SiteView], state: &RunState, layout: &FrameLayout) -> Ve
     let bar = layout.rest().saturating_sub(widest);
     let line = |(site, figures): (&&SiteView, StyledLine)| site_line(site, state, figures, bar, layout);
     sites.iter().zip(figures).map(line).collect()
+}
+
+/// Makes the lines of at most `room` sites, the worst first if not all have room, and the number of the others. Bars need
+/// a `width`; without one there are none.
+pub fn worst_sites(state: &RunState, now: f64, room: usize, width: Option<usize>) -> Vec<StyledLine> {
+    let sites = state.sites.iter().map(|site| (display_rank(site), site)).collect();
+    let (sites, hidden) = fit_rows(sites, room, true);
+    let layout = FrameLayout {
+        now,
+        width: width.unwrap_or(0),
+        verbose: true,
+        names: name_width(&[], &sites),
+    };
+    let mut lines = site_lines(&sites, state, &layout);
+    lines.extend(more(hidden, "site"));
+    lines
 }
 
 /// Returns the rank of a site when not all fit; the smallest ranks are shown. Running sites come first, the least

@@ -102,6 +102,19 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<StyledLine> {
             lines.push(line);
         }
     }
+    let Some(last) = outcome_line(state) else {
+        return lines;
+    };
+    lines.push(last);
+    if let Some(header) = &state.header {
+        lines.push(plain(format!("logs: {}", header.directory.display())));
+    }
+    lines.extend(continuation(state).map(plain));
+    lines
+}
+
+/// Makes the line of the outcome, such as `2 of 9 sites failed after 3m (exit code 1)`; `None` before the end.
+pub(crate) fn outcome_line(state: &RunState) -> Option<StyledLine> {
     let elapsed = span(state.elapsed);
     let command = state.header.as_ref().map(|header| header.command);
     let outcome = match state.outcome {
@@ -145,7 +158,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<StyledLine> {
         Some(RunOutcome::Interrupted) => format!("interrupted after {elapsed}"),
         Some(RunOutcome::Terminated) => format!("terminated after {elapsed}"),
         Some(RunOutcome::HungUp) => format!("hung up after {elapsed}"),
-        None => return lines,
+        None => return None,
     };
     let code = state
         .exit_code
@@ -157,16 +170,11 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<StyledLine> {
     };
     let mut last = StyledLine::of(tone, outcome);
     last.plain(code);
-    lines.push(last);
-    if let Some(header) = &state.header {
-        lines.push(plain(format!("logs: {}", header.directory.display())));
-    }
-    lines.extend(continuation(state).map(plain));
-    lines
+    Some(last)
 }
 
 /// Returns the hint for continuing an interrupted run. A run that began no site is simply started again.
-fn continuation(state: &RunState) -> Option<String> {
+pub(crate) fn continuation(state: &RunState) -> Option<String> {
     let header = state
         .header
         .as_ref()

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use signal_hook::consts::{SIGINT, SIGTERM};
 
 use super::connect::{ConnectArgs, block_on};
 use crate::commands::duration;
+use crate::commands::follow_end::InterruptSignals;
 use crate::commands::output::{plain, print_message, print_until_closed};
 use orch_base::text::glob::matches_name;
 use orch_base::text::printable;
@@ -202,25 +202,6 @@ fn line(event: &Event, memory: &mut KnownTasks, args: &EventsArgs) -> Option<Str
         text.push_str(&format!(" {name}={}", shortened(&plain(value), LONGEST_VALUE)));
     }
     Some(one_line(&text))
-}
-
-/// SIGINT and SIGTERM as the ordinary end of an endless output.
-struct InterruptSignals(tokio::net::UnixStream);
-
-impl InterruptSignals {
-    fn listen() -> std::io::Result<Self> {
-        let (receiver, sender) = std::os::unix::net::UnixStream::pair()?;
-        for signal in [SIGINT, SIGTERM] {
-            signal_hook::low_level::pipe::register(signal, sender.try_clone()?)?;
-        }
-        receiver.set_nonblocking(true)?;
-        Ok(Self(tokio::net::UnixStream::from_std(receiver)?))
-    }
-
-    async fn received(&mut self) {
-        // Cannot fail: the handlers keep the other end open for ever.
-        self.0.readable().await.ok();
-    }
 }
 
 fn name_of(kind: &EventKind) -> &str {

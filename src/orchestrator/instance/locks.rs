@@ -120,7 +120,9 @@ impl StartError {
     }
 }
 
-const LOCKS: [&str; 2] = ["run.lock", "services.lock"];
+pub(super) const LOCKS: [&str; 2] = ["run.lock", "services.lock"];
+/// Start of the name of each second lock.
+const SECOND_LOCK: &str = "held-";
 /// Time to wait for the locks of an ending process, which releases them one after the other, slowly on a busy machine.
 const RELEASE_TIMEOUT: Duration = Duration::from_secs(2);
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
@@ -144,7 +146,8 @@ pub fn holder(
         RunCommand::Run => HolderCommand::Run,
         RunCommand::Up => HolderCommand::Up,
     };
-    LockHolder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound).with_config(&config.file)
+    LockHolder::of_this_process(run_id.as_str(), command, guard_pid, stop_bound)
+        .with_paths(&config.file, &config.orch.state_dir)
 }
 
 /// Takes all locks of the instance; no run of the instance is alive while they are held.
@@ -154,7 +157,7 @@ pub fn holder(
 pub fn take_all(config: &Config) -> Result<Vec<InstanceLock>, StartError> {
     let run_id = RunId::random();
     let me = LockHolder::of_this_process(run_id.as_str(), HolderCommand::Clean, None, Duration::ZERO)
-        .with_config(&config.file);
+        .with_paths(&config.file, &config.orch.state_dir);
     let mut locks = LOCKS
         .into_iter()
         .map(|name| InstanceLock::acquire(&config.orch.state_dir.join(name), Duration::ZERO, &me))
@@ -210,7 +213,7 @@ fn second_lock_path(state_dir: &Path, name: &str) -> Option<PathBuf> {
     let resolved = fs::canonicalize(state_dir).unwrap_or_else(|_| state_dir.to_owned());
     let parent = fs::metadata(resolved.parent()?).ok()?;
     let (device, inode, hash) = (parent.dev(), parent.ino(), hash(resolved.file_name()?));
-    Some(private_directory::path()?.join(format!("held-{device:x}-{inode:x}-{hash:016x}-{name}")))
+    Some(private_directory::path()?.join(format!("{SECOND_LOCK}{device:x}-{inode:x}-{hash:016x}-{name}")))
 }
 
 /// Computes FNV-1a, which is the same in each build: the hash only has to distinguish the names in one directory.

@@ -1,5 +1,6 @@
 //! The state directory of an instance, and the files and locks in it.
 
+pub(crate) mod living_runs;
 pub(crate) mod locks;
 pub(crate) mod resume;
 mod safe_path;

@@ -54,7 +54,10 @@ impl InotifyWatches {
     /// The directory does not exist, or the user has reached the limit of watches.
     pub fn add(&mut self, directory: &Path, changes: AddWatchFlags) -> Result<()> {
         let watch = self.open()?.add_watch(directory, changes)?;
-        self.watches.push(watch);
+        // The kernel answers with the same watch if the path is watched already.
+        if !self.watches.contains(&watch) {
+            self.watches.push(watch);
+        }
         Ok(())
     }
 

@@ -2,6 +2,7 @@
 
 pub mod atomic;
 pub mod inotify;
+pub mod path_watch;
 pub mod private_directory;
 pub mod regular;
 pub mod tail;

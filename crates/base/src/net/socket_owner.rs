@@ -4,7 +4,7 @@
 //! table and a connect; the socket at the other end of an established connection does not change. Therefore orch checks
 //! the peer of the connection, not the listener of the port.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -84,6 +84,18 @@ pub fn all_listeners() -> HashSet<u64> {
     let _none: Option<()> = rows(|row| {
         if row.listens {
             found.insert(row.owner.inode);
+        }
+        None
+    });
+    found
+}
+
+/// Returns the ports of all listening sockets by the inodes of the sockets.
+pub fn listening_ports() -> HashMap<u64, u16> {
+    let mut found = HashMap::new();
+    let _none: Option<()> = rows(|row| {
+        if row.listens {
+            found.insert(row.owner.inode, row.local.1);
         }
         None
     });

@@ -3,3 +3,4 @@
 pub mod memory;
 pub mod own_group;
 pub mod processes;
+pub mod tree_use;

@@ -27,6 +27,8 @@ pub struct Process {
     /// Page faults of the children that the process has waited for; the number grows when the process waits for another
     /// one.
     pub reaped_faults: u64,
+    /// Processor time of the process and of the children that it has waited for, in clock ticks.
+    pub cpu_ticks: u64,
 }
 
 impl Process {
@@ -62,7 +64,15 @@ fn parse(stat: &[u8]) -> Option<Process> {
         stopped: matches!(*fields.first()?, "T" | "t"),
         has_executed: fields.get(6)?.parse::<u64>().ok()? & FORKED_WITHOUT_EXECUTION == 0,
         reaped_faults: fields.get(8)?.parse::<u64>().ok()? + fields.get(10)?.parse::<u64>().ok()?,
+        cpu_ticks: cpu_ticks(fields.get(11..15)?),
     })
+}
+
+/// Adds user and system time of a process and of its ended children.
+fn cpu_ticks(fields: &[&str]) -> u64 {
+    // The times of ended children are signed in the kernel's text.
+    let ticks = fields.iter().filter_map(|field| field.parse::<u64>().ok());
+    ticks.fold(0, u64::saturating_add)
 }
 
 /// Checks that `/proc` shows processes under the pids of this pid namespace.
@@ -300,6 +310,7 @@ mod tests {
                 stopped: false,
                 has_executed: true,
                 reaped_faults: 11,
+                cpu_ticks: 10,
             }
         );
         let forked = String::from_utf8_lossy(line).replace(" 4194304 ", " 4194368 ");

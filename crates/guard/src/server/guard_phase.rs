@@ -8,13 +8,13 @@
 
 use std::time::{Duration, Instant};
 
+use crate::log::ORCH_GONE;
 use crate::protocol::GuardReport;
 
 /// Time in which orch can order the stop that a signal has asked for.
 const STOP_ORDER_TIMEOUT: Duration = Duration::from_secs(2);
 
 const STOP_NOT_ORDERED: &str = "orch has not ordered the stop that a signal asked for: ordered stop";
-const ORCH_GONE: &str = "orch is gone: ordered stop";
 
 /// The phase of the guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
