@@ -5,6 +5,7 @@ mod celery;
 mod clean;
 mod demo;
 mod errors;
+mod events;
 mod exec;
 mod follow_end;
 mod init;
@@ -63,6 +64,7 @@ enum OrchCommand {
     Sites(sites::ListArgs),
     Errors(errors::ErrorsArgs),
     Status(status::StatusArgs),
+    Events(events::JournalArgs),
     Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
@@ -178,6 +180,7 @@ pub fn main() -> ExitCode {
         OrchCommand::Sites(args) => sites::main(&args),
         OrchCommand::Errors(args) => errors::main(&args),
         OrchCommand::Status(args) => status::main(&args),
+        OrchCommand::Events(args) => events::main(&args),
         OrchCommand::Stop(args) => stop::main(&args),
         OrchCommand::Exec(args) => exec::main(&args),
         OrchCommand::Clean(args) => clean::main(&args),
