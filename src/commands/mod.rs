@@ -10,6 +10,7 @@ mod exec;
 mod follow_end;
 mod init;
 mod logging;
+mod logs;
 mod output;
 mod plan;
 mod plan_preview;
@@ -65,6 +66,7 @@ enum OrchCommand {
     Errors(errors::ErrorsArgs),
     Status(status::StatusArgs),
     Events(events::JournalArgs),
+    Logs(logs::LogsArgs),
     Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
@@ -181,6 +183,7 @@ pub fn main() -> ExitCode {
         OrchCommand::Errors(args) => errors::main(&args),
         OrchCommand::Status(args) => status::main(&args),
         OrchCommand::Events(args) => events::main(&args),
+        OrchCommand::Logs(args) => logs::main(&args),
         OrchCommand::Stop(args) => stop::main(&args),
         OrchCommand::Exec(args) => exec::main(&args),
         OrchCommand::Clean(args) => clean::main(&args),

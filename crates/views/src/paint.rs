@@ -18,7 +18,12 @@ pub enum TextTone {
     Busy,
     Warning,
     Bad,
+    /// Name of one of several sources; the number selects the colour.
+    Source(usize),
 }
+
+/// Colours of sources.
+const SOURCES: [&str; 6] = ["36", "33", "32", "35", "34", "96"];
 
 impl TextTone {
     /// Returns the "select graphic rendition" parameter (ECMA-48), if there is one.
@@ -30,6 +35,8 @@ impl TextTone {
             TextTone::Busy => Some("36"),
             TextTone::Warning => Some("33"),
             TextTone::Bad => Some("31"),
+            // Red is for errors.
+            TextTone::Source(number) => SOURCES.get(number % SOURCES.len()).copied(),
         }
     }
 }
