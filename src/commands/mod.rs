@@ -9,6 +9,7 @@ mod events;
 mod exec;
 mod follow_end;
 mod init;
+mod list;
 mod logging;
 mod logs;
 mod output;
@@ -67,6 +68,7 @@ enum OrchCommand {
     Status(status::StatusArgs),
     Events(events::JournalArgs),
     Logs(logs::LogsArgs),
+    List(list::InstancesArgs),
     Stop(stop::StopArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
@@ -184,6 +186,7 @@ pub fn main() -> ExitCode {
         OrchCommand::Status(args) => status::main(&args),
         OrchCommand::Events(args) => events::main(&args),
         OrchCommand::Logs(args) => logs::main(&args),
+        OrchCommand::List(args) => list::main(&args),
         OrchCommand::Stop(args) => stop::main(&args),
         OrchCommand::Exec(args) => exec::main(&args),
         OrchCommand::Clean(args) => clean::main(&args),

@@ -223,6 +223,30 @@ fn hash(name: &OsStr) -> u64 {
     })
 }
 
+/// Returns the holders of all second locks of this user: all runs on this machine, in all state directories. Runs of which
+/// only the guard is alive are included.
+pub fn holders_of_user() -> Vec<LockHolder> {
+    let Some(directory) = private_directory::path() else {
+        return Vec::new();
+    };
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let is_second_lock = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(SECOND_LOCK) && LOCKS.iter().any(|lock| name.ends_with(lock))
+    };
+    let paths = entries.map(|entry| entry.path()).filter(is_second_lock);
+    let held = paths.filter(|path| InstanceLock::is_held(path));
+    let mut found: Vec<LockHolder> = Vec::new();
+    for holder in held.filter_map(|path| InstanceLock::holder(&path)) {
+        // An `orch run` without an `orch up` holds two locks.
+        if holder.is_run() && !found.iter().any(|known| known.run_id == holder.run_id) {
+            found.push(holder);
+        }
+    }
+    found.sort_by_key(|holder| (holder.started_at, holder.pid));
+    found
+}
+
 /// Finds a living run that has lost this state directory; returns the run as an error.
 pub fn lost_holder(config: &Config) -> Option<StartError> {
     let state_dir = &config.orch.state_dir;
