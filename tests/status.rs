@@ -227,7 +227,7 @@ fn a_dead_orch_is_shown_while_its_guard_stops_the_services_and_afterwards() {
     expect(
         &ask(&project, &["status"]),
         3,
-        &["nothing runs in ", "orch died at ", "its guard has ended its processes"],
+        &["nothing runs in ", "orch died at ", "none of its processes is left"],
     );
 }
 

@@ -68,7 +68,9 @@ impl ListedInstance {
     fn state(&self) -> &'static str {
         match (&self.run, self.holder.is_alive()) {
             (Some(run), _) => run.state_words(),
-            (None, true) => "without a readable state directory",
+            // An older orch does not name its state directory.
+            (None, true) if self.holder.state_dir.is_none() => "active",
+            (None, true) => "its state directory is gone or cannot be read",
             (None, false) => "orch has died, its guard ends the rest",
         }
     }

@@ -68,6 +68,7 @@ pub use crate::holder_command::HolderCommand;
 pub use crate::leftovers::{Leftovers, end_leftovers, find_leftovers};
 pub use crate::lock::{InstanceLock, LockError, LockHolder};
 pub use crate::log::death_of_orch;
+pub use crate::records::has_records;
 
 pub use crate::client::reap_orphans::reap_orphans;
 pub use crate::protocol::*;

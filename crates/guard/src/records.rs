@@ -118,6 +118,11 @@ impl Drop for RunRecords {
     }
 }
 
+/// Returns true if the records of a run exist: a process of the run may be alive.
+pub fn has_records(state_dir: &Path, run_id: &str) -> bool {
+    directory(state_dir).join(run_id).exists()
+}
+
 /// Reads the records of the dead runs in this state directory. Skips a run with a living guard (such as an `orch run`
 /// next to an `orch up` that has just ended) and entries that are not files.
 ///

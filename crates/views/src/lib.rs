@@ -39,7 +39,7 @@ pub use crate::frame::service_word;
 pub use crate::paint::{StyledLine, TextTone};
 pub use crate::run_conditions::RunConditions;
 pub use crate::screen::{LiveScreen, release, watch_terminal};
-pub use crate::status::{ObservedRun, RunLife, ServiceUse, StatusPart};
+pub use crate::status::{LeftProcesses, ObservedRun, RunLife, ServiceUse, StatusPart};
 pub use crate::status_json::StatusJson;
 pub use crate::summary::status as site_word;
 pub use crate::text::{coarse_span, span};

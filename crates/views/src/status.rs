@@ -29,7 +29,19 @@ pub enum RunLife {
     Over {
         /// Time of the death, Unix seconds, if orch has died and the guard has noticed it.
         died_at: Option<f64>,
+        left: LeftProcesses,
     },
+}
+
+/// Processes that a run without orch and guard has left.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeftProcesses {
+    /// The guard has ended all processes.
+    Ended,
+    /// Number of the processes that live.
+    Alive(usize),
+    /// They could not be looked for.
+    Unknown,
 }
 
 impl RunLife {
@@ -51,7 +63,7 @@ impl RunLife {
     /// Returns the time at which orch died, if it is known.
     pub fn died_at(self) -> Option<f64> {
         match self {
-            RunLife::EndedByGuard { died_at, .. } | RunLife::Over { died_at } => died_at,
+            RunLife::EndedByGuard { died_at, .. } | RunLife::Over { died_at, .. } => died_at,
             RunLife::Active | RunLife::Suspended => None,
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::run_conditions::RunConditions;
-use crate::status::{ObservedRun, RunLife, ServiceUse, StatusPart};
+use crate::status::{LeftProcesses, ObservedRun, RunLife, ServiceUse, StatusPart};
 use orch_journal::any_event;
 use orch_journal::{
     Event, EventKind, JOURNAL_FORMAT, PlannedService, RunCommand, RunStart, RunState, ServiceName, SiteCounts,
@@ -53,6 +53,13 @@ fn started(services: &[&str], sites: &[&str]) -> EventKind {
         sites: sites.iter().map(|site| (*site).into()).collect(),
         resumes: None,
     })
+}
+
+fn over(died_at: Option<f64>) -> RunLife {
+    RunLife::Over {
+        died_at,
+        left: LeftProcesses::Ended,
+    }
 }
 
 fn ready(service: &str) -> EventKind {
@@ -127,8 +134,8 @@ fn a_run_is_well_if_its_services_are_ready_and_no_site_has_a_problem() {
         let run = observed(&events, RunLife::Active);
         assert_eq!(run.problems(), problems);
         assert_eq!(run.is_well(), problems.is_empty());
-        let over = observed(&events, RunLife::Over { died_at: None });
-        assert!(!over.is_well() && over.problems().is_empty());
+        let ended = observed(&events, over(None));
+        assert!(!ended.is_well() && ended.problems().is_empty());
     }
 }
 
@@ -153,7 +160,7 @@ fn the_lines_show_use_and_life_and_stay_short() {
     let shown = text(&run);
     assert!(shown.lines().count() < 60, "{shown}");
     assert!(
-        shown.contains("+281 more services") && shown.contains("+2981 more sites"),
+        shown.contains("+282 more services") && shown.contains("+2981 more sites"),
         "{shown}"
     );
     let StatusPart::Service(redis) = run.parts("redis")[0] else {
@@ -175,7 +182,7 @@ fn the_lines_show_use_and_life_and_stay_short() {
     };
     let shown = text(&run);
     assert!(
-        shown.contains("orch has died at ") && shown.contains("(32s ago)"),
+        shown.contains("orch has died at ") && shown.contains("(33s ago)"),
         "{shown}"
     );
     assert!(
@@ -188,7 +195,7 @@ proptest! {
     #[test]
     fn any_events_can_be_shown(events in proptest::collection::vec(any_event(), 0..20)) {
         let kinds: Vec<EventKind> = events.into_iter().map(|event| event.kind).collect();
-        for life in [RunLife::Active, RunLife::Over { died_at: Some(f64::MAX) }] {
+        for life in [RunLife::Active, over(Some(f64::MAX))] {
             let run = observed(&kinds, life);
             let shown = text(&run);
             prop_assert!(!shown.contains(|letter: char| letter.is_control() && letter != '\n'));

@@ -3,7 +3,7 @@
 use crate::frame;
 use crate::overall;
 use crate::paint::{StyledLine, TextTone, columns, cut, padded};
-use crate::status::{ObservedRun, RunLife, ServiceUse, StatusPart};
+use crate::status::{LeftProcesses, ObservedRun, RunLife, ServiceUse, StatusPart};
 use crate::summary;
 use crate::text::{coarse_span, counts_text};
 use orch_base::text::bytes;
@@ -24,7 +24,11 @@ impl ObservedRun {
     /// Makes the lines of the run. `width` is that of the terminal, if there is one.
     pub fn lines(&self, width: Option<usize>) -> Vec<StyledLine> {
         let mut lines = self.end_lines();
-        let problems = self.problems();
+        // The headline has the death of orch already.
+        let problems = match self.life {
+            RunLife::EndedByGuard { .. } => Vec::new(),
+            _ => self.problems(),
+        };
         let more = problems.len().saturating_sub(MAX_PROBLEMS);
         for problem in problems.iter().take(MAX_PROBLEMS) {
             let mut line = StyledLine::of(TextTone::Warning, "  ! ");
@@ -46,8 +50,7 @@ impl ObservedRun {
         let mut lines = vec![self.headline()];
         lines.extend(self.place());
         if !self.life.is_running() {
-            lines.extend(summary::outcome_line(&self.state));
-            lines.extend(summary::continuation(&self.state).map(|text| StyledLine::of(TextTone::Plain, text)));
+            lines.extend(summary::end_lines(&self.state));
         }
         lines
     }
@@ -95,19 +98,27 @@ impl ObservedRun {
                     coarse_span(stop_bound.as_secs_f64().ceil())
                 ));
             }
-            RunLife::Over { died_at } => match (self.state.outcome, died_at) {
-                (Some(_), _) => {
-                    line.plain(format!("ended at {}", moment(self.state.updated_at)));
-                }
-                (None, Some(at)) => {
-                    line.push(TextTone::Bad, "orch died");
-                    line.plain(format!(" at {}; its guard has ended its processes", moment(at)));
-                }
-                (None, None) => {
-                    line.push(TextTone::Bad, "orch died");
-                    line.plain(format!(" after {}", moment(self.state.updated_at)));
-                }
-            },
+            RunLife::Over { .. } if self.state.outcome.is_some() => {
+                line.plain(format!("ended at {}", moment(self.state.updated_at)));
+            }
+            RunLife::Over { died_at, left } => {
+                line.push(TextTone::Bad, "orch died");
+                line.plain(match died_at {
+                    Some(at) => format!(" at {}", moment(at)),
+                    None => format!(" after {}", moment(self.state.updated_at)),
+                });
+                match left {
+                    LeftProcesses::Ended => line.plain("; none of its processes is left"),
+                    LeftProcesses::Alive(number) => {
+                        let processes = match number {
+                            1 => "1 process is".to_owned(),
+                            number => format!("{number} processes are"),
+                        };
+                        line.plain(format!("; {processes} left: run `orch clean`"))
+                    }
+                    LeftProcesses::Unknown => line.plain("; its processes may be left: run `orch clean`"),
+                };
+            }
         }
         line
     }
@@ -146,7 +157,10 @@ impl ObservedRun {
             false => dash(),
         };
         let pid = service.pid.filter(|_| phase != ServicePhase::Stopped);
-        let detail = service.detail.lines().next().unwrap_or_default();
+        let detail = match phase {
+            ServicePhase::Stopped => "",
+            _ => service.detail.lines().next().unwrap_or_default(),
+        };
         [
             (TextTone::Plain, cut(service.name.as_str(), NAME_WIDTH)),
             (tone, word.to_owned()),

@@ -114,7 +114,7 @@ pub fn lines(state: &RunState, quiet: bool) -> Vec<StyledLine> {
 }
 
 /// Makes the line of the outcome, such as `2 of 9 sites failed after 3m (exit code 1)`; `None` before the end.
-pub(crate) fn outcome_line(state: &RunState) -> Option<StyledLine> {
+fn outcome_line(state: &RunState) -> Option<StyledLine> {
     let elapsed = span(state.elapsed);
     let command = state.header.as_ref().map(|header| header.command);
     let outcome = match state.outcome {
@@ -173,15 +173,30 @@ pub(crate) fn outcome_line(state: &RunState) -> Option<StyledLine> {
     Some(last)
 }
 
-/// Returns the hint for continuing an interrupted run. A run that began no site is simply started again.
-pub(crate) fn continuation(state: &RunState) -> Option<String> {
+/// Makes the lines about the end of a run that is over: the outcome, and the hint for continuing an interrupted or dead run.
+pub(crate) fn end_lines(state: &RunState) -> Vec<StyledLine> {
+    let hint = match state.outcome {
+        None => unfinished_sites(state),
+        Some(_) => continuation(state),
+    };
+    let hint = hint.map(|hint| StyledLine::of(TextTone::Plain, hint));
+    outcome_line(state).into_iter().chain(hint).collect()
+}
+
+/// Returns the hint for continuing an interrupted run.
+fn continuation(state: &RunState) -> Option<String> {
+    match state.outcome {
+        Some(RunOutcome::Succeeded | RunOutcome::SitesFailed) | None => None,
+        Some(_) => unfinished_sites(state),
+    }
+}
+
+/// Returns the hint for continuing a run with unfinished sites. A run that began no site is simply started again.
+fn unfinished_sites(state: &RunState) -> Option<String> {
     let header = state
         .header
         .as_ref()
         .filter(|header| header.command == RunCommand::Run)?;
-    if let Some(RunOutcome::Succeeded | RunOutcome::SitesFailed) | None = state.outcome {
-        return None;
-    }
     let has_begun = header.resumes.is_some() || state.sites.iter().any(|site| site.attempt > 0);
     let is_complete = |site: &&SiteView| {
         matches!(

@@ -8,7 +8,7 @@ use super::locks::LOCKS;
 use orch_base::system::processes;
 use orch_guard::{InstanceLock, LockHolder, death_of_orch};
 use orch_journal::{KeptRun, RunDirectory, RunId};
-use orch_views::RunLife;
+use orch_views::{LeftProcesses, RunLife};
 
 /// Returns the paths of the locks, which change when a run ends.
 pub fn lock_files(state_dir: &Path) -> impl Iterator<Item = PathBuf> + '_ {
@@ -62,6 +62,25 @@ pub fn life(state_dir: &Path, run_id: &RunId, directory: &RunDirectory) -> io::R
             stop_bound: Duration::from_millis(holder.stop_bound_ms),
         },
         None if orch_journal::is_being_written(&directory.journal()) => RunLife::Active,
-        None => RunLife::Over { died_at: died_at() },
+        None => RunLife::Over {
+            died_at: died_at(),
+            left: left_processes(state_dir, run_id),
+        },
     })
+}
+
+/// Looks for processes that a run without orch and guard has left. The guard removes the records of the run when all of its
+/// processes have ended.
+fn left_processes(state_dir: &Path, run_id: &RunId) -> LeftProcesses {
+    if !orch_guard::has_records(state_dir, run_id.as_str()) {
+        return LeftProcesses::Ended;
+    }
+    match orch_guard::find_leftovers(state_dir).map(|found| found.alive.len()) {
+        Ok(0) => LeftProcesses::Ended,
+        Ok(number) => LeftProcesses::Alive(number),
+        Err(error) => {
+            tracing::debug!(%error, "could not look for processes of dead runs");
+            LeftProcesses::Unknown
+        }
+    }
 }
