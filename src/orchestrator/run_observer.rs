@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::orchestrator::instance::living_runs::life;
 use orch_base::net::socket_owner::listening_ports;
 use orch_base::system::tree_use::TreeUse;
-use orch_journal::{JournalTail, RunDirectory, RunId, RunState, ServiceName};
+use orch_journal::{Event, JournalTail, RunDirectory, RunId, RunState, ServiceName, catch_up};
 use orch_views::{ObservedRun, RunConditions, RunLife, ServiceUse};
 
 /// Observer of one run.
@@ -67,19 +67,21 @@ impl RunObserver {
     }
 
     fn read(&mut self) -> io::Result<()> {
-        if self.journal.is_none() {
-            self.journal = match JournalTail::open(&self.directory.journal()) {
-                Ok(journal) => Some(journal),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-                Err(error) => return Err(error),
-            };
-        }
+        let (state, conditions) = (&mut self.state, &mut self.conditions);
+        let mut fold = |event: Event| {
+            state.apply(&event);
+            conditions.apply(&event.kind);
+        };
         let Some(journal) = &mut self.journal else {
+            match catch_up(&self.directory.journal(), fold) {
+                Ok(journal) => self.journal = Some(journal),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
             return Ok(());
         };
         while let Some(event) = journal.next_event()? {
-            self.state.apply(&event);
-            self.conditions.apply(&event.kind);
+            fold(event);
         }
         Ok(())
     }

@@ -4,7 +4,6 @@
 //! distinguished from a dead one. [`crate::state::model::RunState`] folds the events, [`crate::recorder::Recorder`]
 //! writes them.
 
-use std::borrow::Cow;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
@@ -13,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::event::{Event, JOURNAL_FORMAT};
+use crate::journal_line::{JournalLine, kind_of};
 use orch_base::files::regular;
 use orch_base::text::printable;
 
@@ -143,9 +143,6 @@ fn open(path: &Path) -> Result<BufReader<File>, JournalError> {
     Ok(BufReader::new(file))
 }
 
-/// Number of bytes from the start of a line within which the kind of the event is found.
-const KIND_WITHIN: usize = 160;
-
 /// Calls `each` for every line of these kinds of events (`site_finished`), parsed into the caller's type. Other lines
 /// are not parsed, which is many times faster, and not counted in the returned journal.
 ///
@@ -162,14 +159,6 @@ pub fn each_line_of_kinds<T: DeserializeOwned>(
         named == b"run_started" || kinds.iter().any(|kind| named == kind.as_bytes())
     };
     read_lines(open(path)?, path, is_wanted, each)
-}
-
-/// Finds the kind of a line's event without parsing the line.
-pub(crate) fn kind_of(line: &[u8]) -> Option<&[u8]> {
-    let begin = &line[..line.len().min(KIND_WITHIN)];
-    let key = b"\"event\":\"";
-    let at = memchr::memmem::find(begin, key)?;
-    begin[at + key.len()..].split(|byte| *byte == b'"').next()
 }
 
 /// Calls `each` for every event of a text; errors name `path`.
@@ -215,22 +204,6 @@ fn read_lines<T: DeserializeOwned>(
     }
 }
 
-/// Line of a journal as it was written, without the line break.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct JournalLine(Vec<u8>);
-
-impl JournalLine {
-    /// Returns the name of the event's kind, such as `service_ready`; `None` if the line is no event.
-    pub fn kind(&self) -> Option<&str> {
-        std::str::from_utf8(kind_of(&self.0)?).ok()
-    }
-
-    /// Returns the text of the line.
-    pub fn text(&self) -> Cow<'_, str> {
-        String::from_utf8_lossy(&self.0)
-    }
-}
-
 /// Reader that follows a journal from the start while a run writes it; holds at most one line.
 #[derive(Debug)]
 pub struct JournalTail {
@@ -257,8 +230,9 @@ impl JournalTail {
     /// The journal cannot be read.
     pub fn next_event(&mut self) -> io::Result<Option<Event>> {
         while let Some(line) = self.next_line()? {
-            if let Ok(event) = serde_json::from_slice(&line.0) {
-                return Ok(Some(event));
+            let event = line.event();
+            if event.is_some() {
+                return Ok(event);
             }
         }
         Ok(None)
@@ -272,7 +246,7 @@ impl JournalTail {
         let room = MAX_LINE_LENGTH.saturating_sub(self.line.len() as u64);
         (&mut self.reader).take(room).read_until(b'\n', &mut self.line)?;
         if self.line.pop_if(|byte| *byte == b'\n').is_some() {
-            return Ok(Some(JournalLine(std::mem::take(&mut self.line))));
+            return Ok(Some(JournalLine::new(std::mem::take(&mut self.line))));
         }
         match self.line.len() as u64 >= MAX_LINE_LENGTH {
             true => Err(io::Error::other("the journal has a line that is too long")),

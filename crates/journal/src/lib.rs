@@ -13,6 +13,7 @@ mod any_failure;
 mod any_notice;
 #[cfg(any(test, feature = "testing"))]
 mod any_values;
+mod catch_up;
 mod chunk_loss;
 mod end_cause;
 mod event;
@@ -28,6 +29,7 @@ mod history;
 mod ids;
 mod journal_file;
 mod journal_head;
+mod journal_line;
 mod left_out;
 pub mod local_time;
 mod memory_shortage;
@@ -45,6 +47,7 @@ mod state;
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub use crate::any_event::any_event;
+pub use crate::catch_up::catch_up;
 pub use crate::chunk_loss::ChunkLoss;
 pub use crate::end_cause::EndCause;
 pub use crate::event::{Event, EventKind, JOURNAL_FORMAT};
@@ -78,8 +81,9 @@ pub use crate::ids::{JobId, RunId, ServiceName, SiteName};
 #[doc(hidden)]
 pub use crate::journal_file::each_event_of;
 pub use crate::journal_file::{
-    Journal, JournalError, JournalLine, JournalTail, each_event, each_line_of_kinds, is_being_written, read_journal,
+    Journal, JournalError, JournalTail, each_event, each_line_of_kinds, is_being_written, read_journal,
 };
+pub use crate::journal_line::JournalLine;
 pub use crate::left_out::LeftOutProxies;
 pub use crate::local_time::local_time;
 pub use crate::memory_shortage::MemoryShortage;

@@ -23,6 +23,15 @@ pub struct SiteCounts {
 }
 
 impl SiteCounts {
+    /// Names of the fields, with the quotes that they have in JSON.
+    pub(crate) const FIELDS: [&str; 5] = [
+        "\"total_urls\"",
+        "\"total_chunks\"",
+        "\"completed_chunks\"",
+        "\"results\"",
+        "\"errors\"",
+    ];
+
     /// Returns these counts, with missing ones taken from `other`.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
@@ -59,6 +68,26 @@ impl SiteCounts {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_fields_are_named() {
+        let counts = SiteCounts {
+            total_urls: Some(1),
+            total_chunks: Some(1),
+            completed_chunks: Some(1),
+            results: Some(1),
+            errors: Some(1),
+        };
+        let written = serde_json::to_value(counts).expect("plain data");
+        let names: Vec<String> = written
+            .as_object()
+            .expect("an object")
+            .keys()
+            .map(|name| format!("\"{name}\""))
+            .collect();
+        assert_eq!(names.len(), SiteCounts::FIELDS.len());
+        assert!(names.iter().all(|name| SiteCounts::FIELDS.contains(&name.as_str())));
+    }
 
     #[test]
     fn zero_is_counted_or_follows_and_unknown_is_not_zero() {
