@@ -93,7 +93,7 @@ impl LockHolder {
 pub enum LockError {
     /// A living orch holds the lock.
     #[error("held by `orch {}` (pid {}, run {})", .0.command, .0.pid, .0.run_id)]
-    Held(LockHolder),
+    Held(Box<LockHolder>),
     /// The guard of a dead orch holds the lock beyond its stop bound.
     #[error("the guard of a dead run ({run_id}) has not ended within its stop bound of {}{}", shown(*.bound), pstree_hint(*.guard))]
     GuardStuck {
@@ -154,7 +154,7 @@ impl InstanceLock {
             };
             if holder.is_alive() {
                 if started.elapsed() >= wait {
-                    return Err(LockError::Held(holder));
+                    return Err(LockError::Held(Box::new(holder)));
                 }
                 wait_for_end(holder.pid, wait.saturating_sub(started.elapsed()));
             } else {

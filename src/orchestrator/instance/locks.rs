@@ -280,6 +280,7 @@ fn start_error(config: &Config, has_wait: bool, error: LockError) -> StartError 
             since: local_time(held.started_at),
             other: held
                 .config
+                .clone()
                 .filter(|other| *other != config.file)
                 .map(|other| Box::new((other, config.orch.state_dir.clone()))),
         },
