@@ -76,7 +76,7 @@ impl LogSource {
             false => self.start_of(limit, end, sites)?,
         };
         if let Some(start) = start {
-            self.reader.go_to(start)?;
+            self.go_to(start)?;
             return Ok(true);
         }
         let limit = StartLimit {
@@ -84,8 +84,21 @@ impl LogSource {
             since: None,
         };
         let start = self.start_of(limit, end, sites)?;
-        self.reader.go_to(start.unwrap_or(end))?;
+        self.go_to(start.unwrap_or(end))?;
         Ok(false)
+    }
+
+    /// Goes to this position. The first lines may belong to a record that begins before.
+    fn go_to(&mut self, start: u64) -> io::Result<()> {
+        let mut lines = LinesFromEnd::new(self.reader.file(), start);
+        self.time = None;
+        while let Some(line) = lines.next_line()? {
+            self.time = time_of(&line.text, &self.zone);
+            if self.time.is_some() || start - line.start >= TIMELESS_BYTES {
+                break;
+            }
+        }
+        self.reader.go_to(start)
     }
 
     /// Returns the start of the limited part; `None` if the part depends on times and the log has none.
@@ -212,6 +225,15 @@ mod tests {
         ] {
             assert_eq!(ends(limit), expected, "{limit:?}");
         }
+        let log = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(log.path(), "1970-01-01 00:00:10 a\nof a\nof a\n").unwrap();
+        let mut source = LogSource::open("web", log.path(), LineFilter::new(None, None), &TimeZone::UTC).unwrap();
+        source.find_start(limit(Some(1), None), 2, &mut []).unwrap();
+        assert_eq!(
+            source.peek(true, &mut []).unwrap(),
+            Some(Some(10.0)),
+            "the time of its record"
+        );
         let since = limit(None, Some(15.0));
         assert_eq!(shown("x\ny\nz\n", since), (vec!["y".to_owned(), "z".to_owned()], false));
         assert_eq!(shown("", since), (vec![], true));
