@@ -6,15 +6,15 @@ use std::path::Path;
 
 use crate::event::Event;
 use crate::journal_file::JournalTail;
-use crate::journal_line::JournalLine;
+use crate::journal_line::{CountSet, JournalLine};
 use orch_base::files::lines_from_end::LinesFromEnd;
 use orch_base::files::regular;
 
 /// Time before the last event from which on each event counts, in seconds: more than the window of the chunk rate.
 const RECENT: f64 = 120.0;
 
-/// Latest progress of each site that may still be replaced.
-type PendingProgress = foldhash::HashMap<Vec<u8>, JournalLine>;
+/// Latest progress of each site that may still be replaced, with its counts.
+type PendingProgress = foldhash::HashMap<Vec<u8>, (JournalLine, CountSet)>;
 
 /// Opens a journal and calls `each` for the events that it has so far, without progress that a later event replaces. The
 /// state after these events is that after all events. The returned reader continues with the next event.
@@ -22,8 +22,7 @@ type PendingProgress = foldhash::HashMap<Vec<u8>, JournalLine>;
 /// # Errors
 /// The journal cannot be read.
 pub fn catch_up(path: &Path, mut each: impl FnMut(Event)) -> io::Result<JournalTail> {
-    // A journal without a complete line has nothing to leave out.
-    let recent = last_elapsed(path)?.map_or(f64::NEG_INFINITY, |last| last - RECENT);
+    let recent = start_of_recent(path)?;
     let mut journal = JournalTail::open(path)?;
     let mut pending = PendingProgress::default();
     let mut emit = |line: &JournalLine| {
@@ -31,27 +30,33 @@ pub fn catch_up(path: &Path, mut each: impl FnMut(Event)) -> io::Result<JournalT
             each(event);
         }
     };
-    let mut is_recent = false;
+    let (mut place, mut is_recent) = (0, false);
     while let Some(line) = journal.next_line()? {
         if !is_recent {
-            is_recent = line.elapsed().is_none_or(|elapsed| elapsed >= recent);
+            is_recent = place >= recent;
+            place += line.length() + 1;
             // The first event of a run concerns all sites.
             if is_recent || line.kind() == Some("run_started") {
                 flush(&mut pending, &mut emit);
             } else if let Some(site) = line.site() {
                 if line.kind() != Some("site_progressed") {
-                    if let Some(before) = pending.remove(site) {
+                    if let Some((before, _)) = pending.remove(site) {
                         emit(&before);
                     }
-                } else if let Some(before) = pending.get_mut(site) {
-                    // A count that the later event lacks stays as it was.
-                    if !line.has_counts_of(before) {
-                        emit(before);
-                    }
-                    *before = line;
-                    continue;
                 } else {
-                    pending.insert(site.to_vec(), line);
+                    let counts = line.counts();
+                    match pending.get_mut(site) {
+                        Some(before) => {
+                            // A count that the later event lacks stays as it was.
+                            if !counts.contains(before.1) {
+                                emit(&before.0);
+                            }
+                            *before = (line, counts);
+                        }
+                        None => {
+                            pending.insert(site.to_vec(), (line, counts));
+                        }
+                    }
                     continue;
                 }
             }
@@ -63,23 +68,28 @@ pub fn catch_up(path: &Path, mut each: impl FnMut(Event)) -> io::Result<JournalT
 }
 
 fn flush(pending: &mut PendingProgress, emit: &mut impl FnMut(&JournalLine)) {
-    let mut lines: Vec<JournalLine> = pending.drain().map(|(_, line)| line).collect();
+    let mut lines: Vec<JournalLine> = pending.drain().map(|(_, (line, _))| line).collect();
     lines.sort_by(|one, other| one.elapsed().unwrap_or(0.0).total_cmp(&other.elapsed().unwrap_or(0.0)));
     lines.iter().for_each(emit);
 }
 
-/// Returns the run time of the last complete event.
-fn last_elapsed(path: &Path) -> io::Result<Option<f64>> {
+/// Returns the position of the first recent event; 0 if the journal has no complete event.
+fn start_of_recent(path: &Path) -> io::Result<u64> {
     let file = regular::open(path)?;
     let mut lines = LinesFromEnd::new(&file, file.metadata()?.len());
-    // The last line may be incomplete.
-    for _ in 0..2 {
-        let Some(line) = lines.next_line()? else { break };
-        if let Some(elapsed) = JournalLine::new(line.text).elapsed() {
-            return Ok(Some(elapsed));
+    let mut last = None;
+    let mut start = 0;
+    while let Some(line) = lines.next_line()? {
+        // An incomplete or foreign line has no time.
+        let Some(elapsed) = JournalLine::new(line.text).elapsed() else {
+            continue;
+        };
+        if elapsed < *last.get_or_insert(elapsed) - RECENT {
+            break;
         }
+        start = line.start;
     }
-    Ok(None)
+    Ok(start)
 }
 
 #[cfg(test)]

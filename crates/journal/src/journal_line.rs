@@ -1,12 +1,17 @@
 //! One line of a journal as it was written. The parts that are often needed are found without parsing the line.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
+
+use memchr::memmem::Finder;
 
 use crate::event::Event;
 use crate::site_counts::SiteCounts;
 
 /// Number of bytes from the start of a line within which the kind of the event is found.
 const KIND_WITHIN: usize = 160;
+/// Start of the kind of each event about a site.
+const SITE_EVENT: &[u8] = b"\"event\":\"site_";
 
 /// Line of a journal as it was written, without the line break.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +47,8 @@ impl JournalLine {
 
     /// Returns the name of the site of an event about a site, as it stands in the line.
     pub(crate) fn site(&self) -> Option<&[u8]> {
-        let after = value_after(&self.0, b"\"event\":\"site_")?;
+        static FINDER: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(SITE_EVENT));
+        let after = self.0.get(FINDER.find(&self.0)? + SITE_EVENT.len()..)?;
         // Events about a site have the site as their first field.
         let after = &after[memchr::memchr(b'"', after)? + 1..];
         let name = after.strip_prefix(b",\"site\":\"")?;
@@ -56,11 +62,28 @@ impl JournalLine {
         }
     }
 
-    /// Decides whether the line has each count of a site that an earlier line has.
-    pub(crate) fn has_counts_of(&self, earlier: &Self) -> bool {
-        let has = |line: &Self, name: &str| memchr::memmem::find(&line.0, name.as_bytes()).is_some();
-        let names = SiteCounts::FIELDS.iter();
-        names.into_iter().all(|name| has(self, name) || !has(earlier, name))
+    /// Returns the length of the line in bytes.
+    pub(crate) fn length(&self) -> u64 {
+        self.0.len() as u64
+    }
+
+    /// Returns the counts of a site that the line has.
+    pub(crate) fn counts(&self) -> CountSet {
+        static FINDERS: LazyLock<[Finder<'static>; SiteCounts::FIELDS.len()]> =
+            LazyLock::new(|| SiteCounts::FIELDS.map(Finder::new));
+        let found = FINDERS.iter().map(|name| name.find(&self.0).is_some());
+        CountSet(found.fold(0, |set, has| set << 1 | u8::from(has)))
+    }
+}
+
+/// Set of the counts of a site, one bit for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CountSet(u8);
+
+impl CountSet {
+    /// Decides whether this set has all counts of another one.
+    pub fn contains(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
     }
 }
 
@@ -105,7 +128,7 @@ mod tests {
         fn any_bytes_have_parts(bytes in proptest::collection::vec(any::<u8>(), 0..60)) {
             for prefix in ["", "{\"event\":\"site_x\",\"site\":\"", "{\"elapsed\":"] {
                 let line = JournalLine::new([prefix.as_bytes(), &bytes].concat());
-                prop_assert!(line.has_counts_of(&line));
+                prop_assert!(line.counts().contains(line.counts()));
                 prop_assert!(line.site().is_none_or(|site| site.len() < line.text().len()));
                 prop_assert!(line.kind().is_none_or(|kind| kind.len() < 160));
                 prop_assert!(line.event().is_none() || line.elapsed().is_some());
