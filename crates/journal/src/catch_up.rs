@@ -39,11 +39,7 @@ pub fn catch_up(path: &Path, mut each: impl FnMut(Event)) -> io::Result<JournalT
             if is_recent || line.kind() == Some("run_started") {
                 flush(&mut pending, &mut emit);
             } else if let Some(site) = line.site() {
-                if line.kind() != Some("site_progressed") {
-                    if let Some((before, _)) = pending.remove(site) {
-                        emit(&before);
-                    }
-                } else {
+                if line.kind() == Some("site_progressed") {
                     let counts = line.counts();
                     match pending.get_mut(site) {
                         Some(before) => {
@@ -58,6 +54,9 @@ pub fn catch_up(path: &Path, mut each: impl FnMut(Event)) -> io::Result<JournalT
                         }
                     }
                     continue;
+                }
+                if let Some((before, _)) = pending.remove(site) {
+                    emit(&before);
                 }
             }
         }
