@@ -61,12 +61,13 @@ impl RunSession<'_> {
             Err(error) => return Err(CommandError::because(error.outcome(), error)),
         };
         let log = orchestrator.directory().orch_log();
-        if let Err(error) = logging::open_log_file(&log) {
-            orchestrator.recorder().emit(EventKind::RunFileFailed(RunFileFailure {
+        match logging::open_log_file(&log) {
+            Ok(()) => orchestrator.keep_within_bound(&log),
+            Err(error) => orchestrator.recorder().emit(EventKind::RunFileFailed(RunFileFailure {
                 file: RunFile::Log,
                 path: log,
                 reason: error.to_string(),
-            }));
+            })),
         }
         armed.set_run(signals::StoppableRun {
             hurry: orchestrator.hurry_switch()?,

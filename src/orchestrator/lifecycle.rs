@@ -3,6 +3,7 @@
 //! [`Orchestrator`] owns the guard. Dropping the orchestrator, also by a panic, calls [`Orchestrator::stop_all`].
 //! [`super::start`] creates the orchestrator, [`super::run_services`] does the work in between.
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Instant;
@@ -22,7 +23,7 @@ use orch_journal::{
 use orch_scrape::sites::{JobContext, KeptMonitor, WorkersAfterRun};
 use orch_supervisor::shared::instance_file;
 use orch_supervisor::shared::instance_file::InstanceFile;
-use orch_supervisor::{ProcessLauncher, StopPing, SupervisorInbox};
+use orch_supervisor::{LogKeeper, ProcessLauncher, StopPing, SupervisorInbox};
 
 /// Owner of one run: of its guard, and through the guard of every process of the run.
 ///
@@ -76,6 +77,8 @@ pub struct Orchestrator {
     pub(super) directory: RunDirectory,
     pub(super) presence: StateDirectoryWatch,
     pub(super) launcher: ProcessLauncher,
+    /// Keeps the logs within their bounds, also while the services stop.
+    pub(super) logs: LogKeeper,
     pub(super) inbox: Option<SupervisorInbox>,
     /// Running instance with the services that this run uses instead of starting services.
     pub(super) joined: Option<InstanceFile>,
@@ -116,6 +119,11 @@ impl Orchestrator {
     /// Returns the directory with the run's logs and summary.
     pub fn directory(&self) -> &RunDirectory {
         &self.directory
+    }
+
+    /// Keeps a log of the run within the bound of `[orch] log` from here on.
+    pub fn keep_within_bound(&self, log: &Path) {
+        self.logs.keep_within(log, self.config.orch.log);
     }
 
     /// Returns the pid of the guard.

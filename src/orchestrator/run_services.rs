@@ -144,7 +144,14 @@ impl Orchestrator {
         };
         // Workers of a joined `orch up` outlive this run.
         self.stopped_workers = client.clone().filter(|_| self.joined.is_none());
-        let mut supervisor = Supervisor::new(programs, order, self.launcher.clone(), self.recorder.clone(), inbox);
+        let mut supervisor = Supervisor::new(
+            programs,
+            order,
+            self.launcher.clone(),
+            self.recorder.clone(),
+            self.logs.clone(),
+            inbox,
+        );
         let worker_watch = self.worker_watch(
             &supervisor,
             connection.as_ref(),

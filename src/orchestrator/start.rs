@@ -19,7 +19,7 @@ use orch_journal::{
 };
 use orch_scrape::sites::{KeptMonitor, WorkersAfterRun};
 use orch_supervisor::shared::instance_file;
-use orch_supervisor::{GuardInbox, ProcessLauncher, ProcessName, SupervisorInbox};
+use orch_supervisor::{GuardInbox, LogKeeper, ProcessLauncher, ProcessName, SupervisorInbox};
 
 impl Orchestrator {
     /// Takes the instance and starts the guard. Services do not start yet.
@@ -165,6 +165,8 @@ impl Orchestrator {
         for notice in notices {
             recorder.emit(notice);
         }
+        let logs = LogKeeper::start(recorder.clone());
+        logs.keep_within(&files.log, config.orch.log);
         Ok(Self {
             config: Arc::new(config),
             options,
@@ -174,6 +176,7 @@ impl Orchestrator {
             directory,
             presence,
             launcher,
+            logs,
             inbox: Some(inbox),
             joined,
             stop,

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 mod check;
+mod disk_bounds;
 mod env_file;
 mod load;
 mod model;
@@ -16,6 +17,7 @@ mod redis_urls;
 #[cfg(test)]
 mod reference;
 mod select;
+mod site_dependencies;
 mod sites_file;
 mod syntax;
 pub mod template;

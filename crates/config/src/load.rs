@@ -178,7 +178,7 @@ fn read_all(reading: &LoadContext, options: &LoadOptions, file: &Path, text: &st
     let sites_file = add_sites(reading, &mut tree, sites_file, of_sites, substitute);
     let root = Section::root(reading, &tree);
     let surroundings = ServiceEnvironment::new(&reading.base, variables);
-    let celery = read::celery(&root, &orch.state_dir, &surroundings);
+    let celery = read::celery(&root, &orch.state_dir, orch.log, &surroundings);
     let no_sites = SyntaxTable::default();
     let sites = match tree.get("sites").map(|node| &node.value) {
         Some(SyntaxValue::Table(table)) => table,
@@ -186,15 +186,16 @@ fn read_all(reading: &LoadContext, options: &LoadOptions, file: &Path, text: &st
     };
     let resources = read::resources(&root);
     let sites = read::sites(reading, sites, sites_file, &resources);
+    let log = orch.log;
     let config = Config {
         file: file.to_path_buf(),
         orch,
-        redis: read::redis(&root, &surroundings),
+        redis: read::redis(&root, log, &surroundings),
         celery,
         proxies: read::proxies(&root),
         groups: read::groups(&root, &sites),
         sites,
-        services: read::services(&root, &surroundings),
+        services: read::services(&root, log, &surroundings),
         resources,
         ports,
     };

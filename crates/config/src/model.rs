@@ -9,7 +9,10 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use crate::disk_bounds::PartialLogBound;
 use crate::redis_urls::RedisUrls;
+pub use crate::site_dependencies::{SiteDependencies, SiteDependencyKind};
+use orch_base::files::log_bound::LogBound;
 use orch_base::names::{HealthAction, ServiceName, SiteName};
 use orch_base::text::secret::Secret;
 
@@ -61,6 +64,8 @@ pub struct OrchConfig {
     pub lease: Duration,
     /// `strict`, `--strict`: a degraded site makes the exit code 1. Default false.
     pub strict: bool,
+    /// `log`: bound of each log, for services without their own. Default 50MiB, 3 pieces.
+    pub log: LogBound,
 }
 
 /// `[redis] mode`
@@ -105,6 +110,8 @@ pub struct RedisConfig {
     pub start_timeout: Duration,
     /// Time after SIGTERM until SIGKILL. Default 2s.
     pub grace: Duration,
+    /// Default: that of `[orch]`, as for every service.
+    pub log: LogBound,
     pub liveness: LivenessConfig,
     pub restart: RestartPolicy,
 }
@@ -168,6 +175,7 @@ pub struct CeleryConfig {
     /// Time after which a worker counts as stalled: messages wait and slots are free, but nothing is received. Default
     /// 10s.
     pub stalled_after: Duration,
+    pub log: LogBound,
     pub liveness: LivenessConfig,
     pub restart: RestartPolicy,
 }
@@ -226,6 +234,7 @@ pub struct CommandConfig {
     pub stop_signal: i32,
     /// Default 3s.
     pub grace: Duration,
+    pub log: LogBound,
 }
 
 /// `kind`
@@ -427,6 +436,8 @@ pub struct OwnWorker {
     pub max_memory: Option<u64>,
     /// Number of tasks after which a pool process is replaced.
     pub max_tasks_per_child: Option<u32>,
+    /// Keys of the log's bound that differ from those of `[celery]`.
+    pub log: PartialLogBound,
     /// Limit on how often a task of the site may begin.
     pub rate: Option<RateLimit>,
 }
@@ -437,58 +448,6 @@ pub struct RateLimit {
     pub task: String,
     /// Limit in Celery's syntax: `10/s`, `30/m`, `100/h`.
     pub limit: String,
-}
-
-/// Dependencies of one site; another site may be in several of the lists.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct SiteDependencies {
-    /// `after`: each must have succeeded.
-    pub after: Vec<SiteName>,
-    /// `after_any`: one of them must have succeeded.
-    pub after_any: Vec<SiteName>,
-    /// `after_finished`: each must have ended, with any outcome.
-    pub after_finished: Vec<SiteName>,
-}
-
-/// Kind of a dependency between sites.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum SiteDependencyKind {
-    After,
-    AfterAny,
-    AfterFinished,
-}
-
-impl SiteDependencyKind {
-    /// Returns the key of the configuration.
-    pub fn key(self) -> &'static str {
-        match self {
-            SiteDependencyKind::After => "after",
-            SiteDependencyKind::AfterAny => "after_any",
-            SiteDependencyKind::AfterFinished => "after_finished",
-        }
-    }
-
-    /// Returns the word for messages, placed between the names of two sites.
-    pub fn preposition(self) -> &'static str {
-        match self {
-            SiteDependencyKind::After | SiteDependencyKind::AfterAny => "after",
-            SiteDependencyKind::AfterFinished => "after the end of",
-        }
-    }
-}
-
-impl SiteDependencies {
-    /// Returns every needed site with the kind of the dependency.
-    pub fn all(&self) -> impl Iterator<Item = (SiteDependencyKind, &SiteName)> {
-        let lists = [
-            (SiteDependencyKind::After, &self.after),
-            (SiteDependencyKind::AfterAny, &self.after_any),
-            (SiteDependencyKind::AfterFinished, &self.after_finished),
-        ];
-        lists
-            .into_iter()
-            .flat_map(|(need, sites)| sites.iter().map(move |site| (need, site)))
-    }
 }
 
 impl CommandConfig {

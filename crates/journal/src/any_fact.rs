@@ -9,6 +9,7 @@ use crate::event::EventKind;
 use crate::facts::app_problem::AppProblem;
 use crate::facts::guard_problem::GuardProblem;
 use crate::facts::leftover_process::{LeftoverProcess, LeftoverProcesses};
+use crate::facts::log_problem::{LogFailure, LogProblem};
 use crate::facts::redis_problem::RedisProblem;
 use crate::facts::run_file::{RunFile, RunFileFailure};
 use crate::facts::state_directory_loss::{PathChange, StateDirectoryLoss};
@@ -117,6 +118,12 @@ pub(crate) fn of_start() -> BoxedStrategy<EventKind> {
         RunFile::EndedInstance,
         RunFile::DeadRuns,
     ];
+    let log_failures = vec![
+        LogFailure::HeadNotMoved,
+        LogFailure::HeadNotCut,
+        LogFailure::LinesAtRisk,
+        LogFailure::NotWatched,
+    ];
     let changes = vec![PathChange::Removed, PathChange::Replaced];
     let processes = || {
         let process = (any::<i32>(), service(), proptest::option::of(text()))
@@ -139,6 +146,13 @@ pub(crate) fn of_start() -> BoxedStrategy<EventKind> {
             EventKind::RunFileFailed(RunFileFailure {
                 file,
                 path: path.into(),
+                reason,
+            })
+        }),
+        (proptest::sample::select(log_failures), text(), text()).prop_map(|(failure, log, reason)| {
+            EventKind::LogProblemFound(LogProblem {
+                log: log.into(),
+                failure,
                 reason,
             })
         }),

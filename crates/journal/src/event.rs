@@ -18,6 +18,7 @@ use crate::facts::app_problem::AppProblem;
 use crate::facts::failed_task::FailedTask;
 use crate::facts::guard_problem::GuardProblem;
 use crate::facts::leftover_process::LeftoverProcesses;
+use crate::facts::log_problem::LogProblem;
 use crate::facts::proxy_pool_count::ProxyPoolCount;
 use crate::facts::proxy_refresh_job::ProxyRefreshJob;
 use crate::facts::redis_leftovers::RedisLeftovers;
@@ -302,6 +303,8 @@ pub enum EventKind {
     LeftoverProcessesEnded(LeftoverProcesses),
     /// A file of the run could not be written or removed; the run goes on.
     RunFileFailed(RunFileFailure),
+    /// A log could not be kept within its bound.
+    LogProblemFound(LogProblem),
     /// The state directory was removed or replaced; the services keep running.
     StateDirectoryLost(StateDirectoryLoss),
     /// A site failed that may lack a variable of a file which is not read.

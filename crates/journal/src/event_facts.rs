@@ -47,6 +47,7 @@ macro_rules! warning_notice {
             | $crate::EventKind::EnvFileUnread { .. }
             | $crate::EventKind::ServiceLogEmpty { .. }
             | $crate::EventKind::RedisProblemFound { .. }
+            | $crate::EventKind::LogProblemFound { .. }
     };
 }
 
@@ -202,6 +203,7 @@ impl EventKind {
             | EventKind::UnfinishedRunFound { .. }
             | EventKind::LeftoverProcessesEnded { .. }
             | EventKind::RunFileFailed { .. }
+            | EventKind::LogProblemFound { .. }
             | EventKind::StateDirectoryLost { .. }
             | EventKind::EnvFileUnread { .. }
             | EventKind::GuardProblemFound { .. }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 use crate::run_outcome::RunOutcome;
-use orch_base::files::tail::last_lines;
+use orch_base::files::log_stream::last_lines;
 
 /// Origin of a failure, which decides the exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

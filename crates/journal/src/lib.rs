@@ -58,6 +58,7 @@ pub use crate::facts::app_problem::AppProblem;
 pub use crate::facts::failed_task::{FailedTask, LogExcerpt, TaskEndKind};
 pub use crate::facts::guard_problem::GuardProblem;
 pub use crate::facts::leftover_process::{LeftoverProcess, LeftoverProcesses};
+pub use crate::facts::log_problem::{LogFailure, LogProblem};
 pub use crate::facts::proxy_pool_count::ProxyPoolCount;
 pub use crate::facts::proxy_refresh_job::ProxyRefreshJob;
 pub use crate::facts::redis_leftovers::RedisLeftovers;

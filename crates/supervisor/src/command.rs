@@ -11,7 +11,8 @@ use crate::probes::probe::ProbeContext;
 use crate::python_output;
 use crate::service_kind::{BoxedFuture, PreparedStart, ServiceKind, ServiceStart, not_ready};
 use crate::states::ServiceRole;
-use crate::supervised::log_length;
+use orch_base::files::log_bound::LogBound;
+use orch_base::files::log_stream;
 use orch_base::text::duration_text::shown;
 use orch_config::{CommandConfig, CommandKind, LivenessConfig};
 use orch_guard::{SpawnOrder, StopPlan};
@@ -86,6 +87,22 @@ impl ServiceKind for CommandService {
 
     fn log(&self) -> &Path {
         &self.order.log
+    }
+
+    fn log_bound(&self) -> LogBound {
+        self.config.log
+    }
+
+    fn probe_log(&self) -> Option<&Path> {
+        let CommandKind::Daemon {
+            readiness, liveness, ..
+        } = &self.config.kind
+        else {
+            return None;
+        };
+        let mut probes = readiness.iter().chain(liveness.iter().map(|(probe, _)| probe));
+        let runs_commands = probes.any(|probe| matches!(probe, orch_config::Probe::Exec { .. }));
+        runs_commands.then_some(self.probe_context.probe_log.as_path())
     }
 
     fn start_timeout(&self) -> Duration {
@@ -163,7 +180,11 @@ impl ServiceKind for CommandService {
                 CommandKind::Daemon {
                     liveness: Some((probe, config)),
                     ..
-                } => probe::once(probe, &self.probe_context, 0, config.timeout).await,
+                } => match probe::once(probe, &self.probe_context, 0, config.timeout).await {
+                    // The part of the log that may have had the text is removed.
+                    Err(_) if is_log_probe(probe) && !log_stream::has(&self.order.log, 0) => Ok(()),
+                    result => result,
+                },
                 CommandKind::Daemon { liveness: None, .. } | CommandKind::Oneshot { .. } => Ok(()),
             }
         })
@@ -172,7 +193,11 @@ impl ServiceKind for CommandService {
 
 /// Returns true if the log is empty because Python buffers the output.
 fn is_silent(log: &Path, start: &ServiceStart) -> bool {
-    log_length(log) <= start.log_offset && start.pid.is_some_and(python_output::runs_buffered)
+    log_stream::length(log) <= start.log_offset && start.pid.is_some_and(python_output::runs_buffered)
+}
+
+fn is_log_probe(probe: &orch_config::Probe) -> bool {
+    matches!(probe, orch_config::Probe::Log { .. })
 }
 
 fn kind_of(probe: &orch_config::Probe) -> &'static str {

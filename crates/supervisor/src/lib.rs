@@ -6,12 +6,14 @@
 #![forbid(unsafe_code)]
 
 mod after_end;
+mod bounded_log;
 mod command;
 mod earlier_listener;
 pub mod environment;
 pub mod import_path;
 mod inbox;
 mod launcher;
+mod log_keeper;
 mod memory_limit;
 mod name_watch;
 mod on_demand;
@@ -47,6 +49,7 @@ pub use crate::worker::service::{CeleryWorker, CeleryWorkerSetup, WorkerScope};
 pub use crate::import_path::extend as extend_import_path;
 pub use crate::inbox::{GuardInbox, SupervisorInbox};
 pub use crate::launcher::{ProcessLauncher, exit_status};
+pub use crate::log_keeper::LogKeeper;
 pub use crate::shared_service::SharedService;
 pub use crate::states::{AfterStop, ServiceAction, ServiceInput, ServiceRole, ServiceState};
 

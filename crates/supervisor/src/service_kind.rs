@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::states::ServiceRole;
+use orch_base::files::log_bound::LogBound;
 use orch_base::text::duration_text::shown;
 use orch_config::LivenessConfig;
 use orch_guard::SpawnOrder;
@@ -34,7 +35,7 @@ pub struct ServiceStart {
     pub spawned: Instant,
     /// The main process; `None` for an ended process.
     pub pid: Option<i32>,
-    /// Length of the log before the spawn: earlier text comes from an earlier process.
+    /// Position of the end of the log before the spawn: earlier text comes from an earlier process.
     pub log_offset: u64,
 }
 
@@ -55,6 +56,16 @@ pub trait ServiceKind: Send + Sync {
 
     /// Returns the file that the output goes to.
     fn log(&self) -> &Path;
+
+    /// Returns the bound of each log of the service.
+    fn log_bound(&self) -> LogBound {
+        LogBound::default()
+    }
+
+    /// Returns the log of the commands that probe the service.
+    fn probe_log(&self) -> Option<&Path> {
+        None
+    }
 
     /// Returns the longest time until the service is ready (a oneshot: until the end).
     fn start_timeout(&self) -> Duration;

@@ -12,7 +12,8 @@ use crate::launcher::ProcessLauncher;
 use crate::probes::suspend_aware::{SuspendAwareOutput, run_suspend_aware};
 use crate::service_kind::ServiceStart;
 use crate::states::{ServiceInput, ServiceState};
-use crate::supervised::{SupervisedService, command_line, log_length};
+use crate::supervised::{SupervisedService, command_line};
+use orch_base::files::log_stream;
 use orch_base::text::duration_text::shown;
 use orch_journal::ServiceName;
 use orch_journal::failure::ServiceFailure;
@@ -86,7 +87,7 @@ impl SupervisedService {
         };
         let command = command_line(&order);
         self.service.command = Some(command.clone());
-        self.log_offset = log_length(&order.log);
+        self.log_offset = log_stream::length(&order.log);
         // The answer to an older task is ignored from here on, also if the order fails.
         self.next_generation();
         launcher

@@ -1,11 +1,11 @@
 //! A supervised service: state, program, demand, and the probe under way.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
+use crate::log_keeper::LogKeeper;
 use crate::service::Service;
 use crate::service_kind::ServiceKind;
 use crate::states::ServiceAvailability;
@@ -20,7 +20,7 @@ pub(crate) struct SupervisedService {
     /// Number that grows with each start and end: an answer to an older probe is ignored.
     pub generation: u64,
     pub probe: Option<AbortHandle>,
-    /// Length of the log before the last spawn: earlier text comes from an earlier process.
+    /// Position of the end of the log before the last spawn: earlier text comes from an earlier process.
     pub log_offset: u64,
     pub demand: ServiceDemand,
     /// The highest memory use of the service's processes since the service was requested.
@@ -88,6 +88,16 @@ impl SupervisedService {
         });
     }
 
+    /// Keeps the logs of the service within their bound from here on.
+    pub fn bound_logs(&self, keeper: &LogKeeper) {
+        for log in [Some(self.program.log()), self.program.probe_log()]
+            .into_iter()
+            .flatten()
+        {
+            keeper.keep_within(log, self.program.log_bound());
+        }
+    }
+
     /// Ends the probe under way, so that at most one probe runs for a service.
     pub fn next_generation(&mut self) -> u64 {
         if let Some(probe) = self.probe.take() {
@@ -117,9 +127,4 @@ pub(crate) fn command_line(order: &SpawnOrder) -> String {
         line.push_str("...");
     }
     format!("`{line}` in {}", order.directory.display())
-}
-
-/// Returns the length of a log; 0 if there is none.
-pub(crate) fn log_length(log: &Path) -> u64 {
-    std::fs::metadata(log).map_or(0, |metadata| metadata.len())
 }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use crate::inbox::{SupervisorInbox, SupervisorMessage};
 use crate::launcher::{ProcessLauncher, exit_status};
+use crate::log_keeper::LogKeeper;
 use crate::memory_limit;
 use crate::on_demand::OnDemand;
 use crate::service_kind::{PreparedStart, ServiceKind};
@@ -18,7 +19,8 @@ use crate::service_table::ServiceTable;
 use crate::service_tasks::not_started;
 use crate::start_order::StartOrder;
 use crate::states::{ServiceAction, ServiceAvailability, ServiceInput, ServiceState};
-use crate::supervised::{ServiceDemand, SupervisedService, log_length};
+use crate::supervised::{ServiceDemand, SupervisedService};
+use orch_base::files::log_stream;
 use orch_base::text::signal_name::signal_name;
 use orch_guard::{GuardEvent, GuardReport};
 use orch_journal::failure::ServiceFailure;
@@ -65,6 +67,7 @@ pub struct Supervisor {
     order: StartOrder,
     launcher: ProcessLauncher,
     recorder: Recorder,
+    logs: LogKeeper,
     inbox: SupervisorInbox,
     usable: watch::Sender<UsableServices>,
     worker_exits: watch::Sender<u64>,
@@ -80,6 +83,7 @@ impl Supervisor {
         order: StartOrder,
         launcher: ProcessLauncher,
         recorder: Recorder,
+        logs: LogKeeper,
         inbox: SupervisorInbox,
     ) -> Self {
         let services = ServiceTable::new(programs);
@@ -90,6 +94,7 @@ impl Supervisor {
             order,
             launcher,
             recorder,
+            logs,
             inbox,
             usable: watch::Sender::new(UsableServices::default()),
             worker_exits: watch::Sender::new(0),
@@ -205,7 +210,7 @@ impl Supervisor {
             ServiceState::Starting { .. } | ServiceState::Ready { .. }
         );
         let was_killed = matches!(status, ExitStatus::Signal { .. });
-        let is_silent = log_length(entry.program.log()) <= entry.log_offset;
+        let is_silent = log_stream::length(entry.program.log()) <= entry.log_offset;
         if was_up && was_killed && is_silent && !entry.is_empty_log_explained && entry.program.buffers_output() {
             entry.is_empty_log_explained = true;
             self.recorder.emit(EventKind::ServiceLogEmpty {
@@ -352,6 +357,9 @@ impl Supervisor {
             GuardEvent::Report(GuardReport::Spawned { service, pid }) => {
                 let index = self.services.find(&service)?;
                 self.end_wait_for_spawn(index);
+                if let Some(entry) = self.services.entries.get(index) {
+                    entry.bound_logs(&self.logs);
+                }
                 self.step(index, ServiceInput::Spawned(pid))
             }
             GuardEvent::Report(GuardReport::SpawnFailed { service, error }) => {

@@ -135,6 +135,7 @@ fn sentence(kind: &EventKind) -> Option<String> {
         EventKind::UnfinishedRunFound(run) => unfinished_run::notice(run),
         EventKind::LeftoverProcessesEnded(processes) => problem_text::of_leftovers(processes),
         EventKind::RunFileFailed(failure) => problem_text::of_file(failure),
+        EventKind::LogProblemFound(problem) => problem_text::of_log(problem),
         EventKind::StateDirectoryLost(loss) => problem_text::of_state_directory(loss),
         EventKind::EnvFileUnread(unread) => unread.to_string(),
         EventKind::GuardProblemFound { problem } => problem_text::of_guard(problem),

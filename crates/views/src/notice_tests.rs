@@ -2,9 +2,9 @@
 
 use crate::notice::text;
 use orch_journal::{
-    AppProblem, ConsumerAbsence, EventKind, GuardProblem, LastConsumer, LeftoverProcess, LeftoverProcesses,
-    NodeProcess, PathChange, RedisProblem, RunFile, RunFileFailure, SharedNodeName, StateDirectoryLoss, UnreadEnvFile,
-    WorkerProblem, local_time,
+    AppProblem, ConsumerAbsence, EventKind, GuardProblem, LastConsumer, LeftoverProcess, LeftoverProcesses, LogFailure,
+    LogProblem, NodeProcess, PathChange, RedisProblem, RunFile, RunFileFailure, SharedNodeName, StateDirectoryLoss,
+    UnreadEnvFile, WorkerProblem, local_time,
 };
 
 fn assert_texts<T: Into<String>>(notices: impl IntoIterator<Item = (EventKind, T)>) {
@@ -61,6 +61,38 @@ fn leftover_processes_are_named_and_many_are_counted() {
                 "warning: ended leftover processes of dead runs: {}, 2 more",
                 named.join(", ")
             ),
+        ),
+    ]);
+}
+
+#[test]
+fn problems_with_logs_are_warnings_that_say_what_happens_next() {
+    let problem = |failure| {
+        EventKind::LogProblemFound(LogProblem {
+            log: "/web.log".into(),
+            failure,
+            reason: "no".to_owned(),
+        })
+    };
+    assert_texts([
+        (
+            problem(LogFailure::HeadNotMoved),
+            "warning: could not copy the head of /web.log to a piece: no\n  then:  the log grows to the size of all its \
+             pieces, then its first lines are removed; orch tries again after 30 s",
+        ),
+        (
+            problem(LogFailure::HeadNotCut),
+            "warning: could not cut the head off /web.log: no\n  then:  the log grows above its bound; orch tries again when \
+             it grows",
+        ),
+        (
+            problem(LogFailure::LinesAtRisk),
+            "warning: /web.log is on a file system that can only empty a log: no\n  then:  lines that the service writes at \
+             the moment of a cut are lost",
+        ),
+        (
+            problem(LogFailure::NotWatched),
+            "warning: could not watch /web.log, so orch looks at its size every second: no",
         ),
     ]);
 }

@@ -6,8 +6,8 @@ use orch_base::text::counted::plural;
 use orch_base::text::duration_text;
 use orch_base::text::signal_name::signal_name;
 use orch_journal::{
-    AppProblem, ConsumerAbsence, GuardProblem, LeftoverProcess, LeftoverProcesses, PathChange, RedisProblem, RunFile,
-    RunFileFailure, SharedNodeName, StateDirectoryLoss, WorkerProblem,
+    AppProblem, ConsumerAbsence, GuardProblem, LeftoverProcess, LeftoverProcesses, LogFailure, LogProblem, PathChange,
+    RedisProblem, RunFile, RunFileFailure, SharedNodeName, StateDirectoryLoss, WorkerProblem,
 };
 
 /// Number of leftover processes that are named; further ones are only counted.
@@ -52,6 +52,27 @@ pub(crate) fn of_file(failure: &RunFileFailure) -> String {
         RunFile::Instance => format!("could not write the instance file in {path}\n  cause: {reason}"),
         RunFile::EndedInstance => format!("could not remove {path}: {reason}\n  hint:  `orch clean` removes it"),
         RunFile::DeadRuns => format!("could not remove the files that dead runs have left: {reason}"),
+    }
+}
+
+pub(crate) fn of_log(problem: &LogProblem) -> String {
+    let LogProblem { log, failure, reason } = problem;
+    let log = log.display();
+    match failure {
+        LogFailure::HeadNotMoved => format!(
+            "could not copy the head of {log} to a piece: {reason}\n  then:  the log grows to the size of all its pieces, then \
+             its first lines are removed; orch tries again after 30 s"
+        ),
+        LogFailure::HeadNotCut => format!(
+            "could not cut the head off {log}: {reason}\n  then:  the log grows above its bound; orch tries again when it grows"
+        ),
+        LogFailure::LinesAtRisk => format!(
+            "{log} is on a file system that can only empty a log: {reason}\n  then:  lines that the service writes at the moment \
+             of a cut are lost"
+        ),
+        LogFailure::NotWatched => {
+            format!("could not watch {log}, so orch looks at its size every second: {reason}")
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! ms; if the watches were removed some milliseconds earlier, the close returns at once. Therefore the drop of a
 //! descriptor removes its watches at once, and a later drop, or the end of the process, closes it.
 
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -59,6 +59,22 @@ impl InotifyWatches {
             self.watches.push(watch);
         }
         Ok(())
+    }
+
+    /// Watches a file until the first of these changes; returns the number that its event has.
+    ///
+    /// # Errors
+    /// The file does not exist, or the user has reached the limit of watches.
+    pub fn add_once(&self, file: &Path, changes: AddWatchFlags) -> Result<WatchDescriptor> {
+        self.open()?.add_watch(file, changes | AddWatchFlags::IN_ONESHOT)
+    }
+
+    /// Returns the descriptor, for `poll`.
+    ///
+    /// # Errors
+    /// Never before the drop.
+    pub fn descriptor(&self) -> Result<BorrowedFd<'_>> {
+        Ok(self.open()?.as_fd())
     }
 
     /// Reads the pending events.

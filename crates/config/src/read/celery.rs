@@ -8,6 +8,7 @@ use super::section::Section;
 use crate::check::programs::ServiceEnvironment;
 use crate::model::{BeatMode, CeleryConfig};
 use crate::syntax::problem::Problem;
+use orch_base::files::log_bound::LogBound;
 use orch_base::names::ServiceName;
 
 use super::policy;
@@ -24,7 +25,12 @@ const POOLS: [&str; 7] = [
 ];
 const LOG_LEVELS: [&str; 6] = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL"];
 
-pub(crate) fn celery(root: &Section<'_>, state_dir: &Path, surroundings: &ServiceEnvironment<'_>) -> CeleryConfig {
+pub(crate) fn celery(
+    root: &Section<'_>,
+    state_dir: &Path,
+    log: LogBound,
+    surroundings: &ServiceEnvironment<'_>,
+) -> CeleryConfig {
     let section = root.section("celery");
     let enabled = section.read_or("enabled", section.is_written(), ConfigItem::boolean);
     let beats = [
@@ -67,6 +73,7 @@ pub(crate) fn celery(root: &Section<'_>, state_dir: &Path, surroundings: &Servic
         grace: section.read_or("grace", Duration::from_secs(5), ConfigItem::duration),
         quit_grace: section.read_or("quit_grace", Duration::from_secs(2), ConfigItem::duration),
         stalled_after: section.read_or("stalled_after", Duration::from_secs(10), ConfigItem::positive_duration),
+        log: policy::log(&section, log),
         liveness: policy::liveness(&section),
         restart: policy::restart(&section),
     };

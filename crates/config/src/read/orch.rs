@@ -4,10 +4,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::item::ConfigItem;
+use super::policy;
 use super::section::Section;
 use crate::model::OrchConfig;
 use crate::paths;
 use crate::syntax::source::SourceSpan;
+use orch_base::files::log_bound::LogBound;
 
 /// Shortest lease: a sixth of the lease must be enough to stop a site's work.
 const MIN_LEASE_TIMEOUT: Duration = Duration::from_secs(3);
@@ -30,6 +32,7 @@ pub(crate) fn orch(root: &Section<'_>) -> (OrchConfig, Option<SourceSpan>, Optio
         lease: section.read_or("lease", Duration::from_secs(30), |item| {
             item.duration_from(MIN_LEASE_TIMEOUT)
         }),
+        log: policy::log(&section, LogBound::default()),
         strict: section.read_or("strict", false, ConfigItem::boolean),
     };
     section.finish();

@@ -7,6 +7,7 @@ use super::section::Section;
 use crate::model::{Config, OwnWorker, RateLimit};
 use crate::syntax::problem::Problem;
 
+use super::policy;
 use super::task::task_name;
 
 /// Number of pool slots of one worker, as in `[celery]`.
@@ -32,6 +33,7 @@ pub(crate) fn own_worker(section: &Section<'_>, site: &str, is_site: bool) -> Op
     };
     let max_memory = workers.read("max_memory", ConfigItem::positive_size);
     let max_tasks_per_child = workers.read("max_tasks_per_child", |item| item.integer(1..=i64::from(u32::MAX)));
+    let log = policy::log_keys(&workers);
     workers.finish();
     if !is_wanted {
         if let (true, Some(item)) = (is_site, section.item("rate")) {
@@ -44,6 +46,7 @@ pub(crate) fn own_worker(section: &Section<'_>, site: &str, is_site: bool) -> Op
         concurrency,
         max_memory,
         max_tasks_per_child,
+        log,
         rate,
     })
 }

@@ -6,7 +6,9 @@ use std::time::Duration;
 use super::item::ConfigItem;
 use super::load_context::ServiceDependency;
 use super::section::Section;
-use crate::model::{LivenessConfig, RestartPolicy, RestartWhen};
+use crate::model::{LivenessConfig, PartialLogBound, RestartPolicy, RestartWhen};
+use orch_base::files::log_bound::LogBound;
+use orch_base::files::log_pieces::MAX_PIECES;
 use orch_base::names::ServiceName;
 
 /// Reads the keys of `liveness` that do not belong to the probe; the caller finishes the section.
@@ -51,6 +53,35 @@ pub(crate) fn restart(parent: &Section<'_>) -> RestartPolicy {
     }
     section.finish();
     policy
+}
+
+/// Reads `log = { max, keep }` over these defaults.
+pub(crate) fn log(parent: &Section<'_>, default: LogBound) -> LogBound {
+    log_keys(parent).or(default)
+}
+
+/// Reads the written keys of `log = { max, keep }`.
+pub(crate) fn log_keys(parent: &Section<'_>) -> PartialLogBound {
+    let section = parent.section("log");
+    let keys = PartialLogBound {
+        max: section.read("max", log_size),
+        keep: section.read("keep", |item| item.integer(0..=i64::from(MAX_PIECES))),
+    };
+    section.finish();
+    keys
+}
+
+/// Smallest bound of a log: below, orch would cut it all the time.
+const MIN_LOG_SIZE: u64 = 1 << 20;
+
+fn log_size(item: &ConfigItem<'_>) -> Option<u64> {
+    match item.size()? {
+        size @ 1..MIN_LOG_SIZE => {
+            let label = format!("{size} bytes are too few: write `\"1MiB\"` or more, or `\"0\"` for no bound");
+            item.refuse(format!("`{}` is too small", item.path), label)
+        }
+        size => Some(size),
+    }
 }
 
 /// Reads `after = ["name", ...]`; the names are checked when all services are known.

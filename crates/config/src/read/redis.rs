@@ -8,6 +8,7 @@ use crate::check::programs::ServiceEnvironment;
 use crate::model::{RedisConfig, RedisMode};
 use crate::redis_urls::RedisUrls;
 use crate::syntax::problem::Problem;
+use orch_base::files::log_bound::LogBound;
 use orch_base::names::ServiceName;
 use orch_base::text::redaction;
 use orch_base::text::secret::Secret;
@@ -38,7 +39,7 @@ const IN_URL: [&str; 6] = ["host", "port", "username", "password", "broker_db", 
 /// Lines with a size in bytes.
 const SIZES: [&str; 3] = ["maxmemory", "auto-aof-rewrite-min-size", "proto-max-bulk-len"];
 
-pub(crate) fn redis(root: &Section<'_>, surroundings: &ServiceEnvironment<'_>) -> RedisConfig {
+pub(crate) fn redis(root: &Section<'_>, log: LogBound, surroundings: &ServiceEnvironment<'_>) -> RedisConfig {
     let section = root.section("redis");
     let modes = [
         ("auto", RedisMode::Auto),
@@ -72,6 +73,7 @@ pub(crate) fn redis(root: &Section<'_>, surroundings: &ServiceEnvironment<'_>) -
         after: policy::after(&section, &name),
         start_timeout: section.read_or("start_timeout", Duration::from_secs(10), ConfigItem::positive_duration),
         grace: section.read_or("grace", Duration::from_secs(2), ConfigItem::duration),
+        log: policy::log(&section, log),
         liveness: policy::liveness(&section),
         restart: policy::restart(&section),
     };

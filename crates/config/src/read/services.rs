@@ -11,6 +11,7 @@ use crate::check::programs::ServiceEnvironment;
 use crate::model::{CommandConfig, CommandKind};
 use crate::syntax::problem::Problem;
 use crate::syntax::tree::{Key, SyntaxValue};
+use orch_base::files::log_bound::LogBound;
 use orch_base::names::ServiceName;
 use orch_base::text::signal_name::{is_signal, signal_number};
 
@@ -26,15 +27,20 @@ const RESERVED: [&str; 5] = ["redis", "celery", "beat", "guard", "orch"];
 const DAEMON_KEYS: [&str; 4] = ["readiness", "start_timeout", "liveness", "restart"];
 const ONESHOT_KEYS: [&str; 1] = ["timeout"];
 
-pub(crate) fn services(root: &Section<'_>, surroundings: &ServiceEnvironment<'_>) -> Vec<CommandConfig> {
+pub(crate) fn services(root: &Section<'_>, log: LogBound, surroundings: &ServiceEnvironment<'_>) -> Vec<CommandConfig> {
     let services = root.section("services");
     services
         .named_up_to(MAX_SERVICES, "services")
-        .filter_map(|(key, item)| service(key, &item, surroundings))
+        .filter_map(|(key, item)| service(key, &item, log, surroundings))
         .collect()
 }
 
-fn service(key: &Key, item: &ConfigItem<'_>, surroundings: &ServiceEnvironment<'_>) -> Option<CommandConfig> {
+fn service(
+    key: &Key,
+    item: &ConfigItem<'_>,
+    log: LogBound,
+    surroundings: &ServiceEnvironment<'_>,
+) -> Option<CommandConfig> {
     let reading = item.reading;
     if RESERVED.contains(&key.name.as_str()) {
         let help = match key.name.as_str() {
@@ -65,6 +71,7 @@ fn service(key: &Key, item: &ConfigItem<'_>, surroundings: &ServiceEnvironment<'
     let after = policy::after(&section, &name);
     let stop_signal = section.read_or("stop_signal", Signal::SIGTERM as i32, signal);
     let grace = section.read_or("grace", Duration::from_secs(3), ConfigItem::duration);
+    let log = policy::log(&section, log);
     let kind = match oneshot {
         true => {
             refuse(&section, &DAEMON_KEYS, "daemon");
@@ -87,6 +94,7 @@ fn service(key: &Key, item: &ConfigItem<'_>, surroundings: &ServiceEnvironment<'
         after,
         stop_signal,
         grace,
+        log,
     })
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod app_problem;
 pub(crate) mod failed_task;
 pub(crate) mod guard_problem;
 pub(crate) mod leftover_process;
+pub(crate) mod log_problem;
 pub(crate) mod proxy_pool_count;
 pub(crate) mod proxy_refresh_job;
 pub(crate) mod redis_leftovers;

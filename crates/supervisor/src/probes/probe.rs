@@ -1,7 +1,9 @@
 //! The configured probes: TCP, HTTP, a line in the log, a file, a command.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -10,8 +12,7 @@ use super::http;
 use crate::earlier_listener::EarlierListeners;
 use crate::launcher::ProcessLauncher;
 use crate::process_name::ProcessName;
-use orch_base::files::regular;
-use orch_base::files::tail::bytes_from;
+use orch_base::files::log_stream;
 use orch_base::files::watch::FileWatch;
 use orch_base::text::duration_text::shown;
 use orch_config::Probe;
@@ -37,6 +38,9 @@ pub struct ProbeContext {
     pub log: PathBuf,
     /// Listeners before the last start.
     pub(crate) earlier_listeners: EarlierListeners,
+    /// Texts of log probes that were found, each with the highest position from which on the log has the text. The part
+    /// of the log that has the text may be removed later.
+    found: Mutex<BTreeMap<String, u64>>,
     /// Log for the output of `exec` probes.
     pub probe_log: PathBuf,
 }
@@ -51,8 +55,25 @@ impl ProbeContext {
             environment: order.environment.clone(),
             log: order.log.clone(),
             earlier_listeners: EarlierListeners::default(),
+            found: Mutex::default(),
             probe_log: order.log.with_extension("probe.log"),
         }
+    }
+}
+
+impl ProbeContext {
+    /// Returns whether the log from this position on has a text.
+    fn log_contains(&self, position: u64, text: &str) -> bool {
+        let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
+        if found.get(text).is_some_and(|from| *from >= position) {
+            return true;
+        }
+        let fresh = log_stream::bytes_from(&self.log, position, LOG_WINDOW);
+        let contains = fresh.is_ok_and(|fresh| String::from_utf8_lossy(&fresh).contains(text));
+        if contains {
+            found.insert(text.to_owned(), position);
+        }
+        contains
     }
 }
 
@@ -68,7 +89,7 @@ pub async fn once(probe: &Probe, context: &ProbeContext, log_offset: u64, timeou
                 Err(error) => Err(format!("could not connect to {host}:{port}: {error}")),
             },
             Probe::Http { url } => http::probe(url).await,
-            Probe::Log { contains } => match log_contains(&context.log, log_offset, contains) {
+            Probe::Log { contains } => match context.log_contains(log_offset, contains) {
                 true => Ok(()),
                 false => Err(format!("`{contains}` is not in {}", context.log.display())),
             },
@@ -126,11 +147,6 @@ pub async fn until_passed(
         tokio::select! { () = wait => {} () = over => {} }
         delay = (delay * 2).min(MAX_RETRY_DELAY);
     }
-}
-
-fn log_contains(log: &Path, offset: u64, needle: &str) -> bool {
-    let fresh = regular::open(log).and_then(|mut file| bytes_from(&mut file, offset, LOG_WINDOW));
-    fresh.is_ok_and(|fresh| String::from_utf8_lossy(&fresh).contains(needle))
 }
 
 async fn run(argv: &[String], context: &ProbeContext, timeout: Duration) -> Result<(), String> {

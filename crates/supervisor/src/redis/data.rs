@@ -7,8 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::connection::{RedisConnection, client};
-use orch_base::files::regular;
-use orch_base::files::tail::last_bytes;
+use orch_base::files::log_stream;
 use orch_base::text::printable::one_line;
 use orch_journal::RedisProblem;
 
@@ -90,7 +89,7 @@ fn damage(log: &str) -> Option<String> {
 }
 
 fn read_from(log: &Path, offset: u64) -> String {
-    let read = regular::open(log).and_then(|mut file| last_bytes(&mut file, offset, LOG_WINDOW));
+    let read = log_stream::last_bytes(log, offset, LOG_WINDOW);
     // Without the log the cause is unknown, and nothing is moved.
     read.map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned())
         .unwrap_or_default()

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::worker::log::BrokerAddress;
-use orch_base::files::regular;
-use orch_base::files::tail::last_bytes;
+use orch_base::files::log_stream;
 use orch_base::text::printable::one_line;
 use orch_celery::Client;
 use orch_journal::failure::ServiceFailure;
@@ -140,11 +139,12 @@ pub fn failure_in_settings(settings: &Map<String, Value>, here: &BrokerAddress) 
 #[derive(Clone, Debug)]
 pub struct WatchedLog {
     path: PathBuf,
+    /// Position in the stream of the log.
     offset: u64,
 }
 
 impl WatchedLog {
-    /// Watches a log from this byte on.
+    /// Watches a log from this position on.
     pub fn new(path: PathBuf, offset: u64) -> Self {
         Self { path, offset }
     }
@@ -156,7 +156,7 @@ impl WatchedLog {
 
     /// Reads the complete lines that were added since the last call.
     fn added(&mut self) -> String {
-        let read = regular::open(&self.path).and_then(|mut file| last_bytes(&mut file, self.offset, WINDOW));
+        let read = log_stream::last_bytes(&self.path, self.offset, WINDOW);
         // A worker that was not started has no log.
         let Ok((start, mut bytes)) = read else {
             return String::new();

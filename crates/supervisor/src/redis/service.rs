@@ -20,6 +20,7 @@ use crate::port_guard::{PortAlarm, PortGuard};
 use crate::service_kind::{BoxedFuture, PreparedStart, ServiceKind, ServiceStart, not_ready};
 use crate::states::ServiceRole;
 use orch_base::files::atomic;
+use orch_base::files::log_bound::LogBound;
 use orch_base::net::listener::listener;
 use orch_base::text::duration_text::shown;
 use orch_config::{LivenessConfig, RedisConfig};
@@ -167,6 +168,10 @@ impl ServiceKind for RedisService {
 
     fn log(&self) -> &Path {
         &self.log
+    }
+
+    fn log_bound(&self) -> LogBound {
+        self.config.log
     }
 
     fn start_timeout(&self) -> Duration {

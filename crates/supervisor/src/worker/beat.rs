@@ -13,6 +13,7 @@ use crate::probes::probe::ProbeContext;
 use crate::redis::connection::RedisConnection;
 use crate::service_kind::{BoxedFuture, PreparedStart, ServiceKind, ServiceStart};
 use crate::states::ServiceRole;
+use orch_base::files::log_bound::LogBound;
 use orch_base::text::duration_text::shown;
 use orch_config::{CeleryConfig, LivenessConfig, Probe};
 use orch_guard::{SpawnOrder, StopPlan};
@@ -156,6 +157,10 @@ impl ServiceKind for BeatService {
 
     fn log(&self) -> &Path {
         &self.order.log
+    }
+
+    fn log_bound(&self) -> LogBound {
+        self.config.log
     }
 
     fn start_timeout(&self) -> Duration {

@@ -5,8 +5,7 @@
 
 use std::path::Path;
 
-use orch_base::files::regular;
-use orch_base::files::tail::bytes_from;
+use orch_base::files::log_stream;
 use orch_base::text::percent;
 use orch_base::text::url_authority::host_and_port;
 
@@ -68,8 +67,7 @@ pub enum AnnouncedBroker {
 /// Returns the broker that the banner names (`.> transport:   redis://...`), if the log from `offset` on contains a
 /// banner.
 pub fn announced_broker(log: &Path, offset: u64) -> Option<AnnouncedBroker> {
-    let mut file = regular::open(log).ok()?;
-    let bytes = bytes_from(&mut file, offset, WINDOW).ok()?;
+    let bytes = log_stream::bytes_from(log, offset, WINDOW).ok()?;
     parse(&String::from_utf8_lossy(&bytes))
 }
 

@@ -28,6 +28,7 @@ use crate::redis::refusal::{WatchedLog, refusal_counts};
 use crate::service_kind::{BoxedFuture, PreparedStart, ServiceKind, ServiceStart, not_ready};
 use crate::states::ServiceRole;
 use crate::worker::app_settings::SettingsQuery;
+use orch_base::files::log_bound::LogBound;
 use orch_base::text::duration_text::shown;
 use orch_celery::{Client, ControlTarget, KeptJobs, NodeName};
 use orch_config::{BeatMode, CeleryConfig, LivenessConfig, RateLimit};
@@ -299,6 +300,10 @@ impl ServiceKind for CeleryWorker {
 
     fn log(&self) -> &Path {
         &self.order.log
+    }
+
+    fn log_bound(&self) -> LogBound {
+        self.config.log
     }
 
     fn start_timeout(&self) -> Duration {

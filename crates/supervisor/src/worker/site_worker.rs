@@ -38,6 +38,7 @@ pub fn settings(celery: &CeleryConfig, worker: &OwnWorker) -> CeleryConfig {
     own.queues = vec![worker.queue.clone()];
     own.concurrency = worker.concurrency;
     own.max_memory = worker.max_memory.or(celery.max_memory);
+    own.log = worker.log.or(celery.log);
     own.settings.insert(DEFAULT_QUEUE.to_owned(), worker.queue.clone());
     // A scheduled task must run once, so only one worker schedules.
     own.beat = BeatMode::Off;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use orch_base::files::{regular, tail};
+use orch_base::files::log_stream;
 use orch_base::text::printable::{one_line, shortened};
 use orch_celery::TaskId;
 use orch_journal::LogExcerpt;
@@ -20,9 +20,7 @@ const FAILURE_WORDS: [&str; 3] = [" raised ", " raised: ", " exceeded "];
 /// Returns the lines of the log up to the line that reports the failure of the task, or else up to the last line that
 /// names the task; `None` if no line names it. A worker writes the line about a failure before it sends the event.
 pub(crate) fn before_failure(file: &Path, task: &TaskId) -> Option<LogExcerpt> {
-    let (start, bytes) = regular::open(file)
-        .and_then(|mut open| tail::last_bytes(&mut open, 0, WINDOW))
-        .ok()?;
+    let (start, bytes) = log_stream::last_bytes(file, 0, WINDOW).ok()?;
     let text = String::from_utf8_lossy(&bytes);
     let mut lines: Vec<&str> = text.lines().collect();
     if start > 0 && !lines.is_empty() {
