@@ -15,7 +15,7 @@ use orch_guard::{Guard, GuardEvent, GuardFiles, GuardOptions, GuardReport, Insta
 use orch_journal::failure::ServiceFailure;
 use orch_journal::{
     EventKind, GuardProblem, JOURNAL_FORMAT, LeftoverProcess, LeftoverProcesses, PlannedService, Recorder, RunCommand,
-    RunDirectory, RunFile, RunFileFailure, RunId, RunOutcome, RunStart,
+    RunDirectory, RunFile, RunFileFailure, RunId, RunOutcome, RunRetention, RunStart,
 };
 use orch_scrape::sites::{KeptMonitor, WorkersAfterRun};
 use orch_supervisor::shared::instance_file;
@@ -82,6 +82,11 @@ impl Orchestrator {
                 &error,
             )
         })?;
+        directory.remove_old_runs(RunRetention {
+            runs: config.orch.keep.runs,
+            days: config.orch.keep.days,
+            size: config.orch.keep.size,
+        });
         let recorder = Recorder::create(&directory.journal())
             .map_err(|error| failed("could not create the run's journal", &error))?;
 

@@ -1,4 +1,4 @@
-//! Bounds of the disk space of a state directory: of its logs.
+//! Bounds of the disk space of a state directory: of its logs and of its runs.
 
 use orch_base::files::log_bound::LogBound;
 
@@ -17,4 +17,15 @@ impl PartialLogBound {
             keep: self.keep.unwrap_or(default.keep),
         }
     }
+}
+
+/// `keep = { runs, days, size }`: the runs that are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeepConfig {
+    /// Number of the last runs of each kind. Default 20.
+    pub runs: usize,
+    /// Age in days up to which more nights are kept. Default 30.
+    pub days: u64,
+    /// Bytes that all ended runs may use; 0: no limit. Default 2GiB.
+    pub size: u64,
 }

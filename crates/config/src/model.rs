@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use crate::disk_bounds::PartialLogBound;
+pub use crate::disk_bounds::{KeepConfig, PartialLogBound};
 use crate::redis_urls::RedisUrls;
 pub use crate::site_dependencies::{SiteDependencies, SiteDependencyKind};
 use orch_base::files::log_bound::LogBound;
@@ -66,6 +66,7 @@ pub struct OrchConfig {
     pub strict: bool,
     /// `log`: bound of each log, for services without their own. Default 50MiB, 3 pieces.
     pub log: LogBound,
+    pub keep: KeepConfig,
 }
 
 /// `[redis] mode`

@@ -91,6 +91,7 @@ pub use crate::memory_shortage::MemoryShortage;
 pub use crate::recorder::Recorder;
 pub use crate::resumption::{InterruptedJob, InterruptedSite, Resumption, SiteRemainder};
 pub use crate::resumption_fold::ResumptionFold;
+pub use crate::retention::RunRetention;
 pub use crate::run_directory::RunDirectory;
 pub use crate::run_outcome::RunOutcome;
 pub use crate::site_counts::SiteCounts;

@@ -1,4 +1,4 @@
-//! Tests of the retention: by kind, number and age, and with directories of runs.
+//! Tests of the retention: by kind, number, age and size, and with directories of runs.
 
 use proptest::prelude::*;
 
@@ -32,6 +32,13 @@ fn age(directory: &RunDirectory, days: u32) {
     journal.set_modified(SystemTime::now() - days * DAY_INTERVAL).unwrap();
 }
 
+/// Creates the directory of a new run, and removes old runs.
+fn start(state_dir: &Path, keep: RunRetention) -> RunDirectory {
+    let directory = RunDirectory::create(state_dir, &RunId::random()).unwrap();
+    directory.remove_old_runs(keep);
+    directory
+}
+
 fn there(runs: &[RunDirectory]) -> usize {
     runs.iter().filter(|run| run.path().exists()).count()
 }
@@ -44,21 +51,28 @@ fn ups_and_failing_starts_remove_no_night() {
         .collect();
     let ups: Vec<_> = (0..50).map(|_| run(state_dir.path(), RunKind::Up, 2)).collect();
     let nothing: Vec<_> = (0..50).map(|_| run(state_dir.path(), RunKind::NotBegun, 1)).collect();
-    let newest = RunDirectory::create(state_dir.path(), &RunId::random()).unwrap();
+    let newest = start(state_dir.path(), RunRetention::default());
     assert!(newest.path().exists());
-    assert_eq!((there(&nights), there(&ups), there(&nothing)), (30, 20, 20));
-    assert_eq!(there(&nights[..30]), 30, "the latest are kept");
+    assert_eq!((there(&nights), there(&ups), there(&nothing)), (20, 20, 20));
+    assert_eq!(there(&nights[..20]), 20, "the latest are kept");
+    let few = RunRetention {
+        runs: 3,
+        ..RunRetention::default()
+    };
+    // The run of the start before has written nothing.
+    start(state_dir.path(), few);
+    assert_eq!((there(&nights), there(&ups), there(&nothing)), (3, 3, 2));
 }
 
 #[test]
 fn a_living_run_is_kept_however_old_it_is() {
     let state_dir = tempfile::tempdir().unwrap();
-    let create = || RunDirectory::create(state_dir.path(), &RunId::random()).unwrap();
+    let create = || start(state_dir.path(), RunRetention::default());
     let living = create();
     let recorder = Recorder::create(&living.journal()).unwrap();
     age(&living, 999);
     let dead = run(state_dir.path(), RunKind::NotBegun, 999);
-    for _ in 0..=MIN_RUNS {
+    for _ in 0..=RunRetention::default().runs {
         create();
     }
     assert!(living.path().exists() && !dead.path().exists());
@@ -67,14 +81,61 @@ fn a_living_run_is_kept_however_old_it_is() {
     assert!(!living.path().exists());
 }
 
+#[test]
+fn a_night_that_is_compared_loses_its_logs_and_keeps_its_journal() {
+    let state_dir = tempfile::tempdir().unwrap();
+    let nights: Vec<_> = (0..3)
+        .map(|night| run(state_dir.path(), RunKind::Begun, night))
+        .collect();
+    for night in &nights {
+        for log in ["web.log", "web.log.1", "web.log.part", "celery.probe.log"] {
+            fs::write(night.path().join(log), vec![b'x'; 100_000]).unwrap();
+        }
+        fs::write(night.path().join("catalog.txt"), "x").unwrap();
+    }
+    let keep = RunRetention {
+        size: 600_000,
+        ..RunRetention::default()
+    };
+    start(state_dir.path(), keep);
+    let files = |night: &RunDirectory| {
+        let entries = fs::read_dir(night.path()).unwrap().flatten();
+        let mut names: Vec<_> = entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names.join(" ")
+    };
+    let all = "catalog.txt celery.probe.log journal.jsonl web.log web.log.1 web.log.part";
+    assert_eq!(
+        nights.iter().map(files).collect::<Vec<_>>(),
+        [all, "catalog.txt journal.jsonl", "catalog.txt journal.jsonl"]
+    );
+}
+
+const NO_SIZE: RunRetention = RunRetention {
+    runs: 30,
+    days: 30,
+    size: 0,
+};
+
+/// Returns the positions of the runs of which something is removed, for runs given by kind, age in days and size.
+fn removed(runs: &[(RunKind, u32, u64)], keep: RunRetention) -> Vec<(usize, RunRemoval)> {
+    let now = SystemTime::UNIX_EPOCH + 100_000 * DAY_INTERVAL;
+    let ended = |((kind, days, size), path): (&(RunKind, u32, u64), usize)| EndedRun {
+        kind: *kind,
+        time: now - *days * DAY_INTERVAL,
+        size: *size,
+        logs: *size / 2,
+        path,
+    };
+    let mut removed = removals(runs.iter().zip(0..).map(ended).collect(), keep, now);
+    removed.sort_unstable_by_key(|(place, _)| *place);
+    removed
+}
+
 /// Returns the positions of the removed runs, for runs given by kind and age in days.
 fn gone(runs: &[(RunKind, u32)]) -> Vec<usize> {
-    let now = SystemTime::UNIX_EPOCH + 100_000 * DAY_INTERVAL;
-    let runs = runs.iter().zip(0..);
-    let runs = runs.map(|((kind, days), place)| (*kind, now - *days * DAY_INTERVAL, place));
-    let mut gone = surplus(runs.collect(), now);
-    gone.sort_unstable();
-    gone
+    let runs: Vec<_> = runs.iter().map(|(kind, days)| (*kind, *days, 1 << 40)).collect();
+    removed(&runs, NO_SIZE).into_iter().map(|(place, _)| place).collect()
 }
 
 #[test]
@@ -88,7 +149,32 @@ fn a_kind_is_kept_by_number_and_by_age() {
     let often: Vec<_> = (0..200).map(|run| (Begun, run / 24)).collect();
     assert_eq!(gone(&often).len(), 100);
     assert_eq!(gone(&of(Begun, 1000..1031)), [30], "however old");
-    assert_eq!(gone(&of(Up, 0..22)), [20, 21]);
+    assert_eq!(gone(&of(Up, 0..32)), [30, 31], "an age is not enough");
+}
+
+#[test]
+fn the_oldest_runs_are_removed_until_the_others_fit_the_size() {
+    use RunKind::{Begun, NotBegun, Up};
+    use RunRemoval::{Logs, Run};
+    let keep = |size| RunRetention { size, ..NO_SIZE };
+    let runs = [
+        (Begun, 0, 10),
+        (Up, 1, 10),
+        (Up, 2, 10),
+        (NotBegun, 3, 10),
+        (Begun, 4, 10),
+        (Up, 5, 10),
+    ];
+    assert_eq!(removed(&runs, keep(60)), []);
+    assert_eq!(removed(&runs, keep(59)), [(5, Run)]);
+    assert_eq!(removed(&runs, keep(49)), [(4, Logs), (5, Run)]);
+    // The last run of each kind stays.
+    assert_eq!(removed(&runs, keep(1)), [(2, Run), (4, Logs), (5, Run)]);
+    let nights: Vec<_> = (0..12).map(|night| (Begun, night, 10)).collect();
+    let expected: Vec<_> = (1..12)
+        .map(|night| (night, if night < 10 { Logs } else { Run }))
+        .collect();
+    assert_eq!(removed(&nights, keep(1)), expected);
 }
 
 proptest! {
@@ -105,7 +191,7 @@ proptest! {
             // The other kinds change nothing.
             prop_assert_eq!(went, self::gone(&alone).len());
             let kept = alone.len() - went;
-            prop_assert!(kept <= kind.limits().at_most && kept >= alone.len().min(kind.limits().always));
+            prop_assert!(kept <= MAX_YOUNG_NIGHTS && kept >= alone.len().min(NO_SIZE.runs));
             // No removed run is younger than a kept one.
             let youngest_gone = gone.iter().map(|place| runs[*place]).filter(|run| run.0 == kind).map(|run| run.1).min();
             let is_gone = |place: &usize| gone.contains(place);
@@ -113,6 +199,33 @@ proptest! {
             if let (Some(gone), Some(kept)) = (youngest_gone, oldest_kept) {
                 prop_assert!(gone >= kept);
             }
+        }
+    }
+
+    #[test]
+    fn a_size_removes_no_more_than_it_must_and_never_the_last_run_of_a_kind(
+        runs in proptest::collection::vec((0_u8..3, 0_u32..90, 0_u64..100), 0..80),
+        size in 1_u64..3000,
+    ) {
+        let kind = |kind: u8| [RunKind::Begun, RunKind::Up, RunKind::NotBegun][usize::from(kind)];
+        let runs: Vec<(RunKind, u32, u64)> = runs.into_iter().map(|(of, days, size)| (kind(of), days, size)).collect();
+        let all = removed(&runs, NO_SIZE);
+        let more = removed(&runs, RunRetention { size, ..NO_SIZE });
+        prop_assert!(all.iter().all(|removal| more.contains(removal)), "number and age remove as much as before");
+        let left = |removals: &[(usize, RunRemoval)]| -> u64 {
+            let of = |place| removals.iter().find(|(removed, _)| *removed == place).map(|(_, removal)| *removal);
+            let left = runs.iter().zip(0..).map(|((_, _, size), place)| match of(place) {
+                None => *size,
+                Some(RunRemoval::Logs) => size - size / 2,
+                Some(RunRemoval::Run) => 0,
+            });
+            left.sum()
+        };
+        prop_assert!(left(&all) > size || more.len() == all.len(), "nothing is removed without need");
+        for kind in [RunKind::Begun, RunKind::Up, RunKind::NotBegun] {
+            let of_kind: Vec<usize> = (0..runs.len()).filter(|place| runs[*place].0 == kind).collect();
+            let is_whole = |place: &usize| more.iter().all(|(removed, _)| removed != place);
+            prop_assert!(of_kind.is_empty() || of_kind.iter().any(is_whole));
         }
     }
 }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::ids::RunId;
 use crate::journal_file::JOURNAL_NAME;
 use crate::retention;
+use crate::retention::RunRetention;
 use crate::state::model::RunState;
 use orch_base::files::atomic;
 use orch_base::text::printable;
@@ -20,17 +21,23 @@ pub struct RunDirectory {
 }
 
 impl RunDirectory {
-    /// Creates the directory, and removes old ones.
+    /// Creates the directory.
     ///
     /// # Errors
-    /// The directory cannot be created. A failed removal of an old one is not an error.
+    /// The directory cannot be created.
     pub fn create(state_dir: &Path, run_id: &RunId) -> io::Result<Self> {
         let runs = state_dir.join("runs");
         DirBuilder::new().recursive(true).mode(0o700).create(&runs)?;
         let path = runs.join(run_id.as_str());
         DirBuilder::new().mode(0o700).create(&path)?;
-        retention::prune(&runs, &path);
         Ok(Self { path })
+    }
+
+    /// Removes the old runs next to this one that are not kept. A failed removal is only logged.
+    pub fn remove_old_runs(&self, keep: RunRetention) {
+        if let Some(runs) = self.path.parent() {
+            retention::prune(runs, &self.path, keep);
+        }
     }
 
     /// Returns the directory of an existing run.

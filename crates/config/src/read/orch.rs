@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::item::ConfigItem;
 use super::policy;
 use super::section::Section;
-use crate::model::OrchConfig;
+use crate::model::{KeepConfig, OrchConfig};
 use crate::paths;
 use crate::syntax::source::SourceSpan;
 use orch_base::files::log_bound::LogBound;
@@ -32,9 +32,22 @@ pub(crate) fn orch(root: &Section<'_>) -> (OrchConfig, Option<SourceSpan>, Optio
         lease: section.read_or("lease", Duration::from_secs(30), |item| {
             item.duration_from(MIN_LEASE_TIMEOUT)
         }),
+        keep: keep(&section),
         log: policy::log(&section, LogBound::default()),
         strict: section.read_or("strict", false, ConfigItem::boolean),
     };
     section.finish();
     (config, env_file_at, sites_file)
+}
+
+/// Reads `keep = { runs, days, size }`.
+fn keep(parent: &Section<'_>) -> KeepConfig {
+    let section = parent.section("keep");
+    let keep = KeepConfig {
+        runs: section.read_or("runs", 20, |item| item.integer(1..=100_000)),
+        days: section.read_or("days", 30, |item| item.integer(0..=36_500)),
+        size: section.read_or("size", 2 << 30, ConfigItem::size),
+    };
+    section.finish();
+    keep
 }
