@@ -17,6 +17,7 @@ use crate::facts::proxy_pool_count::ProxyPoolCount;
 use crate::facts::proxy_refresh_job::ProxyRefreshJob;
 use crate::facts::redis_leftovers::RedisLeftovers;
 use crate::facts::run_start::RunStart;
+use crate::facts::state_snapshot::StateSnapshot;
 use crate::health::{HealthAction, SiteHealth, SiteMetrics};
 use crate::ids::{JobId, RunId};
 use crate::left_out::LeftOutProxies;
@@ -24,6 +25,7 @@ use crate::resumption::{InterruptedJob, InterruptedSite, Resumption, SiteRemaind
 use crate::run_outcome::RunOutcome;
 use crate::site_counts::SiteCounts;
 use crate::site_status::SiteStatus;
+use crate::state::model::RunState;
 
 fn counts() -> impl Strategy<Value = SiteCounts> {
     let number = || option::of(prop_oneof![0..20_u64, any::<u64>()]);
@@ -369,6 +371,19 @@ fn of_sites() -> BoxedStrategy<EventKind> {
     .boxed()
 }
 
+/// Generates a snapshot of services.
+fn of_snapshot() -> BoxedStrategy<EventKind> {
+    let fold = |kinds: Vec<EventKind>| {
+        let mut state = RunState::default();
+        for (kind, seq) in kinds.into_iter().zip(1..) {
+            let (at, elapsed) = (1e9, 1.0);
+            state.apply(&Event { seq, at, elapsed, kind });
+        }
+        EventKind::StateTaken(StateSnapshot { state: Box::new(state) })
+    };
+    proptest::collection::vec(of_services(), 0..6).prop_map(fold).boxed()
+}
+
 /// Generates an event of any kind; the times are finite, as in JSON, and mostly typical of a run.
 pub fn any_event() -> BoxedStrategy<Event> {
     let time = || prop_oneof![0.0..1e5_f64, proptest::num::f64::NORMAL | proptest::num::f64::ZERO];
@@ -379,6 +394,7 @@ pub fn any_event() -> BoxedStrategy<Event> {
         prop_oneof![
             of_run(),
             of_services(),
+            of_snapshot(),
             of_proxies(),
             of_sites(),
             of_leases(),

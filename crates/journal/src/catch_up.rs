@@ -5,8 +5,8 @@ use std::io;
 use std::path::Path;
 
 use crate::event::Event;
-use crate::journal_file::JournalTail;
 use crate::journal_line::{CountSet, JournalLine};
+use crate::journal_tail::JournalTail;
 use orch_base::files::lines_from_end::LinesFromEnd;
 use orch_base::files::regular;
 
@@ -35,8 +35,8 @@ pub fn catch_up(path: &Path, mut each: impl FnMut(Event)) -> io::Result<JournalT
         if !is_recent {
             is_recent = place >= recent;
             place += line.length() + 1;
-            // The first event of a run concerns all sites.
-            if is_recent || line.kind() == Some("run_started") {
+            // These events concern all sites.
+            if is_recent || matches!(line.kind(), Some("run_started" | "state_taken")) {
                 flush(&mut pending, &mut emit);
             } else if let Some(site) = line.site() {
                 if line.kind() == Some("site_progressed") {

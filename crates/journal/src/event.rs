@@ -27,6 +27,7 @@ use crate::facts::run_file::RunFileFailure;
 use crate::facts::run_start::RunStart;
 use crate::facts::site_errors::SiteErrors;
 use crate::facts::state_directory_loss::StateDirectoryLoss;
+use crate::facts::state_snapshot::StateSnapshot;
 use crate::facts::unfinished_run::UnfinishedRun;
 use crate::facts::unread_env_file::UnreadEnvFile;
 use crate::facts::worker_problem::WorkerProblem;
@@ -62,6 +63,8 @@ pub enum EventKind {
     // ----- the run
     /// First event of every run.
     RunStarted(RunStart),
+    /// In place of the events of earlier segments of the journal; no view receives this event.
+    StateTaken(StateSnapshot),
     /// A message for a person that no other event contains.
     Noticed {
         level: NoticeLevel,

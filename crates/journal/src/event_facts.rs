@@ -89,6 +89,7 @@ macro_rules! any_notice {
 macro_rules! no_notice {
     () => {
         $crate::EventKind::RunStarted(_)
+            | $crate::EventKind::StateTaken(_)
             | $crate::EventKind::StopStarted { .. }
             | $crate::EventKind::StopHurried
             | $crate::EventKind::StopFinished { .. }
@@ -158,6 +159,7 @@ impl EventKind {
             EventKind::TaskFailed(failed) => failed.site.as_ref(),
             EventKind::SiteErrorsCounted(counted) => Some(&counted.site),
             EventKind::RunStarted(_)
+            | EventKind::StateTaken(_)
             | EventKind::Noticed { .. }
             | EventKind::StopStarted { .. }
             | EventKind::StopHurried

@@ -12,7 +12,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use crate::event::{Event, JOURNAL_FORMAT};
-use crate::journal_line::{JournalLine, kind_of};
+use crate::journal_line::kind_of;
+use crate::journal_segment::{MAX_LINE_LENGTH, begin_segment};
 use orch_base::files::regular;
 use orch_base::text::printable;
 
@@ -23,6 +24,8 @@ pub(crate) const JOURNAL_NAME: &str = "journal.jsonl";
 #[derive(Debug)]
 pub struct JournalWriter {
     file: File,
+    /// Number of bytes that were written.
+    size: u64,
     /// The last write failed, perhaps in the middle of a line.
     torn: bool,
     /// Buffer, reused for every line.
@@ -46,6 +49,7 @@ impl JournalWriter {
     pub(crate) fn to(file: File) -> Self {
         Self {
             file,
+            size: 0,
             torn: false,
             line: Vec::new(),
         }
@@ -65,7 +69,24 @@ impl JournalWriter {
         self.line.push(b'\n');
         let written = self.file.write_all(&self.line);
         self.torn = written.is_err();
+        self.size += self.line.len() as u64;
         written
+    }
+
+    /// Returns the number of bytes that were written to this segment.
+    pub(crate) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Continues with the next segment, which begins with a snapshot. After a failure this segment grows further.
+    ///
+    /// # Errors
+    /// The next segment cannot be created.
+    pub(crate) fn begin_segment(&mut self, path: &Path, snapshot: &str) -> io::Result<()> {
+        self.size = 0;
+        (self.file, self.size) = begin_segment(path, snapshot)?;
+        self.torn = false;
+        Ok(())
     }
 }
 
@@ -121,10 +142,6 @@ pub fn read_journal(path: &Path) -> Result<Journal, JournalError> {
     let journal = each_event(path, |event| events.push(event))?;
     Ok(Journal { events, ..journal })
 }
-
-/// Length of the longest line that is read, in bytes. A run's first event has the names of all sites of its
-/// configuration; all other events are short.
-pub(crate) const MAX_LINE_LENGTH: u64 = 16 << 20;
 
 /// Calls `each` for every event of a journal; accepts a torn last line and event kinds of a newer minor version. At
 /// most one line is in memory at a time; a line that is too long counts as unknown. The returned journal has no events.
@@ -200,57 +217,6 @@ fn read_lines<T: DeserializeOwned>(
             Ok(event) => each(event),
             Err(_) if last => journal.torn = true,
             Err(_) => journal.unknown += 1,
-        }
-    }
-}
-
-/// Reader that follows a journal from the start while a run writes it; holds at most one line.
-#[derive(Debug)]
-pub struct JournalTail {
-    reader: BufReader<File>,
-    /// Start of a line that is not completely written yet.
-    line: Vec<u8>,
-}
-
-impl JournalTail {
-    /// Opens the journal.
-    ///
-    /// # Errors
-    /// The journal cannot be opened.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            reader: BufReader::new(regular::open(path)?),
-            line: Vec::new(),
-        })
-    }
-
-    /// Returns the next event; `None` if there is none at present. Unknown events are left out.
-    ///
-    /// # Errors
-    /// The journal cannot be read.
-    pub fn next_event(&mut self) -> io::Result<Option<Event>> {
-        while let Some(line) = self.next_line()? {
-            let event = line.event();
-            if event.is_some() {
-                return Ok(event);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Returns the next line as it was written; `None` if there is none at present.
-    ///
-    /// # Errors
-    /// The journal cannot be read.
-    pub fn next_line(&mut self) -> io::Result<Option<JournalLine>> {
-        let room = MAX_LINE_LENGTH.saturating_sub(self.line.len() as u64);
-        (&mut self.reader).take(room).read_until(b'\n', &mut self.line)?;
-        if self.line.pop_if(|byte| *byte == b'\n').is_some() {
-            return Ok(Some(JournalLine::new(std::mem::take(&mut self.line))));
-        }
-        match self.line.len() as u64 >= MAX_LINE_LENGTH {
-            true => Err(io::Error::other("the journal has a line that is too long")),
-            false => Ok(None),
         }
     }
 }
@@ -441,24 +407,5 @@ mod tests {
             end += line.len() + 1;
             end == cut || end - 1 == cut
         })
-    }
-
-    #[test]
-    fn a_tail_gives_each_event_once_and_waits_for_the_end_of_a_line() {
-        let directory = tempfile::tempdir().expect("a temporary directory");
-        let path = directory.path().join("journal.jsonl");
-        std::fs::write(&path, "").expect("written");
-        let mut tail = JournalTail::open(&path).expect("it is there");
-        let add = |text: &str| {
-            let file = OpenOptions::new().append(true).open(&path);
-            file.and_then(|mut file| file.write_all(text.as_bytes()))
-                .expect("written");
-        };
-        let mut next = || tail.next_event().expect("readable").map(|event| event.seq);
-        assert_eq!(next(), None);
-        add("{\"seq\":1,\"at\":0,\"elapsed\":0,\"event\":\"stop_hurried\"}\nunknown\n{\"seq\":2,\"at\":0,");
-        assert_eq!((next(), next()), (Some(1), None));
-        add("\"elapsed\":0,\"event\":\"stop_hurried\"}\n");
-        assert_eq!((next(), next()), (Some(2), None));
     }
 }

@@ -7,8 +7,8 @@ use serde::Deserialize;
 
 use crate::event_values::RunCommand;
 use crate::ids::RunId;
-use crate::journal_file::MAX_LINE_LENGTH;
 use crate::journal_line::kind_of;
+use crate::journal_segment::MAX_LINE_LENGTH;
 use orch_base::files::regular;
 
 /// Data of the first line of a run's journal, without the names of its sites.

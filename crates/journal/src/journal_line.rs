@@ -38,6 +38,13 @@ impl JournalLine {
         serde_json::from_slice(&self.0).ok()
     }
 
+    /// Returns the number of the event.
+    pub(crate) fn seq(&self) -> Option<u64> {
+        let text = value_after(&self.0[..self.0.len().min(KIND_WITHIN)], b"\"seq\":")?;
+        let text = text.split(|byte| matches!(byte, b',' | b'}')).next()?;
+        std::str::from_utf8(text).ok()?.trim().parse().ok()
+    }
+
     /// Returns the run time of the event in seconds.
     pub(crate) fn elapsed(&self) -> Option<f64> {
         let text = value_after(&self.0[..self.0.len().min(KIND_WITHIN)], b"\"elapsed\":")?;
@@ -112,6 +119,7 @@ mod tests {
             let written = printable::escaped(serde_json::to_string(&event).expect("plain data"));
             let found = JournalLine::new(written.clone().into_bytes());
             let parsed: serde_json::Value = serde_json::from_str(&written).expect("JSON");
+            prop_assert_eq!(found.seq(), parsed["seq"].as_u64());
             prop_assert_eq!(found.elapsed(), parsed["elapsed"].as_f64());
             prop_assert_eq!(found.kind(), parsed["event"].as_str());
             if let Some(site) = found.site() {

@@ -30,6 +30,8 @@ mod ids;
 mod journal_file;
 mod journal_head;
 mod journal_line;
+mod journal_segment;
+mod journal_tail;
 mod left_out;
 pub mod local_time;
 mod memory_shortage;
@@ -67,6 +69,7 @@ pub use crate::facts::run_file::{RunFile, RunFileFailure};
 pub use crate::facts::run_start::RunStart;
 pub use crate::facts::site_errors::{ErrorCount, SiteErrors};
 pub use crate::facts::state_directory_loss::{PathChange, StateDirectoryLoss};
+pub use crate::facts::state_snapshot::StateSnapshot;
 pub use crate::facts::unfinished_run::{RunInterruption, UnfinishedRun};
 pub use crate::facts::unread_env_file::UnreadEnvFile;
 pub use crate::facts::worker_problem::{ConsumerAbsence, LastConsumer, NodeProcess, SharedNodeName, WorkerProblem};
@@ -81,10 +84,10 @@ pub use crate::ids::{JobId, RunId, ServiceName, SiteName};
 #[cfg(any(test, feature = "testing"))]
 #[doc(hidden)]
 pub use crate::journal_file::each_event_of;
-pub use crate::journal_file::{
-    Journal, JournalError, JournalTail, each_event, each_line_of_kinds, is_being_written, read_journal,
-};
+pub use crate::journal_file::{Journal, JournalError, each_event, each_line_of_kinds, is_being_written, read_journal};
 pub use crate::journal_line::JournalLine;
+pub use crate::journal_segment::earlier_segment;
+pub use crate::journal_tail::JournalTail;
 pub use crate::left_out::LeftOutProxies;
 pub use crate::local_time::local_time;
 pub use crate::memory_shortage::MemoryShortage;

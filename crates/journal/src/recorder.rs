@@ -14,10 +14,13 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use serde_json::Value;
 
 use crate::event::{Event, EventKind};
+use crate::event_values::RunCommand;
 use crate::facts::run_file::{RunFile, RunFileFailure};
+use crate::facts::state_snapshot::StateSnapshot;
 use crate::feed::{EventBacklog, Feed};
 use crate::journal_file;
 use crate::journal_file::JournalWriter;
+use crate::journal_segment::SEGMENT_SIZE;
 use crate::state::model::RunState;
 use orch_base::text::printable::shortened;
 use orch_base::text::redaction::redacted;
@@ -103,6 +106,7 @@ impl Recorder {
             inner.append(&happened).ok();
         }
         inner.publish(happened, backlog);
+        inner.bound_journal();
     }
 
     /// Returns the state after `kind`, without recording the event (the summary must exist before `RunFinished` is
@@ -157,6 +161,32 @@ impl RecorderState {
         match &happened.line {
             Ok(line) => self.journal.append_line(line),
             Err(error) => Err(io::Error::new(error.kind(), error.to_string())),
+        }
+    }
+
+    /// Begins a new segment of the journal of an `orch up` that has become too large. A night ends, and later runs read
+    /// all of its events.
+    fn bound_journal(&mut self) {
+        let is_up = |state: &RunState| {
+            state
+                .header
+                .as_ref()
+                .is_some_and(|header| header.command == RunCommand::Up)
+        };
+        if self.journal.size() < SEGMENT_SIZE || !is_up(&self.state) || self.state.outcome.is_some() {
+            return;
+        }
+        let snapshot = Event {
+            seq: self.seq,
+            at: self.state.updated_at,
+            elapsed: self.state.elapsed,
+            kind: EventKind::StateTaken(StateSnapshot {
+                state: Box::new(self.state.clone()),
+            }),
+        };
+        let begun = journal_file::line(&snapshot).and_then(|line| self.journal.begin_segment(&self.path, &line));
+        if let Err(error) = begun {
+            tracing::warn!(%error, path = %self.path.display(), "could not begin a new segment of the journal");
         }
     }
 

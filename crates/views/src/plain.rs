@@ -165,7 +165,7 @@ impl PlainView {
             }
             EventKind::StopHurried => "stopping without grace periods".to_owned(),
             EventKind::StopFinished { elapsed_ms } => format!("stopped after {}, nothing left", seconds(*elapsed_ms)),
-            EventKind::RunFinished { .. } => return None,
+            EventKind::RunFinished { .. } | EventKind::StateTaken(_) => return None,
             EventKind::ServiceStarting { .. }
             | EventKind::ServiceSpawned { .. }
             | EventKind::ServiceStopping { .. }

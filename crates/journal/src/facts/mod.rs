@@ -13,6 +13,7 @@ pub(crate) mod run_file;
 pub(crate) mod run_start;
 pub(crate) mod site_errors;
 pub(crate) mod state_directory_loss;
+pub(crate) mod state_snapshot;
 pub(crate) mod unfinished_run;
 pub(crate) mod unread_env_file;
 pub(crate) mod worker_problem;

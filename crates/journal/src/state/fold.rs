@@ -15,6 +15,7 @@ use crate::facts::proxy_pool_count::ProxyPoolCount;
 use crate::facts::proxy_refresh_job::ProxyRefreshJob;
 use crate::facts::redis_leftovers::RedisLeftovers;
 use crate::facts::run_start::RunStart;
+use crate::facts::state_snapshot::StateSnapshot;
 use crate::health::SiteHealth;
 use crate::ids::{ServiceName, SiteName};
 use crate::resumption::{InterruptedSite, SiteRemainder};
@@ -90,6 +91,7 @@ impl RunState {
                 }
                 self.totals = RunTotals::of(&self.sites);
             }
+            EventKind::StateTaken(StateSnapshot { state }) => *self = state.restored(),
             EventKind::EndExpected { in_ms } => {
                 self.expected_end = Some(now + Duration::from_millis(*in_ms).as_secs_f64());
             }

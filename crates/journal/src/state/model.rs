@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::totals::RunTotals;
 use super::views::{LeftoversView, ProxiesView, ServiceView, SiteView, StopView};
@@ -12,7 +12,7 @@ use crate::ids::{RunId, SiteName};
 use crate::run_outcome::RunOutcome;
 
 /// State of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     pub header: Option<RunHeader>,
     /// Sequence number of the last event.
@@ -31,7 +31,8 @@ pub struct RunState {
     /// Index of each site in `sites`, because events look up one of thousands.
     #[serde(skip)]
     pub(crate) site_places: foldhash::HashMap<SiteName, usize>,
-    /// Totals of all sites.
+    /// Totals of all sites; a snapshot is read without them.
+    #[serde(skip_deserializing)]
     pub totals: RunTotals,
     /// Expected end of the last site, in seconds of run time; `None`: not known.
     pub expected_end: Option<f64>,
@@ -45,6 +46,15 @@ pub struct RunState {
 }
 
 impl RunState {
+    /// Returns this state, read from a journal, with everything that a journal does not contain.
+    pub(crate) fn restored(&self) -> Self {
+        let mut state = self.clone();
+        let names = state.sites.iter().map(|site| site.name.clone());
+        state.site_places = names.zip(0..).collect();
+        state.totals = RunTotals::of(&state.sites);
+        state
+    }
+
     /// Returns the site of this name, if an event has mentioned the site.
     pub fn site_named(&self, name: &SiteName) -> Option<&SiteView> {
         self.sites.get(*self.site_places.get(name)?)
@@ -52,7 +62,7 @@ impl RunState {
 }
 
 /// Data of the first event.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunHeader {
     pub run_id: RunId,
     pub command: RunCommand,

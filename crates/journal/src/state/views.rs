@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::error_view::ErrorView;
 use crate::end_cause::EndCause;
@@ -15,7 +15,7 @@ use crate::site_counts::SiteCounts;
 use crate::site_status::SiteStatus;
 
 /// Phase of a service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ServicePhase {
     #[default]
@@ -49,7 +49,7 @@ impl ServicePhase {
 }
 
 /// One service.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ServiceView {
     pub name: ServiceName,
     pub oneshot: bool,
@@ -63,7 +63,7 @@ pub struct ServiceView {
     pub status: Option<ExitStatus>,
     pub log: Option<PathBuf>,
     /// Reason of the last unhealthy phase since the last start.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unhealthy: Option<String>,
 }
 
@@ -86,7 +86,7 @@ impl ServiceView {
 }
 
 /// Leftovers of dead runs in Redis.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeftoversView {
     pub queued: u64,
     pub unacked: u64,
@@ -95,7 +95,7 @@ pub struct LeftoversView {
 }
 
 /// State of the proxy pool and the refresh.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct ProxiesView {
     /// `None`: not counted (yet).
     pub count: Option<ProxyCount>,
@@ -115,7 +115,7 @@ pub struct ProxiesView {
 }
 
 /// Counts of the pool file.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProxyCount {
     pub total: u64,
     pub usable: u64,
@@ -125,7 +125,7 @@ pub struct ProxyCount {
 }
 
 /// Phase of a site in the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SitePhase {
     #[default]
@@ -147,7 +147,7 @@ impl SitePhase {
 }
 
 /// Treatment of a site of the run that this one continues.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ResumedSite {
     /// Complete in that run, so not done again.
@@ -159,7 +159,7 @@ pub enum ResumedSite {
 }
 
 /// One site.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SiteView {
     pub name: SiteName,
     pub phase: SitePhase,
@@ -179,7 +179,7 @@ pub struct SiteView {
     pub lasted: Option<f64>,
     pub reason: Option<String>,
     /// Failed tasks, the most frequent signature first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub errors: Vec<ErrorView>,
     /// Health now, or at the end of the site.
     pub health: SiteHealth,
@@ -223,7 +223,7 @@ impl SiteView {
 }
 
 /// Stop that is in progress or over.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct StopView {
     pub reason: StopReason,
     pub bound_ms: u64,
