@@ -60,7 +60,7 @@ impl RunEnd {
         match self {
             RunEnd::Done(outcome) | RunEnd::Failed(outcome, _) => *outcome,
             RunEnd::Stopped(StopReason::Interrupt) => RunOutcome::Interrupted,
-            RunEnd::Stopped(StopReason::Terminate) => RunOutcome::Terminated,
+            RunEnd::Stopped(StopReason::Terminate | StopReason::Requested) => RunOutcome::Terminated,
             RunEnd::Stopped(StopReason::Hangup) => RunOutcome::HungUp,
             RunEnd::Stopped(StopReason::Finished) => RunOutcome::Succeeded,
             RunEnd::Stopped(StopReason::Failure) => RunOutcome::InfrastructureFailed,

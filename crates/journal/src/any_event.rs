@@ -5,7 +5,7 @@
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::any_fact::{of_problems, of_start};
+use crate::any_fact::{of_problems, of_requests, of_start};
 use crate::any_failure::of_failures;
 use crate::any_notice::{of_leases, of_resources};
 use crate::any_values::{service, site, text};
@@ -105,6 +105,7 @@ fn of_run() -> BoxedStrategy<EventKind> {
     let reasons = vec![
         StopReason::Finished,
         StopReason::Failure,
+        StopReason::Requested,
         StopReason::Hangup,
         StopReason::Terminate,
         StopReason::Interrupt,
@@ -401,7 +402,8 @@ pub fn any_event() -> BoxedStrategy<Event> {
             of_failures(),
             of_resources(),
             of_start(),
-            of_problems()
+            of_problems(),
+            of_requests()
         ],
     )
         .prop_map(|(seq, at, elapsed, kind)| Event { seq, at, elapsed, kind })

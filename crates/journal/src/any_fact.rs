@@ -4,19 +4,21 @@ use proptest::collection::vec;
 use proptest::option;
 use proptest::prelude::*;
 
-use crate::any_values::{service, text};
+use crate::any_values::{service, site, text};
 use crate::event::EventKind;
+use crate::facts::admission_change::{AdmissionChange, SiteAdmission};
 use crate::facts::app_problem::AppProblem;
 use crate::facts::guard_problem::GuardProblem;
 use crate::facts::leftover_process::{LeftoverProcess, LeftoverProcesses};
 use crate::facts::log_problem::{LogFailure, LogProblem};
 use crate::facts::redis_problem::RedisProblem;
+use crate::facts::request::{RequestAnswer, RequestReceipt, RequestResult, RequestSender, RequestVerb};
 use crate::facts::run_file::{RunFile, RunFileFailure};
 use crate::facts::state_directory_loss::{PathChange, StateDirectoryLoss};
 use crate::facts::unfinished_run::{RunInterruption, UnfinishedRun};
 use crate::facts::unread_env_file::UnreadEnvFile;
 use crate::facts::worker_problem::{ConsumerAbsence, LastConsumer, NodeProcess, SharedNodeName, WorkerProblem};
-use crate::ids::RunId;
+use crate::ids::{RequestId, RunId};
 
 fn unread() -> impl Strategy<Value = UnreadEnvFile> {
     (text(), text(), text()).prop_map(|(file, variable, setting)| UnreadEnvFile {
@@ -117,6 +119,7 @@ pub(crate) fn of_start() -> BoxedStrategy<EventKind> {
         RunFile::Instance,
         RunFile::EndedInstance,
         RunFile::DeadRuns,
+        RunFile::Requests,
     ];
     let log_failures = vec![
         LogFailure::HeadNotMoved,
@@ -164,6 +167,36 @@ pub(crate) fn of_start() -> BoxedStrategy<EventKind> {
             })
         }),
         unread().prop_map(EventKind::EnvFileUnread),
+    ]
+    .boxed()
+}
+
+pub(crate) fn of_requests() -> BoxedStrategy<EventKind> {
+    let by = (any::<i32>(), text()).prop_map(|(pid, user)| RequestSender { pid, user });
+    let verb = prop_oneof![
+        service().prop_map(|service| RequestVerb::Stop { service }),
+        service().prop_map(|service| RequestVerb::Start { service }),
+        service().prop_map(|service| RequestVerb::Restart { service }),
+        site().prop_map(|site| RequestVerb::StopSite { site }),
+        site().prop_map(|site| RequestVerb::StartSite { site }),
+        site().prop_map(|site| RequestVerb::RetrySite { site }),
+        Just(RequestVerb::Pause),
+        Just(RequestVerb::Resume),
+        Just(RequestVerb::Drain),
+        Just(RequestVerb::Down),
+    ];
+    let results = vec![RequestResult::Done, RequestResult::NothingToDo, RequestResult::Refused];
+    let id = || text().prop_map(RequestId::new);
+    prop_oneof![
+        (id(), by, verb).prop_map(|(id, by, verb)| EventKind::RequestReceived(RequestReceipt { id, by, verb })),
+        (option::of(id()), proptest::sample::select(results), text())
+            .prop_map(|(id, result, detail)| EventKind::RequestAnswered(RequestAnswer { id, result, detail })),
+        proptest::sample::select(vec![
+            SiteAdmission::Open,
+            SiteAdmission::Paused,
+            SiteAdmission::Draining
+        ])
+        .prop_map(|admission| EventKind::SiteAdmissionChanged(AdmissionChange { admission })),
     ]
     .boxed()
 }

@@ -14,6 +14,7 @@ use crate::chunk_loss::ChunkLoss;
 use crate::end_cause::EndCause;
 use crate::event_values::{FollowStage, NoticeLevel, ProgressSource, StopReason};
 use crate::exit_status::ExitStatus;
+use crate::facts::admission_change::AdmissionChange;
 use crate::facts::app_problem::AppProblem;
 use crate::facts::failed_task::FailedTask;
 use crate::facts::guard_problem::GuardProblem;
@@ -23,6 +24,7 @@ use crate::facts::proxy_pool_count::ProxyPoolCount;
 use crate::facts::proxy_refresh_job::ProxyRefreshJob;
 use crate::facts::redis_leftovers::RedisLeftovers;
 use crate::facts::redis_problem::RedisProblem;
+use crate::facts::request::{RequestAnswer, RequestReceipt};
 use crate::facts::run_file::RunFileFailure;
 use crate::facts::run_start::RunStart;
 use crate::facts::site_errors::SiteErrors;
@@ -90,6 +92,13 @@ pub enum EventKind {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         error: Option<String>,
     },
+
+    /// Another command asked the run for something.
+    RequestReceived(RequestReceipt),
+    /// The run answered a request; each request has one answer.
+    RequestAnswered(RequestAnswer),
+    /// A request changed the admission of sites.
+    SiteAdmissionChanged(AdmissionChange),
 
     // ----- services
     ServiceStarting {

@@ -22,6 +22,9 @@ macro_rules! info_notice {
             | $crate::EventKind::UnfinishedRunFound { .. }
             | $crate::EventKind::ConsumerReturned { .. }
             | $crate::EventKind::MessagesRestored { .. }
+            | $crate::EventKind::RequestReceived(_)
+            | $crate::EventKind::RequestAnswered(_)
+            | $crate::EventKind::SiteAdmissionChanged(_)
     };
 }
 
@@ -215,7 +218,10 @@ impl EventKind {
             | EventKind::WorkerProblemFound { .. }
             | EventKind::ConsumerReturned { .. }
             | EventKind::AppProblemFound { .. }
-            | EventKind::MessagesRestored { .. } => None,
+            | EventKind::MessagesRestored { .. }
+            | EventKind::RequestReceived(_)
+            | EventKind::RequestAnswered(_)
+            | EventKind::SiteAdmissionChanged(_) => None,
         }
     }
 

@@ -52,6 +52,8 @@ pub enum StopReason {
     Finished,
     /// A part failed without which the run cannot continue.
     Failure,
+    /// Another command asked for the end of the run.
+    Requested,
     /// The terminal was closed.
     Hangup,
     /// SIGTERM.

@@ -12,6 +12,20 @@ text_id!(
     JobId
 );
 
+text_id!(
+    /// Id of a request to a run: random, chosen by the requesting command.
+    RequestId
+);
+
+impl RequestId {
+    /// Generates a random id of 16 hexadecimal digits.
+    pub fn random() -> Self {
+        let mut id = uuid::Uuid::new_v4().simple().to_string();
+        id.truncate(16);
+        Self(id)
+    }
+}
+
 impl RunId {
     /// Generates a random id of 12 hexadecimal digits: short enough to type, and unique within a state directory.
     pub fn random() -> Self {

@@ -60,7 +60,9 @@ fn stop_parts(stop: &StopView, state: &RunState, now: f64) -> Vec<String> {
             "Ctrl+C again: skip grace periods"
         }
         // The first signal requests the stop that is already in progress.
-        (false, StopReason::Finished | StopReason::Failure) => "Ctrl+C twice: skip grace periods",
+        (false, StopReason::Finished | StopReason::Failure | StopReason::Requested) => {
+            "Ctrl+C twice: skip grace periods"
+        }
     };
     parts.push(next.to_owned());
     parts

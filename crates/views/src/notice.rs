@@ -7,7 +7,10 @@ use orch_base::text::bytes::shown as bytes;
 use orch_base::text::counted::plural;
 use orch_base::text::duration_text;
 use orch_journal::failure::BUFFERED_OUTPUT_HINT;
-use orch_journal::{EventKind, HeldSites, MemoryShortage, NoticeLevel};
+use orch_journal::{
+    AdmissionChange, EventKind, HeldSites, MemoryShortage, NoticeLevel, RequestAnswer, RequestReceipt, RequestResult,
+    SiteAdmission,
+};
 
 /// Formats a notice with its level; `None` for an event that is no notice.
 pub fn text(kind: &EventKind) -> Option<String> {
@@ -159,6 +162,20 @@ fn sentence(kind: &EventKind) -> Option<String> {
         EventKind::MessagesRestored { requeued, acknowledged } => {
             problem_text::of_restored_messages(*requeued, *acknowledged)
         }
+        EventKind::RequestReceived(RequestReceipt { id: _, by, verb }) => format!("{by} asked to {verb}"),
+        EventKind::RequestAnswered(RequestAnswer { id: _, result, detail }) => match result {
+            // The events of the effect follow.
+            RequestResult::Done => return None,
+            RequestResult::NothingToDo => format!("nothing to do: {detail}"),
+            RequestResult::Refused => format!("request refused: {detail}"),
+        },
+        EventKind::SiteAdmissionChanged(AdmissionChange { admission }) => match admission {
+            SiteAdmission::Open => "sites begin again".to_owned(),
+            SiteAdmission::Paused => "no further site begins until `orch resume`; running sites go on".to_owned(),
+            SiteAdmission::Draining => {
+                "no further site begins; the run ends when the running sites have ended".to_owned()
+            }
+        },
         // No `_`: the compiler rejects a notice without a sentence.
         orch_journal::no_notice!() => return None,
     })

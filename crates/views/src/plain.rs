@@ -150,13 +150,14 @@ impl PlainView {
                 let why = match reason {
                     StopReason::Finished => "done",
                     StopReason::Failure => "failed",
+                    StopReason::Requested => "asked to end by another command",
                     StopReason::Hangup => "terminal closed (SIGHUP)",
                     StopReason::Terminate => "asked to end (SIGTERM)",
                     StopReason::Interrupt => "Ctrl+C",
                 };
                 // "Again" is correct only for a stop that a signal began.
                 let again = match reason {
-                    StopReason::Finished | StopReason::Failure => "",
+                    StopReason::Finished | StopReason::Failure | StopReason::Requested => "",
                     StopReason::Hangup | StopReason::Terminate | StopReason::Interrupt => {
                         "; Ctrl+C again: skip grace periods"
                     }

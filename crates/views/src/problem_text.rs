@@ -51,6 +51,7 @@ pub(crate) fn of_file(failure: &RunFileFailure) -> String {
         }
         RunFile::Instance => format!("could not write the instance file in {path}\n  cause: {reason}"),
         RunFile::EndedInstance => format!("could not remove {path}: {reason}\n  hint:  `orch clean` removes it"),
+        RunFile::Requests => format!("could not read the requests of other commands in {path}: {reason}"),
         RunFile::DeadRuns => format!("could not remove the files that dead runs have left: {reason}"),
     }
 }

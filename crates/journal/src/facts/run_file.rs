@@ -1,4 +1,4 @@
-//! Files of a run that could not be written or removed, as events name them.
+//! Files of a run that could not be read, written or removed, as events name them.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::event_values::NoticeLevel;
 
-/// Purpose of a file that orch writes or removes during a run.
+/// Purpose of a file that orch reads, writes or removes during a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunFile {
@@ -24,9 +24,11 @@ pub enum RunFile {
     EndedInstance,
     /// The files of dead runs are removed.
     DeadRuns,
+    /// The requests of other commands are read.
+    Requests,
 }
 
-/// Failed write or removal of a file; the run goes on.
+/// Failed use of a file; the run goes on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunFileFailure {
     pub file: RunFile,
@@ -41,9 +43,12 @@ impl RunFileFailure {
         match self.file {
             // Without these files the record of the run is lost.
             RunFile::Journal | RunFile::Summary => NoticeLevel::Error,
-            RunFile::Log | RunFile::Ports | RunFile::Instance | RunFile::EndedInstance | RunFile::DeadRuns => {
-                NoticeLevel::Warning
-            }
+            RunFile::Log
+            | RunFile::Ports
+            | RunFile::Instance
+            | RunFile::EndedInstance
+            | RunFile::DeadRuns
+            | RunFile::Requests => NoticeLevel::Warning,
         }
     }
 }

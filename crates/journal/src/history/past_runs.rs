@@ -178,7 +178,8 @@ impl History {
                 break;
             }
             let mut begun = BTreeMap::new();
-            let mut has_ends = false;
+            // A site that was tried again by request has several ends, of which the last one counts.
+            let mut ends = BTreeMap::new();
             let read = each_line_of_kinds(&run.journal, &RelevantEvent::KINDS, |wanted| match wanted {
                 RelevantEvent::SiteDispatched { site, elapsed } => {
                     begun.insert(site, AttemptStart::Dispatched(elapsed));
@@ -187,9 +188,8 @@ impl History {
                     begun.insert(site, AttemptStart::PickedUp);
                 }
                 RelevantEvent::SiteFinished(end) => {
-                    has_ends = true;
                     let begun = begun.get(&end.site).copied();
-                    history.note(&run.run_id, end, begun);
+                    ends.insert(end.site.clone(), (end, begun));
                 }
                 RelevantEvent::ServicePeaked { service, memory_bytes } => {
                     history.peaks.entry(service).or_default().push(memory_bytes);
@@ -201,7 +201,10 @@ impl History {
             if let Err(error) = read {
                 tracing::debug!(%error, "could not read the sites of a past run");
             }
-            counted += usize::from(has_ends);
+            counted += usize::from(!ends.is_empty());
+            for (end, begun) in ends.into_values() {
+                history.note(&run.run_id, end, begun);
+            }
         }
         history
     }

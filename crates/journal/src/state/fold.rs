@@ -11,6 +11,7 @@ use super::views::{
 };
 use crate::event::{Event, EventKind};
 use crate::event_values::NoticeLevel;
+use crate::facts::admission_change::AdmissionChange;
 use crate::facts::proxy_pool_count::ProxyPoolCount;
 use crate::facts::proxy_refresh_job::ProxyRefreshJob;
 use crate::facts::redis_leftovers::RedisLeftovers;
@@ -43,6 +44,9 @@ impl RunState {
             None | Some(NoticeLevel::Info) => {}
             Some(NoticeLevel::Warning) => self.warnings += 1,
             Some(NoticeLevel::Error) => self.errors += 1,
+        }
+        if let EventKind::SiteAdmissionChanged(AdmissionChange { admission }) = &event.kind {
+            self.admission = *admission;
         }
         match &event.kind {
             // ----- the run

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::totals::RunTotals;
 use super::views::{LeftoversView, ProxiesView, ServiceView, SiteView, StopView};
 use crate::event_values::RunCommand;
+use crate::facts::admission_change::SiteAdmission;
 use crate::ids::{RunId, SiteName};
 use crate::run_outcome::RunOutcome;
 
@@ -31,6 +32,9 @@ pub struct RunState {
     /// Index of each site in `sites`, because events look up one of thousands.
     #[serde(skip)]
     pub(crate) site_places: foldhash::HashMap<SiteName, usize>,
+    /// Admission of the sites that have not begun.
+    #[serde(default)]
+    pub admission: SiteAdmission,
     /// Totals of all sites; a snapshot is read without them.
     #[serde(skip_deserializing)]
     pub totals: RunTotals,
