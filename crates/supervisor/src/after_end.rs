@@ -94,7 +94,11 @@ impl Service {
     ) -> (ServiceState, Vec<ServiceAction>) {
         let then = match then {
             AfterStop::Fail(failure) => AfterStop::Fail(failure.with_log(&self.log)),
-            then @ (AfterStop::ApplyRestartPolicy | AfterStop::StayDown | AfterStop::Recycle) => then,
+            then @ (AfterStop::ApplyRestartPolicy
+            | AfterStop::StayDown
+            | AfterStop::StayStopped
+            | AfterStop::StartAgain
+            | AfterStop::Recycle) => then,
         };
         let event = EventKind::ServiceExited {
             service: self.name.clone(),

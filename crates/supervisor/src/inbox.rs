@@ -8,10 +8,11 @@ use tokio::sync::{mpsc, watch};
 use crate::launcher::ProcessLauncher;
 use crate::memory_limit::MemoryUse;
 use crate::service_kind::PreparedStart;
+use crate::service_requests::ServiceVerb;
 use crate::states::{ServiceAvailability, ServiceInput};
 use orch_guard::GuardEvent;
-use orch_journal::ServiceName;
 use orch_journal::failure::ServiceFailure;
+use orch_journal::{PendingRequest, ServiceName};
 
 /// A message to the supervisor.
 pub(crate) enum SupervisorMessage {
@@ -34,6 +35,12 @@ pub(crate) enum SupervisorMessage {
     },
     NotNeeded {
         name: ServiceName,
+    },
+    /// A person asks for the stop or the start of a service.
+    Requested {
+        name: ServiceName,
+        verb: ServiceVerb,
+        request: PendingRequest,
     },
     /// The guard has received a signal that asks for an end, and orch has not.
     GuardAskedToEnd(ServiceFailure),
@@ -62,6 +69,17 @@ impl GuardInbox {
     }
 }
 
+/// A handle that passes requests about services to the supervisor.
+#[derive(Clone)]
+pub struct ServiceRequests(mpsc::UnboundedSender<SupervisorMessage>);
+
+impl ServiceRequests {
+    /// Passes a request on, which the supervisor answers. A request that has no reader any more is refused.
+    pub fn send(&self, name: ServiceName, verb: ServiceVerb, request: PendingRequest) {
+        drop(self.0.send(SupervisorMessage::Requested { name, verb, request }));
+    }
+}
+
 /// The receiving end, created before the guard is started and consumed by the supervisor.
 pub struct SupervisorInbox {
     pub(crate) sender: mpsc::UnboundedSender<SupervisorMessage>,
@@ -87,12 +105,20 @@ impl SupervisorInbox {
         )
     }
 
-    /// Passes the ends of commands to the launcher, as long as there is no supervisor to do so; keeps all other
-    /// messages for the supervisor.
+    /// Creates a handle for requests about services.
+    pub fn service_requests(&self) -> ServiceRequests {
+        ServiceRequests(self.sender.clone())
+    }
+
+    /// Passes the ends of commands to the launcher, as long as there is no supervisor to do so, and refuses requests;
+    /// keeps all other messages for the supervisor.
     pub async fn serve_commands(&mut self, launcher: &ProcessLauncher) -> Infallible {
         loop {
             match self.receiver.recv().await {
                 Some(SupervisorMessage::Guard(event)) if launcher.deliver(&event) => {}
+                Some(SupervisorMessage::Requested { request, .. }) => {
+                    request.refuse("the run has not begun to start its services yet");
+                }
                 Some(message) => self.early.push_back(message),
                 // The inbox contains a sender, so the channel never closes.
                 None => std::future::pending::<()>().await,

@@ -53,6 +53,7 @@ impl Service {
             | ServiceState::Starting { .. }
             | ServiceState::Ending { .. }
             | ServiceState::BackingOff { .. }
+            | ServiceState::Stopped
             | ServiceState::Failed => false,
         }
     }

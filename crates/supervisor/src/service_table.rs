@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::memory_limit;
 use crate::memory_limit::MemoryUse;
 use crate::service_kind::ServiceKind;
+use crate::start_order::StartOrder;
 use crate::states::ServiceState;
 use crate::supervised::SupervisedService;
 use orch_journal::ServiceName;
@@ -48,6 +49,51 @@ impl ServiceTable {
         self.entries.iter().all(is_usable)
     }
 
+    /// Returns true if each needed service can be used, or does not start before a request starts it or a service on
+    /// which it depends.
+    pub fn all_are_settled(&self, order: &StartOrder) -> bool {
+        let is_stopped = |entry: &SupervisedService| entry.service.state == ServiceState::Stopped;
+        let mut held: Vec<bool> = self.entries.iter().map(is_stopped).collect();
+        if !held.contains(&true) {
+            return self.all_are_usable();
+        }
+        loop {
+            let is_held = |index: usize| held.get(index).copied().unwrap_or_default();
+            let waits_for_held = |index: &usize| {
+                let waits = self.entries.get(*index).map(|entry| &entry.service.state) == Some(&ServiceState::Waiting);
+                let unusable = || self.unusable_dependencies(*index, order).into_iter();
+                waits && !is_held(*index) && unusable().any(is_held)
+            };
+            let Some(next) = (0..self.entries.len()).find(waits_for_held) else {
+                break;
+            };
+            if let Some(held) = held.get_mut(next) {
+                *held = true;
+            }
+        }
+        let mut entries = self.entries.iter().zip(held);
+        entries.all(|(entry, is_held)| is_held || entry.service.is_usable() || !entry.demand.is_wanted())
+    }
+
+    /// Lists the dependencies of a service that cannot be used.
+    pub fn unusable_dependencies(&self, index: usize, order: &StartOrder) -> Vec<usize> {
+        let Some(entry) = self.entries.get(index) else {
+            return Vec::new();
+        };
+        let needed = order.dependencies(&entry.service.name);
+        let needed = needed.filter_map(|name| self.find(name.as_str()));
+        needed.filter(|index| !self.is_usable(*index)).collect()
+    }
+
+    /// Lists the services that are given up.
+    pub fn failed_names(&self) -> Vec<ServiceName> {
+        let failed = self
+            .entries
+            .iter()
+            .filter(|entry| entry.service.state == ServiceState::Failed);
+        failed.map(|entry| entry.service.name.clone()).collect()
+    }
+
     /// Lists the services that can be used.
     pub fn usable_names(&self) -> Vec<ServiceName> {
         let usable = self.entries.iter().filter(|entry| entry.service.is_usable());
@@ -62,7 +108,9 @@ impl ServiceTable {
             | ServiceState::Starting { .. }
             | ServiceState::Ready { .. }
             | ServiceState::Ending { .. }
-            | ServiceState::BackingOff { .. } => true,
+            | ServiceState::BackingOff { .. }
+            // A request may start the service at any time.
+            | ServiceState::Stopped => true,
             ServiceState::Reused { .. } | ServiceState::Completed | ServiceState::Down | ServiceState::Failed => false,
         })
     }
@@ -93,7 +141,8 @@ impl ServiceTable {
             }
         }
         for entry in &mut self.entries {
-            entry.is_recycling &= entry.demand.is_wanted() && !entry.service.is_usable();
+            let is_down = matches!(entry.service.state, ServiceState::Stopped | ServiceState::Failed);
+            entry.is_recycling &= entry.demand.is_wanted() && !entry.service.is_usable() && !is_down;
         }
         if self.entries.iter().any(|entry| entry.is_recycling) {
             return None;

@@ -6,6 +6,8 @@
 //!                |            `-> Completed (oneshot)
 //!                `-> Reused            any of them -> Failed
 //! ```
+//! A request ([`crate::service_requests`]) leads from any state to Stopped, and from there to Waiting.
+//!
 //! `now` and the jitter are arguments: tables and property tests drive time. Not here: processes, probes, the stop of
 //! the whole run (the guard does that by rank, in one order), and what follows an end ([`crate::after_end`]).
 
@@ -212,6 +214,8 @@ impl Service {
                     self.has_been_ready = false;
                     (S::Waiting, vec![ServiceAction::Emit(event)])
                 }
+                AfterStop::StayStopped => (S::Stopped, vec![self.stopped_event(status)]),
+                AfterStop::StartAgain => (S::Waiting, vec![self.stopped_event(status)]),
                 AfterStop::Fail(failure) => self.fail(failure),
                 AfterStop::Recycle => self.recycle(ready_for, reason, now, random),
                 AfterStop::ApplyRestartPolicy => {
@@ -278,6 +282,7 @@ impl Service {
                 | S::Reused { .. }
                 | S::Completed
                 | S::Down
+                | S::Stopped
                 | S::Failed),
                 ServiceInput::DependenciesReady
                 | ServiceInput::FoundHealthy(_)

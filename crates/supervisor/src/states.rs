@@ -75,6 +75,8 @@ pub enum ServiceState {
     Completed,
     /// The service is dead, and the restart policy does not ask for a restart.
     Down,
+    /// The service is down because a request stopped it; only a request starts it again.
+    Stopped,
     /// The service was given up.
     Failed,
 }
@@ -93,6 +95,10 @@ pub(crate) enum ServiceAvailability {
 pub enum AfterStop {
     /// Stay down: the service is not needed, until a caller requests the service again.
     StayDown,
+    /// Stay down until a request starts the service: a request stopped it.
+    StayStopped,
+    /// Start again, because a request says so.
+    StartAgain,
     /// Start again, whatever the restart policy says. A service that needs this again and again soon after a start is
     /// subject to the policy nevertheless.
     Recycle,

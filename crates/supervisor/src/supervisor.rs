@@ -39,6 +39,10 @@ pub struct UsableServices {
     pub all: bool,
     /// Names of the services that can be used.
     pub names: Vec<ServiceName>,
+    /// Each needed service can be used, or does not start before a request starts it or a dependency.
+    pub settled: bool,
+    /// Names of the services that are given up.
+    pub failed: Vec<ServiceName>,
     /// Number of restarts so far, of all services together.
     pub restarts: u64,
 }
@@ -63,8 +67,8 @@ impl GivenUp {
 
 /// The loop and the owned values.
 pub struct Supervisor {
-    services: ServiceTable,
-    order: StartOrder,
+    pub(crate) services: ServiceTable,
+    pub(crate) order: StartOrder,
     launcher: ProcessLauncher,
     recorder: Recorder,
     logs: LogKeeper,
@@ -177,7 +181,7 @@ impl Supervisor {
                 .entries
                 .get(index)
                 .is_some_and(|entry| entry.demand.is_wanted() && entry.service.state == ServiceState::Waiting);
-            if waits && self.dependencies_are_usable(index) {
+            if waits && self.services.unusable_dependencies(index, &self.order).is_empty() {
                 let given_up = self.step(index, ServiceInput::DependenciesReady);
                 if given_up.is_some() {
                     return given_up;
@@ -185,18 +189,6 @@ impl Supervisor {
             }
         }
         None
-    }
-
-    fn dependencies_are_usable(&self, index: usize) -> bool {
-        let Some(entry) = self.services.entries.get(index) else {
-            return false;
-        };
-        let mut needed = self.order.dependencies(&entry.service.name);
-        needed.all(|name| {
-            self.services
-                .find(name.as_str())
-                .is_some_and(|index| self.services.is_usable(index))
-        })
     }
 
     /// Reports, once, why a killed program has left nothing in the log. A program that ends by itself writes the
@@ -226,6 +218,8 @@ impl Supervisor {
         let now = UsableServices {
             all: self.services.all_are_usable(),
             names: self.services.usable_names(),
+            settled: self.services.all_are_settled(&self.order),
+            failed: self.services.failed_names(),
             restarts: self.restarts,
         };
         self.usable.send_if_modified(|before| {
@@ -277,6 +271,10 @@ impl Supervisor {
             SupervisorMessage::Measured(held) => {
                 let (index, reason) = self.services.next_to_recycle(&held)?;
                 self.step(index, ServiceInput::MemoryLimitExceeded(reason))
+            }
+            SupervisorMessage::Requested { name, verb, request } => {
+                self.handle_request(&name, verb, request);
+                None
             }
             SupervisorMessage::GuardAskedToEnd(failure) => Some(GivenUp::Guard(failure)),
             SupervisorMessage::NotNeeded { name } => {
@@ -430,7 +428,7 @@ impl Supervisor {
         given_up
     }
 
-    fn perform(&mut self, index: usize, action: ServiceAction) -> ActionResult {
+    pub(crate) fn perform(&mut self, index: usize, action: ServiceAction) -> ActionResult {
         let sender = self.inbox.sender.clone();
         let Some(entry) = self.services.entries.get_mut(index) else {
             return ActionResult::Done;
@@ -476,7 +474,8 @@ impl Supervisor {
     }
 }
 
-enum ActionResult {
+/// Result of an action.
+pub(crate) enum ActionResult {
     Done,
     Answered(ServiceInput),
     GaveUp(GivenUp),

@@ -3,7 +3,7 @@
 //!
 //! Files under `/proc` are not read with this module.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -38,11 +38,26 @@ pub fn open_with(options: &mut OpenOptions, flags: i32, path: &Path) -> io::Resu
 /// The file cannot be opened, is a symbolic link or not a regular file, has a second hard link, or belongs to another
 /// user.
 pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
-    let file =
-        open_with(options.create(true).mode(0o600), O_NOFOLLOW, path).map_err(|error| match error.raw_os_error() {
-            Some(nix::libc::ELOOP) => io::Error::other("it is a symbolic link, and orch does not write through links"),
-            _ => error,
-        })?;
+    open_without_links(options.create(true).mode(0o600), path).map(|(file, _)| file)
+}
+
+/// Opens an existing file that only this user can have written. A symbolic or hard link is refused.
+///
+/// # Errors
+/// The file cannot be opened, is a link or not a regular file, belongs to another user, or may be written by others.
+pub fn open_private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    let (file, metadata) = open_without_links(options, path)?;
+    match metadata.mode() & 0o022 {
+        0 => Ok(file),
+        _ => Err(io::Error::other("other users may write to it")),
+    }
+}
+
+fn open_without_links(options: &mut OpenOptions, path: &Path) -> io::Result<(File, Metadata)> {
+    let file = open_with(options, O_NOFOLLOW, path).map_err(|error| match error.raw_os_error() {
+        Some(nix::libc::ELOOP) => io::Error::other("it is a symbolic link, and orch does not follow links here"),
+        _ => error,
+    })?;
     let metadata = file.metadata()?;
     if metadata.nlink() > 1 {
         let error = "it is a hard link: writing to it would change another file too";
@@ -52,7 +67,7 @@ pub fn open_own(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
     if metadata.uid() != me {
         return Err(io::Error::other(format!("it belongs to user {}", metadata.uid())));
     }
-    Ok(file)
+    Ok((file, metadata))
 }
 
 /// Reads a file of at most `largest` bytes.
