@@ -20,25 +20,31 @@ use super::state::{PauseKind, ScheduleDecision, SiteEnd, SiteId, SiteTurn, SkipC
 #[derive(Clone, Debug)]
 pub struct Schedule {
     agenda: Arc<SiteAgenda>,
-    sites: Vec<ScheduledSite>,
-    queue: SiteQueue,
+    pub(super) sites: Vec<ScheduledSite>,
+    pub(super) queue: SiteQueue,
     room: FreeCapacity,
     pauses: BinaryHeap<Reverse<(Duration, SiteId)>>,
-    now: Duration,
+    pub(super) now: Duration,
     /// Number of sites that have not ended.
-    left: usize,
+    pub(super) left: usize,
     /// Number of sites that may begin until the next limit is set.
     allowed: AdmissionLimit,
     /// First site in the last pass through the queue that lacked only the expected memory.
     waiting_for_memory: Option<SiteId>,
+    /// Only sites that have begun may continue; no other site begins.
+    pub(super) is_paused: bool,
 }
 
+/// Site of the schedule with its state.
 #[derive(Clone, Copy, Debug)]
-struct ScheduledSite {
-    state: TurnState,
-    /// Time from which the site ages; set once.
-    since: Duration,
-    begun: bool,
+pub(super) struct ScheduledSite {
+    pub(super) state: TurnState,
+    /// Time from which the site ages; set once, and again by a retry.
+    pub(super) since: Duration,
+    /// The site has begun, or a request begins it: it goes before all others, and a pause does not hold it back.
+    pub(super) begun: bool,
+    /// The site has ended before, and other sites know that end.
+    pub(super) is_retried: bool,
 }
 
 impl Schedule {
@@ -49,6 +55,16 @@ impl Schedule {
 
     /// Begins the schedule with a limit on the sites that may begin.
     pub fn begin_limited(agenda: SiteAgenda, allowed: AdmissionLimit, now: Duration) -> (Self, Vec<ScheduleDecision>) {
+        Self::begin_held(agenda, allowed, false, now)
+    }
+
+    /// Begins the schedule with a limit on the sites that may begin, or with a pause.
+    pub fn begin_held(
+        agenda: SiteAgenda,
+        allowed: AdmissionLimit,
+        is_paused: bool,
+        now: Duration,
+    ) -> (Self, Vec<ScheduleDecision>) {
         let unmet = |site: SiteId| {
             let entry = agenda.entry(site);
             let count = |list: &[SiteId]| u32::try_from(list.len()).unwrap_or(u32::MAX);
@@ -64,6 +80,7 @@ impl Schedule {
                 state: TurnState::Waiting(unmet(site)),
                 since: now,
                 begun: false,
+                is_retried: false,
             })
             .collect();
         let mut schedule = Self {
@@ -75,6 +92,7 @@ impl Schedule {
             now,
             allowed,
             waiting_for_memory: None,
+            is_paused,
             agenda: Arc::new(agenda),
         };
         let mut decisions = Vec::new();
@@ -203,11 +221,11 @@ impl Schedule {
         Ok(decisions)
     }
 
-    fn advance_clock(&mut self, now: Duration) {
+    pub(super) fn advance_clock(&mut self, now: Duration) {
         self.now = self.now.max(now);
     }
 
-    fn key(&self, site: SiteId) -> QueueKey {
+    pub(super) fn key(&self, site: SiteId) -> QueueKey {
         let ScheduledSite { since, begun, .. } = self.sites[site.place()];
         QueueKey::new(site, begun, self.agenda.chain(site), since)
     }
@@ -252,7 +270,7 @@ impl Schedule {
         }
     }
 
-    fn enter_queue(&mut self, site: SiteId) {
+    pub(super) fn enter_queue(&mut self, site: SiteId) {
         self.sites[site.place()].state = TurnState::Queued { since: self.now };
         self.queue.insert(self.key(site), self.agenda.demand(site));
     }
@@ -260,7 +278,10 @@ impl Schedule {
     /// Ends a site, then the sites that cannot begin any more because of that, and so on.
     fn finish(&mut self, site: SiteId, end: SiteEnd, decisions: &mut Vec<ScheduleDecision>) {
         self.set_ended(site, end);
-        self.notify_dependents(site, end.is_success(), decisions);
+        // The dependents of a retried site have begun or were skipped by its first end.
+        if !self.sites[site.place()].is_retried {
+            self.notify_dependents(site, end.is_success(), decisions);
+        }
     }
 
     fn notify_dependents(&mut self, site: SiteId, success: bool, decisions: &mut Vec<ScheduleDecision>) {
@@ -280,7 +301,7 @@ impl Schedule {
         }
     }
 
-    fn set_ended(&mut self, site: SiteId, end: SiteEnd) {
+    pub(super) fn set_ended(&mut self, site: SiteId, end: SiteEnd) {
         self.sites[site.place()].state = TurnState::Ended(end);
         self.left -= 1;
     }
@@ -315,7 +336,7 @@ impl Schedule {
     }
 
     /// Examines the first site of each demand once, in their order, and admits the sites that fit.
-    fn admit(&mut self, decisions: &mut Vec<ScheduleDecision>) {
+    pub(super) fn admit(&mut self, decisions: &mut Vec<ScheduleDecision>) {
         let mut claims = CapacityClaims::none(self.agenda.limits());
         let mut last = None;
         self.waiting_for_memory = None;
@@ -325,6 +346,9 @@ impl Schedule {
         {
             last = Some((key, demand));
             let site = key.site();
+            if self.is_paused && !self.sites[site.place()].begun {
+                continue;
+            }
             let until = self.until(site, self.now);
             let AgendaEntry { uses, memory, .. } = self.agenda.entry(site);
             if let AdmissionLimit::Within(left) = self.allowed

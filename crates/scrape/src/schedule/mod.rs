@@ -5,6 +5,7 @@
 //!
 //! - The agenda: the sites with their needs, the limits, and the expected durations. Without cycles.
 //! - [`Schedule`]: the state of each site: waiting, queued, running, pausing, ended.
+//! - The requests of persons: a pause, a site that begins first, a site that begins again.
 //! - The queue: which site is next. The capacity: which slots and units are free, and for which sites units are kept
 //!   free.
 //! - [`simulate()`]: the schedule in virtual time.
@@ -32,11 +33,13 @@ mod properties;
 mod queue;
 #[cfg(test)]
 mod random_run;
+mod requests;
 pub mod simulate;
 mod state;
 
 pub use crate::schedule::agenda::{AgendaEntry, AgendaError, AgendaLimits, SiteAgenda};
 pub use crate::schedule::machine::Schedule;
+pub use crate::schedule::requests::RetryRefusal;
 pub use crate::schedule::simulate::{SimulatedTurn, SimulationTrace, TurnSpan, as_expected, expected_end, simulate};
 pub use crate::schedule::state::{
     PauseKind, ResourceId, ScheduleDecision, SiteEnd, SiteId, SiteTurn, SkipCause, TurnState,

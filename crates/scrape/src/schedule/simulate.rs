@@ -56,7 +56,8 @@ pub fn expected_end(schedule: &Schedule, now: Duration, lasts: impl Fn(SiteId) -
     for (turn, _) in schedule.turns() {
         virtual_run.begin(turn);
     }
-    // The end of a memory shortage is unknown, so that all sites may begin here.
+    // The ends of a memory shortage and of a pause are unknown, so that all sites may begin here.
+    virtual_run.schedule.is_paused = false;
     let decisions = virtual_run.schedule.set_admission_limit(AdmissionLimit::All, now);
     virtual_run.finish(decisions);
     virtual_run.trace.makespan
