@@ -1,11 +1,14 @@
 //! The subcommands. Each subcommand has a file that parses the options, calls the library and maps the outcome to an
 //! exit code.
 
+mod active_run;
+mod admission;
 mod celery;
 mod clean;
 mod demo;
 mod errors;
 mod events;
+mod down;
 mod exec;
 mod follow_end;
 mod init;
@@ -16,17 +19,23 @@ mod output;
 mod plan;
 mod plan_preview;
 mod redis;
+mod refresh;
+mod restart;
+mod retry;
 mod run;
 mod run_choice;
 mod service_manager;
+mod service_request;
 mod session;
 mod setup;
 mod shell;
 mod signals;
 mod simulate;
 mod simulation;
+mod site_request;
 mod sites;
 mod status;
+mod start;
 mod stderr;
 mod stop;
 mod table;
@@ -61,6 +70,7 @@ struct CommandLine {
 enum OrchCommand {
     Run(run::RunArgs),
     Up(up::UpArgs),
+    Down(down::DownArgs),
     Plan(plan::PlanArgs),
     Simulate(simulate::SimulateArgs),
     Sites(sites::ListArgs),
@@ -69,7 +79,14 @@ enum OrchCommand {
     Events(events::JournalArgs),
     Logs(logs::LogsArgs),
     List(list::InstancesArgs),
+    Start(start::StartArgs),
     Stop(stop::StopArgs),
+    Restart(restart::RestartArgs),
+    Retry(retry::RetryArgs),
+    Pause(admission::PauseArgs),
+    Resume(admission::ResumeArgs),
+    Drain(admission::DrainArgs),
+    Refresh(refresh::RefreshArgs),
     Exec(exec::ExecArgs),
     Clean(clean::CleanArgs),
     Setup(setup::SetupArgs),
@@ -179,6 +196,7 @@ pub fn main() -> ExitCode {
     let result = match cli.command {
         OrchCommand::Run(args) => run::main(&args),
         OrchCommand::Up(args) => up::main(&args),
+        OrchCommand::Down(args) => down::main(&args),
         OrchCommand::Plan(args) => plan::main(&args),
         OrchCommand::Simulate(args) => simulate::main(&args),
         OrchCommand::Sites(args) => sites::main(&args),
@@ -187,7 +205,14 @@ pub fn main() -> ExitCode {
         OrchCommand::Events(args) => events::main(&args),
         OrchCommand::Logs(args) => logs::main(&args),
         OrchCommand::List(args) => list::main(&args),
+        OrchCommand::Start(args) => start::main(&args),
         OrchCommand::Stop(args) => stop::main(&args),
+        OrchCommand::Restart(args) => restart::main(&args),
+        OrchCommand::Retry(args) => retry::main(&args),
+        OrchCommand::Pause(args) => admission::pause(&args),
+        OrchCommand::Resume(args) => admission::resume(&args),
+        OrchCommand::Drain(args) => admission::drain(&args),
+        OrchCommand::Refresh(args) => refresh::main(&args),
         OrchCommand::Exec(args) => exec::main(&args),
         OrchCommand::Clean(args) => clean::main(&args),
         OrchCommand::Setup(args) => setup::main(&args),

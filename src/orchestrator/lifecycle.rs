@@ -12,6 +12,7 @@ use super::run::RunEnd;
 use super::state_directory_watch::StateDirectoryWatch;
 use super::unread_env_file;
 use crate::orchestrator::instance::locks::RunOptions;
+use crate::orchestrator::requests::{RequestReader, RequestReceiver};
 use orch_celery::Client;
 use orch_config::Config;
 use orch_guard::{Guard, HurrySwitch, InstanceLock, TerminalSwitch};
@@ -20,6 +21,7 @@ use orch_journal::{
     EventKind, Recorder, Resumption, RunDirectory, RunFile, RunFileFailure, RunId, RunOutcome, StopReason,
     UnreadEnvFile,
 };
+use orch_scrape::jobs::{SiteRequests, StopRequests};
 use orch_scrape::sites::{JobContext, KeptMonitor, WorkersAfterRun};
 use orch_supervisor::shared::instance_file;
 use orch_supervisor::shared::instance_file::InstanceFile;
@@ -91,6 +93,12 @@ pub struct Orchestrator {
     pub(super) monitor: KeptMonitor,
     /// Decides whether the workers end with this run or continue.
     pub(super) workers: WorkersAfterRun,
+    /// Reader of the requests of other commands.
+    pub(super) requests: RequestReader,
+    /// Sites that are to be stopped by request.
+    pub(super) site_stops: StopRequests,
+    /// Requests about the admission of sites.
+    pub(super) site_requests: SiteRequests,
     /// Client for the workers that the stop ends.
     pub(super) stopped_workers: Option<Client>,
     // These fields drop in this order: the guard before the locks, so that no run can start while a process is left.
@@ -173,12 +181,14 @@ impl Orchestrator {
     }
 
     /// Stops everything, writes the summary, and records how the run ended. Comes last.
-    pub fn finish(self, ending: &RunEnd) -> RunOutcome {
+    pub fn finish(mut self, ending: &RunEnd) -> RunOutcome {
         self.note_reason(ending.reason());
         if let RunEnd::Done(_) = ending {
             self.explain_failed_sites();
         }
         let left = self.stop_all();
+        self.site_requests.refuse_all();
+        RequestReceiver::refuse_late_requests(&self.recorder, &mut self.requests);
         let outcome = match left {
             // A failed stop is the more important result.
             Err(_) if ending.outcome() != RunOutcome::ConfigurationError => RunOutcome::InfrastructureFailed,

@@ -3,6 +3,7 @@
 pub(crate) mod instance;
 pub(crate) mod lifecycle;
 mod own_workers;
+pub(crate) mod requests;
 mod run;
 pub(crate) mod run_observer;
 mod run_services;

@@ -9,7 +9,6 @@ use tokio::sync::{mpsc, watch};
 
 use super::own_workers::own_workers;
 use super::unacknowledged_search::{UnacknowledgedSearch, now_unix};
-use crate::orchestrator::instance::stop_request_file;
 use orch_celery::{Client, DeadWorker, RestoreReport, SharedWorkers, TaskId};
 use orch_config::{Config, SiteConfig};
 use orch_journal::failure::ServiceFailure;
@@ -17,6 +16,7 @@ use orch_journal::{
     EventKind, History, NoticeLevel, Recorder, Resumption, RunDirectory, RunOutcome, ServiceName, SiteName,
     SiteRemainder, StopReason,
 };
+use orch_scrape::jobs::{SiteRequests, StopRequests};
 use orch_scrape::proxies;
 use orch_scrape::proxies::{ProxyVerdict, SuspectPool};
 use orch_scrape::sites;
@@ -38,7 +38,7 @@ pub enum RunEnd {
     Done(RunOutcome),
     /// The work could not be finished.
     Failed(RunOutcome, ServiceFailure),
-    /// A signal requested the stop.
+    /// A signal or another command requested the stop.
     Stopped(StopReason),
 }
 
@@ -106,8 +106,10 @@ pub struct RunWork {
     pub monitor: sites::KeptMonitor,
     /// Directory with the logs of the services.
     pub directory: RunDirectory,
-    /// File into which `orch stop` writes requests to stop a site.
-    pub stop_requests: PathBuf,
+    /// Sites that are to be stopped by request.
+    pub site_stops: StopRequests,
+    /// Requests about the admission of sites.
+    pub site_requests: SiteRequests,
     /// Workers that the run uses and does not own.
     pub shared: SharedWorkers,
     pub redis_outage: RedisOutage,
@@ -123,6 +125,14 @@ impl RunWork {
         let mut usable = self.usable.clone();
         if usable.wait_for(|usable| usable.all).await.is_err() {
             // The supervisor has ended, and the caller's `select!` returns its result.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Waits until every service can be used, or stays down until a request starts it.
+    pub async fn wait_until_settled(&self) {
+        let mut usable = self.usable.clone();
+        if usable.wait_for(|usable| usable.settled).await.is_err() {
             std::future::pending::<()>().await;
         }
     }
@@ -149,6 +159,8 @@ impl RunWork {
         };
         let usable = self.usable.clone();
         let context = sites::JobContext {
+            stop_requests: self.site_stops.clone(),
+            site_requests: self.site_requests.clone(),
             shared_workers: self.shared.clone(),
             usual_times: Arc::new(self.history.baselines()),
             worker_logs: Arc::new(self.logs_of_workers()),
@@ -170,7 +182,6 @@ impl RunWork {
         let ending = tokio::select! {
             never = self.restore_after_restarts(client, &context) => match never {},
             never = self.restore_of_dead_workers(client, &context) => match never {},
-            never = stop_request_file::watch_requests(&self.stop_requests, &context.stop_requests) => match never {},
             failure = refused => return RunEnd::failed(failure),
             ending = self.proxies_then_sites(&context, leases, &mut reasons) => ending,
         };

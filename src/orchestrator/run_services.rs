@@ -1,6 +1,7 @@
 //! The middle of a run: assembles the plan, then runs the services next to the work of the command, until one of them
 //! ends the run.
 
+use std::convert::Infallible;
 use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use super::lifecycle::Orchestrator;
 use super::run::{RunEnd, RunWork};
 use super::service_plan::{PlanContext, ServicePlan};
 use crate::orchestrator::instance::locks::holder;
+use crate::orchestrator::requests::RequestReceiver;
 use orch_celery::{Client, SharedWorkers, TransportSettings};
 use orch_config::RestartPolicy;
 use orch_guard::InstanceLock;
@@ -25,7 +27,7 @@ use orch_scrape::sites::{AllSitesHeld, LeaseStore, LeaseTerms, OutagePolicy, Wor
 use orch_supervisor::shared::instance_file;
 use orch_supervisor::shared::instance_file::InstanceFile;
 use orch_supervisor::shared::{RedisOutage, WatchTerms, WorkerWatch, partner, worker_timeout};
-use orch_supervisor::{GivenUp, RedisConnection, Supervisor, base_environment};
+use orch_supervisor::{GivenUp, RedisConnection, Supervisor, UsableServices, base_environment};
 
 /// Minimum time to wait for an external Redis that does not answer: a restart by hand takes some seconds.
 const REDIS_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,12 +58,42 @@ impl Orchestrator {
         let watching = self.presence.clone().watch(move |loss| {
             recorder.emit(EventKind::StateDirectoryLost(loss));
         });
+        let end = watch::Sender::new(false);
+        let mut end_requests = end.subscribe();
+        let end_requested = async {
+            if end_requests.wait_for(|is_requested| *is_requested).await.is_err() {
+                pending::<()>().await;
+            }
+        };
+        let receiver = self.inbox.as_ref().map(|inbox| RequestReceiver {
+            recorder: self.recorder.clone(),
+            command: self.options.command,
+            services: inbox.service_requests(),
+            site_stops: self.site_stops.clone(),
+            sites: self.site_requests.clone(),
+            end: end.clone(),
+        });
+        let mut requests = self.requests.clone();
+        let receiving = async {
+            match &receiver {
+                Some(receiver) => receiver.receive(&mut requests).await,
+                None => pending().await,
+            }
+        };
         let ending = tokio::select! {
             biased;
             reason = stop_requested => RunEnd::Stopped(reason),
             ending = self.work() => ending,
             never = watching => match never {},
+            never = receiving => match never {},
+            () = end_requested => RunEnd::Stopped(StopReason::Requested),
         };
+        self.requests = requests;
+        if let (RunEnd::Stopped(reason @ StopReason::Requested), RunCommand::Up) = (&ending, self.options.command) {
+            // `orch up` runs until somebody ends it: that is its normal end.
+            self.note_reason(*reason);
+            return RunEnd::Done(RunOutcome::Succeeded);
+        }
         if let (RunEnd::Stopped(_) | RunEnd::Failed(..), Some(context)) = (&ending, self.in_flight.get()) {
             stop.mark_unchanged();
             tokio::select! {
@@ -129,6 +161,7 @@ impl Orchestrator {
             tokio::select! {
                 biased;
                 failure = self.joined_instance_failed() => return RunEnd::failed(failure),
+                never = inbox.serve_commands(&self.launcher) => match never {},
                 free = self.wait_for_a_free_site(leases) => if let Err(held) = free {
                     return RunEnd::busy(&held);
                 },
@@ -176,7 +209,8 @@ impl Orchestrator {
             in_flight: Arc::clone(&self.in_flight),
             monitor: self.monitor.clone(),
             directory: self.directory.clone(),
-            stop_requests: self.directory.stop_requests(),
+            site_stops: self.site_stops.clone(),
+            site_requests: self.site_requests.clone(),
             shared,
             redis_outage,
             dead_workers,
@@ -338,13 +372,13 @@ impl Orchestrator {
         sites::wait_for_a_free_site(&self.recorder, leases, &self.options.sites, self.wait_until).await
     }
 
-    /// Runs `orch up`, or ends it when the services are ready, as the options say. A failed start of a service ends the run. Later, a service that is given up stays down and the
-    /// others are kept running, until none is left.
+    /// Runs `orch up`, or ends it when the services are ready, as the options say. A failed start of a service ends the
+    /// run. Later, a service that is given up stays down and the others are kept running, until none is left.
     async fn run_up(&self, supervisor: &mut Supervisor, job: &RunWork) -> RunEnd {
         tokio::select! {
             biased;
             given_up = supervisor.run() => return RunEnd::failed(given_up.into_failure()),
-            () = job.wait_until_usable() => {}
+            () = job.wait_until_settled() => {}
         }
         if self.options.ends_when_ready {
             return RunEnd::Done(RunOutcome::Succeeded);
@@ -352,7 +386,14 @@ impl Orchestrator {
         if let Err(failure) = self.announce_instance(job) {
             return RunEnd::failed(failure);
         }
-        let mut all_given_up = Vec::new();
+        tokio::select! {
+            biased;
+            ending = self.keep_services_up(supervisor) => ending,
+            never = self.publish_given_up_services(job) => match never {},
+        }
+    }
+
+    async fn keep_services_up(&self, supervisor: &mut Supervisor) -> RunEnd {
         loop {
             let given_up = supervisor.run().await;
             let (service, failure) = match given_up {
@@ -362,19 +403,32 @@ impl Orchestrator {
             };
             let reason = failure.to_string();
             self.recorder.emit(EventKind::ServiceGivenUp {
-                service: service.clone(),
+                service,
                 unread: self.unread_env_file(&reason),
                 reason,
             });
-            // Runs that join this instance read the given-up services from its file.
-            all_given_up.push(service);
-            if let Err(error) = self.publish_instance(job, &all_given_up) {
+        }
+    }
+
+    /// Keeps the list of the given-up services in the instance file, from which runs that join this instance read it. A
+    /// service that a request starts again leaves the list.
+    async fn publish_given_up_services(&self, job: &RunWork) -> Infallible {
+        let mut usable = job.usable.clone();
+        let mut published = Vec::new();
+        loop {
+            let has_changed = |usable: &UsableServices| usable.failed != published;
+            let Ok(changed) = usable.wait_for(has_changed).await.map(|usable| usable.failed.clone()) else {
+                // The supervisor has ended.
+                return pending().await;
+            };
+            if let Err(error) = self.publish_instance(job, &changed) {
                 self.recorder.emit(EventKind::RunFileFailed(RunFileFailure {
                     file: RunFile::Instance,
                     path: self.config.orch.state_dir.clone(),
                     reason: error.to_string(),
                 }));
             }
+            published = changed;
         }
     }
 

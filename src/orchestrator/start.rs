@@ -10,6 +10,7 @@ use super::state_directory_watch::StateDirectoryWatch;
 use super::unfinished_run;
 use crate::orchestrator::instance::locks::{InstanceClaim, RunOptions, StartError, holder, take_locks};
 use crate::orchestrator::instance::{resume, stale_files, state_directory};
+use crate::orchestrator::requests::RequestReader;
 use orch_config::Config;
 use orch_guard::{Guard, GuardEvent, GuardFiles, GuardOptions, GuardReport, InstanceLock, why_unended};
 use orch_journal::failure::ServiceFailure;
@@ -17,6 +18,7 @@ use orch_journal::{
     EventKind, GuardProblem, JOURNAL_FORMAT, LeftoverProcess, LeftoverProcesses, PlannedService, Recorder, RunCommand,
     RunDirectory, RunFile, RunFileFailure, RunId, RunOutcome, RunRetention, RunStart,
 };
+use orch_scrape::jobs::{SiteRequests, StopRequests};
 use orch_scrape::sites::{KeptMonitor, WorkersAfterRun};
 use orch_supervisor::shared::instance_file;
 use orch_supervisor::{GuardInbox, LogKeeper, ProcessLauncher, ProcessName, SupervisorInbox};
@@ -172,6 +174,7 @@ impl Orchestrator {
         }
         let logs = LogKeeper::start(recorder.clone());
         logs.keep_within(&files.log, config.orch.log);
+        let requests = RequestReader::new(directory.requests());
         Ok(Self {
             config: Arc::new(config),
             options,
@@ -189,6 +192,9 @@ impl Orchestrator {
             in_flight: Arc::default(),
             monitor: KeptMonitor::default(),
             workers: WorkersAfterRun::End,
+            requests,
+            site_stops: StopRequests::default(),
+            site_requests: SiteRequests::default(),
             stopped_workers: None,
             guard,
             locks,

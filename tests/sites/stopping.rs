@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use orch::celery::ControlTarget;
 use orch::config::{SiteConfig, SiteDependencies};
+use orch::journal::RequestSender;
 use orch::journal::{EventKind, SiteStatus};
-use orch::scrape::sites::{KeptMonitor, SiteReport, StopRequester, WorkersAfterRun, cancel};
+use orch::scrape::sites::{KeptMonitor, SiteReport, WorkersAfterRun, cancel};
 use serde_json::{Value, json};
 
 use crate::scene::{Scene, dispatched, report, run, run_all, run_all_kept, site};
@@ -16,8 +17,8 @@ use crate::support::wait;
 /// Time that the project promises.
 const GONE_TIMEOUT: Duration = Duration::from_secs(5);
 
-fn alice() -> StopRequester {
-    StopRequester {
+fn alice() -> RequestSender {
+    RequestSender {
         pid: 12,
         user: "alice".to_owned(),
     }

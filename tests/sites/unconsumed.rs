@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use orch::celery::ControlTarget;
+use orch::journal::RequestSender;
 use orch::journal::{EventKind, SiteStatus};
-use orch::scrape::sites::StopRequester;
 use serde_json::json;
 
 use crate::scene::{Scene, dispatched, report, run, run_all, site};
@@ -142,7 +142,7 @@ fn a_site_that_is_stopped_leaves_nothing_in_a_queue_that_nobody_has_named() {
         let stop = async {
             let started = |event: &EventKind| matches!(event, EventKind::SiteJobStarted { .. });
             scene.until("the chord's start", started).await;
-            let asker = StopRequester {
+            let asker = RequestSender {
                 pid: 12,
                 user: "alice".to_owned(),
             };

@@ -183,6 +183,7 @@ pub(crate) fn of_requests() -> BoxedStrategy<EventKind> {
         Just(RequestVerb::Pause),
         Just(RequestVerb::Resume),
         Just(RequestVerb::Drain),
+        Just(RequestVerb::RefreshProxies),
         Just(RequestVerb::Down),
     ];
     let results = vec![RequestResult::Done, RequestResult::NothingToDo, RequestResult::Refused];

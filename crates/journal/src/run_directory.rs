@@ -84,9 +84,9 @@ impl RunDirectory {
         self.path.join("summary.json")
     }
 
-    /// Returns the path of the file in which other processes request stops of sites.
-    pub fn stop_requests(&self) -> PathBuf {
-        self.path.join("stop-requests.jsonl")
+    /// Returns the path of the file into which other commands write requests to the run.
+    pub fn requests(&self) -> PathBuf {
+        self.path.join("requests.jsonl")
     }
 
     /// Writes the summary atomically.

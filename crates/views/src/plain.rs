@@ -175,6 +175,8 @@ impl PlainView {
             | EventKind::SiteQueued { .. }
             | EventKind::EndExpected { .. }
             | EventKind::SiteChordCompleted { .. }
+            // The line of the request says the same.
+            | EventKind::SiteStopRequested { .. }
                 if !self.verbose =>
             {
                 return None;

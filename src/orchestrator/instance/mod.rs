@@ -8,4 +8,3 @@ mod safe_path;
 mod safe_path_tests;
 pub(crate) mod stale_files;
 pub(crate) mod state_directory;
-pub(crate) mod stop_request_file;

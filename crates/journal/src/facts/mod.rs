@@ -115,6 +115,7 @@ mod tests {
             RequestVerb::Pause,
             RequestVerb::Resume,
             RequestVerb::Drain,
+            RequestVerb::RefreshProxies,
             RequestVerb::Down,
         ];
         let names = verbs.map(|verb| serde_json::to_value(verb).unwrap()["verb"].clone());

@@ -52,13 +52,15 @@ pub enum RequestVerb {
     Resume,
     /// Begin no further site, and end the run when the sites that have begun have ended.
     Drain,
+    /// Refresh the proxies while the sites run.
+    RefreshProxies,
     /// End the run.
     Down,
 }
 
 impl RequestVerb {
     /// Names of all verbs, for the answer to an unknown one.
-    pub const NAMES: [&'static str; 10] = [
+    pub const NAMES: [&'static str; 11] = [
         "stop",
         "start",
         "restart",
@@ -68,6 +70,7 @@ impl RequestVerb {
         "pause",
         "resume",
         "drain",
+        "refresh_proxies",
         "down",
     ];
 }
@@ -85,6 +88,7 @@ impl fmt::Display for RequestVerb {
             Self::Pause => formatter.write_str("pause"),
             Self::Resume => formatter.write_str("resume"),
             Self::Drain => formatter.write_str("drain"),
+            Self::RefreshProxies => formatter.write_str("refresh the proxies"),
             Self::Down => formatter.write_str("end the run"),
         }
     }

@@ -10,6 +10,7 @@ use super::failures::site_failures::SiteFailures;
 use super::in_flight::InFlight;
 use super::refresh_requests::RefreshRequests;
 use super::shared_tick::SharedTick;
+use super::site_requests::SiteRequests;
 use super::stale_executions::StaleExecutions;
 use super::stop_requests::StopRequests;
 use super::worker_logs::WorkerLogs;
@@ -71,6 +72,8 @@ pub struct JobContext {
     pub refresh_requests: RefreshRequests,
     /// Sites that are to be stopped while the others go on.
     pub stop_requests: StopRequests,
+    /// Requests about the admission of sites, and about sites that wait or have ended.
+    pub site_requests: SiteRequests,
     pub in_flight: InFlight,
     /// Failed tasks of the sites.
     pub failures: SiteFailures,
@@ -98,6 +101,7 @@ impl JobContext {
             usual_times: Arc::default(),
             refresh_requests: RefreshRequests::default(),
             stop_requests: StopRequests::default(),
+            site_requests: SiteRequests::default(),
             in_flight: InFlight::default(),
             failures: SiteFailures::default(),
             worker_logs: Arc::default(),

@@ -1,21 +1,27 @@
-//! Refresh for which the sites of a run may ask, at most one in a run: the first request begins it, and all sites share
-//! it.
+//! Refreshes during the sites of a run: at most one for the sites, which the first request begins and all sites share,
+//! and those that persons ask for.
 
+use std::convert::Infallible;
 use std::time::Instant;
 
 use super::refresh::ProxyRefresh;
 use super::verdict::ProxyVerdict;
-use crate::jobs::{CancelLimits, JobContext, WorkerMonitor, cancel_jobs};
+use crate::jobs::{CancelLimits, JobContext, RefreshCause, WorkerMonitor, cancel_jobs};
 use orch_journal::EventKind;
 
-/// Refreshes the pool once, when the first site asks for that, however many proxies are usable. The sites go on during
-/// the refresh, and after any result.
-pub async fn refresh_when_asked(context: &JobContext, monitor: &WorkerMonitor, refresh: &ProxyRefresh) {
-    let asked = context.refresh_requests.wait_for_first().await;
-    if let Some(first) = asked.first() {
-        let site = first.clone();
-        context.recorder.emit(EventKind::ProxyRefreshRequested { site });
+/// Refreshes the pool whenever that is requested, however many proxies are usable: once for all sites that ask, and for
+/// each request of a person. The sites go on during a refresh, and after any result.
+pub async fn refresh_when_asked(context: &JobContext, monitor: &WorkerMonitor, refresh: &ProxyRefresh) -> Infallible {
+    loop {
+        if let RefreshCause::Site(site) = context.refresh_requests.begin_next().await {
+            context.recorder.emit(EventKind::ProxyRefreshRequested { site });
+        }
+        refresh_once(context, monitor, refresh).await;
+        context.refresh_requests.end();
     }
+}
+
+async fn refresh_once(context: &JobContext, monitor: &WorkerMonitor, refresh: &ProxyRefresh) {
     let config = &refresh.config;
     let deadline = Instant::now() + config.timeout;
     let event = match refresh.run(context, monitor, deadline).await {

@@ -10,16 +10,16 @@ use super::cancel_site::end_site;
 use super::own_worker::WorkerRequest;
 use super::registry::RegistryStatus;
 use super::take_lease::REDIS_OUTAGE_TIMEOUT;
-use crate::jobs::{CancelLimits, JobContext, JobFailure, StopRequester, WorkerMonitor};
+use crate::jobs::{CancelLimits, JobContext, JobFailure, WorkerMonitor};
 use crate::sites::lease::{Lease, LeaseLoss};
-use orch_journal::{SiteCounts, SiteName};
+use orch_journal::{RequestSender, SiteCounts, SiteName};
 
 /// End of an attempt under a lease.
 pub(crate) enum LeasedAttemptEnd {
     /// The attempt has ended with this failure and these counts; complete if there is no failure.
     Finished(Option<JobFailure>, SiteCounts),
     /// The attempt is followed no more because of this stop request; the tasks go on until they are ended.
-    Stopped(StopRequester),
+    Stopped(RequestSender),
 }
 
 /// Conditions under which an attempt runs.

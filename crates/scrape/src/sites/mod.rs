@@ -17,6 +17,7 @@ mod registry_keeper;
 mod report;
 mod run_plan;
 mod run_sites;
+mod runner_requests;
 mod site_driver;
 mod site_projections;
 #[cfg(test)]
@@ -27,7 +28,7 @@ mod take_lease;
 mod template_values;
 mod wait_for_lease;
 
-pub use crate::jobs::{JobContext, KeptMonitor, SettledCheck, StopRequester, StopRequests, WorkerLogs};
+pub use crate::jobs::{JobContext, KeptMonitor, SettledCheck, StopRequests, WorkerLogs};
 pub use crate::sites::cancel_run::{WorkersAfterRun, cancel};
 pub use crate::sites::empty_sites::hint_at_empty_sites;
 pub use crate::sites::lease::{LeaseHolder, LeaseOccupant, LeaseStore, LeaseTerms, OutagePolicy};

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::jobs::{JobContext, StopRequester};
+use crate::jobs::JobContext;
 use crate::sites::lease::{CompletionRecord, LeaseOccupant, LeaseRefusal};
 use crate::sites::policy::circuit_breaker::BreakerSkip;
-use orch_journal::{EndCause, EventKind, SiteCounts, SiteName, SiteStatus};
+use orch_journal::{EndCause, EventKind, RequestSender, SiteCounts, SiteName, SiteStatus};
 
 /// End of one site.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,8 +98,14 @@ impl SiteReport {
     }
 
     /// Reports a site with a stop request from before the first turn.
-    pub(crate) fn stopped(site: &SiteName, by: &StopRequester) -> Self {
+    pub(crate) fn stopped(site: &SiteName, by: &RequestSender) -> Self {
         Self::not_begun(site, SiteStatus::Cancelled, stopped_by(by))
+    }
+
+    /// Reports a site that did not begin because the run was drained.
+    pub(crate) fn drained(site: &SiteName) -> Self {
+        let reason = "the run was drained before the site began; `orch run --resume` runs it";
+        Self::not_begun(site, SiteStatus::Skipped, reason.to_owned())
     }
 
     /// Reports a site of which nothing is known.
@@ -129,6 +135,6 @@ impl SiteReport {
 }
 
 /// Returns the reason of a stopped site.
-pub(crate) fn stopped_by(by: &StopRequester) -> String {
+pub(crate) fn stopped_by(by: &RequestSender) -> String {
     format!("it was stopped by {by}")
 }

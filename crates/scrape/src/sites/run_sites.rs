@@ -27,7 +27,7 @@ use crate::schedule::memory_gate::{AdmissionLimit, SiteLoad};
 use crate::schedule::{Schedule, ScheduleDecision, SiteEnd, SiteId, SiteTurn, SkipCause, TurnState};
 use crate::sites::lease::{LeaseStore, Leases};
 use crate::sites::policy::circuit_breaker::BreakerState;
-use orch_journal::{EventKind, SiteStatus, is_comparable};
+use orch_journal::{EventKind, SiteAdmission, SiteStatus, is_comparable};
 
 /// Shortest time between two forecasts of the run's end, and the length of that pause as a multiple of the time that
 /// one forecast takes: forecasts use at most half a percent of a core.
@@ -79,9 +79,12 @@ pub async fn run_all(
         .as_mut()
         .map(|memory| memory.check(SiteLoad::default(), start.elapsed(), &context.recorder));
     let allowed = allowed.unwrap_or(AdmissionLimit::All);
-    let (schedule, decisions) = Schedule::begin_limited(agenda, allowed, start.elapsed());
+    let admission = context.site_requests.open();
+    let is_paused = admission != SiteAdmission::Open;
+    let (schedule, decisions) = Schedule::begin_held(agenda, allowed, is_paused, start.elapsed());
     let run = SitesRunner {
         schedule,
+        admission,
         memory,
         start,
         paused: sites.iter().map(|_| Some(DrivenSite::new())).collect(),
@@ -110,16 +113,15 @@ pub async fn run_all(
     }
     // Boxed, because the future is large and rarely used, and all futures here are part of one.
     let refresh = async {
-        if let Some(proxies) = &proxies {
-            Box::pin(refresh_when_asked(context, &monitor, proxies)).await;
+        match &proxies {
+            Some(proxies) => Box::pin(refresh_when_asked(context, &monitor, proxies)).await,
+            None => std::future::pending().await,
         }
-        context.refresh_requests.close();
-        std::future::pending().await
     };
     let finish = async {
         let reports = tokio::select! {
             reports = Box::pin(run.finish(decisions)) => reports,
-            never = refresh => never,
+            never = refresh => match never {},
         };
         if proxies.is_some() {
             Box::pin(end_refresh(context, &monitor)).await;
@@ -145,26 +147,28 @@ fn task_result<T>(ended: Result<T, JoinError>) -> T {
     }
 }
 
-struct SitesRunner {
-    env: Arc<SiteEnv>,
-    schedule: Schedule,
+/// Run of all sites between two decisions of the schedule.
+pub(super) struct SitesRunner {
+    pub(super) env: Arc<SiteEnv>,
+    pub(super) schedule: Schedule,
+    pub(super) admission: SiteAdmission,
     memory: Option<MemoryWatch>,
-    start: Instant,
+    pub(super) start: Instant,
     /// Sites that have no turn now, by site id.
-    paused: Vec<Option<DrivenSite>>,
+    pub(super) paused: Vec<Option<DrivenSite>>,
     /// Reports of the sites that have ended, by site id.
-    reports: Vec<Option<SiteReport>>,
+    pub(super) reports: Vec<Option<SiteReport>>,
     /// One task for each site that has a turn or is being stopped. Dropping the set stops them all.
-    turns: JoinSet<SiteTask>,
+    pub(super) turns: JoinSet<SiteTask>,
     /// Sites for which a stop request has been reported.
-    reported_stops: HashSet<SiteId>,
+    pub(super) reported_stops: HashSet<SiteId>,
     lengths: SiteDurations,
     /// Sites that have been reported as waiting for memory.
     reported_memory_waits: HashSet<SiteId>,
 }
 
 /// Result of the task of a site.
-struct SiteTask {
+pub(super) struct SiteTask {
     site: SiteId,
     /// `None`: the task stopped the site between two turns.
     turn: Option<SiteTurn>,
@@ -176,6 +180,7 @@ impl SitesRunner {
         let mut stops = self.env.context.stop_requests.count();
         // Requests from before the subscription do not count as a change, so mark them as unseen.
         stops.mark_changed();
+        let mut requests = self.env.context.site_requests.count();
         let mut forecast_due = Instant::now();
         let mut memory_due = interval(MemoryWatch::CHECK_INTERVAL);
         memory_due.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -191,8 +196,16 @@ impl SitesRunner {
                     ScheduleDecision::Admit(turn) => self.spawn(turn.site(), Some(turn)),
                 }
             }
+            self.end_drained();
             if self.schedule.is_over() && self.turns.is_empty() {
-                break;
+                match self.env.context.site_requests.close() {
+                    true => break,
+                    // A request may let a site begin again.
+                    false => {
+                        decisions = self.apply_requests();
+                        continue;
+                    }
+                }
             }
             let checks_memory = self.memory.is_some() && self.schedule.has_waiting();
             let due = self.schedule.next_due().map(|due| self.start + due);
@@ -200,6 +213,7 @@ impl SitesRunner {
                 biased;
                 // Polled first: a stop request that arrives before a site begins keeps the site from beginning.
                 Ok(()) = stops.changed(), if !self.schedule.is_over() => self.stop_requested_sites(),
+                Ok(()) = requests.changed() => self.apply_requests(),
                 Some(ended) = self.turns.join_next() => self.apply_turn_end(task_result(ended), &mut stops),
                 () = async { sleep_until(due.unwrap_or_else(Instant::now).into()).await }, if due.is_some() => {
                     self.schedule.advance(self.start.elapsed())
@@ -316,7 +330,7 @@ impl SitesRunner {
         }
     }
 
-    fn report(&mut self, site: SiteId, report: SiteReport) {
+    pub(super) fn report(&mut self, site: SiteId, report: SiteReport) {
         let context = &self.env.context;
         if let Some(lasted) = report.attempt
             && is_comparable(report.status, report.counts, report.cause)

@@ -55,6 +55,8 @@ impl SiteEnv {
 pub(crate) struct DrivenSite {
     state: SiteState,
     lease: Option<Lease>,
+    /// The site has ended before in this run: facts of earlier runs do not concern it any more.
+    is_retried: bool,
 }
 
 /// End of a turn.
@@ -69,12 +71,28 @@ impl DrivenSite {
         Self {
             state: SiteState::new(),
             lease: None,
+            is_retried: false,
+        }
+    }
+
+    /// Returns a site that has ended in this run and begins again.
+    pub fn again() -> Self {
+        Self {
+            is_retried: true,
+            ..Self::new()
         }
     }
 
     /// Gives the site one turn, or ends the site if its stop is requested.
     pub async fn turn(self, env: &SiteEnv, id: SiteId) -> TurnEnd {
-        let rules = env.rules(id);
+        let rules = match self.is_retried {
+            false => env.rules(id),
+            true => SiteRules {
+                earlier_attempt: None,
+                earlier_token: None,
+                ..env.rules(id)
+            },
+        };
         let mut input = match env.context.stop_requests.of(&rules.site.name) {
             Some(by) => SiteInput::StopRequested(by),
             None => SiteInput::TurnBegun {
@@ -82,11 +100,15 @@ impl DrivenSite {
                 awaits_refresh: env.context.refresh_requests.awaits_refresh(),
             },
         };
-        let Self { mut state, lease } = self;
+        let Self {
+            mut state,
+            lease,
+            is_retried,
+        } = self;
         let mut performer = ActionPerformer {
             env,
             rules,
-            earlier: env.context.earlier_jobs.get(&rules.site.name),
+            earlier: env.context.earlier_jobs.get(&rules.site.name).filter(|_| !is_retried),
             lease,
             worker: None,
         };
@@ -100,7 +122,12 @@ impl DrivenSite {
                 SiteNext::Perform(action) => performer.perform(action).await,
                 SiteNext::GiveTurnBack(pause, until) => {
                     let lease = performer.lease.take();
-                    return TurnEnd::Paused(Self { state, lease }, pause, until);
+                    let driven = Self {
+                        state,
+                        lease,
+                        is_retried,
+                    };
+                    return TurnEnd::Paused(driven, pause, until);
                 }
                 SiteNext::Report(report) => return TurnEnd::Ended(report),
             };

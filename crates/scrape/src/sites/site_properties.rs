@@ -7,13 +7,13 @@ use serde_json::json;
 
 use super::site_state::{AttemptOrder, SiteAction, SiteInput, SiteNext, SiteRules, SiteState};
 use super::template_values::tests::site as any_config;
-use crate::jobs::{JobFailure, StopRequester};
+use crate::jobs::JobFailure;
 use crate::sites::lease::{CompletionRecord, LeaseHolder, LeaseOccupant, LeaseRefusal, SiteCompletion};
 use crate::sites::policy::circuit_breaker::BreakerState;
 use crate::sites::policy::standing::SiteStanding;
 use crate::sites::report::SiteReport;
 use orch_config::{DegradedAction, LossAction, SiteConfig};
-use orch_journal::{SiteCounts, SiteStatus};
+use orch_journal::{RequestSender, SiteCounts, SiteStatus};
 
 /// Number of inputs after which a run without an end counts as endless; other runs hold the lease at most until then.
 const MOST_INPUTS: usize = 400;
@@ -83,8 +83,8 @@ fn holder() -> LeaseHolder {
     }
 }
 
-fn requester() -> StopRequester {
-    StopRequester {
+fn requester() -> RequestSender {
+    RequestSender {
         pid: 12,
         user: "alice".to_owned(),
     }

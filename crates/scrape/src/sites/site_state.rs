@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use super::attempt_end::{AttemptEnd, NextAttempt};
 use super::report::SiteReport;
-use crate::jobs::{JobFailure, StopRequester};
+use crate::jobs::JobFailure;
 use crate::schedule::PauseKind;
 use crate::sites::lease::{CompletionRecord, LeaseRefusal, SiteCompletion};
 use crate::sites::policy::standing::SiteStanding;
 use orch_config::SiteConfig;
-use orch_journal::{EventKind, SiteCounts, SiteStatus};
+use orch_journal::{EventKind, RequestSender, SiteCounts, SiteStatus};
 
 /// Facts about a site that stay the same during the run.
 #[derive(Clone, Copy)]
@@ -56,7 +56,7 @@ pub(crate) enum SiteState {
     /// The last attempt has ended without a result; asks whether another run has completed the site.
     CheckingOtherRun(Box<AttemptSeries>, Box<AttemptEnd>),
     /// The site is stopped; its tasks are being ended.
-    EndingWork(Box<AttemptSeries>, StopRequester),
+    EndingWork(Box<AttemptSeries>, RequestSender),
     /// Nothing of the site is under way; the lease is being released.
     ReleasingLease(Box<SiteReport>),
     Ended(SiteStatus),
@@ -106,7 +106,7 @@ pub(crate) enum SiteInput {
         awaits_refresh: bool,
     },
     /// The stop of the site is requested, between two turns or in one.
-    StopRequested(StopRequester),
+    StopRequested(RequestSender),
     LeaseAcquired {
         token: u64,
     },

@@ -10,13 +10,13 @@ use super::site_state::{
     SiteStep,
 };
 use super::take_lease::{LEASE_POLL_INTERVAL, REDIS_OUTAGE_TIMEOUT};
-use crate::jobs::{JobFailure, StopRequester};
+use crate::jobs::JobFailure;
 use crate::schedule::PauseKind;
 use crate::sites::lease::{CompletionRecord, LeaseOccupant, LeaseRefusal, SiteCompletion};
 use crate::sites::policy::circuit_breaker::BreakerState;
 use crate::sites::policy::retry::pause_before_retry;
 use orch_config::{LossAction, SiteTimeout};
-use orch_journal::{EventKind, SiteCounts, SiteStatus};
+use orch_journal::{EventKind, RequestSender, SiteCounts, SiteStatus};
 
 impl SiteState {
     /// Applies an input to the state. An input that answers no action of this state ends the site as unknown: nothing
@@ -409,7 +409,7 @@ fn conclude(mut series: AttemptSeries, ended: AttemptEnd, rules: &SiteRules<'_>,
 fn stopped(
     series: &AttemptSeries,
     counts: SiteCounts,
-    by: &StopRequester,
+    by: &RequestSender,
     rules: &SiteRules<'_>,
     now: Instant,
 ) -> SiteReport {
