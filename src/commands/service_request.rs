@@ -10,7 +10,8 @@ use super::{CommandError, ConfigArgs};
 use orch_base::text::duration_text::shown;
 use orch_config::{Config, nearest};
 use orch_journal::{
-    Event, EventKind, RequestAnswer, RequestResult, RequestVerb, RunCommand, RunOutcome, ServiceName, describe_exit,
+    Event, EventKind, ExitStatus, RequestAnswer, RequestResult, RequestVerb, RunCommand, RunOutcome, ServiceName,
+    describe_exit,
 };
 use orch_supervisor::is_site_service;
 
@@ -166,7 +167,12 @@ impl ServiceEffect<'_> {
         let stops = self.action == ServiceAction::Stop;
         Some(match event.kind {
             EventKind::ServiceStopped { service, status } if is_wanted(&service) && stops => {
-                EffectEnd::Good(format!("{service} {}", describe_exit(status)))
+                EffectEnd::Good(match status {
+                    ExitStatus::Unknown => format!("{service} is down"),
+                    ExitStatus::Code(_) | ExitStatus::Signal { .. } => {
+                        format!("{service} has stopped: it {}", describe_exit(status))
+                    }
+                })
             }
             EventKind::ServiceStarting { service, .. } if is_wanted(&service) => {
                 self.has_started = true;

@@ -8,7 +8,9 @@ mod support;
 mod file;
 mod services;
 mod sites;
+mod storm;
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -70,9 +72,17 @@ fn finish(orch: Orch<'_>) -> Ended {
 
 #[track_caller]
 fn expect_answers(ended: &Ended) {
-    let answers = ended.events_of("request_answered");
+    let mut answers: HashMap<&str, Vec<&Value>> = HashMap::new();
+    for answer in ended.events_of("request_answered") {
+        answers
+            .entry(answer["id"].as_str().unwrap_or_default())
+            .or_default()
+            .push(answer);
+    }
     for received in ended.events_of("request_received") {
-        let of_request: Vec<&&Value> = answers.iter().filter(|answer| answer["id"] == received["id"]).collect();
+        let of_request = answers
+            .get(received["id"].as_str().unwrap())
+            .map_or(&[][..], Vec::as_slice);
         assert_eq!(of_request.len(), 1, "{received} has the answers {of_request:?}");
         let elapsed = of_request[0]["elapsed"].as_f64().unwrap() - received["elapsed"].as_f64().unwrap();
         assert!(elapsed < ANSWER_SECONDS, "{received} was answered after {elapsed} s");

@@ -47,7 +47,7 @@ fn a_ready_service_is_stopped_started_and_restarted() {
     expect(
         &orch(&project, &["stop", "web"]),
         0,
-        "web is being stopped\nweb was killed by SIGTERM",
+        "web is being stopped\nweb has stopped: it was killed by SIGTERM",
     );
     assert!(!lives(pid_of(&first)));
     assert!(lives(pid_of(&api)), "a dependent keeps running");
@@ -121,7 +121,11 @@ fn a_service_that_waits_or_starts_answers() {
     ask(&project, &["start", "slow"], 1, "slow is already starting");
     ask(&project, &["restart", "slow"], 0, "slow is being restarted");
     spawned_after(&mut up, "slow", &first);
-    expect(&orch(&project, &["stop", "slow"]), 0, "slow was killed by SIGTERM");
+    expect(
+        &orch(&project, &["stop", "slow"]),
+        0,
+        "slow has stopped: it was killed by SIGTERM",
+    );
     ask(
         &project,
         &["start", "late"],
@@ -297,7 +301,11 @@ fn a_start_that_fails_is_reported_with_its_reason() {
     ));
     fs::write(project.file("fine"), "").unwrap();
     let up = started(&project);
-    expect(&orch(&project, &["stop", "broken"]), 0, "broken was killed by SIGTERM");
+    expect(
+        &orch(&project, &["stop", "broken"]),
+        0,
+        "broken has stopped: it was killed by SIGTERM",
+    );
     fs::remove_file(project.file("fine")).unwrap();
     expect(&orch(&project, &["start", "broken"]), 3, "broken failed: ");
     expect(
