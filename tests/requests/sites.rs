@@ -261,3 +261,42 @@ fn a_run_is_ended_from_another_terminal() {
     ended.expect_code(143);
     assert!(ended.stdout.contains("orch run --resume"), "{}", ended.stdout);
 }
+
+#[test]
+fn the_proxies_of_a_run_are_refreshed_while_its_sites_wait() {
+    let configuration = "[redis]\nport = 0\nmode = \"own\"\n[celery]\napp = \"pool_app\"\nconcurrency = 1\n\
+         [proxies]\nmin_usable = 0\nrefresh = [{ task = \"pool.refresh\", kwargs = { file = \"live_proxies.json\" } }]\n\
+         [sites.shop]\ndispatch = { task = \"pool.scrape\", kwargs = { site = \"{site}\" } }\n\
+         [services.slow]\ncommand = [\"sleep\", \"600\"]\nreadiness = { file = \"go\" }\nstart_timeout = \"10m\"\n";
+    let project = bookshop::project_with("pool_app", configuration);
+    fs::write(project.file("live_proxies.json"), "[]").unwrap();
+    let mut run = project.orch(&["run"]);
+    run.wait_for_service("service_spawned", "slow");
+    ask(
+        &project,
+        &["refresh", "proxies"],
+        1,
+        "refused: the sites of the run do not run yet",
+    );
+    expect(&orch(&project, &["pause"]), 0, "no site is running");
+    fs::write(project.file("go"), "").unwrap();
+    wait_for_site(&mut run, "site_queued", "shop");
+    for _ in 0..2 {
+        let refreshed = project.orch_bare(&["refresh", "proxies"]).finish();
+        expect(
+            &refreshed,
+            0,
+            "the proxies are being refreshed; the sites go on\nthe proxies were refreshed after ",
+        );
+    }
+    expect(&orch(&project, &["resume"]), 0, "sites begin again");
+    let ended = run.finish();
+    expect_answers(&ended);
+    assert_eq!(ends_of(&ended, "shop"), ["complete"]);
+    // The first refresh may be that of the empty pool at the start.
+    assert!(
+        ended.events_of("proxy_refresh_finished").len() >= 2,
+        "{:#?}",
+        ended.events
+    );
+}

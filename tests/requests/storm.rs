@@ -20,7 +20,7 @@ const SERVICES: [&str; 6] = ["web", "api", "slow", "stubborn", "tables", "nobody
 /// Longest pause of a writer between two requests.
 const MAX_PAUSE_MS: u64 = 20;
 
-/// Length of the storm: some seconds with the other tests, minutes at night.
+/// Returns the length of the storm: some seconds with the other tests, minutes at night.
 fn length() -> Duration {
     let asked = env::var("ORCH_STORM_SECONDS").ok().and_then(|text| text.parse().ok());
     Duration::from_secs(asked.unwrap_or(5))
