@@ -300,3 +300,24 @@ fn the_proxies_of_a_run_are_refreshed_while_its_sites_wait() {
         ended.events
     );
 }
+
+#[test]
+fn a_worker_and_redis_that_are_restarted_by_request_lose_no_chunk() {
+    let project = project(&[("first", 24, 1.0, "retries = 2\nretry_backoff = \"100ms\"")]);
+    let mut run = project.orch(&["run"]);
+    wait_for_site(&mut run, "site_job_started", "first");
+    run.wait_until("work", || lines(&project, "first") > 0);
+    for service in ["celery", "redis"] {
+        let restarted = project.orch_bare(&["restart", service]).finish();
+        expect(
+            &restarted,
+            0,
+            &format!("{service} is being restarted\n{service} is ready after "),
+        );
+    }
+    let ended = run.finish();
+    ended.expect_code(0);
+    expect_answers(&ended);
+    assert_eq!(ends_of(&ended, "first"), ["complete"]);
+    assert!(lines(&project, "first") >= 24, "{}", lines(&project, "first"));
+}
