@@ -4,7 +4,7 @@ use crate::overall;
 use crate::paint::{StyledLine, TextTone, columns};
 use crate::text::coarse_span;
 use orch_base::text::counted::plural;
-use orch_journal::{RunCommand, RunState, ServicePhase, ServiceView, StopReason, StopView};
+use orch_journal::{RunCommand, RunState, ServicePhase, ServiceView, SiteAdmission, StopReason, StopView};
 
 /// Decides whether the frame changes without a further event, because something is in progress.
 pub fn is_busy(state: &RunState) -> bool {
@@ -84,6 +84,7 @@ fn wait_parts(state: &RunState, now: f64) -> Vec<String> {
     } else if state.proxies.refreshing {
         parts.push("waiting for the proxies".to_owned());
     }
+    parts.extend(held_back(state.admission));
     if !starting.is_empty() {
         parts.push(format!("waiting for {starting}"));
     }
@@ -107,6 +108,16 @@ fn wait_parts(state: &RunState, now: f64) -> Vec<String> {
     parts
 }
 
+/// Describes a request that holds sites back.
+fn held_back(admission: SiteAdmission) -> Option<String> {
+    let text = match admission {
+        SiteAdmission::Open => return None,
+        SiteAdmission::Paused => "paused: `orch resume` lets sites begin",
+        SiteAdmission::Draining => "draining: no further site begins",
+    };
+    Some(text.to_owned())
+}
+
 /// Lists names such as `redis, celery and 3 more`.
 fn named(state: &RunState, which: impl Fn(&ServiceView) -> bool) -> String {
     let names: Vec<&str> = state
@@ -118,5 +129,33 @@ fn named(state: &RunState, which: impl Fn(&ServiceView) -> bool) -> String {
     match names.as_slice() {
         [first, second, _, rest @ ..] => format!("{first}, {second} and {} more", rest.len() + 1),
         few => few.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pause_and_a_drain_are_named() {
+        for (admission, expected) in [
+            (SiteAdmission::Open, "Ctrl+C stops"),
+            (
+                SiteAdmission::Paused,
+                "paused: `orch resume` lets sites begin; Ctrl+C stops",
+            ),
+            (
+                SiteAdmission::Draining,
+                "draining: no further site begins; Ctrl+C stops",
+            ),
+        ] {
+            let mut state = RunState::default();
+            state.admission = admission;
+            let lines: Vec<String> = footer(&state, 0.0, 120)
+                .iter()
+                .map(|line| line.whole(false).as_str().to_owned())
+                .collect();
+            assert_eq!(lines, [expected], "{admission:?}");
+        }
     }
 }
