@@ -321,3 +321,39 @@ fn a_worker_and_redis_that_are_restarted_by_request_lose_no_chunk() {
     assert_eq!(ends_of(&ended, "first"), ["complete"]);
     assert!(lines(&project, "first") >= 24, "{}", lines(&project, "first"));
 }
+
+#[test]
+fn the_own_worker_of_a_site_is_restarted_but_not_stopped() {
+    let configuration = "[redis]\nport = 0\nmode = \"own\"\n\
+         [celery]\napp = \"limits_app\"\nconcurrency = 1\nacks_late = true\n\
+         [sites.slow]\nworkers = { concurrency = 1 }\n\
+         dispatch = { task = \"limits.dispatch\", kwargs = { site = \"{site}\", job_id = \"{job_id}\", chunks = 12, seconds = 0.5 } }\n\
+         [sites.late]\nworkers = { concurrency = 1 }\nafter = [\"slow\"]\n\
+         dispatch = { task = \"limits.dispatch\", kwargs = { site = \"{site}\", job_id = \"{job_id}\", chunks = 1, seconds = 0.0 } }\n";
+    let project = bookshop::project_with("limits_app", configuration);
+    let mut run = project.orch(&["run"]);
+    wait_for_site(&mut run, "site_job_started", "slow");
+    ask(
+        &project,
+        &["stop", "celery@slow"],
+        1,
+        "refused: celery@slow runs only while its site needs it",
+    );
+    ask(
+        &project,
+        &["restart", "celery@late"],
+        1,
+        "refused: celery@late runs only while its site needs it",
+    );
+    let restarted = project.orch_bare(&["restart", "celery@slow"]).finish();
+    expect(
+        &restarted,
+        0,
+        "celery@slow is being restarted\ncelery@slow is ready after ",
+    );
+    let ended = run.finish();
+    ended.expect_code(0);
+    expect_answers(&ended);
+    assert_eq!(ends_of(&ended, "slow"), ["complete"]);
+    assert_eq!(ends_of(&ended, "late"), ["complete"]);
+}
