@@ -5,7 +5,9 @@ use crate::summary;
 use crate::text::coarse_span;
 use orch_base::text::counted::plural;
 use orch_base::text::printable::one_line;
-use orch_journal::{RunState, ServicePhase, ServiceView, SiteHealth, SitePhase, SiteStatus, SiteView, StopReason};
+use orch_journal::{
+    RunState, ServicePhase, ServiceView, SiteAdmission, SiteHealth, SitePhase, SiteStatus, SiteView, StopReason,
+};
 
 /// Number of names that a sentence lists.
 const MAX_NAMES: usize = 3;
@@ -37,6 +39,7 @@ impl ObservedRun {
             )),
             None => found.extend(service_problems(&self.state)),
         }
+        found.extend(held_back(self.state.admission).map(str::to_owned));
         found.extend(site_problems(&self.state));
         found.extend(proxy_problem(&self.state));
         found.extend(self.conditions.sentences());
@@ -59,9 +62,19 @@ fn stop_cause(reason: StopReason) -> &'static str {
     match reason {
         StopReason::Finished => " at its end",
         StopReason::Failure => " after a failure",
+        StopReason::Requested => " on request",
         StopReason::Hangup => " after SIGHUP",
         StopReason::Terminate => " after SIGTERM",
         StopReason::Interrupt => " after Ctrl+C",
+    }
+}
+
+/// Describes why no further site begins.
+fn held_back(admission: SiteAdmission) -> Option<&'static str> {
+    match admission {
+        SiteAdmission::Open => None,
+        SiteAdmission::Paused => Some("the run is paused: no further site begins until `orch resume`"),
+        SiteAdmission::Draining => Some("the run is draining: it ends when the running sites have ended"),
     }
 }
 
