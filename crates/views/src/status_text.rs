@@ -8,6 +8,7 @@ use crate::summary;
 use crate::text::{coarse_span, counts_text};
 use orch_base::text::bytes;
 use orch_base::text::counted::plural;
+use orch_base::text::printable::{one_line, shortened};
 use orch_journal::{RunCommand, ServicePhase, ServiceView, SitePhase, SiteView, local_time};
 
 /// Number of services and of sites that have a line each.
@@ -16,6 +17,8 @@ const MAX_ROWS: usize = 20;
 const MAX_PROBLEMS: usize = 8;
 /// Width of a name at most; a longer one is cut.
 const NAME_WIDTH: usize = 40;
+/// Number of characters of an exception.
+const MAX_ERROR: usize = 160;
 const HEADINGS: [&str; 10] = [
     "SERVICE", "STATE", "FOR", "PID", "PROCS", "CPU", "RSS", "PORT", "RESTARTS", "DETAIL",
 ];
@@ -269,11 +272,25 @@ impl ObservedRun {
             let names: Vec<&str> = site.waits_for.iter().map(|name| name.as_str()).collect();
             lines.push(detail_line(&format!("waits for {}", names.join(", "))));
         }
-        if let Some(ailment) = &site.ailment {
+        // The reason of an end by bad health repeats the problem.
+        let repeats = |ailment: &&String| {
+            site.reason
+                .as_ref()
+                .is_some_and(|reason| reason.contains(ailment.as_str()))
+        };
+        if let Some(ailment) = site.ailment.as_ref().filter(|ailment| !repeats(ailment)) {
             lines.push(detail_line(&format!("{}: {ailment}", site.health.word())));
         }
         lines.extend(site.reason.iter().flat_map(|reason| reason.lines()).map(detail_line));
         lines.extend(site.job_id.iter().map(|job_id| detail_line(&format!("job {job_id}"))));
+        if let Some(error) = site.errors.first() {
+            let more = format!(
+                "{}; more: `orch errors {}`",
+                shortened(&one_line(&error.exception), MAX_ERROR),
+                site.name
+            );
+            lines.push(detail_line(&more));
+        }
         lines.push(detail_line(&format!("log lines: `orch logs site:{}`", site.name)));
         lines
     }
