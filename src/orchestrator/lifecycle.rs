@@ -232,6 +232,7 @@ impl Orchestrator {
         if self.stop.stopping.swap(true, Ordering::SeqCst) {
             return Ok(());
         }
+        self.logs.begin_stop();
         if let Err(error) = instance_file::remove(&self.config.orch.state_dir, &self.run_id) {
             // The remaining file is harmless, because it names a process that has ended.
             self.recorder.emit(EventKind::RunFileFailed(RunFileFailure {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fs::OpenOptions;
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,6 +31,7 @@ const UNWATCHED_INTERVAL: Duration = Duration::from_secs(1);
 pub struct LogKeeper(Arc<LogKeeperShared>);
 
 struct LogKeeperShared {
+    is_stopping: Arc<AtomicBool>,
     added: Arc<Mutex<Vec<(PathBuf, LogBound)>>>,
     /// A byte wakes the thread, the end of the pipe ends it. `None`: the thread could not be started.
     wake: Mutex<Option<PipeWriter>>,
@@ -50,7 +52,9 @@ impl LogKeeper {
     /// Starts the thread.
     pub fn start(recorder: Recorder) -> Self {
         let added = Arc::<Mutex<Vec<_>>>::default();
-        let (wake, thread) = match KeeperThread::start(Arc::clone(&added), recorder.clone()) {
+        let is_stopping = Arc::<AtomicBool>::default();
+        let started = KeeperThread::start(Arc::clone(&added), Arc::clone(&is_stopping), recorder.clone());
+        let (wake, thread) = match started {
             Ok((wake, thread)) => (Some(wake), Some(thread)),
             Err(error) => {
                 recorder.emit(EventKind::LogProblemFound(LogProblem {
@@ -62,6 +66,7 @@ impl LogKeeper {
             }
         };
         Self(Arc::new(LogKeeperShared {
+            is_stopping,
             added,
             wake: Mutex::new(wake),
             thread: Mutex::new(thread),
@@ -74,6 +79,17 @@ impl LogKeeper {
             return;
         }
         lock(&self.0.added).push((log.to_owned(), bound));
+        self.wake();
+    }
+
+    /// Removes the watches at the begin of the stop, and looks at the logs every second from here on: the kernel needs up to
+    /// 20 ms to close watches, and the stop of the services may be shorter than that.
+    pub fn begin_stop(&self) {
+        self.0.is_stopping.store(true, Ordering::Relaxed);
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(wake) = &mut *lock(&self.0.wake) {
             // Fails only when the thread has ended.
             wake.write_all(&[0]).ok();
@@ -88,6 +104,7 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// The thread's own data.
 struct KeeperThread {
     added: Arc<Mutex<Vec<(PathBuf, LogBound)>>>,
+    is_stopping: Arc<AtomicBool>,
     woken: PipeReader,
     watches: InotifyWatches,
     recorder: Recorder,
@@ -107,11 +124,13 @@ struct KeptLog {
 impl KeeperThread {
     fn start(
         added: Arc<Mutex<Vec<(PathBuf, LogBound)>>>,
+        is_stopping: Arc<AtomicBool>,
         recorder: Recorder,
     ) -> io::Result<(PipeWriter, JoinHandle<()>)> {
         let (woken, wake) = io::pipe()?;
         let mut thread = Self {
             added,
+            is_stopping,
             woken,
             watches: InotifyWatches::new()?,
             recorder,
@@ -132,6 +151,9 @@ impl KeeperThread {
                 match self.woken.read(&mut [0; 64]) {
                     Ok(0) | Err(_) => return,
                     Ok(_) => self.add(),
+                }
+                if self.is_stopping() {
+                    self.remove_watches();
                 }
             }
             let now = Instant::now();
@@ -160,6 +182,20 @@ impl KeeperThread {
         let is_polled = poll(&mut waiting, timeout.as_ref()).is_ok();
         let is_ready = |place: usize| is_polled && waiting.get(place).is_some_and(|fd| !fd.revents().is_empty());
         (is_ready(0), is_ready(1))
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Relaxed)
+    }
+
+    fn remove_watches(&mut self) {
+        let next = Instant::now() + UNWATCHED_INTERVAL;
+        for (watch, path) in self.watched.drain() {
+            self.watches.remove(watch);
+            if let Some(kept) = self.logs.get_mut(&path) {
+                kept.look_at.get_or_insert(next);
+            }
+        }
     }
 
     fn add(&mut self) {
@@ -198,6 +234,7 @@ impl KeeperThread {
     }
 
     fn look(&mut self, path: &Path) {
+        let is_stopping = self.is_stopping();
         let Some(kept) = self.logs.get_mut(path) else { return };
         let report = |failure, reason: String| {
             self.recorder.emit(EventKind::LogProblemFound(LogProblem {
@@ -209,6 +246,7 @@ impl KeeperThread {
         match kept.log.look(Instant::now(), report) {
             NextLook::After(delay) => kept.look_at = Some(Instant::now() + delay),
             NextLook::Removed => drop(self.logs.remove(path)),
+            NextLook::AfterWrite if is_stopping => kept.look_at = Some(Instant::now() + UNWATCHED_INTERVAL),
             NextLook::AfterWrite => match self.watches.add_once(path, AddWatchFlags::IN_MODIFY) {
                 Ok(watch) => {
                     self.watched.insert(watch, path.to_owned());

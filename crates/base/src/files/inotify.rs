@@ -69,6 +69,14 @@ impl InotifyWatches {
         self.open()?.add_watch(file, changes | AddWatchFlags::IN_ONESHOT)
     }
 
+    /// Removes a watch that [`InotifyWatches::add_once`] has returned and that has not reported a change.
+    pub fn remove(&self, watch: WatchDescriptor) {
+        if let Ok(inotify) = self.open() {
+            // Fails if the kernel has removed the watch already.
+            inotify.rm_watch(watch).ok();
+        }
+    }
+
     /// Returns the descriptor, for `poll`.
     ///
     /// # Errors
