@@ -64,6 +64,12 @@ impl Orchestrator {
         };
         if let Some(resumption) = &resumption {
             if resumption.is_complete() {
+                // A run whose guard was killed with it, after its sites had ended, has left its files.
+                if joined.is_none()
+                    && let Err(error) = stale_files::remove_stale_files(&state_dir)
+                {
+                    tracing::warn!(%error, "could not remove the files of dead runs");
+                }
                 let run_id = resumption.run_id.clone();
                 let outcome = RunOutcome::of_sites(resumption.kept(), config.orch.strict);
                 return Err(StartError::NothingLeft { run_id, outcome });
