@@ -95,7 +95,12 @@ impl RunState {
                 }
                 self.totals = RunTotals::of(&self.sites);
             }
-            EventKind::StateTaken(StateSnapshot { state }) => *self = state.restored(),
+            EventKind::StateTaken(StateSnapshot { state }) => {
+                *self = RunState {
+                    seq: event.seq,
+                    ..state.restored()
+                };
+            }
             EventKind::EndExpected { in_ms } => {
                 self.expected_end = Some(now + Duration::from_millis(*in_ms).as_secs_f64());
             }
