@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use orch_journal::{EventKind, Feed, FeedUpdate, RunState, ServicePhase, SitePhase, SiteStatus};
+use orch_journal::{EventKind, Feed, FeedUpdate, Recorder, RunState, ServicePhase, SitePhase, SiteStatus};
 use orch_views::service_word;
 
 /// Variables of the protocol. Services must not inherit them: a Redis with `supervised auto` would report that orch is
@@ -13,10 +13,11 @@ pub const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PI
 
 /// Sends the state of a run to the service manager until the run ends, in a thread of its own. Without a service manager
 /// the function does nothing.
-pub fn follow(events: Feed) {
+pub fn follow(recorder: &Recorder) {
     if std::env::var_os("NOTIFY_SOCKET").is_none() {
         return;
     }
+    let events = recorder.subscribe();
     let started = std::thread::Builder::new()
         .name("service manager".to_owned())
         .spawn(move || send_states(events));
@@ -95,17 +96,11 @@ fn status(state: &RunState) -> String {
         let failed = sites_in(SitePhase::Ended(SiteStatus::Failed)) + sites_in(SitePhase::Ended(SiteStatus::Unknown));
         return format!("{ended} of {} sites ended, {failed} failed", state.sites.len());
     }
-    let is_ready = |phase| {
-        matches!(
-            phase,
-            ServicePhase::Ready | ServicePhase::Reused | ServicePhase::Completed
-        )
-    };
-    let ready = state.services.iter().filter(|service| is_ready(service.phase)).count();
+    let ready = state.services.iter().filter(|service| service.phase.is_up()).count();
     let others: Vec<String> = state
         .services
         .iter()
-        .filter(|service| !is_ready(service.phase))
+        .filter(|service| !service.phase.is_up())
         .map(|service| format!("{} {}", service.name, service_word(service.phase).1))
         .collect();
     let others = match others.is_empty() {

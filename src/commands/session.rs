@@ -91,7 +91,7 @@ impl RunSession<'_> {
         }
         let recorder = orchestrator.recorder().clone();
         let view = orch_views::start(shown, recorder.subscribe());
-        service_manager::follow(recorder.subscribe());
+        service_manager::follow(&recorder);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()

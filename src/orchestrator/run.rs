@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
 use super::own_workers::own_workers;
-use super::unacknowledged_search::{UnacknowledgedSearch, now_unix};
+use super::unacknowledged_search::UnacknowledgedSearch;
+use orch_base::wall_clock::unix_now;
 use orch_celery::{Client, DeadWorker, RestoreReport, SharedWorkers, TaskId};
 use orch_config::{Config, SiteConfig};
 use orch_journal::failure::ServiceFailure;
@@ -241,7 +242,8 @@ impl RunWork {
             self.shared.record_job(&TaskId::from(job.task_id.as_str()));
         }
         // That worker may have taken more messages than the events show, because events are sent a moment later.
-        let mut search = (!context.earlier_jobs.is_empty()).then(|| UnacknowledgedSearch::after_death(now_unix()));
+        let mut search =
+            (!context.earlier_jobs.is_empty()).then(|| UnacknowledgedSearch::after_death(unix_now().as_secs_f64()));
         // A worker does not acknowledge messages that were taken before a broken connection.
         let mut returns = self.redis_outage.returns();
         let mut gaps = context.event_gaps.subscribe();
@@ -313,7 +315,7 @@ impl RunWork {
         let mut due = !context.earlier_jobs.is_empty();
         let mut gaps = context.event_gaps.subscribe();
         while self.connection.as_ref().is_some_and(|connection| connection.owned) {
-            let mut search = UnacknowledgedSearch::after_death(now_unix());
+            let mut search = UnacknowledgedSearch::after_death(unix_now().as_secs_f64());
             tokio::select! {
                 restarted = usable.wait_for(|usable| usable.all && (due || usable.restarts > seen)) => {
                     let Ok(now) = restarted.map(|usable| usable.restarts) else {

@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::orchestrator::instance::living_runs::life;
 use orch_base::net::socket_owner::listening_ports;
 use orch_base::system::tree_use::TreeUse;
+use orch_base::wall_clock::unix_now;
 use orch_journal::{Event, JournalTail, RunDirectory, RunId, RunState, ServiceName, catch_up};
 use orch_views::{ObservedRun, RunConditions, RunLife, ServiceUse};
 
@@ -113,9 +113,7 @@ impl RunObserver {
 
     /// Returns the run time: by the wall clock, as no other process has the monotonic clock of the run's start.
     fn run_time(&self, life: RunLife) -> f64 {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |since| since.as_secs_f64());
+        let now = unix_now().as_secs_f64();
         match life.is_running() && self.state.seq > 0 {
             true => (now - self.state.started_at).max(self.state.elapsed),
             false => self.state.elapsed,

@@ -1,7 +1,8 @@
 //! Duration and age limit of the search for messages that a worker has taken and does not acknowledge.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
+use orch_base::wall_clock::unix_now;
 use orch_celery::RestoreReport;
 
 /// Delay before the second search: short, because a worker needs up to three seconds to reconnect to a restarted
@@ -40,7 +41,7 @@ impl UnacknowledgedSearch {
     /// Creates the search after connections have just broken while the workers are alive.
     pub fn after_cut(now: Instant) -> Self {
         Self {
-            taken_until: now_unix() + TAKEN_AFTER_CUT,
+            taken_until: unix_now().as_secs_f64() + TAKEN_AFTER_CUT,
             cut: Some(now + CUT_TIMEOUT),
             delay: FIRST_DELAY,
         }
@@ -66,13 +67,6 @@ impl UnacknowledgedSearch {
         self.delay = (pause * 2).min(MAX_DELAY);
         pause
     }
-}
-
-/// Returns the present time in Unix seconds.
-pub fn now_unix() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -124,7 +118,7 @@ mod tests {
     #[test]
     fn messages_taken_shortly_after_a_cut_are_included() {
         let search = UnacknowledgedSearch::after_cut(Instant::now());
-        let ahead = search.taken_until - now_unix();
+        let ahead = search.taken_until - unix_now().as_secs_f64();
         assert!((TAKEN_AFTER_CUT - 1.0..=TAKEN_AFTER_CUT).contains(&ahead), "{ahead}");
     }
 }

@@ -1,4 +1,4 @@
-//! Text, files, sockets, processes and memory as the kernel shows them, the boot clock and topological order for all other
+//! Text, files, sockets, processes and memory as the kernel shows them, the clocks and topological order for all other
 //! crates.
 
 #![forbid(unsafe_code)]
@@ -11,6 +11,7 @@ pub mod net;
 pub mod system;
 pub mod text;
 pub mod topological_order;
+pub mod wall_clock;
 
 #[cfg(test)]
 #[path = "../../../tests/support/skip.rs"]

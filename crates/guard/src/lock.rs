@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{FlockOperation, flock};
@@ -20,6 +20,7 @@ use crate::holder_command::HolderCommand;
 use orch_base::files::{private_directory, regular};
 use orch_base::system::processes;
 use orch_base::text::duration_text::shown;
+use orch_base::wall_clock::unix_now;
 
 /// Time for the guard's own end, beyond the recorded stop bound.
 const GUARD_END_GRACE: Duration = Duration::from_secs(1);
@@ -58,9 +59,7 @@ impl LockHolder {
             guard_pid,
             run_id: run_id.to_owned(),
             command,
-            started_at: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            started_at: unix_now().as_secs(),
             stop_bound_ms: u64::try_from(stop_bound.as_millis()).unwrap_or(u64::MAX),
             config: None,
             state_dir: None,

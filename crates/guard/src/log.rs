@@ -6,6 +6,7 @@ use std::path::Path;
 use orch_base::files::regular;
 use orch_base::files::tail::last_bytes;
 use orch_base::text::printable::one_line;
+use orch_base::wall_clock::unix_now;
 
 /// Message about the end of orch without a goodbye.
 pub const ORCH_GONE: &str = "orch is gone: ordered stop";
@@ -14,9 +15,7 @@ const SEARCHED_BYTES: u64 = 64 << 10;
 
 /// Writes a line with the time in seconds since 1970.
 pub fn log(text: &str) {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = unix_now();
     let text = one_line(text);
     writeln!(io::stderr(), "{}.{:03} {text}", since.as_secs(), since.subsec_millis()).ok();
 }

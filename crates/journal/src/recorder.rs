@@ -9,7 +9,7 @@ use std::borrow::Cow;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::Instant;
 
 use serde_json::Value;
 
@@ -24,6 +24,7 @@ use crate::journal_segment::SEGMENT_SIZE;
 use crate::state::model::RunState;
 use orch_base::text::printable::shortened;
 use orch_base::text::redaction::redacted;
+use orch_base::wall_clock::unix_now;
 
 /// Length of a text in an event at most, in characters: an exception's text comes from outside and may be as long as a
 /// file. A failure with the last lines of a log needs a quarter of that.
@@ -138,9 +139,7 @@ struct StampedEvent {
 impl RecorderState {
     /// Makes the next event; texts that are too long are cut.
     fn stamp(&self, kind: EventKind) -> StampedEvent {
-        let at = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0.0, |since| since.as_secs_f64());
+        let at = unix_now().as_secs_f64();
         let mut event = Event {
             seq: self.seq + 1,
             at,

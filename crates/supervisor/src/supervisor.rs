@@ -22,6 +22,7 @@ use crate::states::{ServiceAction, ServiceAvailability, ServiceInput, ServiceSta
 use crate::supervised::{ServiceDemand, SupervisedService};
 use orch_base::files::log_stream;
 use orch_base::text::signal_name::signal_name;
+use orch_base::wall_clock::unix_now;
 use orch_guard::{GuardEvent, GuardReport};
 use orch_journal::failure::ServiceFailure;
 use orch_journal::{EventKind, ExitStatus, GuardProblem, Recorder, ServiceName};
@@ -483,9 +484,7 @@ pub(crate) enum ActionResult {
 
 /// Returns a number in 0.0..1.0 from the clock's nanoseconds; jitter needs no better source.
 fn random() -> f64 {
-    let nanos = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.subsec_nanos());
+    let nanos = unix_now().subsec_nanos();
     f64::from(nanos % 1_000_000) / 1_000_000.0
 }
 

@@ -92,13 +92,7 @@ fn wait_parts(state: &RunState, now: f64) -> Vec<String> {
         .header
         .as_ref()
         .is_some_and(|header| header.command == RunCommand::Up);
-    let settled = |service: &ServiceView| {
-        matches!(
-            service.phase,
-            ServicePhase::Ready | ServicePhase::Reused | ServicePhase::Completed
-        )
-    };
-    if up && !state.services.is_empty() && state.services.iter().all(settled) {
+    if up && !state.services.is_empty() && state.services.iter().all(|service| service.phase.is_up()) {
         parts.push(format!("all {} up", plural(state.services.len() as u64, "service")));
     }
     if is_busy(state) {

@@ -2,7 +2,6 @@
 //! messages.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use serde_json::json;
@@ -12,6 +11,7 @@ use super::consumed_queues::consumed_queues;
 use crate::commands::output::{print, print_json, print_message};
 use crate::commands::table::table;
 use orch_base::text::printable::one_line;
+use orch_base::wall_clock::unix_now;
 use orch_celery::{Client, ConsumerPresence, Consumers, UnackedMessage};
 use orch_views::span;
 
@@ -59,10 +59,7 @@ pub fn main(args: &QueuesArgs) -> anyhow::Result<u8> {
         });
     }
     let seen = block_on(look(&client, args))?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
+    let now = unix_now().as_secs_f64();
     let age = |taken_at: f64| (now - taken_at).max(0.0);
     let oldest = seen.messages.first().map(|message| age(message.taken_at));
     if args.json {

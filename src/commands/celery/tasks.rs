@@ -1,7 +1,5 @@
 //! `orch celery tasks`: lists the tasks that workers run, have reserved or have scheduled.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -11,6 +9,7 @@ use crate::commands::output::{plain, print, print_json};
 use crate::commands::table::table;
 use orch_base::text::glob::matches_name;
 use orch_base::text::printable::shortened;
+use orch_base::wall_clock::unix_now;
 use orch_celery::{Client, ControlReplies, NodeName, RunningTask};
 use orch_views::span;
 
@@ -121,7 +120,7 @@ async fn look(client: &Client, args: &TasksArgs) -> anyhow::Result<(Vec<HeldTask
 
 /// Returns the seconds since the task started, from the worker's clock and the clock of this machine.
 fn running_for(task: &RunningTask) -> Option<f64> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let now = unix_now();
     // Some Celery versions put the worker's monotonic clock here; such a value is too small for a Unix time.
     let began = task.time_start.filter(|began| *began > 1e9)?;
     Some((now.as_secs_f64() - began).max(0.0))

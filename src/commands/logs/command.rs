@@ -1,6 +1,6 @@
 //! Command line of `orch logs`, and the printing and following of the selected logs.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Args;
 use jiff::tz::TimeZone;
@@ -16,6 +16,7 @@ use crate::commands::run_choice::{ChosenRuns, RunChoice};
 use crate::commands::{CommandError, ConfigArgs, duration};
 use crate::orchestrator::instance::living_runs::{life, lock_files};
 use orch_base::files::path_watch::PathWatch;
+use orch_base::wall_clock::unix_now;
 use orch_config::Config;
 use orch_journal::RunOutcome;
 
@@ -116,7 +117,7 @@ fn parse_pattern(text: &str) -> anyhow::Result<Regex> {
 impl LogsArgs {
     /// Returns the part of each log that is printed first.
     fn limit(&self) -> StartLimit {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = unix_now();
         let since = self.since.map(|since| now.saturating_sub(since).as_secs_f64());
         let lines = match (self.lines, since) {
             (Some(LineCount::Last(number)), _) => Some(number),

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::Serialize;
 use serde_json::Value;
@@ -18,6 +18,7 @@ use crate::redis::connection::CommandConnection;
 use crate::wire::envelope::{IncomingMessage, OutgoingMessage};
 use crate::wire::ids::NodeName;
 use crate::wire::keys::Keys;
+use orch_base::wall_clock::unix_now;
 
 /// Workers that receive a control command.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -168,7 +169,7 @@ impl ControlCommand<'_> {
                 routing_key,
             }),
         };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = unix_now();
         OutgoingMessage {
             headers: &CommandHeaders {
                 clock: 1,

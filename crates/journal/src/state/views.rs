@@ -32,6 +32,14 @@ pub enum ServicePhase {
 }
 
 impl ServicePhase {
+    /// Decides whether the service can be used, or has done its work.
+    pub fn is_up(self) -> bool {
+        matches!(
+            self,
+            ServicePhase::Ready | ServicePhase::Reused | ServicePhase::Completed
+        )
+    }
+
     /// Decides whether the service is on the way to another phase.
     pub fn is_in_progress(self) -> bool {
         match self {

@@ -6,6 +6,8 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::failures::failure_log::FirstFailure;
+use super::failures::log_excerpt;
 use super::failures::site_failures::SiteFailures;
 use super::in_flight::InFlight;
 use super::refresh_requests::RefreshRequests;
@@ -15,7 +17,7 @@ use super::stale_executions::StaleExecutions;
 use super::stop_requests::StopRequests;
 use super::worker_logs::WorkerLogs;
 use orch_celery::{Client, SharedWorkers};
-use orch_journal::{InterruptedJob, Recorder, Resumption, SiteBaseline, SiteName};
+use orch_journal::{EventKind, InterruptedJob, Recorder, Resumption, SiteBaseline, SiteName};
 
 /// Question whether all workers are up and settled, for the part that supervises them. Without such a part the answer
 /// is yes.
@@ -133,6 +135,20 @@ impl JobContext {
     /// Returns the queue that the call names, or else the first queue that workers consume.
     pub(crate) fn queue_of(&self, call: &orch_config::TaskCall) -> Option<String> {
         call.queue.clone().or_else(|| self.queues.first().cloned())
+    }
+
+    /// Records the first failed task with its signature, of a site's job or, without a site, of a proxy refresh.
+    pub(crate) fn record_failed_task(
+        &self,
+        site: Option<&SiteName>,
+        attempt: u32,
+        failure: FirstFailure,
+        chunk: Option<u64>,
+    ) {
+        let log = self.worker_logs.of(site);
+        let log = log.and_then(|log| log_excerpt::before_failure(log, &failure.task));
+        let failed = failure.into_fact(site.cloned(), attempt, chunk, log);
+        self.recorder.emit(EventKind::TaskFailed(Box::new(failed)));
     }
 
     pub(crate) fn task_failed(&self) {

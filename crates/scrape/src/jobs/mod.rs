@@ -67,7 +67,6 @@ pub use crate::jobs::counts::merge_counts;
 pub use crate::jobs::dispatch_result::{DispatchAnswer, Job, callback_counts};
 pub use crate::jobs::driver::job_follower::JobFollower;
 pub use crate::jobs::failures::failure_log::{FailureLog, FirstFailure};
-pub(crate) use crate::jobs::failures::log_excerpt;
 pub use crate::jobs::failures::site_failures::SiteFailures;
 pub use crate::jobs::file_stamp::FileStamp;
 pub use crate::jobs::follow_request::{FollowRequest, JobEnd, JobUpdate, KeysPrefix};

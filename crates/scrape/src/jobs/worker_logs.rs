@@ -15,8 +15,9 @@ pub struct WorkerLogs {
 }
 
 impl WorkerLogs {
-    /// Returns the log of the worker that executes the tasks of a site.
-    pub(crate) fn of(&self, site: &SiteName) -> Option<&Path> {
-        self.own.get(site).or(self.shared.as_ref()).map(PathBuf::as_path)
+    /// Returns the log of the worker that executes the tasks of a site, or those of no site.
+    pub(crate) fn of(&self, site: Option<&SiteName>) -> Option<&Path> {
+        let own = site.and_then(|site| self.own.get(site));
+        own.or(self.shared.as_ref()).map(PathBuf::as_path)
     }
 }

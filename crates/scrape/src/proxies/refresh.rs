@@ -13,7 +13,7 @@ use super::suspect::SuspectPool;
 use super::verdict::{ProxyVerdict, RefreshEnd, cannot_end, verdict};
 use crate::jobs::{
     CancelLimits, FailureLog, FileStamp, FollowRequest, FollowRules, JobContext, JobEnd, JobFact, JobFailure,
-    JobFollower, JobUpdate, KeptMonitor, WorkerMonitor, cancel_jobs, log_excerpt, publish,
+    JobFollower, JobUpdate, KeptMonitor, WorkerMonitor, cancel_jobs, publish,
 };
 use orch_celery::{Task, TaskLink};
 use orch_config::template::fill_text;
@@ -271,9 +271,7 @@ fn record_update(context: &JobContext, attempt: u32, update: JobUpdate) {
             EventKind::ProxyChunksLost { loss: (&loss).into() }
         }
         JobUpdate::TaskFailed { failure, chunk } => {
-            let log = context.worker_logs.shared.as_deref();
-            let log = log.and_then(|log| log_excerpt::before_failure(log, &failure.task));
-            EventKind::TaskFailed(Box::new(failure.into_fact(None, attempt, chunk, log)))
+            return context.record_failed_task(None, attempt, failure, chunk);
         }
         // The event at the end of the refresh covers these.
         JobUpdate::Fact(JobFact::ChordCompleted { .. }) | JobUpdate::Signal(_) => return,

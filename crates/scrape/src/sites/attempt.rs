@@ -16,8 +16,8 @@ use super::registry_keeper::RegistryKeeper;
 use super::site_state::{AttemptOrder, SiteRules};
 use super::template_values::argument_values;
 use crate::jobs::{
-    AutoTimeout, CancelLimits, FirstFailure, FollowRequest, FollowRules, Job, JobContext, JobEnd, JobFact, JobFailure,
-    JobFollower, JobSignal, JobUpdate, WorkerActivity, WorkerMonitor, cancel_jobs, log_excerpt, publish,
+    AutoTimeout, CancelLimits, FollowRequest, FollowRules, Job, JobContext, JobEnd, JobFact, JobFailure, JobFollower,
+    JobSignal, JobUpdate, WorkerActivity, WorkerMonitor, cancel_jobs, publish,
 };
 use crate::sites::health::{HealthLimits, HealthMonitor, VerdictChange};
 use crate::sites::policy::standing::SiteStanding;
@@ -261,16 +261,11 @@ impl<'a> Attempt<'a> {
             JobUpdate::Signal(vital) => self.judge(|health, now| health.apply_signal(vital, now)),
             JobUpdate::Progressed { counts, source } => self.progressed(counts, source),
             JobUpdate::Fact(fact) => self.apply_fact(fact),
-            JobUpdate::TaskFailed { failure, chunk } => self.record_failure(failure, chunk),
+            JobUpdate::TaskFailed { failure, chunk } => {
+                let site = Some(&self.site.name);
+                self.context.record_failed_task(site, self.order.number, failure, chunk);
+            }
         }
-    }
-
-    fn record_failure(&self, failure: FirstFailure, chunk: Option<u64>) {
-        let site = &self.site.name;
-        let log = self.context.worker_logs.of(site);
-        let log = log.and_then(|log| log_excerpt::before_failure(log, &failure.task));
-        let failed = failure.into_fact(Some(site.clone()), self.order.number, chunk, log);
-        self.context.recorder.emit(EventKind::TaskFailed(Box::new(failed)));
     }
 
     fn apply_fact(&self, fact: JobFact) {

@@ -4,11 +4,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use super::connection::{RedisConnection, client};
 use orch_base::files::log_stream;
 use orch_base::text::printable::one_line;
+use orch_base::wall_clock::unix_now;
 use orch_journal::RedisProblem;
 
 /// Number of bytes of a log that are searched for the cause of a failed start.
@@ -49,10 +50,7 @@ const REWRITE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) fn move_damaged_aside(directory: &Path, log: &Path, offset: u64) -> Option<RedisProblem> {
     let cause = damage(&read_from(log, offset))?;
     let data = directory.join("data");
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs();
+    let now = unix_now().as_secs();
     let aside = directory.join(format!("{DAMAGED}{now}"));
     let moved = fs::create_dir(&aside).and_then(|()| {
         DATA.iter()

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::sync::watch;
@@ -15,6 +15,7 @@ use super::roster::{RosterChange, WorkerAnswer, WorkerRoster};
 use super::shared_name::SharedName;
 use crate::worker::pool_kind::PoolKind;
 use orch_base::text::duration_text::shown;
+use orch_base::wall_clock::unix_now;
 use orch_celery::{Client, ControlTarget, DeadWorker, NodeName, SharedWorkers, WorkerAbsence, WorkerStats};
 use orch_config::CeleryConfig;
 
@@ -220,7 +221,9 @@ impl WorkerWatch {
     fn apply(&self, watched: &mut WatchState, change: RosterChange) {
         match change {
             RosterChange::Came { node, pid } => self.begin_watch(watched, node, pid),
-            RosterChange::Died { node, pid, is_seen } => self.died(watched, node, pid, is_seen.then(now_unix)),
+            RosterChange::Died { node, pid, is_seen } => {
+                self.died(watched, node, pid, is_seen.then(|| unix_now().as_secs_f64()))
+            }
         }
     }
 
@@ -246,7 +249,7 @@ impl WorkerWatch {
     /// Handles the end of a process that was attributed to a worker; if the worker still answers, the process was
     /// another one.
     async fn process_ended(&self, watched: &mut WatchState, node: NodeName, pid: u32) {
-        let seen_at = now_unix();
+        let seen_at = unix_now().as_secs_f64();
         let control = self.client.control();
         let answer = control.stats(&ControlTarget::from(&node), CONFIRM_TIMEOUT).await;
         if let Ok(replies) = &answer
@@ -287,10 +290,9 @@ impl WorkerWatch {
         }
         let is_new = watched.absent_since.is_none();
         // Keeps the first value, so that the absence is not reported again.
-        let since = *watched.absent_since.get_or_insert_with(|| {
-            let begun = SystemTime::now().checked_sub(absent).unwrap_or(UNIX_EPOCH);
-            begun.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-        });
+        let since = *watched
+            .absent_since
+            .get_or_insert_with(|| unix_now().saturating_sub(absent).as_secs());
         let absence = ConsumerAbsence {
             queues: self.queues.clone(),
             since,
@@ -318,10 +320,4 @@ fn answers_always(stats: &WorkerStats) -> bool {
     // The configured pool is unknown: the worker belongs to another instance.
     let reports_processes = !stats.pool_processes.is_empty();
     reports_processes && PoolKind::of(stats, "") == PoolKind::Separate
-}
-
-fn now_unix() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }

@@ -5,12 +5,12 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::exception_text;
 use super::signature::signature;
 use super::task_end_kind;
 use orch_base::text::printable::shortened;
+use orch_base::wall_clock::unix_now;
 use orch_celery::{TaskFailure, TaskId};
 use orch_journal::{ErrorCount, FailedTask, LogExcerpt, SiteName, TaskEndKind};
 
@@ -98,7 +98,7 @@ impl FailureLog {
 
     /// Notes a failed task; a task that was noted before does not count again.
     pub(crate) fn note(&self, failure: ObservedFailure<'_>) {
-        self.counts().note(failure, now_unix());
+        self.counts().note(failure, unix_now().as_secs_f64());
     }
 
     /// Notes a failure from a stored result. The failure of a callback that never ran stands for the task of the header
@@ -216,12 +216,6 @@ fn end_of_traceback(text: &str) -> String {
     // A line that was cut says nothing. A single long line stays.
     let whole = tail.split_once('\n').map_or(tail, |(_, whole)| whole);
     format!("…\n{whole}")
-}
-
-fn now_unix() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]

@@ -1,10 +1,10 @@
 //! Holder of a lease, as named in the value of the lease.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
+use orch_base::wall_clock::unix_now;
 use orch_journal::{RunId, SiteHolder};
 
 /// Number of characters that are shown of a value that no orch has written.
@@ -31,9 +31,7 @@ impl LeaseHolder {
             host: host.to_string_lossy().into_owned(),
             pid: std::process::id().cast_signed(),
             run_id: run_id.clone(),
-            started_at: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .map_or(0, |since| since.as_secs()),
+            started_at: unix_now().as_secs(),
             lock,
         }
     }
